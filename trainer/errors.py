@@ -1,0 +1,41 @@
+"""Errors a user can cause, each with the exit code that tells a scheduler what to do.
+
+    UserError                 1   anything else a user can mend
+    ├── ConfigError           2   bad arguments or configuration; retrying cannot help
+    ├── DataError            65   bad data, or no usable checkpoint where one is required
+    ├── UnavailableError     69   storage or peers not reached within the deadline; retry
+    └── Interrupted          75   asked to stop, or a peer was lost; run again to resume
+
+The message is one line: what, the value, the rule, the remedy. ``__main__`` prints it to
+standard error and exits with ``exit_code``; a traceback means a defect of the program.
+"""
+
+
+class UserError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """Arguments, configuration, or permissions are wrong; the same command fails again."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """An input file or checkpoint is damaged, contradictory, or missing."""
+
+    exit_code = 65
+
+
+class UnavailableError(UserError):
+    """Storage or a peer was not reached within its deadline; another try may succeed."""
+
+    exit_code = 69
+
+
+class Interrupted(UserError):
+    """The run was asked to stop or lost a peer; the same command resumes it."""
+
+    exit_code = 75
