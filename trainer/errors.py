@@ -4,7 +4,7 @@
     ├── ConfigError           2   bad arguments or configuration; retrying cannot help
     ├── DataError            65   bad data, or no usable checkpoint where one is required
     ├── UnavailableError     69   storage or peers not reached within the deadline; retry
-    └── Interrupted          75   asked to stop, or a peer was lost; run again to resume
+    └── StoppedError         75   asked to stop, or a peer was lost; run again to resume
 
 The message is one line: what, the value, the rule, the remedy. ``__main__`` prints it to
 standard error and exits with ``exit_code``; a traceback means a defect of the program.
@@ -35,7 +35,7 @@ class UnavailableError(UserError):
     exit_code = 69
 
 
-class Interrupted(UserError):
+class StoppedError(UserError):
     """The run was asked to stop or lost a peer; the same command resumes it."""
 
     exit_code = 75
