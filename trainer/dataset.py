@@ -1,0 +1,237 @@
+"""A folder of four IDX files, under any URI, to arrays for training, validation and test.
+
+Each file may be compressed with gzip, and may be named as on LeCun's page
+(``train-images-idx3-ubyte``) or with a dot, as archives unpack it (``train-images.idx3-ubyte``).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import idx
+from trainer.errors import ConfigError, DataError, UserError
+from trainer.storage import Entry, Storage, open_storage
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""What a dataset consists of, in the order in which it is checked and digested."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, in the order of the files.
+
+    Attributes:
+        images: uint8 [n, height, width, channels], read-only.
+        labels: int32 [n].
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a model is trained, chosen and judged on.
+
+    Attributes:
+        train: At least one image.
+        validation: The first images of the training files; none if none were asked for.
+        test: At least one image.
+        classes: One more than the largest training label, at least 2.
+        sha256: SHA-256, in hexadecimal, of the four uncompressed files' own SHA-256 (32 bytes
+            each, in the order of FILES), so it depends neither on gzip nor on the place.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    sha256: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height and width in pixels, and channels, of every image."""
+        _, height, width, channels = self.train.images.shape
+        return height, width, channels
+
+
+class IdxFile(NamedTuple):
+    """The elements of one file, and the SHA-256 of its uncompressed bytes in hexadecimal."""
+
+    elements: npt.NDArray[np.uint8]
+    sha256: str
+
+
+def load(uri: str, validation: int = 5000) -> Dataset:
+    """Reads the dataset at ``uri``.
+
+    Args:
+        uri: A folder, ``file://`` or ``gs://``.
+        validation: Number of training images, from the first on, set aside for validation: 5,000
+            of MNIST's 60,000, as ``tensorflow.examples.tutorials.mnist`` did. 0 sets none aside.
+
+    Raises:
+        ConfigError: ``uri`` is no folder of a known kind, or ``validation`` leaves no image.
+        DataError: A file is missing, malformed, or contradicts another.
+        UnavailableError: The storage was not reached.
+    """
+    storage = open_storage(uri)
+    _check_folder(storage)
+    entries = locate(storage)
+    _check_complete(storage, entries)
+    # Inflating, hashing and waiting for the network all let other threads run.
+    with ThreadPoolExecutor(len(FILES)) as pool:
+        files = list(pool.map(lambda name: read(storage, entries[name]), FILES))
+    return assemble(files, storage.uri, validation)
+
+
+def locate(storage: Storage) -> dict[str, Entry]:
+    """Those of FILES that are there, by any of their names."""
+    there = {entry.name: entry for entry in storage.list("t")}
+    return {
+        name: there[alias]
+        for name in FILES
+        for alias in reversed(aliases(name))  # the first alias has the last word
+        if alias in there
+    }
+
+
+def aliases(name: str) -> tuple[str, ...]:
+    """The names under which one of FILES may be stored, the preferred one first."""
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
+
+
+def read(storage: Storage, entry: Entry) -> IdxFile:
+    """Reads one of the four files; see parse()."""
+    where = f"{storage.uri}/{entry.name}"
+    if entry.size > idx.MAX_BYTES:
+        raise DataError(
+            f"{where}: the file has {entry.size} bytes, above the limit of {idx.MAX_BYTES};"
+            " use fewer or smaller images"
+        )
+    return parse(storage.read(entry.name), where)
+
+
+def parse(data: bytes, where: str) -> IdxFile:
+    """Decodes and digests one of the four files, called ``where`` in messages.
+
+    Raises:
+        DataError: It is malformed, or its elements are not uint8.
+    """
+    elements = idx.decode(data, where)
+    if elements.dtype != np.uint8:
+        raise DataError(
+            f"{where}: the elements are {elements.dtype}; images and labels must be uint8 (0x08);"
+            " convert the file"
+        )
+    return IdxFile(elements, idx.sha256(elements))
+
+
+def assemble(files: Sequence[IdxFile], where: str, validation: int) -> Dataset:
+    """Checks the four files, in the order of FILES, against each other; see load()."""
+    train_images, train_labels, test_images, test_labels = (file.elements for file in files)
+    train = _pair(train_images, train_labels, where, FILES[:2])
+    test = _pair(test_images, test_labels, where, FILES[2:])
+    _check_alike(train, test, where)
+    count = len(train.images)
+    if not 0 <= validation < count:
+        raise ConfigError(
+            f"validation {validation}: {where} has {count} training images; set aside between"
+            f" 0 and {count - 1} of them"
+        )
+    digest = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files))
+    return Dataset(
+        train=Split(train.images[validation:], train.labels[validation:]),
+        validation=Split(train.images[:validation], train.labels[:validation]),
+        test=test,
+        classes=int(train.labels.max()) + 1,
+        sha256=digest.hexdigest(),
+    )
+
+
+def _pair(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], where: str, names: Sequence[str]
+) -> Split:
+    shown = f"{where}: {names[0]} is {'x'.join(map(str, images.shape))}"
+    if images.ndim not in (3, 4):
+        raise DataError(
+            f"{shown}; images are count x height x width, or those and channels; convert the file"
+        )
+    if 0 in images.shape:
+        raise DataError(f"{shown}, which is empty; a split needs at least one image; add images")
+    if labels.ndim != 1:
+        raise DataError(
+            f"{where}: {names[1]} is {'x'.join(map(str, labels.shape))}; labels have one dimension;"
+            " convert the file"
+        )
+    if len(images) != len(labels):
+        raise DataError(
+            f"{where}: {names[0]} holds {len(images)} images but {names[1]} {len(labels)} labels;"
+            " each image needs one label; fetch both files again"
+        )
+    pixels = images if images.ndim == 4 else images[..., np.newaxis]
+    return Split(pixels, labels.astype(np.int32))
+
+
+def _check_alike(train: Split, test: Split, where: str) -> None:
+    sizes = ["x".join(map(str, split.images.shape[1:])) for split in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"{where}: training images are {sizes[0]} but test images {sizes[1]} (height x width x"
+            " channels); they must be alike; take both from one dataset"
+        )
+    largest = int(train.labels.max())
+    if largest == 0:
+        raise DataError(
+            f"{where}: every training label is 0; a classifier needs at least two classes; check"
+            f" {FILES[1]}"
+        )
+    outside = np.flatnonzero(test.labels > largest)
+    if outside.size:
+        raise DataError(
+            f"{where}: test label {test.labels[outside[0]]} at index {outside[0]} lies outside the"
+            f" {largest + 1} classes of the training labels, 0 to {largest}; check {FILES[3]}"
+        )
+
+
+def _check_folder(storage: Storage) -> None:
+    folder, _, last = storage.uri.rpartition("/")
+    if any(last in aliases(name) for name in FILES):
+        raise ConfigError(
+            f"{storage.uri}: names one file; a dataset is the folder of four; name"
+            f" {folder or 'its folder'}"
+        )
+
+
+def _check_complete(storage: Storage, found: dict[str, Entry]) -> None:
+    missing = [name for name in FILES if name not in found]
+    if missing:
+        remedy = "put what is missing there" if found else _remedy(storage)
+        raise DataError(
+            f"{storage.uri}: no {', '.join(missing)} there, with or without .gz, nor as"
+            f" {aliases(missing[0])[2]}; {remedy}"
+        )
+
+
+def _remedy(storage: Storage) -> str:
+    with contextlib.suppress(UserError):
+        for entry in storage.list():
+            parent, _, last = entry.name.rpartition("/")
+            if parent and last in aliases(FILES[0]):
+                return f"a dataset lies below it: name {storage.uri}/{parent}"
+    return (
+        "name the folder of a dataset, or put one there:"
+        f" python -m trainer data put --from mnist --to {storage.uri}"
+    )
