@@ -6,7 +6,7 @@ Each file may be compressed with gzip, and may be named as on LeCun's page
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -87,13 +87,7 @@ def load(uri: str, validation: int = 5000) -> Dataset:
         UnavailableError: The storage was not reached.
     """
     storage = open_storage(uri)
-    _check_folder(storage)
-    entries = locate(storage)
-    _check_complete(storage, entries)
-    # Inflating, hashing and waiting for the network all let other threads run.
-    with ThreadPoolExecutor(len(FILES)) as pool:
-        files = list(pool.map(lambda name: read(storage, entries[name]), FILES))
-    return assemble(files, storage.uri, validation)
+    return assemble(parse(read(storage), storage.uri), storage.uri, validation)
 
 
 def locate(storage: Storage) -> dict[str, Entry]:
@@ -113,27 +107,42 @@ def aliases(name: str) -> tuple[str, ...]:
     return name, f"{name}.gz", dotted, f"{dotted}.gz"
 
 
-def read(storage: Storage, entry: Entry) -> IdxFile:
-    """Reads one of the four files; see parse()."""
-    where = f"{storage.uri}/{entry.name}"
+def read(storage: Storage) -> dict[str, bytes]:
+    """The four files by the names they have there, in the order of FILES; see load()."""
+    _check_folder(storage)
+    found = locate(storage)
+    _check_complete(storage, found)
+    with ThreadPoolExecutor(len(FILES)) as pool:
+        contents = pool.map(lambda entry: read_entry(storage, entry), found.values())
+        return {entry.name: data for entry, data in zip(found.values(), contents, strict=True)}
+
+
+def read_entry(storage: Storage, entry: Entry) -> bytes:
+    """Reads one of the four files, unless it is too large to be one."""
     if entry.size > idx.MAX_BYTES:
         raise DataError(
-            f"{where}: the file has {entry.size} bytes, above the limit of {idx.MAX_BYTES};"
-            " use fewer or smaller images"
+            f"{storage.uri}/{entry.name}: the file has {entry.size} bytes, above the limit of"
+            f" {idx.MAX_BYTES}; use fewer or smaller images"
         )
-    return parse(storage.read(entry.name), where)
+    return storage.read(entry.name)
 
 
-def parse(data: bytes, where: str) -> IdxFile:
-    """Decodes and digests one of the four files, called ``where`` in messages.
+def parse(files: Mapping[str, bytes], where: str) -> list[IdxFile]:
+    """Decodes and digests files by name, in parallel: zlib and hashlib let other threads run.
 
     Raises:
-        DataError: It is malformed, or its elements are not uint8.
+        DataError: One is malformed, or its elements are not uint8; ``where`` is its folder.
     """
-    elements = idx.decode(data, where)
+    names = [f"{where}/{name}" for name in files]
+    with ThreadPoolExecutor(len(FILES)) as pool:
+        return list(pool.map(_parse_one, files.values(), names))
+
+
+def _parse_one(data: bytes, name: str) -> IdxFile:
+    elements = idx.decode(data, name)
     if elements.dtype != np.uint8:
         raise DataError(
-            f"{where}: the elements are {elements.dtype}; images and labels must be uint8 (0x08);"
+            f"{name}: the elements are {elements.dtype}; images and labels must be uint8 (0x08);"
             " convert the file"
         )
     return IdxFile(elements, idx.sha256(elements))

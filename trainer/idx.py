@@ -36,7 +36,7 @@ _DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 # Deflate's densest symbol is 258 bytes in 2 bits: https://zlib.net/zlib_tech.html.
 _MAX_DEFLATE_RATIO = 1032
 _CHUNK = 1 << 16
@@ -60,7 +60,7 @@ def decode(data: bytes, name: str, max_bytes: int = MAX_BYTES) -> npt.NDArray[An
     Raises:
         DataError: The file is not exactly one well-formed IDX file.
     """
-    source = _Gzip(data, name) if data.startswith(_GZIP_MAGIC) else _Plain(data)
+    source = _Gzip(data, name) if data.startswith(GZIP_MAGIC) else _Plain(data)
     dtype, shape = _read_header(source, name)
     size = _promised_bytes(dtype, shape, source.most, name, max_bytes)
     elements = source.take(size)
