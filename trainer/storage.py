@@ -1,7 +1,8 @@
-"""Objects by name, in a folder of this machine.
+"""Objects by name, in a folder of this machine or in a Google Cloud Storage bucket.
 
     open_storage("./bucket/run")         LocalStorage
     open_storage("file:///data/run")     LocalStorage
+    open_storage("gs://bucket/run")      GCSStorage
 
 An object is whole or absent: no reader sees part of one, and a killed writer leaves none. Names
 and URIs are ``str``, not ``Path``, because a path of a file system is not a name in a bucket.
@@ -10,16 +11,21 @@ Opening touches nothing: folders are made by the first write, buckets never.
 
 import contextlib
 import errno
+import http.client
 import os
 import re
 import stat
+import time
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from trainer.errors import ConfigError, DataError, UnavailableError
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
+
+T = TypeVar("T")
 
 
 class ObjectNotFoundError(DataError):
@@ -69,19 +75,26 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str) -> Storage:
-    """Return the storage at ``uri``: a path or ``file://PATH``.
+    """Return the storage at ``uri``: a path, ``file://PATH`` or ``gs://BUCKET[/PREFIX]``.
 
     What follows ``file://`` is a path as it stands, nothing in it is percent-decoded.
 
     Raises:
         ConfigError: The scheme is unknown, or the path, bucket or prefix is not valid.
+        UnavailableError: ``gs://`` and this machine has no Google Cloud credentials.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri):
         return LocalStorage(uri)
     if separator and scheme.lower() == "file":
         return LocalStorage(rest, uri=uri)
-    raise ConfigError(f"storage {uri!r}: the scheme is not known; give a path or file://PATH")
+    if separator and scheme.lower() == "gs":
+        bucket, _, prefix = rest.partition("/")
+        return GCSStorage(bucket, prefix.rstrip("/"))
+    raise ConfigError(
+        f"storage {uri!r}: the scheme is not known; "
+        "give a path, file://PATH or gs://BUCKET[/PREFIX]"
+    )
 
 
 _MAX_NAME_BYTES = 500  # prefix + "/" + name stay within Cloud Storage's 1,024 bytes
@@ -279,3 +292,247 @@ def _os_errors(verb: str, path: Path) -> Iterator[None]:
         if remedy := _REMEDY.get(error.errno or 0):
             raise ConfigError(f"{reason}; {remedy}") from error
         raise UnavailableError(f"{reason}; check the disk and its free space, try again") from error
+
+
+_REQUEST_SECONDS = 60.0  # without a byte from the server, after which a request is tried again
+_CREDENTIALS_REMEDY = (
+    "run 'gcloud auth application-default login' on a laptop, "
+    "or bind the pod's service account by Workload Identity"
+)
+
+
+class GCSStorage:
+    """Objects of a Google Cloud Storage bucket whose names start with a prefix.
+
+    Every request is tried again, with growing pauses, until ``deadline`` seconds after the call
+    began (for a listing: after the page began). Each try is a fresh request whose checksum is
+    verified over all bytes, never the rest of an earlier one. All verbs may be repeated: a read,
+    a listing and a delete by nature; a create because of its precondition; a replace because
+    until it returns, its place among concurrent replaces is open, and the last one wins.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", *, deadline: float = 120.0) -> None:
+        self.uri = f"gs://{bucket}/{prefix}" if prefix else f"gs://{bucket}"
+        # https://cloud.google.com/storage/docs/buckets#naming
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
+            raise ConfigError(
+                f"storage {self.uri!r}: {bucket!r} is no bucket name "
+                "(3 to 222 of a-z, 0-9, '-', '_' and '.'); give gs://BUCKET[/PREFIX]"
+            )
+        if prefix and (fault := _name_fault(prefix)):
+            raise ConfigError(f"storage {self.uri[:80]!r}: the prefix {fault}; choose another")
+        self._above = f"{prefix}/" if prefix else ""
+        self._deadline = deadline
+        self._client = _gcs_client()
+        self._bucket = self._client.bucket(bucket)
+        #: Where requests really go; not Google's own while STORAGE_EMULATOR_HOST is set.
+        self.endpoint: str = self._client.api_endpoint
+
+    def read(self, name: str) -> bytes:
+        """See Storage.read."""
+        check_name(name)
+        return self._call("read", name, partial(self._download, name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See Storage.create."""
+        check_name(name)
+        return self._call("write", name, partial(self._create_once, name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See Storage.replace."""
+        check_name(name)
+        self._call("write", name, partial(self._upload, name, data, None))
+
+    def list(self, prefix: str = "") -> Entries:
+        """See Storage.list."""
+        found: Entries = []
+        token: str | None = None
+        while True:
+            page = partial(self._page, prefix, token, None)
+            entries, token = self._call("list", prefix, page)
+            found += entries
+            if token is None:
+                return sorted(found)
+
+    def delete(self, name: str) -> None:
+        """See Storage.delete."""
+        check_name(name)
+        self._call("delete", name, partial(self._delete_once, name))
+
+    def _blob(self, name: str) -> Any:
+        # A new one each time: a used Blob keeps the generation of its first answer.
+        return self._bucket.blob(self._above + name)
+
+    def _download(self, name: str, timeout: float) -> bytes:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            # The bytes as stored, also where someone put them there with a content encoding.
+            data: bytes = self._blob(name).download_as_bytes(
+                raw_download=True, checksum="auto", timeout=timeout, retry=None
+            )
+        except NotFound as error:
+            self._check_bucket(timeout)
+            raise ObjectNotFoundError(
+                f"no object {self.uri}/{name}; check the name and the prefix"
+            ) from error
+        return data
+
+    def _upload(self, name: str, data: bytes, generation: int | None, timeout: float) -> None:
+        from google.api_core.exceptions import ClientError, Conflict
+
+        try:
+            self._blob(name).upload_from_string(
+                data,
+                content_type="application/octet-stream",
+                if_generation_match=generation,
+                checksum="auto",
+                timeout=timeout,
+                retry=None,
+            )
+        except ClientError as error:
+            if error.code not in (404, 410):
+                raise
+            self._check_bucket(timeout)
+            raise Conflict("the upload's session was lost") from error
+
+    def _create_once(self, name: str, data: bytes, timeout: float) -> bool:
+        from google.api_core.exceptions import Conflict, PreconditionFailed
+
+        try:
+            self._upload(name, data, 0, timeout)
+        except PreconditionFailed:
+            # Taken, perhaps by this very call: an earlier try whose answer was lost.
+            try:
+                return self._download(name, timeout) == data
+            except ObjectNotFoundError as error:
+                raise Conflict("the object was deleted meanwhile") from error
+        return True
+
+    def _delete_once(self, name: str, timeout: float) -> None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            self._blob(name).delete(timeout=timeout, retry=None)
+        except NotFound:
+            self._check_bucket(timeout)
+
+    def _page(
+        self, prefix: str, token: str | None, limit: int | None, timeout: float
+    ) -> tuple[Entries, str | None]:
+        from google.api_core.exceptions import NotFound
+
+        listing = self._client.list_blobs(
+            self._bucket,
+            prefix=self._above + prefix,
+            page_token=token,
+            max_results=limit,
+            fields="items(name,size),nextPageToken",
+            timeout=timeout,
+            retry=None,
+        )
+        try:
+            page = next(listing.pages, ())
+        except NotFound as error:
+            raise ConfigError(
+                f"no bucket {self.uri.split('/')[2]!r} at {self.endpoint}; "
+                "create it or check its name"
+            ) from error
+        below = ((blob.name.removeprefix(self._above), blob.size) for blob in page)
+        # Other tools leave names such as "folder/", which no LocalStorage could hold either.
+        entries = [Entry(name, size) for name, size in below if not _name_fault(name)]
+        return entries, listing.next_page_token
+
+    def _check_bucket(self, timeout: float) -> None:
+        """Tell a missing bucket from a missing object: the answer to both is 404."""
+        from google.api_core.exceptions import Forbidden
+
+        with contextlib.suppress(Forbidden):  # may read but not list: cannot tell
+            self._page("", None, 1, timeout)
+
+    def _call(self, verb: str, name: str, attempt: Callable[[float], T]) -> T:
+        """Run ``attempt(timeout)`` until it succeeds, fails for good, or time is up."""
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.api_core.retry import Retry
+        from google.auth.exceptions import GoogleAuthError
+
+        end = time.monotonic() + self._deadline
+        retry = Retry(_is_transient, initial=0.2, maximum=8.0, timeout=self._deadline)
+        try:
+            result: T = retry(
+                lambda: attempt(max(0.1, min(_REQUEST_SECONDS, end - time.monotonic())))
+            )()
+            return result
+        except RetryError as error:
+            raise UnavailableError(
+                f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
+                f"{self._deadline:g} s, the last was {_last_words(error.cause)}; try again later"
+            ) from error
+        except (GoogleAPICallError, GoogleAuthError) as error:
+            reason = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
+            raise _refusal(reason, error) from error
+
+
+def _gcs_client() -> Any:
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import storage
+
+    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if endpoint and not re.match(r"https?://", endpoint):
+        raise ConfigError(
+            f"STORAGE_EMULATOR_HOST={endpoint!r} is no URL; give http://HOST:PORT or unset it"
+        )
+    try:
+        # No project: objects need none, and a laptop's credentials often name none.
+        return storage.Client(project=None)
+    except GoogleAuthError as error:
+        raise UnavailableError(
+            f"no Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
+        ) from error
+
+
+def _is_transient(error: Exception) -> bool:
+    import urllib3
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+    from google.cloud.storage.exceptions import DataCorruption
+
+    if isinstance(error, GoogleAPICallError):
+        return error.code in (408, 409, 429) or (error.code or 0) >= 500
+    if isinstance(error, GoogleAuthError):
+        # In a pod's first seconds the metadata server that gives out tokens may not answer.
+        return (
+            error.retryable
+            or isinstance(error, TransportError)
+            or isinstance(error.__cause__, TransportError)
+        )
+    # OSError covers sockets and all of requests; the body of a raw download bypasses requests.
+    return isinstance(
+        error, OSError | http.client.HTTPException | urllib3.exceptions.HTTPError | DataCorruption
+    )
+
+
+def _refusal(reason: str, error: Exception) -> UserError:
+    """Return what to raise for an error that another try at once would not mend."""
+    from google.api_core.exceptions import Forbidden, Unauthorized
+    from google.auth.exceptions import GoogleAuthError
+
+    if isinstance(error, GoogleAuthError):
+        return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
+    if isinstance(error, Forbidden | Unauthorized):
+        return ConfigError(
+            f"{reason}: permission denied ({_last_words(error)}); grant this identity the role "
+            "roles/storage.objectUser on the bucket"
+        )
+    return ConfigError(f"{reason}: {_last_words(error)}; check the bucket and the name")
+
+
+def _last_words(error: BaseException | None) -> str:
+    """Return the server's own message where there is one, else the error's, on one line."""
+    message = str(error)
+    response = getattr(error, "response", None)
+    if response is not None:
+        message = response.text or message
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            message = response.json()["error"]["message"]
+    return " ".join(f"{type(error).__name__}: {message}".split())[:300]
