@@ -45,8 +45,8 @@ _CHUNK = 1 << 16
 def decode(data: bytes, name: str, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
     """Reads one IDX file, gzip being recognised by its first two bytes.
 
-    Memory is taken only after the header has been read and found possible: what it promises is
-    the most that is ever decompressed.
+    Memory is taken only after the header has been read and found possible. Beside ``data`` it is
+    what the header promises, once more for elements of several bytes, and half a MiB.
 
     Args:
         data: The whole file.
@@ -144,12 +144,12 @@ class _Gzip:
         return out[:filled]
 
     def _inflate(self, most: int) -> bytes:
-        """Between 0 and ``most`` bytes; 0 again and again is not possible."""
+        """The next bytes, ``most`` at most; none where zlib needs more input first."""
         chunk = self._stream.unconsumed_tail
         if not chunk:
             chunk, self._rest = bytes(self._rest[:_CHUNK]), self._rest[_CHUNK:]
         try:
-            piece = self._stream.decompress(chunk, most)
+            piece = self._stream.decompress(chunk, min(most, _CHUNK))
         except zlib.error as error:
             # zlib says "Error -3 while decompressing data: incorrect data check".
             reason = str(error).rpartition(": ")[2]

@@ -1,6 +1,7 @@
 import gzip
 import re
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,18 @@ def test_the_limit_is_the_callers() -> None:
     assert idx.decode(GOOD, "f", max_bytes=6).size == 6
     with pytest.raises(DataError, match="above the limit of 5 bytes"):
         idx.decode(GOOD, "f", max_bytes=5)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 16, 10_000_000])
+def test_memory_is_what_the_header_promises(size: int) -> None:
+    data = gzip.compress(header(0x08, size) + bytes(size + 20_000_000), 1)
+    honest = gzip.compress(header(0x08, size) + bytes(size), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError):
+            idx.decode(data, "f")
+        idx.decode(honest, "f")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size + (1 << 19)
