@@ -182,9 +182,7 @@ class LocalStorage:
 
     def list(self, prefix: str = "") -> Entries:
         """See Storage.list."""
-        with _os_errors("list", self._root):
-            self._check_root()
-            return sorted(_walk(self._root, "", prefix))
+        return sorted(_walk(self._root, "", prefix))
 
     def delete(self, name: str) -> None:
         """See Storage.delete."""
@@ -207,20 +205,20 @@ class LocalStorage:
 
 def _walk(folder: Path, above: str, prefix: str) -> Iterator[Entry]:
     """Yield the objects below ``folder``, which ``above`` names, that start with ``prefix``."""
-    try:
-        found = sorted(os.scandir(folder), key=lambda item: item.name)
-    except FileNotFoundError:  # not made yet, or removed since its parent was read
-        return
+    found: list[os.DirEntry[str]] = []
+    with _os_errors("list", folder), contextlib.suppress(FileNotFoundError):  # nothing is there
+        found = list(os.scandir(folder))
     for item in found:
-        name = above + item.name
+        name, path = above + item.name, folder / item.name
         if _name_fault(name):
             continue
         if item.is_dir(follow_symlinks=False):
             if prefix.startswith(name + "/") or (name + "/").startswith(prefix):
-                yield from _walk(folder / item.name, name + "/", prefix)
-        elif name.startswith(prefix) and item.is_file():
-            with contextlib.suppress(FileNotFoundError):
-                yield Entry(name, item.stat().st_size)
+                yield from _walk(path, name + "/", prefix)
+        elif name.startswith(prefix):
+            with _os_errors("list", path), contextlib.suppress(FileNotFoundError):
+                if path.is_file():  # False for a link to nowhere, too
+                    yield Entry(name, path.stat().st_size)
 
 
 @contextlib.contextmanager
@@ -457,7 +455,13 @@ class GCSStorage:
         from google.auth.exceptions import GoogleAuthError
 
         end = time.monotonic() + self._deadline
-        retry = Retry(_is_transient, initial=0.2, maximum=8.0, timeout=self._deadline)
+        # Pauses grow from 0.2 s to 8 s at the default deadline.
+        retry = Retry(
+            _is_transient,
+            initial=self._deadline / 600,
+            maximum=self._deadline / 15,
+            timeout=self._deadline,
+        )
         try:
             result: T = retry(
                 lambda: attempt(max(0.1, min(_REQUEST_SECONDS, end - time.monotonic())))
@@ -482,12 +486,15 @@ def _gcs_client() -> Any:
         raise ConfigError(
             f"STORAGE_EMULATOR_HOST={endpoint!r} is no URL; give http://HOST:PORT or unset it"
         )
+    # Releases from 3.17 on ask for the bucket's location in the background, for tracing that is
+    # off by default and by a permission (storage.buckets.get) that nothing here needs.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
         # No project: objects need none, and a laptop's credentials often name none.
         return storage.Client(project=None)
     except GoogleAuthError as error:
         raise UnavailableError(
-            f"no Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
+            f"no usable Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
         ) from error
 
 
@@ -528,11 +535,18 @@ def _refusal(reason: str, error: Exception) -> UserError:
 
 
 def _last_words(error: BaseException | None) -> str:
-    """Return the server's own message where there is one, else the error's, on one line."""
-    message = str(error)
+    """Return on one line what the server said, or the network's first error."""
+    import requests
+    import urllib3
+
+    message = None
     response = getattr(error, "response", None)
     if response is not None:
-        message = response.text or message
+        message = response.text
         with contextlib.suppress(ValueError, KeyError, TypeError):
             message = response.json()["error"]["message"]
-    return " ".join(f"{type(error).__name__}: {message}".split())[:300]
+    # Both libraries wrap "connection refused" in layers that say little at length.
+    wrappers = (requests.RequestException, urllib3.exceptions.HTTPError)
+    while isinstance(error, wrappers) and isinstance(error.__context__, (*wrappers, OSError)):
+        error = error.__context__
+    return " ".join(f"{type(error).__name__}: {message or error}".split())[:300]
