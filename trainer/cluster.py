@@ -1,0 +1,96 @@
+"""Who is in the gang: rank, worker count and addresses, from the environment. Pure.
+
+The contract is that of a Kubernetes Indexed Job with a headless Service of the Job's name:
+
+    JOB_COMPLETION_INDEX   rank of this worker, set by Kubernetes
+    TRAINYARD_WORKERS      number of workers
+    TRAINYARD_SERVICE      name of the Service; worker r answers at SERVICE-r.SERVICE
+    TRAINYARD_PORT         port every worker listens on, default 2222
+
+With the service ``localhost`` all workers share one machine and rank r listens on port + r.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.errors import ConfigError
+
+DEFAULT_PORT = 2222
+LOCAL = "localhost"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A gang as one of its workers sees it.
+
+    Attributes:
+        rank: of this worker, from 0.
+        addresses: host:port of each worker, by rank.
+        local: whether all workers share this machine.
+    """
+
+    rank: int
+    addresses: tuple[str, ...]
+    local: bool
+
+    @property
+    def workers(self) -> int:
+        """Number of workers, the world size."""
+        return len(self.addresses)
+
+    def tf_config(self) -> str:
+        """Return the value of TF_CONFIG that makes TensorFlow form this gang."""
+        return json.dumps(
+            {
+                "cluster": {"worker": list(self.addresses)},
+                "task": {"type": "worker", "index": self.rank},
+            }
+        )
+
+
+ALONE = Cluster(rank=0, addresses=("localhost:0",), local=True)
+
+
+def environment(rank: int, workers: int, port: int) -> dict[str, str]:
+    """Return the environment of one worker of a gang on this machine."""
+    return {
+        "JOB_COMPLETION_INDEX": str(rank),
+        "TRAINYARD_WORKERS": str(workers),
+        "TRAINYARD_SERVICE": LOCAL,
+        "TRAINYARD_PORT": str(port),
+    }
+
+
+def from_environment(env: Mapping[str, str]) -> Cluster | None:
+    """Return the gang this process belongs to, or None outside of one.
+
+    Raises:
+        ConfigError: a variable of the contract is missing, no number, or out of range.
+    """
+    if "JOB_COMPLETION_INDEX" not in env:
+        return None
+    workers = _number(env, "TRAINYARD_WORKERS", 1, 1024, "1")
+    rank = _number(env, "JOB_COMPLETION_INDEX", 0, workers - 1)
+    port = _number(env, "TRAINYARD_PORT", 1, 65535, str(DEFAULT_PORT))
+    service = env.get("TRAINYARD_SERVICE", "")
+    if workers == 1:
+        return Cluster(0, (f"localhost:{port}",), local=True)
+    if not service:
+        raise ConfigError(
+            "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
+        )
+    if service == LOCAL:
+        # An address and not the name, which may also resolve to one that nobody listens on.
+        return Cluster(rank, tuple(f"127.0.0.1:{port + r}" for r in range(workers)), local=True)
+    hosts = (f"{service}-{r}.{service}:{port}" for r in range(workers))
+    return Cluster(rank, tuple(hosts), local=False)
+
+
+def _number(
+    env: Mapping[str, str], name: str, low: int, high: int, default: str | None = None
+) -> int:
+    text = env.get(name, default)
+    if text is None or not text.isdecimal() or not low <= int(text) <= high:
+        raise ConfigError(f"{name}: {text!r}: must be a whole number from {low} to {high}")
+    return int(text)

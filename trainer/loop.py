@@ -1,0 +1,350 @@
+"""The training loop inside the graph, the same for one device, several, and several workers.
+
+The state of a run is a value: tensors go into a chunk of steps and come out of it. No variable
+is shared with Python, so one compiled function holds K steps, a snapshot is the value that
+came out, and a run can be taken up from any state.
+
+With several replicas a step makes one collective: gradients, the running statistics of the
+layers, loss, accuracy and the request to stop travel in one flat vector, whose sum every
+replica gets. That is why all replicas keep the same bits, and stop at the same step.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.optimizers import Optimizer, Tensor
+
+EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
+EVAL_CALL = 10  # such batches in one graph call
+
+
+class State(NamedTuple):
+    """What a step changes: tensors in the order of the model's variables.
+
+    Attributes:
+        parameters: trainable variables.
+        slots: the optimizer's state, a tuple for each parameter.
+        buffers: other variables of the model, such as running means.
+    """
+
+    parameters: tuple[Tensor, ...]
+    slots: tuple[tuple[Tensor, ...], ...]
+    buffers: tuple[Tensor, ...]
+
+
+class ChunkResult(NamedTuple):
+    """Per step of a chunk, over the global batch: mean loss, accuracy; and whether to stop."""
+
+    losses: npt.NDArray[np.float32]
+    accuracies: npt.NDArray[np.float32]
+    stop: bool
+
+
+class Loop:
+    """Graph functions for one model on one strategy.
+
+    Args:
+        strategy: any strategy of ``tf.distribute`` whose replicas run the same program.
+        model: maps images uint8 [n, height, width, channels] to logits [n, classes].
+        optimizer: the update rule.
+        images: all images that indices refer to, uint8 [n, height, width, channels].
+        labels: their classes, int32 [n].
+        chunk_steps: the most steps in one call.
+        xla: whether to compile with XLA.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        optimizer: Optimizer,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int32],
+        *,
+        chunk_steps: int,
+        xla: bool,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.strategy = strategy
+        self.replicas: int = strategy.num_replicas_in_sync
+        self.local_replicas: int = self.replicas // max(1, _workers(strategy))
+        self._model = model
+        self._optimizer = optimizer
+        self._label_smoothing = label_smoothing
+        self._chunk_steps = chunk_steps
+        weights = {id(v) for v in model.non_trainable_weights}
+        self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
+        self.generators = self._is_buffer.count(False)
+        # With several replicas the collective stands between two compiled halves of a step.
+        whole = xla and self.replicas == 1
+        compiled = {"jit_compile": True} if xla and not whole else None
+        self._gradients = (
+            tf.function(self._gradients_of, **compiled) if compiled else self._gradients_of
+        )
+        # On its own XLA always wins here: it makes one kernel of a dozen small operations.
+        self._apply = self._apply_to if whole else tf.function(self._apply_to, jit_compile=True)
+        self._chunk = tf.function(self._chunk_of, jit_compile=whole)
+        self._logits = tf.function(self._logits_of, jit_compile=whole)
+        self._gather_values = tf.function(self._gather_of)
+        self._images = self._on_devices(images)
+        self._labels = self._on_devices(labels)
+
+    def initial_state(self) -> State:
+        """Return the state before step 0, from the model's initial weights, as numpy arrays."""
+        parameters = tuple(v.numpy() for v in self._model.trainable_variables)
+        buffers = tuple(v.numpy() for v in self._model.non_trainable_weights)
+        return State(parameters, tuple(self._optimizer.init(p) for p in parameters), buffers)
+
+    def place(self, state: State) -> State:
+        """Return a state of numpy arrays as tensors, a copy on every device."""
+        placed: State = tf.nest.map_structure(self._on_devices, state)
+        return placed
+
+    def run_chunk(
+        self,
+        state: State,
+        indices: npt.NDArray[np.int32],
+        rates: npt.NDArray[np.float32],
+        seeds: npt.NDArray[np.uint32],
+        first: int,
+        stop: bool = False,
+    ) -> tuple[State, ChunkResult]:
+        """Run steps first .. first + count - 1.
+
+        Args:
+            state: the state after step first - 1.
+            indices: the global batches, int32 [count, batch].
+            rates: learning rates, float32 [count].
+            seeds: for the model's random generators, uint32 [count, generators].
+            first: the first step, counted from 0.
+            stop: whether this worker was asked to stop; every worker gets to know.
+        """
+        count, batch = indices.shape
+        assert batch % self.replicas == 0
+        pad = self._chunk_steps - count
+        split = indices.reshape(count, self.replicas, batch // self.replicas)
+        state, losses, accuracies, stops = self._chunk(
+            state,
+            self._images,
+            self._labels,
+            tf.constant(np.pad(split, ((0, pad), (0, 0), (0, 0)))),
+            tf.constant(np.pad(rates, (0, pad))),
+            tf.constant(np.pad(seeds, ((0, pad), (0, 0)))),
+            tf.constant(first),
+            tf.constant(count),
+            tf.constant(float(stop)),
+        )
+        return state, ChunkResult(
+            losses.numpy()[:count], accuracies.numpy()[:count], bool(stops.numpy()[:count].any())
+        )
+
+    def logits(self, state: State, indices: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return the model's logits without dropout, [n, classes], on this process's devices.
+
+        Args:
+            state: the state to evaluate.
+            indices: of the images, int32 [n].
+        """
+        call = self.local_replicas * EVAL_CALL * EVAL_BATCH
+        parts = []
+        for start in range(0, len(indices), call):
+            part = indices[start : start + call]
+            padded = np.pad(part, (0, call - len(part)))
+            shaped = padded.reshape(self.local_replicas, EVAL_CALL, EVAL_BATCH)
+            result = self._logits(state, self._images, tf.constant(shaped))
+            whole = np.concatenate([t.numpy() for t in self._local(result)])
+            parts.append(whole[: len(part)])
+        return np.concatenate(parts)
+
+    def gather(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the values of all workers, int64 [workers, n], on each of them."""
+        if self.replicas == 1:
+            return values[None]
+        rows = self._local(self._gather_values(tf.constant(values)))[0].numpy()
+        result: npt.NDArray[np.int64] = rows[:: self.local_replicas]
+        return result
+
+    def host_copy(self, state: State) -> State:
+        """Return the state as numpy arrays."""
+        copy: State = tf.nest.map_structure(lambda t: self._local(t)[0].numpy(), state)
+        return copy
+
+    def _chunk_of(
+        self,
+        state: State,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        rates: Tensor,
+        seeds: Tensor,
+        first: Tensor,
+        count: Tensor,
+        stop: Tensor,
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        def body(i: Tensor, state: State, arrays: Any) -> Any:
+            step = tf.cast(first + i + 1, tf.float32)
+            state, *figures = self.strategy.run(
+                self._step, args=(state, images, labels, indices[i], rates[i], seeds[i], step, stop)
+            )
+            figures = [self._local(f)[0] for f in figures]
+            return i + 1, state, [a.write(i, f) for a, f in zip(arrays, figures, strict=True)]
+
+        arrays = [tf.TensorArray(tf.float32, size=self._chunk_steps) for _ in range(3)]
+        _, state, arrays = tf.while_loop(
+            lambda i, *_: i < count, body, (tf.constant(0), state, arrays)
+        )
+        return state, *(a.stack() for a in arrays)
+
+    def _step(
+        self,
+        state: State,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        rate: Tensor,
+        seeds: Tensor,
+        step: Tensor,
+        stop: Tensor,
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """One replica's part of one step."""
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group if self.replicas > 1 else 0
+        rows = indices[replica]
+        gradients, buffers, loss, accuracy = self._gradients(
+            state,
+            tf.gather(images, rows),
+            tf.gather(labels, rows),
+            seeds,
+            tf.cast(replica, tf.uint32),
+        )
+        if self.replicas > 1:
+            values = [*gradients, *buffers, loss, accuracy, stop]
+            flat = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in values], 0)
+            # Each replica's loss is already its share of the global mean; the layers' running
+            # statistics are averaged by the same sum.
+            flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+            gradients, buffers, loss, accuracy, stop = _unflatten(flat, values, len(gradients))
+        state = self._apply(state, gradients, buffers, rate, step)
+        return state, loss, accuracy, stop
+
+    def _gradients_of(
+        self, state: State, images: Tensor, labels: Tensor, seeds: Tensor, replica: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
+        """Return this replica's share of the gradients, statistics, mean loss and accuracy."""
+        with tf.GradientTape() as tape:
+            tape.watch(state.parameters)
+            logits, others = self._model.stateless_call(
+                state.parameters, self._others(state.buffers, seeds, replica), images, training=True
+            )
+            logits = tf.cast(logits, tf.float32)
+            losses = _cross_entropy(labels, logits, self._label_smoothing)
+            loss = tf.reduce_mean(losses) / self.replicas
+        gradients = tape.gradient(loss, state.parameters, unconnected_gradients="zero")
+        buffers = tuple(
+            tf.cast(v / self.replicas, v.dtype) if v.dtype.is_floating else v
+            for v, is_buffer in zip(others, self._is_buffer, strict=True)
+            if is_buffer
+        )
+        correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
+        accuracy = tf.reduce_mean(tf.cast(correct, tf.float32)) / self.replicas
+        return tuple(gradients), buffers, loss, accuracy
+
+    def _apply_to(
+        self,
+        state: State,
+        gradients: tuple[Tensor, ...],
+        buffers: tuple[Tensor, ...],
+        rate: Tensor,
+        step: Tensor,
+    ) -> State:
+        pairs = [
+            self._optimizer.apply(parameter, gradient, slots, rate, step)
+            for parameter, gradient, slots in zip(
+                state.parameters, gradients, state.slots, strict=True
+            )
+        ]
+        return State(tuple(p for p, _ in pairs), tuple(s for _, s in pairs), tuple(buffers))
+
+    def _others(self, buffers: tuple[Tensor, ...], seeds: Tensor, replica: Tensor) -> list[Tensor]:
+        """Return values for the model's non-trainable variables.
+
+        Random generators hold no state of their own: their seed is a function of (seed, step),
+        and the replica's number, shifted because a generator counts up from there.
+        """
+        buffer, generator, others = iter(buffers), 0, []
+        for is_buffer, variable in zip(
+            self._is_buffer, self._model.non_trainable_variables, strict=True
+        ):
+            if is_buffer:
+                others.append(next(buffer))
+            else:
+                pair = tf.stack([seeds[generator], tf.bitwise.left_shift(replica, 16)])
+                others.append(tf.cast(pair, variable.dtype))
+                generator += 1
+        return others
+
+    def _logits_of(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
+        return self.strategy.run(self._replica_logits, args=(state, images, indices))
+
+    def _replica_logits(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
+        context = tf.distribute.get_replica_context()
+        local = (
+            context.replica_id_in_sync_group % self.local_replicas if self.local_replicas > 1 else 0
+        )
+        rows = indices[local]
+        no_seeds = tf.zeros([self.generators], tf.uint32)
+
+        def one(batch: Tensor) -> Tensor:
+            others = self._others(state.buffers, no_seeds, tf.constant(0, tf.uint32))
+            logits, _ = self._model.stateless_call(
+                state.parameters, others, tf.gather(images, batch), training=False
+            )
+            return tf.cast(logits, tf.float32)
+
+        classes = self._model.output_shape[-1]
+        logits = tf.map_fn(one, rows, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reshape(logits, [-1, classes])
+
+    def _gather_of(self, values: Tensor) -> Tensor:
+        def one(row: Tensor) -> Tensor:
+            return tf.distribute.get_replica_context().all_gather(row[None], axis=0)
+
+        return self.strategy.run(one, args=(values,))
+
+    def _on_devices(self, array: npt.NDArray[Any]) -> Tensor:
+        value = self.strategy.experimental_distribute_values_from_function(
+            lambda _: tf.constant(array)
+        )
+        # run() returns plain tensors where there is one device; what goes in must be alike.
+        return value if self.local_replicas > 1 else self._local(value)[0]
+
+    def _local(self, value: Tensor) -> tuple[Tensor, ...]:
+        """Return the value on each of this process's devices."""
+        local: tuple[Tensor, ...] = self.strategy.experimental_local_results(value)
+        return local
+
+
+def _workers(strategy: Any) -> int:
+    resolver = strategy.cluster_resolver
+    return len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
+
+
+def _cross_entropy(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if smoothing:
+        uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+        losses = (1 - smoothing) * losses + smoothing * uniform
+    return losses
+
+
+def _unflatten(
+    flat: Tensor, like: list[Tensor], gradients: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    parts = tf.split(flat, [v.shape.num_elements() for v in like])
+    values = [tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, like, strict=True)]
+    *tensors, loss, accuracy, stop = values
+    return tuple(tensors[:gradients]), tuple(tensors[gradients:]), loss, accuracy, stop

@@ -1,0 +1,153 @@
+"""Models by name, and a user's own: functions of (input_shape, classes) to a keras.Model.
+
+A model's function gets images scaled to [0, 1] as float [n, height, width, channels] and
+returns logits [n, classes]. ``build`` puts the scaling in front, so that training, evaluation
+and prediction all start from the same bytes.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+
+Shape = tuple[int, int, int]  # height, width, channels
+Builder = Callable[[Shape, int], Any]
+
+
+def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
+    """Return the configured model: images uint8 [n, *input_shape] -> logits [n, classes].
+
+    Equal configurations get equal weights, in every process.
+
+    Raises:
+        ConfigError: the user's function cannot be found, fails, or returns something else.
+    """
+    keras.utils.clear_session()  # layer names count up from here: checkpoints go by name
+    keras.utils.set_random_seed(config.seed)
+    keras.mixed_precision.set_global_policy(config.precision)
+    if config.model is None:
+        body = BUILDERS[config.preset](input_shape, classes)
+    else:
+        body = _users_model(config.model, input_shape, classes)
+    scaling = layers.Rescaling(1 / 255, name="scaling")
+    return keras.Sequential(
+        [keras.Input(input_shape, dtype="uint8"), scaling, body], name="trainer"
+    )
+
+
+def has_convolutions(model: Any) -> bool:
+    """Return whether any layer convolves: there XLA loses on CPUs."""
+    return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
+
+
+def softmax(input_shape: Shape, classes: int) -> Any:
+    """Softmax regression, weights from zero."""
+    return _sequential(
+        input_shape, layers.Flatten(), layers.Dense(classes, kernel_initializer="zeros")
+    )
+
+
+def single_layer(input_shape: Shape, classes: int) -> Any:
+    """One dense layer with sigmoid outputs.
+
+    Cross-entropy over outputs s_i that need not add up to 1 divides by their sum. With
+    log s_i as logits, softmax cross-entropy is that same loss.
+    """
+    return _sequential(
+        input_shape, layers.Flatten(), layers.Dense(classes, activation="log_sigmoid")
+    )
+
+
+def linear_512_256_128(input_shape: Shape, classes: int) -> Any:
+    """Three hidden layers without activation, dropout before the output."""
+
+    def dense(units: int) -> Any:
+        return layers.Dense(
+            units,
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.1),
+            bias_initializer=keras.initializers.Constant(0.1),
+        )
+
+    hidden = [dense(units) for units in (512, 256, 128)]
+    return _sequential(input_shape, layers.Flatten(), *hidden, layers.Dropout(0.5), dense(classes))
+
+
+def mlp(*units: int) -> Builder:
+    """Return a builder of a ReLU network with these hidden layers."""
+
+    def builder(input_shape: Shape, classes: int) -> Any:
+        hidden = [layers.Dense(n, activation="relu") for n in units]
+        return _sequential(input_shape, layers.Flatten(), *hidden, layers.Dense(classes))
+
+    return builder
+
+
+def cnn(input_shape: Shape, classes: int) -> Any:
+    """Two strided convolutions and a dense layer, batch-normalised."""
+    return _sequential(
+        input_shape,
+        layers.Conv2D(16, 5, strides=2, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Conv2D(32, 5, strides=2, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(128, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Dense(classes),
+    )
+
+
+BUILDERS: dict[str, Builder] = {
+    "softmax": softmax,
+    "single-layer": single_layer,
+    "linear-512-256-128": linear_512_256_128,
+    "mlp-100": mlp(100),
+    "mlp-65-65": mlp(65, 65),
+    "dnn-128-32": mlp(128, 32),
+    "cnn": cnn,
+    "cnn-best": cnn,
+}
+
+
+def _sequential(input_shape: Shape, *stack: Any) -> Any:
+    return keras.Sequential([keras.Input(input_shape), *stack])
+
+
+def _users_model(reference: str, input_shape: Shape, classes: int) -> Any:
+    remedy = "give package.module:function of (input_shape, classes) that returns a keras.Model"
+    module_name, _, function_name = reference.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        model = function(input_shape, classes)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model: {reference}: {type(error).__name__}: {reason}; {remedy}"
+        ) from None
+    if not isinstance(model, keras.Model):
+        raise ConfigError(f"model: {reference}: returned a {type(model).__name__}; {remedy}")
+    if model.output_shape != (None, classes):
+        raise ConfigError(
+            f"model: {reference}: its output has shape {model.output_shape}, "
+            f"but the data has {classes} classes; end with Dense({classes})"
+        )
+    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax or isinstance(
+        model.layers[-1], layers.Softmax
+    ):
+        raise ConfigError(
+            f"model: {reference}: its last layer is a softmax, but the loss takes logits; "
+            "remove that activation"
+        )
+    return model

@@ -1,0 +1,160 @@
+"""What a run says while it goes: a bar on a terminal, plain lines, or JSON lines."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Where a run's messages and figures go."""
+
+    def say(self, message: str, **facts: Any) -> None:
+        """Tell one thing; ``facts`` are the same for a machine."""
+
+    def warn(self, message: str) -> None:
+        """Tell of something that is wrong but does not end the run."""
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """Show the figures after a chunk: a line of metrics.jsonl, and the run's steps."""
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+
+
+def create(log_format: str) -> Reporter:
+    """Return the reporter for --log-format auto, text or json."""
+    if log_format == "json":
+        return JsonReporter()
+    if log_format == "auto" and sys.stdout.isatty():
+        return BarReporter()
+    return TextReporter()
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """Return a metrics record in one short line."""
+    if "validation_accuracy" in record:
+        return (
+            f"validation accuracy {record['validation_accuracy']:.2%}"
+            f"  loss {record['validation_loss']:.4f}"
+        )
+    return (
+        f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.2%}"
+        f"  {record['images_per_second']:,.0f} images/s"
+    )
+
+
+class TextReporter:
+    """Plain lines; figures at most once in ``every`` seconds, but all validations."""
+
+    def __init__(self, every: float = 1.0) -> None:
+        self._every = every
+        self._last = float("-inf")
+
+    def say(self, message: str, **facts: Any) -> None:
+        """See Reporter."""
+        del facts
+        _line(message)
+
+    def warn(self, message: str) -> None:
+        """See Reporter."""
+        _line(f"warning: {message}")
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """See Reporter."""
+        now = time.monotonic()
+        rare = "validation_accuracy" in record or record["step"] == total
+        if rare or now - self._last >= self._every:
+            self._last = now
+            _line(f"step {record['step']:>6}/{total}  {describe(record)}")
+
+    def close(self) -> None:
+        """See Reporter."""
+
+
+class JsonReporter:
+    """One JSON object a line."""
+
+    def say(self, message: str, **facts: Any) -> None:
+        """See Reporter."""
+        _line(json.dumps({"message": message, **facts}))
+
+    def warn(self, message: str) -> None:
+        """See Reporter."""
+        _line(json.dumps({"warning": message}))
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """See Reporter."""
+        _line(json.dumps({**record, "total_steps": total}))
+
+    def close(self) -> None:
+        """See Reporter."""
+
+
+class BarReporter:
+    """A progress bar under the lines."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+        )
+        self._task: Any = None
+
+    def say(self, message: str, **facts: Any) -> None:
+        """See Reporter."""
+        del facts
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """See Reporter."""
+        self._console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """See Reporter."""
+        if "validation_accuracy" in record:
+            self.say(f"step {record['step']:>6}/{total}  {describe(record)}")
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=record["step"], description=describe(record))
+        if record["step"] == total:
+            self.close()
+
+    def close(self) -> None:
+        """See Reporter."""
+        self._bar.stop()
+
+
+class Follower:
+    """The reporter of every rank but 0: rank 0 speaks for the gang."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def say(self, message: str, **facts: Any) -> None:
+        """See Reporter."""
+
+    def warn(self, message: str) -> None:
+        """See Reporter."""
+        _line(f"warning: rank {self._rank}: {message}")
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """See Reporter."""
+
+    def close(self) -> None:
+        """See Reporter."""
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,120 @@
+"""The run's folder: which run it is, what has been measured, and how it ended."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, DataError
+from trainer.storage import ObjectNotFoundError, Storage
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, independent of the order of their names."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def uri(config: TrainConfig) -> str:
+    """Return the run folder's URI with its {preset} and {digest} filled in."""
+    return config.run.replace("{preset}", config.preset).replace(
+        "{digest}", digest(config.identity())[:8]
+    )
+
+
+def claim(storage: Storage, config: TrainConfig, data_sha256: str) -> str:
+    """Make the folder this run's, or check that it is, and return the digest of what decides it.
+
+    Raises:
+        ConfigError: the folder belongs to a run with other settings or other data, or holds
+            files of something else.
+    """
+    wanted = {**config.identity(), "data_sha256": data_sha256}
+    stored = pretty({**wanted, "data": config.data})
+    existing = read_config(storage)
+    if existing is None:
+        stranger = next((e.name for e in storage.list() if not e.name.startswith("logs/")), None)
+        if stranger is not None:
+            raise ConfigError(
+                f"run: {storage.uri}: holds {stranger!r} but no {CONFIG}, so it is no run's folder;"
+                " give an empty or new one"
+            )
+        if storage.create(CONFIG, stored):
+            return digest(wanted)
+        existing = read_config(storage) or {}
+    existing.pop("data", None)  # where the data were, not which
+    differing = [
+        f"{key} ({_short(existing.get(key))} there, {_short(wanted.get(key))} here)"
+        for key in sorted(wanted.keys() | existing.keys())
+        if wanted.get(key) != existing.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"run: {storage.uri}: belongs to a run with other settings: {', '.join(differing)}; "
+            "give another --run or the same settings"
+        )
+    return digest(wanted)
+
+
+def read_config(storage: Storage) -> dict[str, Any] | None:
+    """Return the settings the folder belongs to, or None where there are none.
+
+    Raises:
+        DataError: the object is damaged.
+    """
+    return _read_object(storage, CONFIG)
+
+
+def read_result(storage: Storage) -> dict[str, Any] | None:
+    """Return how the run ended, or None while it has not.
+
+    Raises:
+        DataError: the object is damaged.
+    """
+    return _read_object(storage, RESULT)
+
+
+def read_metrics(storage: Storage, until: int) -> list[dict[str, Any]]:
+    """Return the metrics lines of steps up to ``until``; those after are done again."""
+    try:
+        text = storage.read(METRICS).decode()
+        lines = [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if line["step"] <= until]
+    except ObjectNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{storage.uri}/{METRICS}: damaged: must be one JSON object a line; delete it"
+        ) from None
+
+
+def lines(records: list[dict[str, Any]]) -> bytes:
+    """Return records as JSON lines."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def pretty(values: Mapping[str, Any]) -> bytes:
+    """Return an object's bytes for people and programs to read."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(storage.read(name))
+    except ObjectNotFoundError:
+        return None
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
+    return values
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:10] + "..." + text[-4:]

@@ -1,0 +1,426 @@
+"""One training run, from its configuration to its result."""
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+import trainer
+from trainer import checkpoint, metrics, models, optimizers, order, run, schedule
+from trainer.checkpoint import Checkpoint
+from trainer.cluster import Cluster
+from trainer.config import TrainConfig
+from trainer.dataset import Dataset, Split
+from trainer.errors import ConfigError, StoppedError, UnavailableError
+from trainer.loop import ChunkResult, Loop, State
+from trainer.metrics import Score
+from trainer.progress import Reporter
+from trainer.storage import Storage
+
+# What TensorFlow raises on a worker whose peer is gone.
+PEER_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int
+    state: State
+    validations: list[tuple[int, float]]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+
+
+class Trainer:
+    """The parts of one run on one worker, and the straight line through them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        cluster: Cluster,
+        dataset: Dataset,
+        storage: Storage,
+        config_digest: str,
+        reporter: Reporter,
+    ) -> None:
+        self.config = config
+        self.cluster = cluster
+        self.dataset = dataset
+        self.storage = storage
+        self.config_digest = config_digest
+        self.reporter = reporter
+        self.loop, self.names = assemble(config, dataset, make_strategy(cluster))
+        samples = len(dataset.train.labels)
+        self.total = order.total_steps(samples, config.batch_size, config.epochs, config.steps)
+        self.eval_steps = (
+            max(1, round(config.eval_epochs * samples / config.batch_size))
+            if config.eval_epochs and len(dataset.validation.labels)
+            else 0
+        )
+        self.uploader = checkpoint.Uploader(reporter.warn)
+
+    def train(self, stop: threading.Event, started: float) -> dict[str, Any]:
+        """Train from the newest checkpoint to the end and return the result.
+
+        Args:
+            stop: set when the run shall stop at the end of a chunk.
+            started: when the run began, seconds since the epoch.
+
+        Raises:
+            StoppedError: asked to stop, or a peer was lost.
+            ConfigError: the loss became NaN or infinite.
+            UnavailableError: the result could not be stored.
+        """
+        with peers(self.cluster):
+            at = self._restore()
+            self._announce(at)
+            saved = at.step
+            while at.step < self.total and not self._enough(at):
+                chunk = self._advance(at, stop)
+                better = self._validate(at) if self._is_validation(at.step) else False
+                if better and self.config.keep_best:
+                    self._commit(at, wait=True)
+                    saved = at.step
+                elif at.step - saved >= self.config.checkpoint_steps and self._commit(at):
+                    saved = at.step
+                if chunk.stop or (self.loop.replicas == 1 and stop.is_set()):
+                    self._commit(at, wait=True)
+                    raise StoppedError(
+                        f"stopped at step {at.step} of {self.total}; "
+                        "the same command goes on from there"
+                    )
+            self._commit(at, wait=True)
+            result = self._result(self._selected(at), at, started)
+            if self.cluster.rank == 0:
+                self.storage.replace(run.RESULT, run.pretty(result))
+            self.loop.gather(np.zeros(1, np.int64))  # nobody leaves before the result is there
+            return result
+
+    def _restore(self) -> Position:
+        """Start from the checkpoint that rank 0 picks, the same on every worker."""
+        fresh = self.loop.initial_state()
+        like = named(fresh, self.names)
+        found = None
+        if self.cluster.rank == 0:
+            found = checkpoint.newest_good(
+                self.storage, like, self.config_digest, self.reporter.warn
+            )
+        step = int(self.loop.gather(np.array([found.step if found else 0]))[0, 0])
+        if step and found is None:
+            found = checkpoint.load(self.storage, step, like, self.config_digest)
+        state = unnamed(found.arrays, fresh, self.names) if found else fresh
+        self._agree(state)
+        records = run.read_metrics(self.storage, step) if self.cluster.rank == 0 else []
+        return Position(
+            step=step,
+            state=self.loop.place(state),
+            validations=list(found.validations) if found else [],
+            records=records,
+            train_seconds=records[-1]["train_seconds"] if records else 0.0,
+        )
+
+    def _agree(self, state: State) -> None:
+        word = int(weights_sha256(state)[:15], 16)
+        words = self.loop.gather(np.array([word]))[:, 0]
+        if len(set(words.tolist())) > 1:
+            raise UnavailableError(
+                f"workers start from different weights ({', '.join(f'{w:015x}' for w in words)}); "
+                "run the same image and settings on all of them"
+            )
+
+    def _announce(self, at: Position) -> None:
+        """Tell what is trained, and the batch arithmetic."""
+        samples, batch = len(self.dataset.train.labels), self.config.batch_size
+        self.reporter.say(
+            f"{self.config.preset}: {self.total} steps of {batch} images "
+            f"({samples / batch:,.1f} steps an epoch, {self.total * batch / samples:.2f} epochs), "
+            f"{self.loop.replicas} x {batch // self.loop.replicas} images a step on "
+            f"{self.cluster.workers} worker(s)",
+            steps=self.total,
+            batch_size=batch,
+            replicas=self.loop.replicas,
+            workers=self.cluster.workers,
+        )
+        if at.step:
+            self.reporter.say(f"resuming at step {at.step}", step=at.step)
+
+    def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
+        """Run the next chunk of steps."""
+        config, samples, began = self.config, len(self.dataset.train.labels), time.perf_counter()
+        end = order.chunk_end(at.step, self.total, config.chunk_steps, self.eval_steps)
+        count = end - at.step
+        state, chunk = self.loop.run_chunk(
+            at.state,
+            order.batches(config.seed, samples, config.batch_size, at.step, count),
+            schedule.learning_rates(config, self.total, at.step, count),
+            order.seeds(config.seed, at.step, count, self.loop.generators),
+            at.step,
+            stop.is_set(),
+        )
+        seconds = time.perf_counter() - began
+        check_losses(chunk.losses, at.step, config, self.storage)
+        at.step, at.state, at.train_seconds = end, state, at.train_seconds + seconds
+        self._record(
+            at,
+            loss=float(chunk.losses.mean()),
+            accuracy=float(chunk.accuracies.mean()),
+            images_per_second=count * config.batch_size / seconds,
+        )
+        return chunk
+
+    def _is_validation(self, step: int) -> bool:
+        return bool(self.eval_steps) and (step % self.eval_steps == 0 or step == self.total)
+
+    def _validate(self, at: Position) -> bool:
+        """Score the validation split and return whether it is the best so far."""
+        score = self.score(at.state, self.dataset.validation)
+        at.validations.append((at.step, score.accuracy))
+        self._record(at, validation_accuracy=score.accuracy, validation_loss=score.loss)
+        return checkpoint.best_step(at.validations) == at.step
+
+    def _enough(self, at: Position) -> bool:
+        """Return whether early stopping ends the run here."""
+        best = checkpoint.best_step(at.validations)
+        since = [step for step, _ in at.validations if best is not None and step > best]
+        return 0 < self.config.early_stopping <= len(since)
+
+    def _record(self, at: Position, **figures: float) -> None:
+        epoch = at.step * self.config.batch_size / len(self.dataset.train.labels)
+        at.records.append(
+            {
+                "step": at.step,
+                "epoch": round(epoch, 4),
+                **figures,
+                "train_seconds": round(at.train_seconds, 3),
+            }
+        )
+        self.reporter.step(at.records[-1], self.total)
+
+    def _commit(self, at: Position, *, wait: bool = False) -> bool:
+        """Store state and metrics; return False if an earlier one is still on its way."""
+        if self.cluster.rank != 0:
+            return True
+        arrays = named(self.loop.host_copy(at.state), self.names)
+        check_finite(arrays, at.step, self.config, self.storage)
+        kept = Checkpoint(
+            step=at.step,
+            arrays=arrays,
+            config_digest=self.config_digest,
+            validations=tuple(at.validations),
+        )
+        spare = checkpoint.best_step(at.validations) if self.config.keep_best else None
+        records = run.lines(at.records)
+
+        def job() -> None:
+            # Metrics first: no checkpoint is there without the figures up to its step.
+            self.storage.replace(run.METRICS, records)
+            checkpoint.commit(self.storage, kept)
+            checkpoint.prune(self.storage, self.config.keep_checkpoints, spare)
+
+        if wait:
+            self.uploader.finish(job)
+            return True
+        return self.uploader.submit(job)
+
+    def _selected(self, at: Position) -> Position:
+        """Return the position whose weights the run ends with."""
+        best = checkpoint.best_step(at.validations)
+        if not self.config.keep_best or best is None or best == at.step:
+            return at
+        like = self.loop.initial_state()
+        found = checkpoint.load(self.storage, best, named(like, self.names), self.config_digest)
+        state = self.loop.place(unnamed(found.arrays, like, self.names))
+        return Position(best, state, list(found.validations))
+
+    def score(self, state: State, split: Split) -> Score:
+        """Return exact figures over a whole split, the same on every worker."""
+        start = self._offset(split)
+        mine = np.array_split(np.arange(len(split.labels), dtype=np.int32), self.cluster.workers)[
+            self.cluster.rank
+        ]
+        logits = self.loop.logits(state, mine + np.int32(start))
+        labels = split.labels[mine]
+        loss = np.float64(metrics.losses(logits, labels).sum())
+        correct = int((logits.argmax(axis=1) == labels).sum())
+        parts = self.loop.gather(np.array([loss.view(np.int64), correct]))
+        images = len(split.labels)
+        losses = parts[:, 0].copy().view(np.float64)
+        return Score(float(losses.sum()) / images, float(parts[:, 1].sum()) / images, images)
+
+    def _offset(self, split: Split) -> int:
+        before = {
+            id(self.dataset.train): 0,
+            id(self.dataset.validation): len(self.dataset.train.labels),
+            id(self.dataset.test): len(self.dataset.train.labels)
+            + len(self.dataset.validation.labels),
+        }
+        return before[id(split)]
+
+    def _result(self, chosen: Position, at: Position, started: float) -> dict[str, Any]:
+        """Score the final weights on every split."""
+        test = self.score(chosen.state, self.dataset.test)
+        result: dict[str, Any] = {
+            "preset": self.config.preset,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+            "train_accuracy": self.score(chosen.state, self.dataset.train).accuracy,
+        }
+        if len(self.dataset.validation.labels):
+            result["validation_accuracy"] = self.score(
+                chosen.state, self.dataset.validation
+            ).accuracy
+        samples = len(self.dataset.train.labels)
+        return result | {
+            "steps": at.step,
+            "selected_step": chosen.step,
+            "epochs": round(at.step * self.config.batch_size / samples, 4),
+            "train_seconds": round(at.train_seconds, 3),
+            "wall_seconds": round(time.time() - started, 3),
+            "images_per_second": round(
+                at.step * self.config.batch_size / max(at.train_seconds, 1e-9), 1
+            ),
+            "weights_sha256": weights_sha256(self.loop.host_copy(chosen.state)),
+            "workers": self.cluster.workers,
+            "replicas": self.loop.replicas,
+            "versions": {
+                "trainyard": trainer.__version__,
+                "tensorflow": tf.__version__,
+                "python": sys.version.split()[0],
+                "numpy": np.__version__,
+            },
+        }
+
+
+def make_strategy(cluster: Cluster) -> Any:
+    """Return the strategy for this gang and this machine's devices.
+
+    Several workers: MultiWorkerMirroredStrategy, which waits until all have joined. One worker:
+    MirroredStrategy over several GPUs, else the default strategy.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        tf.config.experimental.enable_op_determinism()
+    if cluster.workers > 1:
+        if cluster.local and not gpus:
+            # A process takes all cores otherwise, and the workers are in each other's way.
+            threads = max(1, (os.cpu_count() or 1) // cluster.workers)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        os.environ["TF_CONFIG"] = cluster.tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop, list[str]]:
+    """Return the loop over a dataset, and the names of the state's tensors.
+
+    The loop's indices count training, then validation, then test images.
+
+    Raises:
+        ConfigError: the model cannot be built, or the batch does not fit data or replicas.
+    """
+    order.check_batch(config.batch_size, len(dataset.train.labels), strategy.num_replicas_in_sync)
+    model = models.build(config, dataset.input_shape, dataset.classes)
+    optimizer = optimizers.create(config)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    loop = Loop(
+        strategy,
+        model,
+        optimizer,
+        np.concatenate([split.images for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        chunk_steps=config.chunk_steps,
+        xla=config.xla == "on"
+        or (config.xla == "auto" and not (on_cpu and models.has_convolutions(model))),
+        label_smoothing=config.label_smoothing,
+    )
+    parameters = [variable.path for variable in model.trainable_variables]
+    names = [f"parameters/{path}" for path in parameters]
+    names += [f"{slot}/{path}" for path in parameters for slot in optimizer.slots]
+    names += [f"buffers/{variable.path}" for variable in model.non_trainable_weights]
+    assert len(set(names)) == len(names), "variable paths must be unique"
+    return loop, names
+
+
+def named(state: State, names: list[str]) -> Arrays:
+    """Return a state of numpy arrays by name."""
+    return dict(zip(names, tf.nest.flatten(state), strict=True))
+
+
+def unnamed(arrays: Mapping[str, npt.NDArray[Any]], like: State, names: list[str]) -> State:
+    """Return named arrays as a state; the inverse of ``named``."""
+    state: State = tf.nest.pack_sequence_as(like, [arrays[name] for name in names])
+    return state
+
+
+def weights_sha256(state: State) -> str:
+    """Return the SHA-256 over parameters and buffers, in the order of the model's variables."""
+    weights = (*state.parameters, *state.buffers)
+    return hashlib.sha256(b"".join(np.asarray(w).tobytes() for w in weights)).hexdigest()
+
+
+def check_losses(
+    losses: npt.NDArray[np.float32], first: int, config: TrainConfig, storage: Storage
+) -> None:
+    """Check the losses of steps first, first + 1, ...
+
+    Raises:
+        ConfigError: one is NaN or infinite. Another try would repeat it bit by bit.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise _diverged(f"loss became {losses[bad[0]]}", first + int(bad[0]) + 1, config, storage)
+
+
+def check_finite(arrays: Arrays, step: int, config: TrainConfig, storage: Storage) -> None:
+    """Check every tensor of a state before it is stored.
+
+    Raises:
+        ConfigError: one holds NaN or infinity.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise _diverged(f"tensor {name} became NaN or infinite", step, config, storage)
+
+
+def _diverged(what: str, step: int, config: TrainConfig, storage: Storage) -> ConfigError:
+    return ConfigError(
+        f"{what} at step {step}; lower learning_rate ({config.learning_rate}); "
+        f"the last good checkpoint stays in {storage.uri}/{checkpoint.PREFIX}"
+    )
+
+
+@contextlib.contextmanager
+def peers(cluster: Cluster) -> Iterator[None]:
+    """Tell the loss of a peer from a defect.
+
+    Raises:
+        StoppedError: a peer was lost.
+    """
+    try:
+        yield
+    except PEER_LOST as error:
+        if cluster.workers == 1:
+            raise
+        raise StoppedError(
+            f"rank {cluster.rank} lost a peer ({type(error).__name__}); "
+            "the same command goes on from the last checkpoint"
+        ) from None
