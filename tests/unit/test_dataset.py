@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.mnist import find_mnist
@@ -89,6 +89,7 @@ def test_of_two_names_the_uncompressed_one_is_read(tmp_path: Path) -> None:
     assert len(dataset.load(str(tmp_path), 2).train.images) == 4
 
 
+@settings(deadline=None)  # other processes may take the processor
 @given(st.sampled_from(dataset.FILES), st.data())
 def test_every_element_counts_in_the_digest(name: str, data: st.DataObject) -> None:
     def digest(arrays: Arrays) -> str:

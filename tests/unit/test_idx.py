@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -21,6 +21,7 @@ arrays = st.sampled_from(TYPES).flatmap(
 )
 
 
+@settings(deadline=None)  # other processes may take the processor
 @given(arrays, st.booleans())
 def test_what_was_written_is_read(array: npt.NDArray[Any], compress: bool) -> None:
     read = idx.decode(idx.encode(array, compress=compress), "f")
@@ -29,6 +30,7 @@ def test_what_was_written_is_read(array: npt.NDArray[Any], compress: bool) -> No
     assert not read.flags.writeable
 
 
+@settings(deadline=None)  # other processes may take the processor
 @given(arrays)
 def test_what_was_read_is_written_as_it_was(array: npt.NDArray[Any]) -> None:
     data = idx.encode(array)
