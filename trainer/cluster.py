@@ -72,8 +72,9 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
         return None
     workers = _number(env, "TRAINYARD_WORKERS", 1, 1024, "1")
     rank = _number(env, "JOB_COMPLETION_INDEX", 0, workers - 1)
-    port = _number(env, "TRAINYARD_PORT", 1, 65535, str(DEFAULT_PORT))
     service = env.get("TRAINYARD_SERVICE", "")
+    last_port = 65535 - (workers - 1 if service == LOCAL else 0)
+    port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
     if workers == 1:
         return Cluster(0, (f"localhost:{port}",), local=True)
     if not service:
