@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import metrics
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_losses_are_those_of_the_formula(classes: int, rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    # Moderate enough for the direct formula, which overflows where ours must not.
+    logits = random.uniform(-30, 30, (rows, classes)).astype(np.float32)
+    labels = random.integers(0, classes, rows).astype(np.int32)
+    wanted = [
+        -math.log(math.exp(row[label]) / math.fsum(math.exp(x) for x in row))
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+    ]
+    found = metrics.losses(logits, labels)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_huge_logits_neither_overflow_nor_vanish() -> None:
+    logits = np.array([[1e30, 0, -1e30], [3e4, 2e4, 0]], np.float32)
+    found = metrics.losses(logits, np.array([1, 0], np.int32))
+    np.testing.assert_allclose(found, [np.float64(np.float32(1e30)), 0])
+
+
+@given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=60))
+def test_the_confusion_matrix_counts_every_image_once(
+    classes: int, pairs: list[tuple[int, int]]
+) -> None:
+    pairs = [(a % classes, b % classes) for a, b in pairs]
+    labels = np.array([a for a, _ in pairs], np.int32)
+    predicted = np.array([b for _, b in pairs], np.int64)
+    matrix = metrics.confusion(predicted, labels, classes)
+    assert matrix.shape == (classes, classes)
+    for i in range(classes):
+        for j in range(classes):
+            assert matrix[i, j] == pairs.count((i, j))
+    assert np.trace(matrix) == (predicted == labels).sum()
+
+
+def test_precision_and_recall() -> None:
+    # Rows are labels. Class 2 has no images; class 3 is never answered.
+    matrix = np.array([[8, 2, 0, 0], [1, 3, 1, 0], [0, 0, 0, 0], [4, 0, 0, 0]])
+    precision, recall = metrics.precision_recall(matrix)
+    assert precision.tolist() == pytest.approx([8 / 13, 3 / 5, 0, 0])
+    assert recall.tolist() == pytest.approx([8 / 10, 3 / 5, 0, 0])
+
+
+def test_precision_and_recall_of_nothing_are_zero() -> None:
+    precision, recall = metrics.precision_recall(np.zeros((3, 3), np.int64))
+    assert precision.tolist() == recall.tolist() == [0, 0, 0]

@@ -1,0 +1,166 @@
+import hashlib
+import itertools
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import order
+from trainer.errors import ConfigError
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Batch size, samples, steps: the batch is within the data, but need not divide it."""
+    batch = draw(st.integers(1, 64))
+    samples = draw(st.integers(batch, 6 * batch + 5))
+    return batch, samples, draw(st.integers(1, -(-3 * samples // batch)))
+
+
+@given(runs(), SEEDS)
+def test_every_sample_comes_once_an_epoch(run: tuple[int, int, int], seed: int) -> None:
+    # That the ranks of a gang of 1 to 8 share these batches out exactly is shown in test_loop.
+    batch, samples, steps = run
+    stream = order.batches(seed, samples, batch, 0, steps).reshape(-1)
+    for start in range(0, len(stream), samples):
+        epoch = stream[start : start + samples].tolist()
+        if len(epoch) == samples:
+            assert sorted(epoch) == list(range(samples))
+        else:  # the run ends within this epoch
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(range(samples))
+
+
+@given(runs(), SEEDS, st.data())
+def test_batches_do_not_depend_on_where_the_steps_are_cut(
+    run: tuple[int, int, int], seed: int, data: st.DataObject
+) -> None:
+    batch, samples, steps = run
+    whole = order.batches(seed, samples, batch, 0, steps)
+    cuts = sorted({0, steps, *data.draw(st.lists(st.integers(0, steps), max_size=5))})
+    parts = [
+        order.batches(seed, samples, batch, first, last - first)
+        for first, last in itertools.pairwise(cuts)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert whole.dtype == np.int32
+    assert order.batches(seed, samples, batch, data.draw(st.integers(0, steps)), 0).shape == (
+        0,
+        batch,
+    )
+
+
+@given(SEEDS, st.integers(0, 10**6), st.integers(1, 300))
+def test_a_permutation_holds_every_sample_once(seed: int, epoch: int, samples: int) -> None:
+    assert sorted(order.permutation(seed, epoch, samples)) == list(range(samples))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {
+        order.permutation(seed, epoch, 100).tobytes() for seed in range(20) for epoch in range(20)
+    }
+    assert len(orders) == 400
+
+
+def test_an_order_is_not_sorted_by_accident() -> None:
+    positions = order.permutation(1, 0, 60_000).astype(np.float64)
+    assert abs(np.corrcoef(positions, np.arange(60_000))[0, 1]) < 0.02
+    assert abs(np.corrcoef(positions, order.permutation(1, 1, 60_000))[0, 1]) < 0.02
+
+
+def test_the_order_is_the_same_on_every_machine_and_numpy() -> None:
+    # Resuming after an upgrade depends on it: never change these figures.
+    digest = hashlib.sha256(order.permutation(1, 0, 60_000).astype("<i4").tobytes()).hexdigest()
+    assert digest == "8793b348f83604014b026b3437a89247d3c1f120e1d74250f526c71b28c1a660"
+    assert order.permutation(7, 3, 10).tolist() == [2, 0, 7, 3, 5, 4, 8, 9, 1, 6]
+
+
+def test_the_cached_permutation_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        order.permutation(1, 0, 10)[0] = 3
+
+
+@given(
+    total=st.integers(1, 400),
+    chunk_steps=st.integers(1, 120),
+    eval_steps=st.integers(0, 120),
+)
+def test_chunks_tile_the_run_and_end_on_every_validation(
+    total: int, chunk_steps: int, eval_steps: int
+) -> None:
+    ends, step = [], 0
+    while step < total:
+        end = order.chunk_end(step, total, chunk_steps, eval_steps)
+        assert step < end <= min(step + chunk_steps, total)
+        ends.append(step := end)
+    assert ends[-1] == total
+    if eval_steps:
+        assert set(range(eval_steps, total + 1, eval_steps)) <= set(ends)
+    # A run resumed at any step falls into the same ends again, as far as they are ahead.
+    for resumed in range(total):
+        assert order.chunk_end(resumed, total, chunk_steps, eval_steps) == min(
+            end for end in ends if end > resumed
+        )
+
+
+@given(SEEDS, st.integers(0, 10**6), st.integers(0, 5), st.lists(st.integers(0, 50), max_size=4))
+def test_seeds_are_a_function_of_the_step(
+    seed: int, first: int, generators: int, cuts: list[int]
+) -> None:
+    whole = order.seeds(seed, first, 50, generators)
+    assert whole.shape == (50, generators)
+    assert whole.dtype == np.uint32
+    edges = sorted({0, 50, *cuts})
+    parts = [order.seeds(seed, first + a, b - a, generators) for a, b in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_every_step_and_generator_has_a_seed_of_its_own() -> None:
+    # Of 2,000 random 32-bit words two are alike with a chance of 1 in 2,000: none here.
+    drawn = order.seeds(1, 0, 500, 4)
+    assert len(np.unique(drawn)) == drawn.size
+    assert len(np.unique(order.seeds(2, 0, 500, 4)[None] == drawn)) == 1
+    assert order.seeds(1, 0, 2, 2).tolist() == [[2433363437, 3203108256], [4170425071, 1908508304]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ((60_000, 100, 5.0, 1000), 1000),  # steps given: epochs do not matter
+        ((60_000, 100, 5.0, 0), 3000),
+        ((60_000, 128, 1.0, 0), 469),  # 468.75: the last batch reaches into the next epoch
+        ((60_000, 128, 0.5, 0), 235),
+        ((10, 10, 0.001, 0), 1),
+    ],
+)
+def test_total_steps(arguments: tuple[int, int, float, int], steps: int) -> None:
+    assert order.total_steps(*arguments) == steps
+
+
+def test_a_batch_that_fits_is_accepted() -> None:
+    order.check_batch(128, 128, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (101, 100, 1),
+            "batch_size: 101: more than the 100 training images; give at most 100",
+        ),
+        (
+            (128, 1000, 3),
+            "batch_size: 128: not divisible by the 3 workers' devices; give 126 or 129",
+        ),
+        ((2, 1000, 3), "batch_size: 2: not divisible by the 3 workers' devices; give 3"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(
+    arguments: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        order.check_batch(*arguments)
