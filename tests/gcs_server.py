@@ -20,7 +20,8 @@ its code):
 - An upload whose ``md5Hash``, ``crc32c`` or ``x-goog-hash`` differs from its bytes is 400.
 - A page holds at most ``maxResults`` objects or the server's limit, whichever is less; 1,000.
 
-Left out: versions, ACLs, encryption, copies, batch requests, the XML API, authentication.
+Left out: versions, ACLs, encryption, copies, batch requests, the XML API, authentication, and the
+unpacking of objects stored with ``Content-Encoding: gzip``.
 """
 
 import argparse
@@ -50,11 +51,12 @@ class Fault:
     """What goes wrong with the next ``times`` requests of one verb.
 
     ``error`` answers ``status`` instead of acting; ``lose`` acts, then drops the connection
-    without an answer; ``cut`` sends half of the answer's body; ``slow`` waits ``seconds``, then
-    goes on. ``effect`` is called when the fault strikes, before anything else.
+    without an answer; ``cut`` sends half of the answer's body; ``corrupt`` flips a bit of it;
+    ``slow`` waits ``seconds``, then goes on. ``effect`` is called when the fault strikes, before
+    anything else.
     """
 
-    kind: Literal["error", "lose", "cut", "slow"]
+    kind: Literal["error", "lose", "cut", "corrupt", "slow"]
     verb: Verb
     times: int = 1
     status: int = 503
@@ -69,6 +71,7 @@ class StoredObject:
     data: bytes
     generation: int
     content_type: str
+    encoding: str = "identity"
 
     @property
     def crc32c(self) -> str:
@@ -169,13 +172,14 @@ class GCSServer:
         data: bytes,
         query: dict[str, str] | None = None,
         content_type: str = "application/octet-stream",
+        encoding: str = "identity",
     ) -> StoredObject:
         """Write an object if the preconditions in ``query`` hold, in one atomic step."""
         with self._lock:
             objects = self._objects(bucket)
             self._check(objects.get(name), query or {}, mismatch=412)
             self._generation = max(self._generation + 1, time.time_ns() // 1000)
-            stored = objects[name] = StoredObject(data, self._generation, content_type)
+            stored = objects[name] = StoredObject(data, self._generation, content_type, encoding)
             if self._folder:
                 self._save(self._folder / bucket, name, stored)
             return stored
@@ -241,15 +245,15 @@ class GCSServer:
         for bucket, objects in self._buckets.items():
             for path in (self._folder / bucket).glob("*.object") if self._folder else ():
                 head, _, data = path.read_bytes().partition(b"\n")
-                name, generation, content_type = json.loads(head)
-                objects[name] = StoredObject(data, generation, content_type)
+                name, generation, content_type, encoding = json.loads(head)
+                objects[name] = StoredObject(data, generation, content_type, encoding)
                 self._generation = max(self._generation, generation)
 
     @staticmethod
     def _save(folder: Path, name: str, stored: StoredObject) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = _path(folder, name)
-        head = json.dumps([name, stored.generation, stored.content_type]).encode()
+        head = json.dumps([name, stored.generation, stored.content_type, stored.encoding]).encode()
         path.with_suffix(".part").write_bytes(head + b"\n" + stored.data)
         path.with_suffix(".part").replace(path)
 
@@ -369,9 +373,13 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 304:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if kind == "cut" else body)
+        if kind == "cut":
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        if kind == "corrupt":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        self.wfile.write(body)
         self.wfile.flush()
-        self.close_connection = self.close_connection or kind == "cut"
 
     def _answer_json(self, status: int, resource: dict[str, Any]) -> None:
         body = json.dumps(resource).encode()
@@ -410,9 +418,11 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Goog-Generation": str(stored.generation),
             "X-Goog-Hash": f"crc32c={stored.crc32c},md5={stored.md5}",
             "X-Goog-Metageneration": "1",
-            "X-Goog-Stored-Content-Encoding": "identity",
+            "X-Goog-Stored-Content-Encoding": stored.encoding,
             "X-Goog-Stored-Content-Length": str(size),
         }
+        if stored.encoding != "identity":
+            headers["Content-Encoding"] = stored.encoding
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not wanted or wanted[0] == "bytes=-":
             self._answer(200, headers, stored.data)

@@ -65,7 +65,11 @@ class Storage(Protocol):
         """
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write the object, over an earlier one if there is one; the last writer wins."""
+        """Write the object, over an earlier one if there is one; the last writer wins.
+
+        Cloud Storage takes about one write a second of the same name, and has the rest wait:
+        https://cloud.google.com/storage/quotas#objects.
+        """
 
     def list(self, prefix: str = "") -> Entries:
         """Return the objects whose names start with ``prefix``, in every folder, by name."""
@@ -140,8 +144,11 @@ class LocalStorage:
     """
 
     def __init__(self, folder: str, uri: str | None = None) -> None:
-        if not folder or "\0" in folder:
-            raise ConfigError(f"storage {uri or folder!r}: the path is empty or not valid")
+        if not folder or any(unicodedata.category(character) == "Cc" for character in folder):
+            raise ConfigError(
+                f"storage {uri or folder!r}: the path is empty or holds a control character; "
+                "give the path of a folder"
+            )
         self.uri = (uri or folder).rstrip("/") or "/"
         # Made absolute at once: the process may change its working directory later.
         self._root = Path(folder).absolute()
@@ -260,7 +267,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
             raise ConfigError(
                 f"cannot write {target}: its file system has no hard links, which a write that "
                 "must not overwrite needs; choose a folder on another disk"
@@ -492,7 +499,7 @@ def _gcs_client() -> Any:
     try:
         # No project: objects need none, and a laptop's credentials often name none.
         return storage.Client(project=None)
-    except GoogleAuthError as error:
+    except (GoogleAuthError, OSError, ValueError) as error:
         raise UnavailableError(
             f"no usable Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
         ) from error
@@ -538,13 +545,13 @@ def _last_words(error: BaseException | None) -> str:
     """Return on one line what the server said, or the network's first error."""
     import requests
     import urllib3
+    from google.api_core.exceptions import GoogleAPICallError
 
     message = None
-    response = getattr(error, "response", None)
-    if response is not None:
-        message = response.text
+    if isinstance(error, GoogleAPICallError) and error.response is not None:
+        message = error.response.text
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            message = response.json()["error"]["message"]
+            message = error.response.json()["error"]["message"]
     # Both libraries wrap "connection refused" in layers that say little at length.
     wrappers = (requests.RequestException, urllib3.exceptions.HTTPError)
     while isinstance(error, wrappers) and isinstance(error.__context__, (*wrappers, OSError)):

@@ -1,5 +1,6 @@
 """GCSStorage against a server that fails as networks and Cloud Storage do."""
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -129,6 +130,15 @@ def test_broken_answers_are_tried_again(server: GCSServer, store: GCSStorage, ki
     assert store.list() == [Entry("a", len(SMALL))]
 
 
+def test_a_body_that_arrives_changed_is_tried_again(server: GCSServer, store: GCSStorage) -> None:
+    server.put("bucket", "run/a", SMALL)
+    server.faults = [Fault("corrupt", "media", times=2)]
+    assert store.read("a") == SMALL
+    server.faults = [Fault("corrupt", "media", times=1000)]
+    said = message(UnavailableError, lambda: GCSStorage("bucket", deadline=1).read("run/a"))
+    assert "DataCorruption" in said
+
+
 def test_a_body_cut_short_is_not_mixed_with_a_newer_object(
     server: GCSServer, store: GCSStorage
 ) -> None:
@@ -148,13 +158,13 @@ def test_a_server_that_comes_back_is_waited_for(server: GCSServer, store: GCSSto
     assert store.read("a") == SMALL
 
 
-@pytest.mark.parametrize(("verb", "call"), [CALLS[0], *CALLS[4:]])
+@pytest.mark.parametrize(("verb", "call"), [CALLS[0], CALLS[5]])
 def test_out_of_time_names_endpoint_object_and_last_error(
     server: GCSServer, verb: Verb, call: Callable[[GCSStorage], object]
 ) -> None:
     server.put("bucket", "run/a", SMALL)
     server.faults = [Fault("error", verb, times=1000)]
-    said = message(UnavailableError, lambda: call(GCSStorage("bucket", "run", deadline=0.5)))
+    said = message(UnavailableError, lambda: call(GCSStorage("bucket", "run", deadline=1)))
     assert server.requests.count(verb) > 1
     assert server.url in said
     assert "gs://bucket/run/" in said
@@ -233,11 +243,10 @@ def test_reads_follow_the_newest_write(server: GCSServer, store: GCSStorage) -> 
 
 
 def test_objects_are_read_as_stored(server: GCSServer, store: GCSStorage) -> None:
-    import gzip
-
     packed = gzip.compress(b"digits")
-    server.put("bucket", "run/a.gz", packed, content_type="application/gzip")
+    server.put("bucket", "run/a.gz", packed, encoding="gzip")
     assert store.read("a.gz") == packed
+    assert store.list() == [Entry("a.gz", len(packed))]
 
 
 def test_the_endpoint_is_told(server: GCSServer, store: GCSStorage) -> None:
@@ -260,15 +269,28 @@ def test_an_emulator_without_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert "STORAGE_EMULATOR_HOST='localhost:4443'" in said
 
 
+@pytest.mark.parametrize("key", ["missing.json", ""])  # no such file, and a folder
 def test_missing_credentials_name_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
 ) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / key))
     said = message(UnavailableError, lambda: open_storage("gs://bucket"))
-    assert "missing.json" in said
+    assert str(tmp_path / key) in said
     assert "gcloud auth application-default login" in said
     assert "Workload Identity" in said
+
+
+def test_credentials_that_name_no_project_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "")  # an installed gcloud would be asked for the project
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    assert GCSStorage("bucket").endpoint == "https://storage.googleapis.com"
 
 
 def test_rejected_credentials_name_the_remedy(

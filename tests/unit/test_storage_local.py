@@ -65,9 +65,9 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert open_storage("/").uri == "/"
 
 
-@pytest.mark.parametrize("uri", ["", "file://", "a\0b"])
+@pytest.mark.parametrize("uri", ["", "file://", "a\0b", "a\nb"])
 def test_paths_that_are_none_are_refused(uri: str) -> None:
-    assert "the path is empty or not valid" in message(ConfigError, lambda: open_storage(uri))
+    assert "the path is empty or holds" in message(ConfigError, lambda: open_storage(uri))
 
 
 CALLS: list[Callable[[LocalStorage], object]] = [
