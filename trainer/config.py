@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
     data: str = Field("data", description="URI of the folder with the four IDX files")
     run: str = Field(
         "runs/{preset}-{digest}",
-        description="URI of the run's folder; {preset} and {digest} (of the settings) are filled in",
+        description="URI of the run's folder; {preset} and {digest} of the settings are filled in",
     )
     seed: int = Field(1, ge=0, lt=2**31, description="of weights, sample order and dropout")
     validation: int = Field(
@@ -146,7 +146,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         values = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}; give a readable file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, or a date that does not exist
         raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

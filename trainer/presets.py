@@ -102,7 +102,7 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
     """
     chosen = {**file_values, **flags}
     name = chosen.get("preset", TrainConfig.model_fields["preset"].default)
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(
             f"preset: {name!r}: no such preset{nearest(str(name), PRESETS)} "
             f"(known: {', '.join(PRESETS)})"

@@ -1,0 +1,237 @@
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from trainer import config
+from trainer.__main__ import main
+from trainer.config import PLACEMENT, TrainConfig
+from trainer.errors import ConfigError
+from trainer.presets import configure
+
+FIELDS = TrainConfig.model_fields
+DEFAULTS = config.parse({})
+
+# A value of each type that no field takes.
+OUT_OF_RANGE: list[tuple[str, Any, str]] = [
+    ("seed", -1, "Input should be greater than or equal to 0"),
+    ("seed", 2**31, "Input should be less than 2147483648"),
+    ("seed", "one", "Input should be a valid integer, unable to parse string as an integer"),
+    ("validation", -1, "Input should be greater than or equal to 0"),
+    ("batch_size", 0, "Input should be greater than or equal to 1"),
+    ("epochs", 0, "Input should be greater than 0"),
+    ("epochs", "nan", "Input should be a finite number"),
+    ("steps", 1.5, "Input should be a valid integer, got a number with a fractional part"),
+    ("optimizer", "adamw", "Input should be 'sgd', 'adam' or 'adagrad'"),
+    ("learning_rate", 0, "Input should be greater than 0"),
+    ("learning_rate", float("inf"), "Input should be a finite number"),
+    ("schedule", "linear", "Input should be 'constant', 'cosine' or 'one-cycle'"),
+    ("momentum", 1, "Input should be less than 1"),
+    ("weight_decay", -1e-9, "Input should be greater than or equal to 0"),
+    ("label_smoothing", 1, "Input should be less than 1"),
+    ("precision", "float16", "Input should be 'float32' or 'mixed_bfloat16'"),
+    ("xla", True, "Input should be 'auto', 'on' or 'off'"),
+    ("eval_epochs", None, "Input should be a valid number"),
+    ("early_stopping", -1, "Input should be greater than or equal to 0"),
+    ("keep_best", "perhaps", "Input should be a valid boolean, unable to interpret input"),
+    ("workers", 1025, "Input should be less than or equal to 1024"),
+    ("port", 65536, "Input should be less than or equal to 65535"),
+    ("peer_deadline", 0, "Input should be greater than 0"),
+    ("chunk_steps", 0, "Input should be greater than or equal to 1"),
+    ("checkpoint_steps", 0, "Input should be greater than or equal to 1"),
+    ("keep_checkpoints", 1, "Input should be greater than or equal to 2"),
+    ("log_format", "xml", "Input should be 'auto', 'text' or 'json'"),
+    ("model", "my_models", "must be package.module:function"),
+    ("model", ":build", "must be package.module:function"),
+    ("model", "my_models: ", "must be package.module:function"),
+    ("data", 7, "Input should be a valid string"),
+]
+
+
+def refusal(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def yaml_refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.read_yaml(str(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"--config {path}: ")
+    return message.removeprefix(f"--config {path}: ")
+
+
+def test_every_field_says_what_it_means() -> None:
+    for name, field in FIELDS.items():
+        assert field.description, name
+        assert "\n" not in field.description, name
+
+
+@pytest.mark.parametrize(("field", "value", "rule"), OUT_OF_RANGE)
+def test_a_value_against_its_rule_is_refused_in_one_line(field: str, value: Any, rule: str) -> None:
+    meaning = FIELDS[field].description
+    assert refusal({field: value}) == f"{field}: {value!r}: {rule} ({meaning})"
+
+
+def test_every_field_that_has_a_rule_is_tried() -> None:
+    unchecked = {"preset", "run"}  # presets.configure checks the one; any URI may be the other
+    assert {field for field, _, _ in OUT_OF_RANGE} == FIELDS.keys() - unchecked
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("lerning_rate", "; did you mean learning_rate?"),
+        ("batchsize", "; did you mean batch_size?"),
+        ("epoch", "; did you mean epochs?"),
+        ("zzzzzz", ""),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_nearest(unknown: str, nearest: str) -> None:
+    assert refusal({unknown: 1}) == (
+        f"unknown setting {unknown!r}{nearest} (trainer train --help lists all)"
+    )
+
+
+def test_flags_are_text_and_parsed_as_such() -> None:
+    parsed = config.parse({"seed": "7", "epochs": "2.5", "learning_rate": "1e-3"})
+    assert (parsed.seed, parsed.epochs, parsed.learning_rate) == (7, 2.5, 1e-3)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        config.parse({}).seed = 2
+
+
+def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
+    assert FIELDS.keys() >= PLACEMENT
+    assert DEFAULTS.identity().keys() == FIELDS.keys() - PLACEMENT
+    moved = {
+        "data": "gs://b/d",
+        "run": "r",
+        "workers": 2,
+        "port": 4000,
+        "peer_deadline": 9,
+        "chunk_steps": 7,
+        "checkpoint_steps": 8,
+        "keep_checkpoints": 9,
+        "log_format": "json",
+    }
+    assert moved.keys() == PLACEMENT
+    assert config.parse(moved).identity() == DEFAULTS.identity()
+    for change in ({"seed": 2}, {"batch_size": 64}, {"validation": 0}, {"xla": "off"}):
+        assert config.parse(change).identity() != DEFAULTS.identity()
+
+
+# YAML files.
+
+
+def test_a_file_of_settings(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\nlearning_rate: 1e-3  # YAML 1.1 reads that as text\nmodel: null\n")
+    values = config.read_yaml(str(path))
+    assert config.parse(values) == config.parse({"seed": 3, "learning_rate": 1e-3})
+    path.write_text("# nothing but a comment\n")
+    assert config.read_yaml(str(path)) == {}
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert yaml_refusal(tmp_path / "none.yaml") == (
+        "No such file or directory; give a readable file"
+    )
+    assert yaml_refusal(tmp_path) == "Is a directory; give a readable file"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"seed: [1, 2",
+        b"seed: 1\n\tbatch_size: 2",
+        b"seed: \xff\xfe",
+        b"!!python/object/apply:os.system ['true']",
+        b"when: 2024-13-45",  # looks like a date, and is none
+        b"seed: \x00",
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    assert yaml_refusal(path).startswith("not YAML: ")
+
+
+@pytest.mark.parametrize("content", ["- seed: 1", "seed", "42", "1: 2"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    assert yaml_refusal(path) == "must be a mapping of settings, such as 'seed: 1'"
+
+
+# The order of precedence: defaults, preset, file, flags.
+
+
+def test_flags_win_over_the_file_over_the_preset_over_defaults() -> None:
+    assert DEFAULTS.learning_rate == 1e-3
+    assert configure({"preset": "softmax"}, {}).learning_rate == 0.5
+    assert configure({"preset": "softmax", "learning_rate": 0.4}, {}).learning_rate == 0.4
+    file = {"preset": "softmax", "learning_rate": 0.4, "seed": 5}
+    both = configure(file, {"learning_rate": "0.3"})
+    assert (both.learning_rate, both.seed, both.batch_size) == (0.3, 5, 100)
+    assert configure({"preset": "softmax"}, {"preset": "mlp-100"}).batch_size == 32
+
+
+def test_epochs_asked_for_beat_steps_of_a_lower_layer() -> None:
+    assert configure({}, {"preset": "softmax"}).steps == 1000
+    assert configure({}, {"preset": "softmax", "epochs": "2"}).steps == 0
+    assert configure({"preset": "softmax", "epochs": 2}, {}).steps == 0
+    assert configure({"preset": "softmax", "steps": 7}, {"epochs": "2"}).steps == 0
+    # Steps given beside epochs, or above them, still win.
+    assert configure({}, {"preset": "softmax", "epochs": "2", "steps": "7"}).steps == 7
+    assert configure({"epochs": 2}, {"preset": "softmax", "steps": "7"}).steps == 7
+
+
+# The command line.
+
+
+def test_help_lists_every_setting_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # no line is broken
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for name, field in FIELDS.items():
+        flag = f"--{name.replace('_', '-')}"
+        text = re.escape(f"{field.description} (default: {field.default})")
+        # Beside the flag, or below where that is long.
+        line = re.search(rf"^  {flag}\b.*(\n {{10,}}|  ){text}$", shown, re.MULTILINE)
+        assert line, flag
+        for choice in get_args(field.annotation):
+            if isinstance(choice, str):
+                assert choice in line[0], flag
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--batch-sise", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "trainer: unknown argument '--batch-sise'; did you mean --batch-size? "
+        "(trainer --help lists all)\n"
+    )
+
+
+def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    # An abbreviation would stop working when a flag that starts alike is added.
+    assert main(["train", "--batch", "3"]) == 2
+    assert "did you mean --batch-size?" in capsys.readouterr().err
+
+
+def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--seed", "many"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("trainer: seed: 'many': Input should be a valid integer")
+    assert shown.err.count("\n") == 1

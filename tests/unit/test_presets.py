@@ -1,0 +1,86 @@
+import pytest
+
+from trainer.config import TrainConfig, parse
+from trainer.errors import ConfigError
+from trainer.presets import PRESETS, configure
+
+# The table of sources: what they trained with, and the accuracy on MNIST they report.
+SOURCES = {
+    "softmax": (0.92, {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 100, "steps": 1000}),
+    "single-layer": (0.9241, {"optimizer": "adam", "epochs": 5, "batch_size": 32}),
+    "linear-512-256-128": (
+        0.9206,
+        {"optimizer": "adam", "learning_rate": 1e-4, "batch_size": 128, "steps": 1000},
+    ),
+    "mlp-100": (0.9759, {"optimizer": "adam", "epochs": 5, "batch_size": 32}),
+    "mlp-65-65": (
+        0.975,
+        {
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "batch_size": 100,
+            "epochs": 15,
+            "eval_epochs": 1,
+        },
+    ),
+    "dnn-128-32": (
+        0.9783,
+        {"optimizer": "adagrad", "learning_rate": 0.1, "batch_size": 40, "steps": 15000},
+    ),
+}
+
+
+def test_the_presets_are_those_of_the_sources_and_two_of_our_own() -> None:
+    assert list(PRESETS) == [*SOURCES, "cnn", "cnn-best"]
+    assert (PRESETS["cnn"].accuracy, PRESETS["cnn-best"].accuracy) == (0.99, 0.996)
+    assert not PRESETS["cnn"].source
+    assert not PRESETS["cnn-best"].source
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_preset_trains_as_its_source_did(name: str) -> None:
+    accuracy, settings = SOURCES[name]
+    config = configure({}, {"preset": name})
+    assert {key: getattr(config, key) for key in settings} == settings
+    assert config.schedule == "constant"
+    assert PRESETS[name].accuracy == accuracy
+    assert PRESETS[name].source
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_valid_configuration(name: str) -> None:
+    preset = PRESETS[name]
+    config = configure({}, {"preset": name})
+    assert config.preset == name
+    assert config == parse({**preset.settings, "preset": name})
+    assert preset.summary
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_any_setting_of_a_preset_can_be_overridden(name: str) -> None:
+    for key, value in PRESETS[name].settings.items():
+        default = TrainConfig.model_fields[key].default
+        other = default if default != value else 12
+        assert getattr(configure({}, {"preset": name, key: other}), key) == other
+
+
+def test_cnn_is_the_default() -> None:
+    assert configure({}, {}) == configure({}, {"preset": "cnn"})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("softmx", "; did you mean softmax?"),
+        ("???", ""),
+        (3, ""),
+        (["cnn"], "; did you mean cnn?"),
+        (None, ""),
+    ],
+)
+def test_an_unknown_preset_is_refused_with_the_nearest(name: object, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure({"preset": name}, {})
+    assert str(caught.value) == (
+        f"preset: {name!r}: no such preset{nearest} (known: {', '.join(PRESETS)})"
+    )
