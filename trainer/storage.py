@@ -11,13 +11,11 @@ Opening touches nothing: folders are made by the first write, buckets never.
 
 import contextlib
 import errno
-import http.client
 import os
 import re
 import stat
 import time
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -232,7 +230,7 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[Entry]:
 def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
     """Give a file in ``folder`` that holds ``data`` on the disk; it is gone afterwards."""
     _make_folder(folder)
-    path = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    path = folder / f"{_TEMPORARY}{os.urandom(16).hex()}"
     try:
         # Not tempfile, whose files only their owner may read: the umask decides.
         with path.open("xb") as file:
@@ -506,6 +504,8 @@ def _gcs_client() -> Any:
 
 
 def _is_transient(error: Exception) -> bool:
+    import http.client
+
     import urllib3
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError, TransportError
