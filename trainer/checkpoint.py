@@ -89,7 +89,14 @@ def decode(data: bytes, name: str) -> Checkpoint:
             config_digest=facts["config"],
             validations=tuple((int(s), float(a)) for s, a in facts["validations"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
         reason = str(error) if "SHA-256" in str(error) else "not readable as a checkpoint"
         raise DataError(f"{name}: damaged checkpoint, {len(data)} bytes: {reason}") from None
 
@@ -125,9 +132,9 @@ def commit(storage: Storage, checkpoint: Checkpoint) -> None:
     if storage.create(name, data):
         return
     try:
-        decode(storage.read(name), name)
+        load(storage, checkpoint.step, checkpoint.arrays, checkpoint.config_digest)
     except DataError:
-        # A damaged object that restore passed over holds the name of the step done again.
+        # An object that restore passed over holds the name of the step done again.
         storage.replace(name, data)
 
 
@@ -174,12 +181,17 @@ def best_step(validations: Sequence[tuple[int, float]]) -> int | None:
     return max(validations, key=lambda v: (v[1], -v[0]))[0] if validations else None
 
 
-def prune(storage: Storage, keep: int, spare: int | None) -> None:
-    """Delete all but the newest ``keep`` checkpoints and that of step ``spare``.
+def prune(storage: Storage, newest: int, keep: int, spare: int | None) -> None:
+    """Delete all but the newest ``keep`` checkpoints up to step ``newest`` and that of ``spare``.
 
-    Call it after a commit: then the newest is good.
+    Args:
+        storage: the run's folder.
+        newest: a step just committed, so that it is good. Later ones that restore passed over
+            do not count: they would drive out the good ones.
+        keep: how many to keep, this one included.
+        spare: a step that stays in any case.
     """
-    for step in steps(storage)[keep:]:
+    for step in [s for s in steps(storage) if s <= newest][keep:]:
         if step != spare:
             storage.delete(object_name(step))
 

@@ -233,7 +233,7 @@ class Trainer:
             # Metrics first: no checkpoint is there without the figures up to its step.
             self.storage.replace(run.METRICS, records)
             checkpoint.commit(self.storage, kept)
-            checkpoint.prune(self.storage, self.config.keep_checkpoints, spare)
+            checkpoint.prune(self.storage, kept.step, self.config.keep_checkpoints, spare)
 
         if wait:
             self.uploader.finish(job)
