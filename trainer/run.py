@@ -38,10 +38,10 @@ def claim(storage: Storage, config: TrainConfig, data_sha256: str) -> str:
     stored = pretty({**wanted, "data": config.data})
     existing = read_config(storage)
     if existing is None:
-        stranger = next((e.name for e in storage.list() if not e.name.startswith("logs/")), None)
-        if stranger is not None:
+        names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
+        if names and CONFIG not in names:  # a peer may have written it by now
             raise ConfigError(
-                f"run: {storage.uri}: holds {stranger!r} but no {CONFIG}, so it is no run's folder;"
+                f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
                 " give an empty or new one"
             )
         if storage.create(CONFIG, stored):

@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import run
+from trainer.config import TrainConfig, parse
+from trainer.errors import ConfigError, DataError
+from trainer.storage import Entry, LocalStorage
+
+DATA = "d" * 64
+FLAGS: dict[str, Any] = {"preset": "softmax", "data": "gs://b/mnist"}
+
+
+def config(**changes: Any) -> TrainConfig:
+    return parse({**FLAGS, **changes})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(str(tmp_path / "run"))
+
+
+def test_the_folders_name_is_filled_in() -> None:
+    name = run.uri(config(run="gs://b/{preset}/{digest}"))
+    assert name == f"gs://b/softmax/{run.digest(config().identity())[:8]}"
+    assert run.uri(config(run="plain")) == "plain"
+    assert run.uri(config()) != run.uri(config(seed=2))
+    assert run.uri(config()) == run.uri(config(workers=2))
+
+
+def test_a_digest_does_not_depend_on_the_order_of_names() -> None:
+    assert run.digest({"a": 1, "b": [2.5, None]}) == run.digest({"b": [2.5, None], "a": 1})
+    assert run.digest({"a": 1}) != run.digest({"a": 2})
+
+
+def test_a_new_folder_is_claimed(storage: LocalStorage) -> None:
+    digest = run.claim(storage, config(), DATA)
+    assert run.read_config(storage) == {
+        **config().identity(),
+        "data_sha256": DATA,
+        "data": "gs://b/mnist",
+    }
+    # What evaluate recomputes from the object alone is what checkpoints carry.
+    stored = run.read_config(storage) or {}
+    del stored["data"]
+    assert run.digest(stored) == digest
+
+
+def test_the_same_run_finds_its_folder_again(storage: LocalStorage) -> None:
+    digest = run.claim(storage, config(), DATA)
+    before = storage.read(run.CONFIG)
+    storage.create("checkpoints/step-00000100.safetensors", b"")
+    moved = config(data="elsewhere", workers=2, chunk_steps=7, checkpoint_steps=9, port=4000)
+    assert run.claim(storage, moved, DATA) == digest
+    assert storage.read(run.CONFIG) == before
+
+
+def test_a_folder_with_logs_only_is_new(storage: LocalStorage) -> None:
+    storage.create("logs/rank-0.txt", b"")
+    run.claim(storage, config(), DATA)
+
+
+def test_a_folder_of_something_else_is_refused(storage: LocalStorage) -> None:
+    storage.create("thesis.txt", b"mine")
+    with pytest.raises(ConfigError) as caught:
+        run.claim(storage, config(), DATA)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: holds 'thesis.txt' but no config.json, so it is no run's folder; "
+        "give an empty or new one"
+    )
+    assert [entry.name for entry in storage.list()] == ["thesis.txt"]
+
+
+def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
+    storage: LocalStorage,
+) -> None:
+    run.claim(storage, config(), DATA)
+    before = storage.read(run.CONFIG)
+    with pytest.raises(ConfigError) as caught:
+        run.claim(storage, config(seed=2, learning_rate=0.25), "e" * 64)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: belongs to a run with other settings: "
+        'data_sha256 ("ddddddddd...ddd" there, "eeeeeeeee...eee" here), '
+        "learning_rate (0.001 there, 0.25 here), seed (1 there, 2 here); "
+        "give another --run or the same settings"
+    )
+    assert storage.read(run.CONFIG) == before
+
+
+def test_a_setting_that_one_side_does_not_know_differs(storage: LocalStorage) -> None:
+    run.claim(storage, config(), DATA)
+    stored = run.read_config(storage) or {}
+    storage.replace(run.CONFIG, run.pretty({**stored, "cutout": 8}))
+    with pytest.raises(ConfigError, match=r"other settings: cutout \(8 there, null here\);"):
+        run.claim(storage, config(), DATA)
+
+
+class Contested(LocalStorage):
+    """Lets a peer claim the folder between this worker's first look and its second."""
+
+    def __init__(self, folder: str, peer: TrainConfig) -> None:
+        super().__init__(folder)
+        self.peer: TrainConfig | None = peer
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        if self.peer is not None:
+            peer, self.peer = self.peer, None
+            run.claim(self, peer, DATA)
+        return super().list(prefix)
+
+
+def test_workers_may_claim_the_folder_at_the_same_moment(tmp_path: Path) -> None:
+    contested = Contested(str(tmp_path), config())
+    assert run.claim(contested, config(), DATA) == run.claim(contested, config(), DATA)
+
+
+def test_of_two_runs_that_claim_a_folder_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seed \(2 there, 1 here\)"):
+        run.claim(Contested(str(tmp_path), config(seed=2)), config(), DATA)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff\xfe\x00"])
+def test_a_damaged_object_is_named(storage: LocalStorage, content: bytes) -> None:
+    for name, read in ((run.CONFIG, run.read_config), (run.RESULT, run.read_result)):
+        assert read(storage) is None
+        storage.create(name, content)
+        with pytest.raises(DataError) as caught:
+            read(storage)
+        assert str(caught.value) == (
+            f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run"
+        )
+    with pytest.raises(DataError, match=r"config\.json: damaged"):
+        run.claim(storage, config(), DATA)
+
+
+def test_the_result_is_read_back(storage: LocalStorage) -> None:
+    storage.replace(run.RESULT, run.pretty({"test_accuracy": 0.5}))
+    assert run.read_result(storage) == {"test_accuracy": 0.5}
+
+
+def test_metrics_of_steps_that_are_done_again_are_dropped(storage: LocalStorage) -> None:
+    assert run.read_metrics(storage, 100) == []
+    records: list[dict[str, Any]] = [
+        {"step": 100, "loss": 0.5},
+        {"step": 100, "validation_loss": 0.4},
+        {"step": 200, "loss": 0.3},
+    ]
+    storage.replace(run.METRICS, run.lines(records))
+    assert run.read_metrics(storage, 0) == []
+    assert run.read_metrics(storage, 100) == records[:2]
+    assert run.read_metrics(storage, 199) == records[:2]
+    assert run.read_metrics(storage, 200) == records
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"step": 1}\n{"st', b"[1]\n", b"7\n", b'{"loss": 1}\n', b"\xff"]
+)
+def test_damaged_metrics_are_named(storage: LocalStorage, content: bytes) -> None:
+    storage.create(run.METRICS, content)
+    with pytest.raises(DataError) as caught:
+        run.read_metrics(storage, 1)
+    assert str(caught.value) == (
+        f"{storage.uri}/metrics.jsonl: damaged: must be one JSON object a line; delete it"
+    )
+
+
+json_values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.lists(st.dictionaries(st.text(), json_values)))
+def test_records_are_one_line_each(records: list[dict[str, Any]]) -> None:
+    written = run.lines(records).decode()
+    assert written.count("\n") == len(records)
+    assert [json.loads(line) for line in written.splitlines()] == records
