@@ -6,12 +6,15 @@ and prediction all start from the same bytes.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 from keras import layers
 
 from trainer.config import TrainConfig
@@ -27,13 +30,14 @@ def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
     Equal configurations get equal weights, in every process.
 
     Raises:
-        ConfigError: the user's function cannot be found, fails, or returns something else.
+        ConfigError: the images are too small for the preset, or the user's function cannot be
+            found, fails, or returns something else.
     """
     keras.utils.clear_session()  # layer names count up from here: checkpoints go by name
     keras.utils.set_random_seed(config.seed)
     keras.mixed_precision.set_global_policy(config.precision)
     if config.model is None:
-        body = BUILDERS[config.preset](input_shape, classes)
+        body = _preset(config.preset, input_shape, classes)
     else:
         body = _users_model(config.model, input_shape, classes)
     scaling = layers.Rescaling(1 / 255, name="scaling")
@@ -123,6 +127,17 @@ def _sequential(input_shape: Shape, *stack: Any) -> Any:
     return keras.Sequential([keras.Input(input_shape), *stack])
 
 
+def _preset(name: str, input_shape: Shape, classes: int) -> Any:
+    try:
+        return BUILDERS[name](input_shape, classes)
+    except ValueError:  # Keras: an output of this convolution would have no pixels left
+        height, width, _ = input_shape
+        raise ConfigError(
+            f"preset: {name}: cannot take images of {height} x {width} pixels; "
+            "give larger ones, a preset without convolutions, or --model"
+        ) from None
+
+
 def _users_model(reference: str, input_shape: Shape, classes: int) -> Any:
     remedy = "give package.module:function of (input_shape, classes) that returns a keras.Model"
     module_name, _, function_name = reference.partition(":")
@@ -131,23 +146,30 @@ def _users_model(reference: str, input_shape: Shape, classes: int) -> Any:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
         model = function(input_shape, classes)
+        if isinstance(model, keras.Model):
+            # A black, a grey and a white image build what is built by its first call, and show
+            # what comes out.
+            images = np.multiply.outer(np.linspace(0, 1, 3), np.ones(input_shape))
+            answer = np.asarray(model(images.astype(np.float32), training=False), np.float32)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())  # Keras writes in bold
         raise ConfigError(
             f"model: {reference}: {type(error).__name__}: {reason}; {remedy}"
         ) from None
     if not isinstance(model, keras.Model):
         raise ConfigError(f"model: {reference}: returned a {type(model).__name__}; {remedy}")
-    if model.output_shape != (None, classes):
+    _check_logits(answer, classes, reference)
+    return model
+
+
+def _check_logits(answer: npt.NDArray[np.float32], classes: int, reference: str) -> None:
+    if answer.shape != (3, classes):
         raise ConfigError(
-            f"model: {reference}: its output has shape {model.output_shape}, "
+            f"model: {reference}: its output for 3 images has shape {answer.shape}, "
             f"but the data has {classes} classes; end with Dense({classes})"
         )
-    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax or isinstance(
-        model.layers[-1], layers.Softmax
-    ):
+    if (answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=5e-3):
         raise ConfigError(
-            f"model: {reference}: its last layer is a softmax, but the loss takes logits; "
-            "remove that activation"
+            f"model: {reference}: its outputs are shares that add up to 1, as a softmax gives, "
+            "but the loss takes logits; remove that activation"
         )
-    return model
