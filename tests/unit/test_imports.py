@@ -1,0 +1,105 @@
+"""Who may import whom: a module imports only from its left."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = (
+    "errors",
+    "config cluster order schedule metrics idx",
+    "storage",
+    "presets dataset digits sources run checkpoint process progress models optimizers",
+    "loop",
+    "train",
+    "evaluate",
+    "gang",
+    "__main__",
+)
+LAYER = {module: place for place, layer in enumerate(LAYERS) for module in layer.split()}
+# All edges within one layer; none starts where another ends, so that they form no cycle.
+WITHIN = {("schedule", "config"), ("sources", "dataset"), ("sources", "digits")}
+# Who imports a package at all, at any place in the module.
+OWNERS = {
+    "tensorflow": {"optimizers", "loop", "train"},
+    "keras": {"models"},
+    "google": {"storage"},
+    "kubernetes": set(),
+    "k8s": set(),
+}
+WITH_TENSORFLOW = {"optimizers", "models", "loop", "train", "evaluate"}
+
+MODULES = sorted(path.stem for path in (ROOT / "trainer").glob("*.py") if path.stem != "__init__")
+
+
+def imports(module: str) -> set[str]:
+    """All that a module imports, also inside of functions, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / "trainer" / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def edges() -> set[tuple[str, str]]:
+    """(importer, imported) among the trainer's modules."""
+    return {
+        (module, name.split(".")[1])
+        for module in MODULES
+        for name in imports(module)
+        if name.startswith("trainer.") and name.split(".")[1] in MODULES
+    }
+
+
+def loaded(*arguments: str) -> set[str]:
+    """The modules that a Python process with these arguments loads."""
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = [line for line in process.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(LAYER) == MODULES
+    assert not imports("__init__")
+
+
+def test_a_module_imports_only_from_its_left() -> None:
+    assert {edge for edge in edges() if LAYER[edge[0]] < LAYER[edge[1]]} == set()
+    assert {edge for edge in edges() if LAYER[edge[0]] == LAYER[edge[1]]} == WITHIN
+    assert not {importer for importer, _ in WITHIN} & {imported for _, imported in WITHIN}
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_a_package_is_imported_by_its_owners_only(package: str) -> None:
+    assert {m for m in MODULES if package in {n.split(".")[0] for n in imports(m)}} == (
+        OWNERS[package]
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-m", "trainer", "--help"),
+        ("-m", "trainer", "train", "--help"),
+        ("-c", "import trainer." + ", trainer.".join(set(MODULES) - WITH_TENSORFLOW)),
+    ],
+    ids=["--help", "train --help", "import"],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...]) -> None:
+    names = loaded(*arguments)
+    assert {"trainer.config", "trainer.storage", "numpy"} <= names
+    for package in ("tensorflow", "keras", "google.cloud", "google.auth", "kubernetes"):
+        assert not {n for n in names if n == package or n.startswith(f"{package}.")}, package
