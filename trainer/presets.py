@@ -82,6 +82,7 @@ PRESETS: dict[str, Preset] = {
             "batch_size": 128,
             "schedule": "one-cycle",
             "learning_rate": 1e-2,
+            "label_smoothing": 0.1,
             "eval_epochs": 0,
         },
         0.99,
