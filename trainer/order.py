@@ -42,13 +42,6 @@ def batches(seed: int, samples: int, batch_size: int, first: int, count: int) ->
     ].reshape(count, batch_size)
 
 
-def rank_slice(indices: Indices, rank: int, workers: int) -> Indices:
-    """Return one rank's share of global batches: [count, batch] -> [count, batch / workers]."""
-    assert indices.shape[1] % workers == 0
-    share = indices.shape[1] // workers
-    return indices[:, rank * share : (rank + 1) * share]
-
-
 def check_batch(batch_size: int, samples: int, parts: int) -> None:
     """Check that a global batch fits the data and splits evenly.
 

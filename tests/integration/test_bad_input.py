@@ -1,0 +1,189 @@
+"""What a user can do wrong ends in one line, the right exit code, and nothing half-written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import processes
+from tests.gcs_server import GCSServer
+from trainer import checkpoint, idx
+from trainer.storage import open_storage
+
+
+def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run the trainer and return exit code and message, which must be one line."""
+    code, _, err = processes.run(*arguments, env=env)
+    assert err.count("\n") == 1, err
+    assert err.startswith("trainer: ")
+    assert "Traceback" not in err
+    return code, err.removeprefix("trainer: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--preset", "soft-max"), 2, "did you mean softmax?"),
+        (("--bach-size", "3"), 2, "unknown argument '--bach-size'; did you mean --batch-size?"),
+        (("--batch-size", "3000"), 2, "batch_size: 3000: more than the 1600 training images"),
+        (("--batch-size", "99", "--workers", "2"), 2, "not divisible by the 2 workers' devices"),
+        (("--learning-rate", "-1"), 2, "learning_rate: '-1': "),
+        (("--validation", "2000"), 2, "2000"),
+        (("--model", "nothing.here:model"), 2, "model: nothing.here:model: ModuleNotFoundError"),
+        (("--config", "/no/such.yaml"), 2, "--config /no/such.yaml: No such file"),
+        (("--data", "/no/such/folder"), 65, "/no/such/folder"),
+        (("--data", "s3://bucket/data"), 2, "s3://bucket/data"),
+        (("--run", f"{__file__}/run"), 2, __file__),
+    ],
+)
+def test_arguments(
+    arguments: tuple[str, ...], code: int, words: str, digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = ("--preset", "softmax", "--validation", "400", "--data", str(digits), "--run", str(run))
+    actual, message = refused("train", *given, *arguments)
+    assert actual == code
+    assert words in message
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_foreign_run_folder(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    given = ("--validation", "400", "--data", str(digits), "--run", str(tmp_path))
+    code, message = refused("train", *given)
+    assert code == 2
+    assert "holds 'thesis.tex' but no config.json" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_no_such_bucket(tmp_path: Path) -> None:
+    with GCSServer("other") as server:
+        code, message = refused(
+            "train",
+            *("--data", "gs://missing/data", "--run", str(tmp_path / "run")),
+            env={"STORAGE_EMULATOR_HOST": server.url},
+        )
+    assert code == 2
+    assert "no bucket 'missing'" in message
+
+
+def test_no_credentials(tmp_path: Path) -> None:
+    env = {
+        "GOOGLE_APPLICATION_CREDENTIALS": "",
+        "HOME": str(tmp_path),
+        "CLOUDSDK_CONFIG": str(tmp_path),
+        "NO_GCE_CHECK": "true",
+    }
+    code, message = refused("train", "--data", "gs://bucket/data", "--run", str(tmp_path), env=env)
+    assert code == 69
+    assert "credentials" in message
+
+
+def flip_a_bit(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+
+
+def drop_a_tensor(folder: Path, name: str) -> None:
+    rewrite(folder, name, lambda arrays: arrays.popitem())
+
+
+def change_a_shape(folder: Path, name: str) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        key = min(arrays)
+        arrays[key] = np.zeros((3, 3), np.float32)
+
+    rewrite(folder, name, change)
+
+
+def rewrite(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Make another checkpoint of a good one, with a digest that is right."""
+    old = checkpoint.decode((folder / name).read_bytes(), name)
+    arrays = dict(old.arrays)
+    change(arrays)
+    new = checkpoint.Checkpoint(old.step, arrays, old.config_digest, old.validations)
+    (folder / name).write_bytes(checkpoint.encode(new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (flip_a_bit, "damaged checkpoint"),
+        (drop_a_tensor, "is missing"),
+        (change_a_shape, "this model has"),
+    ],
+)
+def test_a_bad_checkpoint_falls_back_to_the_one_before(
+    damage: Callable[[Path, str], None], words: str, digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = (
+        *("train", "--preset", "softmax", "--validation", "400", "--steps", "60"),
+        *("--chunk-steps", "20", "--checkpoint-steps", "20", "--eval-epochs", "0"),
+        *("--data", str(digits), "--run", str(run)),
+    )
+    code, _, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    result = (run / "result.json").read_text()
+    weights = [line for line in result.splitlines() if "weights_sha256" in line]
+    (run / "result.json").unlink()
+    newest, before, *_ = checkpoint.steps(open_storage(str(run)))
+    damage(run / "checkpoints", f"step-{newest:08d}.safetensors")
+
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    warning = next(line for line in out.splitlines() if line.startswith("warning: "))
+    assert f"step-{newest:08d}.safetensors" in warning
+    assert words in warning
+    assert f"resuming at step {before}" in out
+    again = (run / "result.json").read_text()
+    assert [line for line in again.splitlines() if "weights_sha256" in line] == weights
+
+
+def test_no_good_checkpoint_where_one_is_required(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, err = processes.run(
+        *("train", "--preset", "softmax", "--validation", "400", "--steps", "20"),
+        *("--data", str(digits), "--run", str(run)),
+    )
+    assert (code, err) == (0, "")
+    flip_a_bit(run / "checkpoints", "step-00000020.safetensors")
+    code, message = refused("evaluate", "--run", str(run))
+    assert code == 65
+    assert "no usable checkpoint" in message
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    images = np.zeros((64, 4, 4), np.uint8)
+    images[:, 0, 0] = 255
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(idx.encode(images))
+        labels = (np.arange(64) % 4).astype(np.uint8)
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx.encode(labels))
+    run = tmp_path / "run"
+    code, message = refused(
+        *("train", "--preset", "mlp-65-65", "--optimizer", "sgd", "--learning-rate", "1e30"),
+        *("--validation", "0", "--batch-size", "16", "--steps", "40", "--chunk-steps", "2"),
+        *("--checkpoint-steps", "1", "--data", str(tmp_path), "--run", str(run)),
+    )
+    assert code == 2
+    assert "at step " in message
+    assert "lower learning_rate (1e+30)" in message
+    for step in checkpoint.steps(open_storage(str(run))):
+        data = (run / checkpoint.object_name(step)).read_bytes()
+        kept = checkpoint.decode(data, "kept")
+        assert all(np.isfinite(array).all() for array in kept.arrays.values())
+
+
+def test_an_unwritable_run_folder(digits: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o500)
+    code, message = refused("train", "--data", str(digits), "--run", str(tmp_path / "run"))
+    assert code == 2
+    assert str(tmp_path) in message

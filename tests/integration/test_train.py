@@ -1,0 +1,126 @@
+"""The main job on real input: whole runs in processes of their own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import processes
+from tests.gcs_server import GCSServer
+from trainer import checkpoint, idx, order
+from trainer.storage import open_storage
+
+SHORT = ("--validation", "400", "--steps", "60", "--chunk-steps", "20", "--checkpoint-steps", "20")
+
+
+def result(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return values
+
+
+def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", "--preset", "mlp-100", *SHORT, "--data", str(digits), "--run", str(run))
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"results in {run}/"
+    values = result(run)
+    assert 0.5 < values["test_accuracy"] <= 1
+    assert f"test accuracy {values['test_accuracy']:.2%}" in out
+    assert (values["steps"], values["workers"], values["preset"]) == (60, 1, "mlp-100")
+    assert values["epochs"] == pytest.approx(60 * 32 / 1600)
+    assert {"test_loss", "train_accuracy", "wall_seconds", "images_per_second"} <= values.keys()
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == [20, 40, 50, 60]
+    assert checkpoint.steps(open_storage(str(run))) == [60, 50, 20]
+
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"this run is finished: {run}\n")
+    assert result(run) == values
+
+    code, out, err = processes.run(*arguments, "--learning-rate", "0.01")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "learning_rate (0.001 there, 0.01 here)" in err
+
+    code, out, err = processes.run("evaluate", "--run", str(run), "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["accuracy"] == pytest.approx(values["test_accuracy"])
+    assert report["loss"] == pytest.approx(values["test_loss"], rel=1e-5)
+    assert np.sum(report["confusion"]) == 500
+
+
+def test_two_workers_see_the_samples_of_one_and_get_its_losses(
+    digits: Path, tmp_path: Path
+) -> None:
+    losses = {}
+    for workers in (1, 2):
+        run = tmp_path / str(workers)
+        code, _, err = processes.run(
+            *("train", "--preset", "mlp-100", "--workers", str(workers), "--validation", "0"),
+            *("--steps", "200", "--chunk-steps", "1", "--batch-size", "64", "--eval-epochs", "0"),
+            *("--checkpoint-steps", "200", "--data", str(digits), "--run", str(run)),
+        )
+        assert (code, err) == (0, "")
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        losses[workers] = [json.loads(line)["loss"] for line in lines]
+    assert len(losses[1]) == 200
+    np.testing.assert_allclose(losses[2], losses[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_step_takes_the_samples_of_the_order(workers: int, tmp_path: Path) -> None:
+    """Sample i lights pixel i alone, so a step moves the weights of its samples and no others."""
+    samples, batch, steps = 64, 8, 24
+    images = np.eye(samples, dtype=np.uint8).reshape(samples, 8, 8) * 255
+    labels = (np.arange(samples) % 10).astype(np.uint8)
+    for name, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
+        (tmp_path / name).write_bytes(idx.encode(array))
+        (tmp_path / name.replace("train", "t10k")).write_bytes(idx.encode(array))
+    run = tmp_path / "run"
+    code, _, err = processes.run(
+        *("train", "--preset", "softmax", "--workers", str(workers), "--validation", "0"),
+        *("--batch-size", str(batch), "--steps", str(steps), "--chunk-steps", "1", "--seed", "3"),
+        *("--checkpoint-steps", "1", "--keep-checkpoints", "100"),
+        *("--data", str(tmp_path), "--run", str(run)),
+    )
+    assert (code, err) == (0, "")
+    storage = open_storage(str(run))
+    expected = order.batches(3, samples, batch, 0, steps)
+    done = sorted(checkpoint.steps(storage))
+    before = np.zeros((samples, 10), np.float32)
+    first = 0
+    for step in done:
+        data = storage.read(checkpoint.object_name(step))
+        kernels = [
+            a for a in checkpoint.decode(data, "").arrays.values() if a.shape == before.shape
+        ]
+        moved = np.flatnonzero((kernels[0] != before).any(axis=1))
+        assert set(moved) == set(expected[first:step].ravel())
+        before, first = kernels[0], step
+    assert len(done) > steps // 4  # an upload on its way makes some steps share one
+
+
+def test_the_main_job_against_cloud_storage(digits: Path) -> None:
+    with GCSServer("training") as server:
+        env = {"STORAGE_EMULATOR_HOST": server.url}
+        uri = "gs://training"
+        for command in (
+            ("data", "put", "--from", str(digits), "--to", f"{uri}/data"),
+            (
+                *("train", "--preset", "cnn", "--workers", "2", *SHORT),
+                *("--data", f"{uri}/data", "--run", f"{uri}/runs/one"),
+            ),
+        ):
+            code, out, err = processes.run(*command, env=env)
+            assert (code, err) == (0, "")
+        assert out.splitlines()[-1] == f"results in {uri}/runs/one/"
+        values = json.loads(server.get("training", "runs/one/result.json", {}).data)
+        assert values["workers"] == 2
+        code, out, err = processes.run("evaluate", "--run", f"{uri}/runs/one", "--json", env=env)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["accuracy"] == pytest.approx(values["test_accuracy"])
