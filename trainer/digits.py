@@ -6,14 +6,18 @@ turned, slanted and traced by a pen of varying width. Then MNIST's own recipe fo
 (http://yann.lecun.com/exdb/mnist/): the ink is scaled to a box of 20x20 pixels, keeping its
 proportions, and its centre of mass is moved to the centre of 28x28.
 
-A small CNN (two strided 5x5 convolutions of 16 and 32, a dense layer of 128, batch norms,
-Adam, 4 epochs of batch 128) trained on 60,000 drawn digits alone reaches 95% on images of
-MNIST's training set. Drawing 60,000 takes 4 s on one core.
+Measured on the 10,000 images of MNIST's test set, which nothing here was tuned on: 96.8%,
+97.0% and 97.4% for seeds 2, 3 and 1, by a CNN trained on 60,000 drawn digits alone (two
+5x5 convolutions of stride 2 with 16 and 32 filters, a dense layer of 128, batch norm after
+each; Adam, cosine from 3e-3, batch 128, 4 epochs). The yardstick for the shapes and for the
+constants was the first 10,000 images of MNIST's training set (96.4% to 96.7% on those).
+Drawing 60,000 takes 3.2 s of one 2026 x86-64 core, 50 MB beside the images.
 
-The same seed gives the same bytes on every machine and with every numpy: random numbers come
-straight from Philox's raw stream, which numpy promises to keep (NEP 19), unlike that of
-Generator's methods, and all the arithmetic is elementwise +, -, *, /, sqrt and min on IEEE
-floats, which leaves nothing to the processor; so no sin, no exp, no matmul, no float sum.
+The same seed is to give the same bytes on every machine and with every numpy. So the random
+numbers come straight from Philox's raw stream, which numpy promises to keep, unlike that of
+Generator's methods (NEP 19), and floats are only ever added, subtracted, multiplied, divided,
+rooted and compared element by element, which IEEE 754 rounds in one way: no sin, no exp, no
+matmul, no float sum. Seen to hold on x86-64 for numpy 2.0 and 2.4, with and without AVX2.
 """
 
 from functools import cache
@@ -36,15 +40,17 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (2, "50,0 34,16 28,50 34,84 50,100 66,84 72,50 66,16 50,0"),
         (1, "70,10 60,22 86,45 72,85 45,100 18,80 14,40 36,6 60,0 72,12"),
         (1, "50,10 16,24 0,55 16,88 50,97 86,86 100,54 84,22 50,10"),
-        (1, "60,0 44,16 20,30 12,60 26,94 54,100 80,84 88,50 74,22 50,14 36,22"),
+        (2, "56,2 20,16 14,60 44,98 84,70 84,24 52,2"),
+        (1, "66,30 60,6 30,10 12,50 28,94 64,94 86,50 70,14 44,4"),
+        (1, "40,40 62,20 50,2 22,20 12,60 36,98 72,84 84,40 66,6 44,8"),
     ),
     (  # 1
         (14, "50,0 50,50 50,100"),
         (2, "52,0 48,50 52,100"),
         (2, "30,22 52,0 52,0 52,50 52,100"),
-        (1, "40,12 52,0 52,0 52,50 52,100"),
         (2, "30,22 52,0 52,0 52,50 52,100 | 28,100 52,100 78,99"),
         (1, "20,6 52,3 52,3 52,50 52,100 | 24,100 52,100 80,99"),
+        (1, "24,36 52,0 52,0 50,50 46,100"),
     ),
     (  # 2
         (4, "16,24 32,4 58,0 78,16 74,42 46,72 12,100 12,100 50,98 90,97"),
@@ -54,7 +60,10 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (2, "20,10 48,0 74,14 70,48 52,84 28,98 14,86 28,74 52,84 92,100"),
         (1, "36,36 20,28 26,6 56,0 76,20 66,56 40,84 14,98 14,98 50,94 90,98"),
         (1, "36,34 22,26 34,4 60,2 74,26 64,68 36,98 14,92 24,74 52,84 76,98"),
-        (1, "24,18 42,0 60,10 58,44 42,76 24,99 24,99 50,98 82,96"),
+        (1, "24,22 46,0 76,20 62,62 34,96 8,84 26,66 52,80 72,100 96,86"),
+        (1, "14,30 16,8 50,0 80,14 66,50 12,90 12,90 50,90 92,88"),
+        (1, "10,30 36,0 74,10 78,50 60,86 24,96 4,80 24,64 56,74 90,96"),
+        (1, "40,8 52,0 58,26 42,68 20,96 20,96 60,92 96,90"),
     ),
     (  # 3
         (3, "18,14 42,0 70,8 70,30 42,46 42,46 74,54 82,78 56,99 14,90"),
@@ -64,6 +73,8 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (1, "30,12 48,0 64,12 58,34 44,46 44,46 62,60 60,84 40,100 26,92"),
         (1, "22,16 44,0 66,14 60,36 46,46 62,54 72,72 56,92 28,98 8,86 20,76 40,84"),
         (1, "14,22 38,0 74,10 66,34 36,48 66,50 80,68 58,90 10,100"),
+        (1, "22,10 50,0 66,14 46,38 46,38 64,52 60,80 26,100"),
+        (1, "22,20 40,2 66,8 60,36 46,46 66,56 74,80 50,98 22,90 26,72 46,70"),
     ),
     (  # 4
         (3, "26,0 14,52 14,52 50,54 88,50 | 74,2 68,50 64,100"),
@@ -72,7 +83,6 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (2, "22,2 16,34 32,48 62,44 80,26 84,0 84,0 76,50 70,100"),
         (1, "80,4 50,22 22,44 22,44 50,52 80,46 | 84,2 76,50 66,100"),
         (1, "30,0 12,56 12,56 50,58 90,54 | 60,26 58,60 56,100"),
-        (1, "24,0 20,60 20,60 50,62 94,60 | 76,0 74,50 74,100"),
     ),
     (  # 5
         (3, "86,3 58,3 30,4 30,4 22,42 22,42 50,36 80,54 76,84 46,100 12,90"),
@@ -82,6 +92,9 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (1, "40,10 28,44 28,44 54,56 58,82 34,100 14,90 20,82 | 40,10 70,8 98,0"),
         (1, "80,4 32,4 32,4 30,40 30,40 60,32 84,50 80,84 52,100 24,92 16,78 28,74"),
         (1, "70,0 56,12 40,14 40,14 36,46 36,46 58,60 56,86 36,100 26,86"),
+        (1, "76,2 36,6 36,6 28,36 28,36 66,40 84,66 56,96 18,90 14,74 40,76"),
+        (1, "100,0 30,10 30,10 22,40 22,40 60,44 66,70 40,96 0,100"),
+        (1, "100,10 60,0 34,10 34,10 26,40 26,40 64,40 72,70 44,98 18,86 34,70"),
     ),
     (  # 6
         (3, "68,0 36,24 16,62 24,94 54,100 78,82 70,60 42,58 20,78"),
@@ -100,6 +113,12 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (1, "16,26 26,4 48,16 80,2 80,2 60,50 40,100 | 36,54 56,52 76,48"),
         (1, "24,10 52,2 70,10 70,40 60,70 54,100"),
         (1, "0,22 50,14 96,10 96,10 70,50 40,92"),
+        (2, "14,36 18,8 18,8 50,8 84,2 84,2 62,50 48,100"),
+        (1, "12,30 30,6 30,6 74,4 74,4 72,50 66,100"),
+        (2, "14,40 20,8 20,8 50,12 84,6 84,6 60,50 44,100"),
+        (1, "20,4 56,4 72,26 60,66 34,100"),
+        (1, "0,8 70,6 70,6 56,40 40,100 | 20,56 60,52 96,54"),
+        (1, "10,26 14,8 50,10 80,2 80,2 54,50 30,98 | 40,46 60,48 84,40"),
     ),
     (  # 8
         (3, "76,14 50,0 24,14 34,38 64,58 78,82 50,100 22,82 34,58 64,38 76,14"),
@@ -108,6 +127,12 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (2, "92,14 64,2 34,6 24,26 46,46 62,68 54,96 30,98 28,76 50,54 80,34 96,22"),
         (1, "30,6 36,34 64,62 62,92 42,100 32,84 48,58 72,30 70,6 48,0 30,8"),
         (1, "62,4 36,0 24,18 42,36 60,52 60,84 44,100 36,84 50,54 72,30 66,6"),
+        (1, "86,10 60,20 40,2 20,14 40,40 66,62 66,90 40,100 26,84 52,54 84,14"),
+        (1, "70,20 60,2 36,0 30,24 56,44 76,66 70,94 40,100 24,84 32,62 54,46"),
+        (1, "36,44 22,20 50,0 78,18 58,40 36,48 16,74 44,100 82,82 70,54 40,42"),
+        (1, "80,16 54,0 24,12 28,34 52,48 56,80 44,100 34,84 46,54 72,36 80,16"),
+        (1, "26,0 40,30 64,60 60,94 36,98 30,76 50,46 76,10 50,16 22,6"),
+        (1, "50,46 10,36 14,6 50,0 86,8 88,36 50,46 16,60 12,90 50,100 90,90 84,58 50,46"),
     ),
     (  # 9
         (3, "76,16 50,0 22,16 22,42 48,50 72,30 78,6 78,6 74,52 66,100"),
@@ -117,25 +142,30 @@ GLYPHS: tuple[tuple[tuple[int, str], ...], ...] = (
         (1, "70,10 48,0 36,18 46,36 64,28 70,10 70,10 62,56 50,100"),
         (1, "86,6 50,8 14,24 10,40 44,40 78,22 86,6 70,52 50,100"),
         (1, "76,14 44,0 18,18 26,44 58,40 74,20 78,50 68,86 44,100 20,88 30,76"),
+        (2, "74,2 40,12 20,38 44,46 74,6 74,6 62,54 50,100"),
+        (2, "68,6 44,4 28,24 36,40 60,34 76,8 76,8 60,50 36,100"),
+        (1, "60,6 30,14 24,36 46,44 76,28 80,6 80,6 74,60 72,100"),
+        (1, "78,20 50,0 14,12 2,40 14,66 44,72 70,50 78,20 78,20 80,60 86,100"),
+        (1, "84,14 56,4 28,24 34,44 62,36 70,34 60,64 40,100"),
     ),
 )
 
 SIDE = 28
 BOX = 20
 BLOCK = 500  # images drawn at a time; each block has its own random stream
-SAMPLES = 72  # dots of ink per image: at most a pixel apart along all but the longest shapes
+SAMPLES = 72  # dots of ink per image: on nearly all strokes at most a pixel apart
 
 # How much the drawings vary. (low, high) is uniform; a single number is a standard deviation.
-JITTER = 0.04  # of a point, in heights
+JITTER = 0.035  # of a point, in heights; two of these are added
 JITTER_OF_IMAGE = (0.3, 1.5)  # neat and untidy writers: a factor on JITTER
-BEND = 0.35  # of the coefficients of the second- and third-degree terms that bend the plane
-WIDTH = (0.6, 1.35)  # factor on the width
-TURN = 0.1  # radians
-SLANT, SLANT_MEAN = 0.22, 0.2  # pixels to the right per pixel upwards
-RADIUS = (0.9, 2.0)  # of the pen, in pixels
+BEND = 0.22  # of the coefficients of second- and third-degree terms in x and y
+WIDTH = (0.55, 1.55)  # factor on the width
+TURN = 0.1  # radians, nearly
+SLANT, SLANT_MEAN = 0.26, 0.2  # pixels to the right per pixel upwards
+RADIUS, RADIUS_RANGE = np.float32(0.9), np.float32(2.1)  # pixels; thin pens are frequent
 PRESSURE = 0.12  # relative change of the radius along the strokes
 EDGE = (0.8, 1.4)  # pixels over which ink fades to background
-GRAIN = 0.25  # range of the noise added to inked pixels, as a fraction of full ink
+GRAIN = (-0.125, 0.125)  # noise added to inked pixels, as a fraction of full ink
 BRIGHTNESS = (0.95, 1.1)  # of full ink
 
 
@@ -154,15 +184,16 @@ class _Random:
     def __init__(self, seed: int, block: int) -> None:
         self._bits = np.random.Philox(key=np.array([seed, block], np.uint64))
 
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Floats:
+    def uniform(self, bounds: tuple[float, float], *shape: int) -> Floats:
         """Uniform values in [low, high)."""
+        low, high = bounds
         raw = self._bits.random_raw(int(np.prod(shape))) >> np.uint64(40)
         unit = raw.astype(np.float32).reshape(shape) * np.float32(2**-24)
         return np.float32(low) + np.float32(high - low) * unit
 
-    def bell(self, *shape: int, deviation: float = 1.0) -> Floats:
+    def bell(self, deviation: float, *shape: int) -> Floats:
         """Sums of three uniform values: bell-shaped around 0, within three deviations."""
-        first, second, third = self.uniform(3, *shape, low=-deviation, high=deviation)
+        first, second, third = self.uniform((-deviation, deviation), 3, *shape)
         total: Floats = first + second + third
         return total
 
@@ -191,7 +222,8 @@ def draw(count: int, seed: int) -> tuple[Bytes, Bytes]:
 
 
 def _draw_block(random: _Random) -> tuple[Bytes, Bytes]:
-    labels = np.argsort(random.uniform(BLOCK // 10, 10), axis=1, kind="stable").reshape(BLOCK)
+    tens = random.uniform((0, 1), BLOCK // 10, 10)
+    labels = np.argsort(tens, axis=1, kind="stable").reshape(BLOCK)
     x, y = _bend(*_write(labels, random), random)
     return _centre(_ink(x, y, random)), labels.astype(np.uint8)
 
@@ -199,15 +231,15 @@ def _draw_block(random: _Random) -> tuple[Bytes, Bytes]:
 def _write(labels: Integers, random: _Random) -> tuple[Floats, Floats]:
     """Chooses and jitters shapes; returns the dots' x and y, each [SAMPLES, n], in heights."""
     shapes, n = _shapes(), len(labels)
-    choice = random.uniform(n)
+    choice = random.uniform((0, 1), n)
     shape = np.empty(n, np.int64)
     for digit, options in enumerate(shapes.of_digit):
         mine = labels == digit
         shape[mine] = options[(choice[mine] * np.float32(len(options))).astype(np.int64)]
-    jitter = random.bell(n, shapes.points.shape[1], 2, deviation=JITTER)
-    points = shapes.points[shape] + jitter * random.uniform(
-        n, 1, 1, low=JITTER_OF_IMAGE[0], high=JITTER_OF_IMAGE[1]
-    )
+    # Neighbours share half of their jitter, or every point would be a kink.
+    jitter = random.bell(JITTER, n, shapes.points.shape[1] + 1, 2)
+    jitter *= random.uniform(JITTER_OF_IMAGE, n, 1, 1)
+    points = shapes.points[shape] + jitter[:, 1:] + jitter[:, :-1]
     nearby, weight = shapes.nearby[shape], shapes.weight[shape, :, :, None]
     image = np.arange(n)[:, None]
     dots = points[image, nearby[:, :, 0]] * weight[:, :, 0]
@@ -219,29 +251,29 @@ def _write(labels: Integers, random: _Random) -> tuple[Floats, Floats]:
 def _bend(x: Floats, y: Floats, random: _Random) -> tuple[Floats, Floats]:
     """Bends, stretches, turns and slants the dots of each image, x and y being [SAMPLES, n]."""
     n = x.shape[1]
-    a = random.bell(10, n, deviation=BEND)
+    a = random.bell(BEND, 10, n)
     xx, xy, yy = x * x, x * y, y * y
     bent_x = x + a[0] * xx + a[1] * xy + a[2] * yy + 2 * (a[3] * xx * x + a[4] * yy * y)
     bent_y = y + a[5] * xx + a[6] * xy + a[7] * yy + 2 * (a[8] * xx * x + a[9] * yy * y)
-    bent_x *= random.uniform(n, low=WIDTH[0], high=WIDTH[1])
-    half = random.bell(n, deviation=TURN / 2)  # tangent of half the angle, in place of sin, cos
+    bent_x *= random.uniform(WIDTH, n)
+    half = random.bell(TURN / 2, n)  # tangent of half the angle, in place of sin, cos
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
     x, y = bent_x * cos - bent_y * sin, bent_x * sin + bent_y * cos
-    return x - (np.float32(SLANT_MEAN) + random.bell(n, deviation=SLANT)) * y, y
+    return x - (np.float32(SLANT_MEAN) + random.bell(SLANT, n)) * y, y
 
 
 def _ink(x: Floats, y: Floats, random: _Random) -> Bytes:
     """Traces dots, each [SAMPLES, n], with a pen; returns ink that fills boxes, [n, BOX, BOX]."""
     n = x.shape[1]
-    radius = random.uniform(n, low=RADIUS[0], high=RADIUS[1])
+    radius = RADIUS + RADIUS_RANGE * random.uniform((0, 1), n) * random.uniform((0, 1), n)
     left, right, top, bottom = x.min(axis=0), x.max(axis=0), y.min(axis=0), y.max(axis=0)
     scale = (np.float32(BOX - 0.6) - 2 * radius) / np.maximum(right - left, bottom - top)
     x = (x - (left + right) / 2) * scale + np.float32((BOX - 1) / 2)
     y = (y - (top + bottom) / 2) * scale + np.float32((BOX - 1) / 2)
 
     along = np.linspace(-1, 1, SAMPLES, dtype=np.float32)[:, None]
-    lighter = random.bell(n, deviation=PRESSURE) * along
-    lighter += random.bell(n, deviation=PRESSURE) * (along * along - np.float32(1 / 3))
+    lighter = random.bell(PRESSURE, n) * along
+    lighter += random.bell(PRESSURE, n) * (along * along - np.float32(1 / 3))
     # A lighter dot counts as farther away: a pixel's nearest dot is the one of least
     # distance**2 + radius**2 - dot_radius**2, which needs one root per pixel, not per dot.
     dot_radius = radius * np.clip(1 - lighter, np.float32(0.5), 1)
@@ -253,10 +285,10 @@ def _ink(x: Floats, y: Floats, random: _Random) -> Bytes:
     for dot in range(SAMPLES):
         np.minimum(nearest, down[dot, :, None] + across[dot], out=nearest)
 
-    ink = (radius - np.sqrt(nearest)) / random.uniform(n, low=EDGE[0], high=EDGE[1])
+    ink = (radius - np.sqrt(nearest)) / random.uniform(EDGE, n)
     ink += np.float32(0.5)
-    ink += (ink > 0) * random.uniform(BOX, BOX, n, low=-GRAIN / 2, high=GRAIN / 2)
-    ink *= random.uniform(n, low=BRIGHTNESS[0], high=BRIGHTNESS[1])
+    ink += (ink > 0) * random.uniform(GRAIN, BOX, BOX, n)
+    ink *= random.uniform(BRIGHTNESS, n)
     boxes: Bytes = (np.clip(ink, 0, 1) * 255).astype(np.uint8).transpose(2, 0, 1)
     return boxes
 
@@ -266,13 +298,10 @@ def _centre(boxes: Bytes) -> Bytes:
     pixel = np.arange(BOX)
     rows, columns = boxes.sum(axis=2, dtype=np.int64), boxes.sum(axis=1, dtype=np.int64)
     mass = rows.sum(axis=1)
-    top, left = (
-        np.clip(np.rint((SIDE - 1) / 2 - (line * pixel).sum(axis=1) / mass), 0, SIDE - BOX).astype(
-            np.int64
-        )[:, None]
-        + pixel
-        for line in (rows, columns)
-    )
+    corners = [
+        np.rint((SIDE - 1) / 2 - (line * pixel).sum(axis=1) / mass) for line in (rows, columns)
+    ]
+    top, left = np.clip(corners, 0, SIDE - BOX).astype(np.int64)[:, :, None] + pixel
     images = np.zeros((len(boxes), SIDE, SIDE), np.uint8)
     images[np.arange(len(boxes))[:, None, None], top[:, :, None], left[:, None, :]] = boxes
     return images
@@ -280,6 +309,7 @@ def _centre(boxes: Bytes) -> Bytes:
 
 @cache
 def _shapes() -> _Shapes:
+    """GLYPHS as arrays."""
     parsed = [_parse(strokes) for shapes in GLYPHS for _, strokes in shapes]
     points = np.zeros((len(parsed), max(len(p) for p, _ in parsed), 2), np.float32)
     nearby = np.empty((len(parsed), SAMPLES, 4), np.int64)
@@ -312,7 +342,11 @@ def _parse(strokes: str) -> tuple[npt.NDArray[np.float64], Integers]:
 
 
 def _spread_dots(points: npt.NDArray[np.float64], segments: Integers) -> tuple[Integers, Floats]:
-    """Spreads SAMPLES dots evenly over the strokes, on Catmull-Rom curves through the points."""
+    """Spreads SAMPLES dots evenly over the strokes, on Catmull-Rom curves through the points.
+
+    Returns the numbers and the weights of the four points that make each dot, [SAMPLES, 4]; the
+    weights are those of the cubic with slope (after - before) / 2 at both ends of a segment.
+    """
     step = points[segments[:, 2]] - points[segments[:, 1]]
     length = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1])
     end = np.cumsum(length)

@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine() -> None:
     # again and say in CHANGELOG that the embedded data changed. When this fails on one machine
     # or numpy only, an operation crept in whose rounding is not fixed by IEEE 754.
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    assert digest == "163296efb05c3cb43ffe9115abbc8aae08a4c8f7c06ff9e0bd5d7fd6543569cb"
+    assert digest == "f113d3c76fd6f63556ab2d786c45cda208e08e7690ded46f600d8c083bc245e4"
 
 
 def test_other_seeds_and_blocks_give_other_images(drawn: tuple[Bytes, Bytes]) -> None:
@@ -84,25 +84,29 @@ def test_ink_fills_a_box_of_20_centred_by_its_mass_as_in_mnist(
 
 def test_edges_are_grey_and_background_is_black(drawn: tuple[Bytes, Bytes]) -> None:
     images = drawn[0]
-    assert 0.75 < np.mean(images == 0) < 0.88  # MNIST: 0.81
-    assert 0.05 < np.mean((images > 0) & (images < 230)) < 0.2  # MNIST: 0.12
+    assert 0.78 < np.mean(images == 0) < 0.83  # MNIST's first 10,000: 0.81
+    assert 0.08 < np.mean((images > 0) & (images < 230)) < 0.13  # MNIST's: 0.10
 
 
 def test_a_linear_classifier_tells_the_classes_apart(drawn: tuple[Bytes, Bytes]) -> None:
     images, labels = drawn
     weights = fit_ridge(images[:2_000], labels[:2_000])
-    assert accuracy(weights, images[2_000:], labels[2_000:]) > 0.65
+    assert accuracy(weights, images[2_000:], labels[2_000:]) > 0.68  # 0.72
 
 
-@pytest.mark.skipif(not MNIST.is_dir(), reason="no MNIST: set MNIST_DIR")
+@pytest.mark.skipif(
+    not (MNIST / "t10k-images-idx3-ubyte.gz").is_file(), reason="no MNIST: set MNIST_DIR"
+)
 def test_what_is_learnt_from_drawn_digits_holds_for_real_ones(
     drawn: tuple[Bytes, Bytes],
 ) -> None:
-    name = MNIST / "t10k-images-idx3-ubyte.gz"
-    images = np.frombuffer(gzip.decompress(name.read_bytes()), np.uint8, offset=16)
-    name = MNIST / "t10k-labels-idx1-ubyte.gz"
-    labels = np.frombuffer(gzip.decompress(name.read_bytes()), np.uint8, offset=8)
-    assert accuracy(fit_ridge(*drawn), images.reshape(-1, 28, 28), labels) > 0.65
+    packed_images, packed_labels = (
+        (MNIST / f"t10k-{name}-ubyte.gz").read_bytes() for name in ("images-idx3", "labels-idx1")
+    )
+    images = np.frombuffer(gzip.decompress(packed_images), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress(packed_labels), np.uint8, offset=8)
+    # 0.746 was measured; one digit drawn as another costs 0.054 or more.
+    assert accuracy(fit_ridge(*drawn), images.reshape(-1, 28, 28), labels) > 0.71
 
 
 def flat(images: Bytes) -> npt.NDArray[np.float64]:
