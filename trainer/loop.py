@@ -150,7 +150,8 @@ class Loop:
             indices: of the images, int32 [n].
         """
         call = self.local_replicas * EVAL_CALL * EVAL_BATCH
-        parts = []
+        # A worker's share of a split smaller than the gang is empty.
+        parts = [np.empty((0, self._model.output_shape[-1]), np.float32)]
         for start in range(0, len(indices), call):
             part = indices[start : start + call]
             padded = np.pad(part, (0, call - len(part)))
