@@ -35,6 +35,13 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     assert 0 < rates[-1] < PEAK * 1e-4
 
 
+def test_a_step_has_the_rate_of_its_middle() -> None:
+    # So that a run of any length, also of one step, starts and ends alike.
+    assert learning_rates(config("cosine"), 1, 0, 1).tolist() == pytest.approx([PEAK / 2])
+    rates = learning_rates(config("cosine"), 7, 0, 7)
+    np.testing.assert_allclose(rates + rates[::-1], PEAK, rtol=1e-6)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 def test_no_step_jumps(schedule: str) -> None:
     # The steepest cosine falls by pi / 2 of its height over its length; one-cycle's shorter

@@ -1,0 +1,102 @@
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from trainer import progress
+
+FIGURES = {"step": 100, "loss": 0.51234, "accuracy": 0.875, "images_per_second": 123456.7}
+VALIDATED = {"step": 100, "validation_accuracy": 0.98765, "validation_loss": 0.0456}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def at(step: int, record: dict[str, Any] = FIGURES) -> dict[str, Any]:
+    return {**record, "step": step}
+
+
+def test_the_format_follows_the_setting_and_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind(log_format: str) -> str:
+        return type(progress.create(log_format)).__name__
+
+    assert [kind(f) for f in ("auto", "text", "json")] == ["TextReporter"] * 2 + ["JsonReporter"]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert [kind(f) for f in ("auto", "text", "json")] == [
+        "BarReporter",
+        "TextReporter",
+        "JsonReporter",
+    ]
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = progress.create("text")
+    reporter.say("softmax: 1000 steps", steps=1000)
+    reporter.warn("disk full")
+    reporter.step(FIGURES, 1000)
+    reporter.step(VALIDATED, 1000)
+    reporter.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "softmax: 1000 steps",
+        "warning: disk full",
+        "step    100/1000  loss 0.5123  accuracy 87.50%  123,457 images/s",
+        "step    100/1000  validation accuracy 98.77%  loss 0.0456",
+    ]
+
+
+def test_plain_lines_are_few_but_no_validation_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = progress.TextReporter(every=3600)
+    for step in range(10, 101, 10):
+        reporter.step(at(step), 100)
+        if step % 50 == 0:
+            reporter.step(at(step, VALIDATED), 100)
+    steps = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert steps == ["10/100", "50/100", "100/100", "100/100"]
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = progress.create("json")
+    reporter.say('a "quoted"\nmessage', steps=1000)
+    reporter.warn("disk full")
+    reporter.step(FIGURES, 1000)
+    reporter.close()
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"message": 'a "quoted"\nmessage', "steps": 1000},
+        {"warning": "disk full"},
+        {**FIGURES, "total_steps": 1000},
+    ]
+
+
+def test_the_bar_shows_lines_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    reporter = progress.create("auto")
+    reporter.say("[bold] is no markup here")
+    reporter.step(at(50), 100)
+    reporter.warn("disk full")
+    reporter.step(at(50, VALIDATED), 100)
+    reporter.step(at(100), 100)
+    reporter.close()
+    shown = screen.getvalue()
+    assert "[bold] is no markup here" in shown
+    assert "warning: disk full" in shown
+    assert "step     50/100  validation accuracy 98.77%" in shown
+    assert "loss 0.5123" in shown
+    assert "100%" in shown
+
+
+def test_only_rank_0_speaks_but_all_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    follower = progress.Follower(3)
+    follower.say("hello")
+    follower.step(FIGURES, 1000)
+    follower.warn("disk full")
+    follower.close()
+    assert capsys.readouterr().out == "warning: rank 3: disk full\n"
