@@ -1,0 +1,185 @@
+"""The straight line from configuration to result, in process, on a tiny real model."""
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer import checkpoint, metrics, order, run
+from trainer.cluster import ALONE
+from trainer.config import TrainConfig, parse
+from trainer.dataset import Dataset, Split
+from trainer.errors import ConfigError, StoppedError, UnavailableError
+from trainer.storage import LocalStorage, open_storage
+from trainer.train import Trainer, assemble, make_strategy
+
+RNG = np.random.default_rng(5)
+CENTRES = RNG.integers(0, 200, (4, 6, 6, 1))
+
+
+def split(images: int) -> Split:
+    labels = RNG.integers(0, 4, images).astype(np.int32)
+    noise = RNG.integers(0, 56, (images, 6, 6, 1))
+    wrong = RNG.random(images) < 0.2  # so that no accuracy is perfect
+    seen = np.where(wrong, RNG.integers(0, 4, images), labels)
+    return Split((CENTRES[seen] + noise).astype(np.uint8), labels)
+
+
+DATA = Dataset(train=split(130), validation=split(37), test=split(41), classes=4, sha256="0" * 64)
+SETTINGS: dict[str, Any] = {
+    "model": "tests.tiny:noisy",
+    "batch_size": 16,
+    "steps": 24,
+    "chunk_steps": 4,
+    "checkpoint_steps": 4,
+    "eval_epochs": 0.9,
+    "learning_rate": 1e-3,
+}
+
+
+class Listener:
+    """Keeps what a run says, and asks it to stop after some step."""
+
+    def __init__(self, stop: threading.Event, after: int | None = None) -> None:
+        self.warnings: list[str] = []
+        self._stop, self._after = stop, after
+
+    def say(self, message: str, **facts: Any) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        assert record["step"] <= total
+        if record["step"] == self._after:
+            self._stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+def train(folder: Path, *, stop_after: int | None = None, **settings: Any) -> dict[str, Any]:
+    config = parse({**SETTINGS, **settings})
+    return train_on(open_storage(str(folder)), config, stop_after)
+
+
+def train_on(storage: Any, config: TrainConfig, stop_after: int | None = None) -> dict[str, Any]:
+    stop = threading.Event()
+    listener = Listener(stop, stop_after)
+    digest = run.claim(storage, config, DATA.sha256)
+    return Trainer(config, ALONE, DATA, storage, digest, listener).train(stop, started=0.0)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics lines without what depends on time."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("train_seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
+    assert ends == [4, 7, 8, 12, 14, 16, 20, 21, 24]  # chunks, and validations every 7 steps
+    for end in (4, 7, 21):
+        folder = tmp_path / str(end)
+        with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
+            train(folder, stop_after=end)
+        assert checkpoint.steps(open_storage(str(folder)))[0] == end
+        result = train(folder)
+        assert result["weights_sha256"] == whole["weights_sha256"]
+        assert result["test_loss"] == whole["test_loss"]
+        assert records(folder) == records(tmp_path / "whole")
+
+
+def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
+    config = parse({**SETTINGS, "model": "tests.tiny:linear"})
+    result = train(tmp_path, model=config.model)
+    loop, names = assemble(config, DATA, make_strategy(ALONE))
+    digest = run.digest({**config.identity(), "data_sha256": DATA.sha256})
+    arrays = dict(zip(names, _flat(loop.initial_state()), strict=True))
+    last = checkpoint.load(open_storage(str(tmp_path)), 24, arrays, digest)
+    weights = {n.rpartition("/")[2]: last.arrays[n] for n in names if n.startswith("parameters/")}
+    out = DATA.test.images.reshape(41, -1) / 255 @ weights["kernel"] + weights["bias"]
+    assert result["test_accuracy"] == np.mean(out.argmax(axis=1) == DATA.test.labels)
+    by_hand = metrics.losses(out.astype(np.float32), DATA.test.labels).mean()
+    assert result["test_loss"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def _flat(state: Any) -> list[Any]:
+    return [*state.parameters, *(slot for slots in state.slots for slot in slots), *state.buffers]
+
+
+def test_keep_best_ends_with_the_weights_of_the_best_validation(tmp_path: Path) -> None:
+    # The learning rate is so high that the last weights are not the best ones.
+    settings: dict[str, Any] = {"learning_rate": 0.3, "steps": 60, "keep_checkpoints": 2}
+    result = train(tmp_path, keep_best=True, **settings)
+    validations = {
+        line["step"]: line["validation_accuracy"]
+        for line in records(tmp_path)
+        if "validation_accuracy" in line
+    }
+    best = max(validations, key=lambda step: (validations[step], -step))
+    assert best != 60
+    assert result["selected_step"] == best
+    assert result["validation_accuracy"] == validations[best]
+    last = train(tmp_path / "last", **settings)
+    assert result["weights_sha256"] != last["weights_sha256"]
+    assert set(checkpoint.steps(open_storage(str(tmp_path)))) >= {60, best}
+
+
+def test_early_stopping_ends_after_so_many_validations_without_a_better_one(
+    tmp_path: Path,
+) -> None:
+    result = train(tmp_path, early_stopping=2, steps=400, keep_best=True)
+    accuracies = [
+        line["validation_accuracy"] for line in records(tmp_path) if "validation_accuracy" in line
+    ]
+    assert result["steps"] < 400
+    assert max(accuracies) == accuracies[-3] > max(accuracies[-2:], default=0) - 1e-9
+    assert accuracies.index(max(accuracies)) == len(accuracies) - 3
+
+
+def test_a_store_that_fails_for_a_while_costs_a_warning_and_one_that_stays_down_the_run(
+    tmp_path: Path,
+) -> None:
+    class Failing(LocalStorage):
+        failures = 1
+
+        def create(self, name: str, data: bytes) -> bool:
+            if name.startswith(checkpoint.PREFIX) and self.failures:
+                self.failures -= 1
+                raise UnavailableError("store: out of reach")
+            return super().create(name, data)
+
+    config = parse(SETTINGS)
+    whole = train(tmp_path / "whole")
+    assert (
+        train_on(Failing(str(tmp_path / "a")), config)["weights_sha256"]
+        == (whole["weights_sha256"])
+    )
+    down = Failing(str(tmp_path / "b"))
+    down.failures = 10**6
+    with pytest.raises(UnavailableError, match="out of reach"):
+        train_on(down, config)
+    assert not (tmp_path / "b" / "result.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_stored(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at step \d+; lower learning_rate \(1e\+30\)"):
+        train(tmp_path, learning_rate=1e30, optimizer="sgd")
+    for step in checkpoint.steps(open_storage(str(tmp_path))):
+        data = (tmp_path / checkpoint.object_name(step)).read_bytes()
+        assert all(np.isfinite(a).all() for a in checkpoint.decode(data, "").arrays.values())
+
+
+def test_batches_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size: 131: more than the 130 training images"):
+        order.check_batch(131, len(DATA.train.labels), 1)
+    with pytest.raises(ConfigError, match="not divisible by the 3 workers' devices; give 15 or 18"):
+        order.check_batch(16, len(DATA.train.labels), 3)
