@@ -103,6 +103,7 @@ class Trainer:
                     saved = at.step
                 if chunk.stop or (self.loop.replicas == 1 and stop.is_set()):
                     self._commit(at, wait=True)
+                    self._meet()
                     raise StoppedError(
                         f"stopped at step {at.step} of {self.total}; "
                         "the same command goes on from there"
@@ -111,8 +112,17 @@ class Trainer:
             result = self._result(self._selected(at), at, started)
             if self.cluster.rank == 0:
                 self.storage.replace(run.RESULT, run.pretty(result))
-            self.loop.gather(np.zeros(1, np.int64))  # nobody leaves before the result is there
+            self._meet()
             return result
+
+    def _meet(self) -> None:
+        """Wait for the others before leaving: a worker that ends breaks a collective under way.
+
+        That includes this one, which some may have finished while others still fetch its
+        parts. All that it is for has happened by then, so a peer lost here is no loss.
+        """
+        with contextlib.suppress(*PEER_LOST):
+            self.loop.gather(np.zeros(1, np.int64))
 
     def _restore(self) -> Position:
         """Start from the checkpoint that rank 0 picks, the same on every worker."""

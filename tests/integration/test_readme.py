@@ -1,0 +1,87 @@
+"""Every command in README.md is run, on small data and with stand-ins for what is not here.
+
+Commands run one after another in one folder, with a few steps. The environment has few
+digits for MNIST, the virtual environment that runs the tests, a loopback server for
+Cloud Storage, and a program that only notes its arguments for docker.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.gcs_server import GCSServer
+from tests.processes import LIMIT, ROOT, environment
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+# These run everything else; that they exist and what they would do is checked.
+DRY = {"make test", "make check", "make presets"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that looks like a clone whose virtual environment is set up."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("Makefile", "Dockerfile", "trainer", "benchmarks", "requirements"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / ".venv" / "bin" / "python").chmod(0o755)
+    (folder / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    for stamp in ("trainer", "dev"):
+        (folder / ".venv" / stamp).touch()
+    (folder / "docker").write_text('#!/bin/sh\necho "$@" >> docker.log\n')
+    (folder / "docker").chmod(0o755)
+    model = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert model is not None
+    (folder / "mymodels.py").write_text(model[1])
+    return folder
+
+
+def test_every_command(project: Path, digits: Path) -> None:
+    assert len(COMMANDS) > 10
+    script = "set -e\n"
+    for command in COMMANDS:
+        dry = command.replace("make", "make -n", 1) if command in DRY else command
+        script += f"echo '$ {command}'\n{dry}\n"
+    with GCSServer("my-bucket") as server:
+        env = environment(
+            {
+                "MNIST_DIR": str(digits),
+                "STORAGE_EMULATOR_HOST": server.url,
+                "DOCKER": "./docker",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            }
+        )
+        # Flags of a user win over those of a preset, so they can be given to all runs alike.
+        script = re.sub(r"(trainer train (?!--help).*)", r"\1 --steps 30 --validation 400", script)
+        script = re.sub(
+            r"^make run(?: ARGS=\"(.*)\")?",
+            r'make run ARGS="--steps 30 --validation 400 \1"',
+            script,
+            flags=re.MULTILINE,
+        )
+        script = re.sub(r"(--from digits .*)", r"\1 --train-count 2000 --test-count 500", script)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=project,
+            env=env,
+            timeout=2 * LIMIT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
+        objects, _ = server.page("my-bucket", {"prefix": "runs/"})
+    trained = [c for c in COMMANDS if re.match(r"make run|python -m trainer train (?!--help)", c)]
+    assert done.stdout.count("results in ") == len(trained)
+    assert any(name.endswith("/result.json") for name, _ in objects)
+    log = (project / "docker.log").read_text()
+    assert "build --build-arg PYTHON_IMAGE=" in log
+    assert "train --preset cnn --data /bucket/data" in log
