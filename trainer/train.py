@@ -160,11 +160,14 @@ class Trainer:
         """Tell what is trained, and the batch arithmetic."""
         samples, batch = len(self.dataset.train.labels), self.config.batch_size
         self.reporter.say(
-            f"{self.config.preset}: {self.total} steps of {batch} images "
-            f"({samples / batch:,.1f} steps an epoch, {self.total * batch / samples:.2f} epochs), "
-            f"{self.loop.replicas} x {batch // self.loop.replicas} images a step on "
-            f"{self.cluster.workers} worker(s)",
+            f"{self.config.model or self.config.preset}: {self.total} steps in "
+            f"{self.total * batch / samples:.2f} epochs of {samples:,} images "
+            f"({samples / batch:,.1f} steps an epoch)",
             steps=self.total,
+        )
+        self.reporter.say(
+            f"batch: {batch} images a step = {self.loop.replicas} x "
+            f"{batch // self.loop.replicas}, workers: {self.cluster.workers}",
             batch_size=batch,
             replicas=self.loop.replicas,
             workers=self.cluster.workers,
