@@ -219,6 +219,7 @@ class Uploader:
         if self._thread is not None:
             self._thread.join()
         job()
+        self._error = None  # what failed before is stored now
 
     def _run(self, job: Callable[[], None]) -> None:
         try:
