@@ -118,11 +118,7 @@ def cnn(input_shape: Shape, classes: int) -> Any:
 
 
 def cnn_best(input_shape: Shape, classes: int) -> Any:
-    """Five convolutions, batch-normalised, on images warped at random; 161,000 weights.
-
-    With the preset's 30 epochs: 99.60% test accuracy on MNIST, 99.70% on the validation split
-    (seed 1, TensorFlow 2.21).
-    """
+    """Five convolutions, batch-normalised, on images warped at random; 166,000 weights."""
 
     def convolution(filters: int, size: int, **settings: Any) -> list[Any]:
         kernel = layers.Conv2D(filters, size, use_bias=False, **settings)
@@ -134,7 +130,7 @@ def cnn_best(input_shape: Shape, classes: int) -> Any:
         *convolution(24, 5, strides=2, padding="same"),
         *convolution(48, 3),
         *convolution(48, 3),
-        *convolution(96, 3, strides=2),
+        *convolution(96, 3, strides=2, padding="same"),
         *convolution(96, 3),
         layers.Flatten(),
         layers.Dropout(0.3),
