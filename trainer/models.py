@@ -60,18 +60,27 @@ def softmax(input_shape: Shape, classes: int) -> Any:
 
 
 def single_layer(input_shape: Shape, classes: int) -> Any:
-    """One dense layer with sigmoid outputs.
+    """One dense layer with sigmoid outputs."""
+    return _sequential(input_shape, layers.Flatten(), _sigmoid_outputs(classes))
+
+
+def mlp_100(input_shape: Shape, classes: int) -> Any:
+    """100 ReLU units and sigmoid outputs."""
+    hidden = layers.Dense(100, activation="relu")
+    return _sequential(input_shape, layers.Flatten(), hidden, _sigmoid_outputs(classes))
+
+
+def _sigmoid_outputs(classes: int) -> Any:
+    """Return an output layer whose classes each have a sigmoid of their own.
 
     Cross-entropy over outputs s_i that need not add up to 1 divides by their sum. With
     log s_i as logits, softmax cross-entropy is that same loss.
     """
-    return _sequential(
-        input_shape, layers.Flatten(), layers.Dense(classes, activation="log_sigmoid")
-    )
+    return layers.Dense(classes, activation="log_sigmoid")
 
 
 def linear_512_256_128(input_shape: Shape, classes: int) -> Any:
-    """Three hidden layers without activation, dropout before the output."""
+    """Three hidden layers without activation."""
 
     def dense(units: int) -> Any:
         return layers.Dense(
@@ -81,7 +90,7 @@ def linear_512_256_128(input_shape: Shape, classes: int) -> Any:
         )
 
     hidden = [dense(units) for units in (512, 256, 128)]
-    return _sequential(input_shape, layers.Flatten(), *hidden, layers.Dropout(0.5), dense(classes))
+    return _sequential(input_shape, layers.Flatten(), *hidden, dense(classes))
 
 
 def mlp(*units: int) -> Builder:
@@ -142,7 +151,7 @@ BUILDERS: dict[str, Builder] = {
     "softmax": softmax,
     "single-layer": single_layer,
     "linear-512-256-128": linear_512_256_128,
-    "mlp-100": mlp(100),
+    "mlp-100": mlp_100,
     "mlp-65-65": mlp(65, 65),
     "dnn-128-32": mlp(128, 32),
     "cnn": cnn,

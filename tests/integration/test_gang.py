@@ -20,7 +20,7 @@ KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
 
 def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...]:
     return (
-        *("train", "--preset", "linear-512-256-128", "--workers", str(workers)),
+        *("train", "--model", "tests.tiny:noisy", "--workers", str(workers)),
         *("--validation", "400", "--steps", str(steps), "--chunk-steps", "20"),
         *("--checkpoint-steps", "40", "--data", str(data), "--run", str(run)),
     )
