@@ -104,17 +104,16 @@ def mlp(*units: int) -> Builder:
 
 
 def cnn(input_shape: Shape, classes: int) -> Any:
-    """Two strided convolutions and a dense layer, batch-normalised; 80,000 weights.
+    """Two strided convolutions and a dense layer; 80,000 weights.
 
-    With the preset's two epochs: 99.10 to 99.26% test accuracy on MNIST over seeds 1 to 6, median
-    99.2% (TensorFlow 2.21, 2 cores of an AMD EPYC 9004). Without label smoothing the median was
-    99.1%.
+    With the preset's 1.8 epochs: 99.08 to 99.16% test accuracy on MNIST over seeds 1 to 6, median
+    99.1%, in 5 to 6 s of training, tracing included (TensorFlow 2.21, 2 cores of an AMD EPYC
+    9004). Batch norm after the first convolution too costs a quarter more time and gained
+    nothing on the validation split.
     """
     return _sequential(
         input_shape,
-        layers.Conv2D(16, 5, strides=2, use_bias=False),
-        layers.BatchNormalization(),
-        layers.ReLU(),
+        layers.Conv2D(16, 5, strides=2, activation="relu"),
         layers.Conv2D(32, 5, strides=2, use_bias=False),
         layers.BatchNormalization(),
         layers.ReLU(),
@@ -127,7 +126,12 @@ def cnn(input_shape: Shape, classes: int) -> Any:
 
 
 def cnn_best(input_shape: Shape, classes: int) -> Any:
-    """Five convolutions, batch-normalised, on images warped at random; 166,000 weights."""
+    """Five convolutions, batch-normalised, on images warped at random; 166,000 weights.
+
+    With the preset's 27 epochs over all 60,000 images: 99.60% test accuracy on MNIST with seed 1,
+    the only one measured (TensorFlow 2.21). That run took 869 s of training on 2 shared cores of
+    an AMD EPYC 9004; alone they train on about 3,000 images/s, which makes 540 s.
+    """
 
     def convolution(filters: int, size: int, **settings: Any) -> list[Any]:
         kernel = layers.Conv2D(filters, size, use_bias=False, **settings)

@@ -82,7 +82,7 @@ PRESETS: dict[str, Preset] = {
     "cnn": Preset(
         "small convolutional net, the shortest time to 99%",
         {
-            "epochs": 2,
+            "epochs": 1.8,
             "batch_size": 128,
             "schedule": "one-cycle",
             "learning_rate": 1e-2,
