@@ -43,7 +43,7 @@ docker-run: image  ## Train PRESET in one container, with ./bucket mounted as th
 
 ##@ Develop
 test: $(VENV)/dev  ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/dev  ## Format check, lint and types
 	$(BIN)/ruff format --check .
@@ -75,7 +75,7 @@ $(VENV)/trainer $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 to 3.13 found; give PYTHON=/path/to/python' >&2; exit 2; }
 	@echo 'installing TensorFlow and what else is needed into $(VENV) (about a minute, once)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 .PHONY: run presets image docker-run test check format lock clean help

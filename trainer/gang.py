@@ -10,6 +10,7 @@ None of the supervisors imports TensorFlow, so they answer at once whatever it d
 """
 
 import contextlib
+import secrets
 import signal
 import socket
 import tempfile
@@ -214,7 +215,8 @@ def _with_rank(message: str, cluster: Cluster) -> str:
 
 def _free_ports(count: int) -> int:
     """Return the first of ``count`` adjacent free ports below the range for outgoing calls."""
-    for first in range(20000 + time.time_ns() // 1_000_000 % 10000, 32768 - count):
+    # From a random one on, so that gangs started together do not pick the same.
+    for first in range(20000 + secrets.randbelow(10000), 32768 - count):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

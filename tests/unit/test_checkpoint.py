@@ -354,8 +354,10 @@ def fail() -> None:
     raise UnavailableError("disk full")
 
 
-def wait(uploader: Uploader) -> None:
-    uploader.finish(lambda: None)
+def wait() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "uploader":
+            thread.join()
 
 
 def test_one_upload_is_in_flight_at_most() -> None:
@@ -380,13 +382,13 @@ def test_an_error_is_told_and_the_next_upload_tried() -> None:
     told: list[str] = []
     uploader = Uploader(told.append)
     assert uploader.submit(fail)
-    wait(uploader)
+    wait()
     assert told == []  # nobody is told from another thread
     assert uploader.submit(lambda: None)
     assert told == ["disk full; trying again with the next checkpoint"]
-    wait(uploader)
+    wait()
     assert uploader.submit(lambda: None)
-    wait(uploader)
+    wait()
     assert len(told) == 1
 
 
@@ -409,5 +411,5 @@ def test_a_defect_in_an_upload_is_shown(monkeypatch: pytest.MonkeyPatch) -> None
 
     uploader = Uploader(print)
     assert uploader.submit(broken)
-    wait(uploader)
+    wait()
     assert shown == [ZeroDivisionError]
