@@ -121,7 +121,7 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             nearest known one.
     """
     try:
-        return TrainConfig.model_validate(dict(values))
+        config = TrainConfig.model_validate(dict(values))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = str(problem["loc"][0])
@@ -133,6 +133,15 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         rule = problem["msg"].removeprefix("Value error, ")
         meaning = TrainConfig.model_fields[field].description
         raise ConfigError(f"{field}: {problem['input']!r}: {rule} ({meaning})") from None
+    if (config.early_stopping or config.keep_best) and not (
+        config.validation and config.eval_epochs
+    ):
+        field = "early_stopping" if config.early_stopping else "keep_best"
+        raise ConfigError(
+            f"{field}: {getattr(config, field)}: needs validations, but validation is "
+            f"{config.validation} and eval_epochs {config.eval_epochs:g}; set both above 0"
+        )
+    return config
 
 
 def read_yaml(path: str) -> dict[str, Any]:

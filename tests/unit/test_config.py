@@ -6,7 +6,7 @@ import pytest
 
 from trainer import config
 from trainer.__main__ import main
-from trainer.config import PLACEMENT, TrainConfig
+from trainer.config import PLACEMENT, TrainConfig, parse
 from trainer.errors import ConfigError
 from trainer.presets import configure
 
@@ -235,3 +235,13 @@ def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixtu
     assert shown.out == ""
     assert shown.err.startswith("trainer: seed: 'many': Input should be a valid integer")
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", [{"validation": 0}, {"eval_epochs": 0}])
+@pytest.mark.parametrize("wanted", [{"early_stopping": 3}, {"keep_best": True}])
+def test_what_goes_by_validations_needs_them(
+    wanted: dict[str, Any], missing: dict[str, Any]
+) -> None:
+    parse(wanted)
+    with pytest.raises(ConfigError, match=r"needs validations, .* set both above 0"):
+        parse({**wanted, **missing})
