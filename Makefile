@@ -76,6 +76,6 @@ $(VENV)/trainer $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@echo 'installing TensorFlow and what else is needed into $(VENV) (about a minute, once)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
-	@touch $@
+	@touch $(VENV)/trainer $@  # the developer's packages include the trainer's
 
 .PHONY: run presets image docker-run test check format lock clean help
