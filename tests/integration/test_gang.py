@@ -56,7 +56,7 @@ def test_a_killed_worker_ends_the_gang_with_its_rank_and_signal(
     with processes.running(*job(digits, run, workers=2, steps=1_000_000)) as gang:
         processes.wait_until(lambda: (run / "metrics.jsonl").exists())
         os.kill(processes.workers(gang.pid)[1], signal.SIGKILL)
-        code, _, err = processes.finish(gang, limit=20)
+        code, _, err = processes.finish(gang, limit=60)
     assert code == 1
     assert err.startswith("trainer: rank 1: its worker was killed by SIGKILL")
     assert err.count("\n") == 1
@@ -71,7 +71,7 @@ def test_asked_to_stop_the_last_chunk_is_committed_and_the_next_run_goes_on(
     with processes.running(*arguments) as trainer:
         processes.wait_until(lambda: (run / "metrics.jsonl").exists())
         trainer.send_signal(signal.SIGTERM)
-        code, _, err = processes.finish(trainer, limit=40)
+        code, _, err = processes.finish(trainer, limit=90)
     assert code == 75
     assert err.count("\n") == 1
     stopped_at = int(err.partition("stopped at step ")[2].split()[0])
@@ -114,7 +114,7 @@ def test_no_process_outlives_the_gang(digits: Path, tmp_path: Path) -> None:
         processes.wait_until(lambda: (run / "metrics.jsonl").exists())
         below = processes.descendants(gang.pid)
         os.kill(gang.pid, signal.SIGKILL)
-        processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 40)
+        processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 90)
 
 
 def free_port() -> int:
