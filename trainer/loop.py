@@ -81,9 +81,10 @@ class Loop:
         self.generators = self._is_buffer.count(False)
         # With several replicas the collective stands between two compiled halves of a step.
         whole = xla and self.replicas == 1
-        compiled = {"jit_compile": True} if xla and not whole else None
         self._gradients = (
-            tf.function(self._gradients_of, **compiled) if compiled else self._gradients_of
+            tf.function(self._gradients_of, jit_compile=True)
+            if xla and not whole
+            else self._gradients_of
         )
         # On its own XLA always wins here: it makes one kernel of a dozen small operations.
         self._apply = self._apply_to if whole else tf.function(self._apply_to, jit_compile=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
@@ -35,7 +36,7 @@ def claim(storage: Storage, config: TrainConfig, data_sha256: str) -> str:
             files of something else.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
-    stored = pretty({**wanted, "data": config.data})
+    stored = pretty({**wanted, "data": _from_anywhere(config.data)})
     existing = read_config(storage)
     if existing is None:
         names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
@@ -113,6 +114,11 @@ def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
     return values
+
+
+def _from_anywhere(data: str) -> str:
+    """Return a URI that means the same in another working directory."""
+    return data if "://" in data else str(Path(data).expanduser().absolute())
 
 
 def _short(value: Any) -> str:

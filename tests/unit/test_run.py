@@ -176,3 +176,13 @@ def test_records_are_one_line_each(records: list[dict[str, Any]]) -> None:
     written = run.lines(records).decode()
     assert written.count("\n") == len(records)
     assert [json.loads(line) for line in written.splitlines()] == records
+
+
+@pytest.mark.parametrize("uri", ["data", "gs://bucket/data"])
+def test_the_data_are_found_from_another_working_directory(
+    uri: str, storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run.claim(storage, config(data=uri), DATA)
+    kept = (run.read_config(storage) or {})["data"]
+    assert kept == (str(tmp_path / "data") if uri == "data" else uri)
