@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from trainer.errors import DataError, UserError
-from trainer.storage import Storage
+from trainer.storage import ObjectNotFoundError, Storage
 
 PREFIX = "checkpoints/"
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
@@ -129,13 +129,15 @@ def steps(storage: Storage) -> list[int]:
 def commit(storage: Storage, checkpoint: Checkpoint) -> None:
     """Store a checkpoint unless a good one of its step is there."""
     name, data = object_name(checkpoint.step), encode(checkpoint)
-    if storage.create(name, data):
+    while not storage.create(name, data):
+        try:
+            load(storage, checkpoint.step, checkpoint.arrays, checkpoint.config_digest)
+        except ObjectNotFoundError:
+            continue  # pruned by another gang; a third may create it, which must not be replaced
+        except DataError:
+            # An object that restore passed over holds the name of the step done again.
+            storage.replace(name, data)
         return
-    try:
-        load(storage, checkpoint.step, checkpoint.arrays, checkpoint.config_digest)
-    except DataError:
-        # An object that restore passed over holds the name of the step done again.
-        storage.replace(name, data)
 
 
 def load(
@@ -168,9 +170,17 @@ def newest_good(
         config_digest: of the run's settings.
         warn: told of every checkpoint passed over.
     """
-    for step in steps(storage):
+    gone: set[int] = set()
+    listed = steps(storage)
+    while listed:
+        step = listed.pop(0)
         try:
             return load(storage, step, like, config_digest)
+        except ObjectNotFoundError:
+            # Another gang pruned it since, so it has committed a newer one. Going on to those
+            # before, which may be gone too, could end with none and start the run over.
+            gone.add(step)
+            listed = [step for step in steps(storage) if step not in gone]
         except DataError as error:
             warn(f"{error}; going back to the checkpoint before")
     return None
