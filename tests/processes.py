@@ -48,26 +48,63 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str
     return finish(start(*arguments, env=env))
 
 
-def descendants(pid: int) -> list[int]:
-    """Return all processes that this one started, and theirs, eldest first."""
+def children(pid: int) -> list[int]:
+    """Return the processes that this one started."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *descendants(int(child))]
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
     return found
 
 
-def workers(pid: int) -> list[int]:
-    """Return the processes below that run TensorFlow, or will, by rank."""
-    ranks: dict[int, int] = {}
-    for child in descendants(pid):
-        with contextlib.suppress(OSError):
-            env = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            if b"TRAINYARD_WORKER=1" in env:
-                rank = next(v for v in env if v.startswith(b"JOB_COMPLETION_INDEX="))
-                ranks[int(rank.partition(b"=")[2])] = child
-    return [ranks[rank] for rank in sorted(ranks)]
+def descendants(pid: int) -> list[int]:
+    """Return all processes that this one started, and theirs, eldest first."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def supervisors(pid: int) -> dict[int, int]:
+    """Return the supervisors below a local gang, by rank."""
+    return {_rank(child): child for child in children(pid)}
+
+
+def forkservers(pid: int) -> dict[int, int]:
+    """Return the processes below that fork workers, by rank."""
+    return {
+        _rank(child): child
+        for child in descendants(pid)
+        if b"TRAINYARD_WORKER=1" in _environment(child)
+        and b"TRAINYARD_WORKER=1" not in _environment(_parent(child))
+    }
+
+
+def workers(pid: int) -> dict[int, int]:
+    """Return the processes below that train, by rank."""
+    servers = forkservers(pid)
+    return {rank: child for rank in servers for child in children(servers[rank])}
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with."""
+    pairs = (value.decode().partition("=") for value in _environment(pid) if value)
+    return {name: value for name, _, value in pairs}
+
+
+def _rank(pid: int) -> int:
+    found = [v for v in _environment(pid) if v.startswith(b"JOB_COMPLETION_INDEX=")]
+    return int(found[0].partition(b"=")[2]) if found else 0
+
+
+def _environment(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def kill_all(pid: int) -> None:

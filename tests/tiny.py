@@ -1,4 +1,4 @@
-"""A model for ``--model``: small, with dropout and running statistics."""
+"""Models for ``--model``."""
 
 from typing import Any
 
@@ -25,3 +25,14 @@ def linear(input_shape: tuple[int, int, int], classes: int) -> Any:
     return keras.Sequential(
         [keras.Input(input_shape), layers.Flatten(), layers.Dense(classes, name="last")]
     )
+
+
+def broken(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return a model that fails when it is trained."""
+
+    class Failing(layers.Layer):  # type: ignore[misc]
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return inputs * (1 // (1 - training))
+
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(Failing()(inputs))))

@@ -1,5 +1,10 @@
 """Arguments and exit codes; what each command does is in the module of its name."""
 
+from trainer import process
+
+if __name__ == "__main__":
+    process.hold_signals()
+
 import argparse
 import contextlib
 import os
@@ -9,13 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, get_args
 
+from trainer import chaos, gang, presets, sources, supervisor, worker
 from trainer import cluster as clusters
-from trainer import dataset, gang, order, presets, process, progress, run, sources
 from trainer.config import TrainConfig, nearest, read_yaml
 from trainer.errors import ConfigError, UserError
-from trainer.storage import open_storage
-
-STARTED = "TRAINYARD_STARTED"  # when the whole gang began, seconds since the epoch
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parser().parse_args(arguments)
+        if options.run_command is not train:
+            process.default_signals()
         options.run_command(options, arguments)
     except UserError as error:
         message = " ".join(str(error).split())
@@ -47,56 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             sys.stderr.write(f"trainer: {message}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130  # as a shell counts SIGINT
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     return 0
 
 
 def train(options: argparse.Namespace, arguments: list[str]) -> None:
-    """Train: as a worker, as the supervisor of one, as a local gang, or alone."""
+    """Train: as a forkserver of workers, as the supervisor of one, or as a local gang."""
     flags = {
         name: value
         for name in TrainConfig.model_fields
         if (value := getattr(options, name)) is not None
     }
     config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
-    os.environ.setdefault(STARTED, repr(time.time()))
+    os.environ.setdefault(worker.STARTED, repr(time.time()))
     cluster = clusters.from_environment(os.environ)
-    if cluster is None and config.workers > 1:
+    if supervisor.WORKER in os.environ:
+        worker.serve(config, cluster or clusters.ALONE)
+    elif cluster is None and config.workers > 1:
         gang.run_gang(arguments, config, process.stop_event())
-    elif cluster is not None and gang.WORKER not in os.environ:
-        gang.supervise(arguments, config, cluster, process.stop_event())
     else:
-        _work(config, cluster or clusters.ALONE)
-
-
-def _work(config: TrainConfig, cluster: clusters.Cluster) -> None:
-    """Train in this process."""
-    stop = process.stop_event(last_resort=gang.GRACE)
-    leader = cluster.rank == 0
-    reporter = progress.create(config.log_format) if leader else progress.Follower(cluster.rank)
-    data = dataset.load(config.data, config.validation)
-    order.check_batch(config.batch_size, len(data.train.labels), cluster.workers)
-    storage = open_storage(run.uri(config))
-    config_digest = run.claim(storage, config, data.sha256)
-    result = run.read_result(storage)
-    if result is not None:
-        reporter.say(f"this run is finished: {storage.uri}")
-    else:
-        with contextlib.closing(reporter):
-            with _native_noise_dropped():
-                from trainer.train import Trainer
-
-                trainer = Trainer(config, cluster, data, storage, config_digest, reporter)
-            process.tell_parent(event="joined")
-            result = trainer.train(stop, float(os.environ[STARTED]))
-    reporter.say(
-        f"test accuracy {result['test_accuracy']:.2%}  loss {result['test_loss']:.4f}  "
-        f"{result['steps']} steps in {result['train_seconds']:.1f} s "
-        f"({result['images_per_second']:,.0f} images/s)",
-        **result,
-    )
-    reporter.say(f"results in {storage.uri}/")
+        supervisor.supervise(arguments, config, cluster or clusters.ALONE, process.stop_event())
 
 
 def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -107,6 +84,15 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
 
         report = evaluation.evaluate(options.run, options.data)
     sys.stdout.write(evaluation.as_json(report) if options.json else evaluation.as_text(report))
+
+
+def inject_faults(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Train under faults and tell what became of them."""
+    del arguments
+    given = {name: getattr(options, name) for name in ("preset", "model", "data")}
+    settings = {name: value for name, value in given.items() if value is not None}
+    settings |= {"steps": options.steps, "chunk_steps": options.chunk_steps}
+    chaos.chaos(settings, options.workers, options.faults, options.seed, as_json=options.json)
 
 
 def put(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -142,6 +128,7 @@ def _parser() -> Parser:
     evaluating.add_argument("--json", action="store_true", help="print JSON")
     evaluating.set_defaults(run_command=evaluate)
     _add_data(commands)
+    _add_chaos(commands)
     return parser
 
 
@@ -196,6 +183,32 @@ def _add_data(commands: Any) -> None:
     putting.set_defaults(run_command=put)
 
 
+def _add_chaos(commands: Any) -> None:
+    parser = commands.add_parser(
+        "chaos",
+        help="train under injected faults and compare the weights",
+        description="Train on this machine, first undisturbed, then while processes are killed, "
+        "frozen and stopped, ports are taken and the store fails; every run must end with the "
+        "same weights.",
+        allow_abbrev=False,
+    )
+    for name, value, text in (
+        ("--workers", 2, "worker processes in the gang"),
+        ("--faults", 100, "how many to inject"),
+        ("--seed", 7, "of the faults"),
+        ("--steps", 6000, "of each run"),
+        ("--chunk-steps", 20, "steps of a chunk, the most that a fault may cost"),
+    ):
+        parser.add_argument(
+            name, type=int, default=value, metavar="N", help=f"{text} (default: {value})"
+        )
+    parser.add_argument("--preset", metavar="TEXT", help="model to train (default: cnn)")
+    parser.add_argument("--model", metavar="TEXT", help="your own, package.module:function")
+    parser.add_argument("--data", metavar="URI", help="folder (default: digits are drawn)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run_command=inject_faults)
+
+
 def _settings(settings: Any) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items()) or "nothing"
 
@@ -234,7 +247,4 @@ def _native_noise_dropped() -> Iterator[None]:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    if gang.WORKER in os.environ:
-        # TensorFlow's servers wait for peers as they are taken down, perhaps for ever.
-        os._exit(code)
     sys.exit(code)

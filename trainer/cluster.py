@@ -5,9 +5,11 @@ The contract is that of a Kubernetes Indexed Job with a headless Service of the 
     JOB_COMPLETION_INDEX   rank of this worker, set by Kubernetes
     TRAINYARD_WORKERS      number of workers
     TRAINYARD_SERVICE      name of the Service; worker r answers at SERVICE-r.SERVICE
-    TRAINYARD_PORT         port every worker listens on, default 2222
+    TRAINYARD_PORT         port every worker listens on, default 2222; rank 0's supervisor
+                           listens on the next one
 
-With the service ``localhost`` all workers share one machine and rank r listens on port + r.
+With the service ``localhost`` all workers share one machine, rank r listens on port + r, and
+rank 0's supervisor on port + number of workers.
 """
 
 import json
@@ -28,11 +30,13 @@ class Cluster:
         rank: of this worker, from 0.
         addresses: host:port of each worker, by rank.
         local: whether all workers share this machine.
+        roll_call: host:port where rank 0's supervisor hears the others' (see rollcall.py).
     """
 
     rank: int
     addresses: tuple[str, ...]
     local: bool
+    roll_call: str = ""
 
     @property
     def workers(self) -> int:
@@ -73,7 +77,7 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
     workers = _number(env, "TRAINYARD_WORKERS", 1, 1024, "1")
     rank = _number(env, "JOB_COMPLETION_INDEX", 0, workers - 1)
     service = env.get("TRAINYARD_SERVICE", "")
-    last_port = 65535 - (workers - 1 if service == LOCAL else 0)
+    last_port = 65535 - (workers if service == LOCAL else 1)
     port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
     if workers == 1:
         return Cluster(0, (f"localhost:{port}",), local=True)
@@ -83,9 +87,11 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
         )
     if service == LOCAL:
         # An address and not the name, which may also resolve to one that nobody listens on.
-        return Cluster(rank, tuple(f"127.0.0.1:{port + r}" for r in range(workers)), local=True)
-    hosts = (f"{service}-{r}.{service}:{port}" for r in range(workers))
-    return Cluster(rank, tuple(hosts), local=False)
+        addresses = tuple(f"127.0.0.1:{port + r}" for r in range(workers))
+        return Cluster(rank, addresses, local=True, roll_call=f"127.0.0.1:{port + workers}")
+    hosts = [f"{service}-{r}.{service}" for r in range(workers)]
+    addresses = tuple(f"{host}:{port}" for host in hosts)
+    return Cluster(rank, addresses, local=False, roll_call=f"{hosts[0]}:{port + 1}")
 
 
 def _number(

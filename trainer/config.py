@@ -19,6 +19,7 @@ PLACEMENT = frozenset(
         "workers",
         "port",
         "peer_deadline",
+        "max_restarts",
         "chunk_steps",
         "checkpoint_steps",
         "keep_checkpoints",
@@ -83,9 +84,16 @@ class TrainConfig(BaseModel):
     )
     workers: int = Field(1, ge=1, le=1024, description="worker processes in the gang")
     port: int = Field(
-        0, ge=0, le=65535, description="rank r of a local gang listens on port + r; 0: free ones"
+        0,
+        ge=0,
+        le=65535,
+        description="rank r of a local gang listens on port + r, its roll call on the port after "
+        "the last; 0: free ones",
     )
     peer_deadline: float = Field(300.0, gt=0, description="time for all workers to meet, seconds")
+    max_restarts: int = Field(
+        5, ge=0, description="restarts in a row without a new checkpoint before giving up"
+    )
     chunk_steps: int = Field(
         100, ge=1, description="steps inside one graph call, between two looks at the outside"
     )

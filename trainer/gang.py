@@ -1,216 +1,162 @@
-"""Supervisors: one for the worker of one rank, and one for a gang on this machine.
+"""A gang on this machine: what an Indexed Job does for one in a cluster.
 
-    trainer train --workers 2          runs a gang: a supervisor for each rank
-      trainer train  (rank 0)          supervisor, as in a pod: waits for its peers' names,
-        trainer train  (worker)        runs the worker and says what became of it
-      trainer train  (rank 1)
-        ...
-
-None of the supervisors imports TensorFlow, so they answer at once whatever it does.
+trainer train --workers 2          starts a supervisor for each rank, and again if it is lost
+  trainer train  (rank 0)          supervisor, as in a pod
+    trainer train                  forkserver
+      worker
+  trainer train  (rank 1)
+    ...
 """
 
 import contextlib
+import queue
 import secrets
 import signal
 import socket
-import tempfile
+import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import cluster as clusters
-from trainer.cluster import Cluster
+from trainer import process
 from trainer.config import TrainConfig
-from trainer.errors import StoppedError, UnavailableError, UserError
-from trainer.process import Child
+from trainer.errors import StoppedError, UnavailableError
+from trainer.process import Child, Event
+from trainer.supervisor import GRACE, TICK, WorkerFailedError
 
-WORKER = "TRAINYARD_WORKER"  # tells a worker from its supervisor: both run the same arguments
-TICK = 0.05  # seconds between two looks at a child
-GRACE = 25.0  # seconds from the request to stop until a worker is killed
-LOST_GRACE = 10.0  # seconds for the others to notice that a worker is gone
+LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
 
 
-class WorkerFailedError(UserError):
-    """A worker ended with this exit code."""
+@dataclass
+class Rank:
+    """One rank's supervisor.
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
+    Attributes:
+        child: the process.
+        error: what it said last.
+        lost: how often in a row it was lost before a new step was committed.
+    """
+
+    child: Child
+    error: str | None = None
+    lost: int = 0
 
 
-def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
-    """Run all workers on this machine until they are done.
+class Gang:
+    """All supervisors of a gang on this machine.
 
     Args:
         arguments: of ``python -m trainer``, given to every worker.
         config: of the run.
-        stop: set when the run shall stop.
-
-    Raises:
-        WorkerFailedError: with the first cause, when one of them failed.
-        StoppedError: asked to stop.
+        log: file that takes what all of them write; None to share our output.
+        listen: called with a rank and what its processes tell.
     """
-    port = config.port or _free_ports(config.workers)
-    running = {
-        rank: Child(arguments, clusters.environment(rank, config.workers, port))
-        for rank in range(config.workers)
-    }
-    failures: list[tuple[int, str]] = []
-    kill_at = float("inf")
-    while running:
-        for rank, child in list(running.items()):
-            code = child.poll()
-            if code is not None:
-                del running[rank]
-                if code != 0:
-                    failures.append((code, child.error or f"rank {rank}: ended with code {code}"))
-        if (failures or stop.is_set()) and kill_at == float("inf"):
-            kill_at = time.monotonic() + (LOST_GRACE if failures else GRACE + 1)
-            for child in running.values():
-                child.stop()
-        if time.monotonic() > kill_at:
-            for child in running.values():
-                child.kill()
-        time.sleep(TICK)
-    if failures:
-        # Those who lost a peer tell of a consequence; the cause is what another one tells.
-        code, message = min(failures, key=lambda f: f[0] == StoppedError.exit_code)
-        raise WorkerFailedError(message, code if code > 0 else 1)
 
+    def __init__(
+        self,
+        arguments: list[str],
+        config: TrainConfig,
+        *,
+        log: Path | None = None,
+        listen: Callable[[int, Event], object] = lambda *_: None,
+    ) -> None:
+        self._arguments, self._config, self._log, self._listen = arguments, config, log, listen
+        self.port = config.port or _free_ports(config.workers + 1)
+        self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
+        self._failures: list[tuple[int, str]] = []
+        self._kill_at = float("inf")
+        self.ranks = {rank: Rank(self._start(rank)) for rank in range(config.workers)}
 
-def supervise(
-    arguments: list[str], config: TrainConfig, cluster: Cluster, stop: threading.Event
-) -> None:
-    """Run the worker of one rank until it is done.
+    def run(self, stop: threading.Event) -> None:
+        """Wait until all are done.
 
-    Args:
-        arguments: of ``python -m trainer``, given to the worker.
-        config: of the run.
-        cluster: the gang, as this rank sees it.
-        stop: set when the worker shall stop.
+        Args:
+            stop: set when the run shall stop.
 
-    Raises:
-        UnavailableError: peers were not there before the deadline, or the port is taken.
-        WorkerFailedError: the worker failed, with its own words.
-        StoppedError: asked to stop.
-    """
-    deadline = time.monotonic() + config.peer_deadline
-    _check_port(cluster)
-    _wait_for_names(cluster, config.peer_deadline, stop)
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
-        log = Path(folder) / "stderr"
-        worker = Child(arguments, {WORKER: "1"}, stderr=log)
+        Raises:
+            WorkerFailedError: with the first cause, when one of them failed.
+        """
         try:
-            code = _watch(worker, cluster, config.peer_deadline, deadline, stop)
+            while self.ranks:
+                self._look(stop)
+                with contextlib.suppress(queue.Empty):
+                    self._take(*self._events.get(timeout=TICK), stopping=stop.is_set())
         finally:
-            if worker.poll() is None:
-                worker.kill()
-        if code == 0:
+            for rank in self.ranks.values():
+                rank.child.kill()
+            if sys.stdout.isatty():
+                sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
+        if self._failures:
+            # Those who lost a peer tell of a consequence; the cause is what another one tells.
+            code, message = min(self._failures, key=lambda f: f[0] == StoppedError.exit_code)
+            raise WorkerFailedError(message, code if code > 0 else 1)
+
+    def kill(self) -> None:
+        """End everything now; ``run`` then returns or raises."""
+        self._kill_at = 0.0
+        for rank in list(self.ranks.values()):
+            rank.child.signal(signal.SIGKILL)
+
+    def _start(self, rank: int) -> Child:
+        env = clusters.environment(rank, self._config.workers, self.port)
+        started: list[Child] = []
+        tell = self._events.put
+        started.append(
+            Child(self._arguments, env, lambda e: tell((rank, started[0], e)), out=self._log)
+        )
+        return started[0]
+
+    def _look(self, stop: threading.Event) -> None:
+        process.reap_orphans({rank.child.process.pid for rank in self.ranks.values()})
+        if (self._failures or stop.is_set()) and self._kill_at == float("inf"):
+            self._kill_at = time.monotonic() + (LOST_GRACE if self._failures else GRACE + 1)
+            for rank in self.ranks.values():
+                rank.child.say("stop")
+        if time.monotonic() > self._kill_at:
+            for rank in self.ranks.values():
+                rank.child.signal(signal.SIGKILL)
+
+    def _take(self, number: int, child: Child, event: Event, *, stopping: bool) -> None:
+        rank = self.ranks.get(number)
+        if rank is None or rank.child is not child:
             return
-        if worker.error is not None:
-            raise WorkerFailedError(_with_rank(worker.error, cluster), code)
-        raise WorkerFailedError(_epitaph(cluster, code, log), 1)
-
-
-def _watch(
-    worker: Child, cluster: Cluster, seconds: float, deadline: float, stop: threading.Event
-) -> int:
-    """Wait for the worker's end and return its exit code."""
-    kill_at = float("inf")
-    while (code := worker.poll()) is None:
-        now = time.monotonic()
-        if stop.is_set() and kill_at == float("inf"):
-            worker.stop()
-            kill_at = now + GRACE if worker.joined else now
-        if now > kill_at:
-            raise StoppedError(f"rank {cluster.rank}: stopped")
-        if not worker.joined and now > deadline:
-            raise UnavailableError(_missing(cluster, seconds))
-        time.sleep(TICK)
-    return code
-
-
-def _missing(cluster: Cluster, seconds: float) -> str:
-    missing = [
-        f"rank {rank} ({address})"
-        for rank, address in enumerate(cluster.addresses)
-        if rank != cluster.rank and not _answers(address)
-    ]
-    who = ", ".join(missing) or "some rank that answers but did not join"
-    return (
-        f"rank {cluster.rank}: the gang of {cluster.workers} did not meet within {seconds:g} s: "
-        f"missing {who}; see what became of it, or raise --peer-deadline"
-    )
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return True
-    return False
-
-
-def _check_port(cluster: Cluster) -> None:
-    """Check that this rank's port is free: a worker that cannot listen leaves its peers waiting.
-
-    Raises:
-        UnavailableError: it is not.
-    """
-    if cluster.workers == 1:
-        return
-    host, _, port = cluster.addresses[cluster.rank].rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host if cluster.local else "", int(port)))
-        except OSError as error:
-            raise UnavailableError(
-                f"rank {cluster.rank}: port {port} cannot be listened on ({error.strerror}); "
-                "free it or give another --port"
-            ) from None
-
-
-def _wait_for_names(cluster: Cluster, seconds: float, stop: threading.Event) -> None:
-    """Wait until every peer's name resolves: a headless Service's names lag its pods.
-
-    Raises:
-        UnavailableError: some do not before the deadline.
-        StoppedError: asked to stop.
-    """
-    deadline = time.monotonic() + seconds
-    waiting = dict(enumerate(cluster.addresses)) if cluster.workers > 1 else {}
-    while True:
-        for rank, address in list(waiting.items()):
-            with contextlib.suppress(OSError):
-                socket.getaddrinfo(address.rpartition(":")[0], None)
-                del waiting[rank]
-        if not waiting:
+        self._listen(number, event)
+        rank.error = event.get("error", rank.error)
+        if event.get("event") == "committed":
+            for each in self.ranks.values():
+                each.lost = 0
+        if event.get("event") != "exit":
             return
-        if stop.is_set():
-            raise StoppedError(f"rank {cluster.rank}: stopped while waiting for its peers")
-        if time.monotonic() > deadline:
-            names = ", ".join(f"rank {rank} ({address})" for rank, address in waiting.items())
-            raise UnavailableError(
-                f"rank {cluster.rank}: no address within {seconds:g} s for {names}; "
-                "see whether those pods run and the headless Service exists"
-            )
-        time.sleep(0.5)
+        code = event["code"]
+        asked_alone = code == StoppedError.exit_code and "stopped" in (rank.error or "")
+        rank.lost += 1
+        if (
+            (code < 0 or asked_alone)
+            and self._kill_at == float("inf")
+            and not stopping
+            and not self._failures
+            and rank.lost <= self._config.max_restarts
+        ):
+            # As a Job replaces a lost pod.
+            rank.child.close()
+            rank.child, rank.error = self._start(number), None
+            return
+        del self.ranks[number]
+        if code != 0:
+            self._failures.append((code, rank.error or _epitaph(number, code)))
 
 
-def _epitaph(cluster: Cluster, code: int, log: Path) -> str:
-    """Say how a worker ended that said nothing itself."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
-        return f"rank {cluster.rank}: its worker was killed by {name}{hint}; run again to resume"
-    lines = log.read_text(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "it wrote nothing"
-    return f"rank {cluster.rank}: its worker ended with code {code}: {last}"
+def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
+    """Run all workers on this machine until they are done; see ``Gang``."""
+    Gang(arguments, config).run(stop)
 
 
-def _with_rank(message: str, cluster: Cluster) -> str:
-    tagged = message.startswith("rank ") or cluster.workers == 1
-    return message if tagged else f"rank {cluster.rank}: {message}"
+def _epitaph(rank: int, code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"rank {rank}: its supervisor {how}; run again to resume"
 
 
 def _free_ports(count: int) -> int:

@@ -1,24 +1,28 @@
-"""A child process with a way to tell it to stop, and for it to tell what happened.
+"""Child processes with a way to tell them what to do, and for them to tell what happened.
 
-Both ways are pipes: TensorFlow takes SIGTERM for itself, but no pipe. The child's standard
-input says "stop" when it closes, which it also does when the parent dies, so that no worker
-outlives its supervisor. The child writes JSON lines to the pipe named in TRAINYARD_STATUS_FD.
+Both ways are pipes: TensorFlow takes SIGTERM for itself, but no pipe. A child reads words from
+its standard input, one a line; the end of that input says that the parent is gone. It writes
+JSON lines to the pipe named in TRAINYARD_STATUS_FD.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.errors import StoppedError
 
 STATUS_FD = "TRAINYARD_STATUS_FD"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+
+Event = dict[str, Any]
 
 
 class Child:
@@ -27,18 +31,28 @@ class Child:
     Args:
         arguments: what follows ``python -m trainer``.
         env: variables besides those of this process.
-        stderr: file that takes its standard error; None to share ours.
+        tell: called with every event of the child, from a thread of its own; the last one is
+            ``{"event": "exit", "code": its exit code, negative for a signal}``.
+        out: file that takes what it writes; None to share our output.
+        stderr: file that takes its standard error alone.
     """
 
     def __init__(
-        self, arguments: list[str], env: Mapping[str, str], stderr: Path | None = None
+        self,
+        arguments: list[str],
+        env: Mapping[str, str],
+        tell: Callable[[Event], object],
+        out: Path | None = None,
+        stderr: Path | None = None,
     ) -> None:
         reading, writing = os.pipe()
-        log: BinaryIO | None = stderr.open("wb") if stderr else None
+        path = stderr or out
+        log: BinaryIO | None = path.open("ab") if path else None
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "trainer", *arguments],
                 stdin=subprocess.PIPE,
+                stdout=log if out else None,
                 stderr=log,
                 env={**os.environ, **env, STATUS_FD: str(writing)},
                 pass_fds=[writing],
@@ -48,34 +62,38 @@ class Child:
             os.close(writing)
             if log:
                 log.close()
-        self.joined = False
-        self.error: str | None = None
-        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
-        self._reader.start()
+        self._tell = tell
+        threading.Thread(target=self._read, args=(reading,), daemon=True).start()
 
-    def poll(self) -> int | None:
-        """Return the exit code, negative for a signal, or None while it runs."""
-        code = self.process.poll()
-        if code is not None:
-            self._reader.join(timeout=5)  # its last words are in the pipe
-        return code
+    def say(self, word: str) -> None:
+        """Write one line to its standard input."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone, or frozen with its pipe full
+            os.write(self.process.stdin.fileno(), f"{word}\n".encode())
 
-    def stop(self) -> None:
-        """Ask it to stop at the end of its chunk of steps."""
-        if self.process.stdin and not self.process.stdin.closed:
-            self.process.stdin.close()
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it now."""
-        self.process.kill()
+        """End it and all that it started, now."""
+        self.signal(signal.SIGKILL)
         self.process.wait()
+
+    def close(self) -> None:
+        """Close our end of its standard input; what still reads there knows that we are gone."""
+        if self.process.stdin:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as pipe:
             for line in pipe:
-                event = json.loads(line)
-                self.joined = self.joined or event.get("event") == "joined"
-                self.error = event.get("error", self.error)
+                # A process killed while it writes leaves part of a line.
+                with contextlib.suppress(ValueError):
+                    self._tell(json.loads(line))
+        self._tell({"event": "exit", "code": self.process.wait()})
 
 
 def tell_parent(**event: Any) -> bool:
@@ -89,37 +107,67 @@ def tell_parent(**event: Any) -> bool:
     return True
 
 
-def stop_event(last_resort: float | None = None) -> threading.Event:
+def words() -> Iterator[str]:
+    """Yield what the parent says, until it is gone."""
+    # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
+    rest = b""
+    while data := os.read(0, 4096):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.decode() for line in lines)
+
+
+def hold_signals() -> None:
+    """Keep requests to stop waiting until ``stop_event`` or ``default_signals`` takes them.
+
+    Called before anything is imported: the first process of a container ignores every signal
+    that it has no handler for, and imports take a while.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def default_signals() -> None:
+    """Let requests to stop end the process, as is usual."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def stop_event() -> threading.Event:
     """Return an event that is set when this process is asked to stop.
 
-    A child listens to its standard input, which TensorFlow leaves alone; others to SIGTERM and
-    Ctrl-C. A second signal ends the process at once.
-
-    Args:
-        last_resort: end the process, whatever it does, this many seconds after its standard
-            input closed: when its parent died there is nobody else to do so.
+    SIGTERM, Ctrl-C and the end of the terminal ask, and so does the end of a parent that started
+    this process as its ``Child``. A second request ends the process at once.
     """
     event = threading.Event()
     if STATUS_FD in os.environ:
-        threading.Thread(target=_wait_for_eof, args=(event, last_resort), daemon=True).start()
+
+        def listen() -> None:
+            next(words(), None)
+            event.set()
+
+        threading.Thread(target=listen, daemon=True).start()
 
     def handler(number: int, frame: object) -> None:
-        del frame
+        del number, frame
         if event.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            os._exit(StoppedError.exit_code)
         event.set()
 
-    signal.signal(signal.SIGTERM, handler)
-    signal.signal(signal.SIGINT, handler)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, handler)
+    default_signals()
     return event
 
 
-def _wait_for_eof(event: threading.Event, last_resort: float | None) -> None:
-    # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
-    while os.read(0, 1):
-        pass
-    event.set()
-    if last_resort is not None:
-        time.sleep(last_resort)
-        os._exit(StoppedError.exit_code)
+def pass_signals(to: Callable[[int], object]) -> None:
+    """Hand on what an init gets and does not use itself."""
+    for number in PASSED_SIGNALS:
+        signal.signal(number, lambda number, _: to(number))
+
+
+def reap_orphans(known: Collection[int]) -> None:
+    """Take the exit codes of adopted processes, as an init must, but not those of ``known``."""
+    with contextlib.suppress(ChildProcessError):
+        while info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if info.si_pid in known:
+                return
+            os.waitpid(info.si_pid, os.WNOHANG)

@@ -80,17 +80,34 @@ def read_result(storage: Storage) -> dict[str, Any] | None:
     return _read_object(storage, RESULT)
 
 
+def rank_metrics(rank: int) -> str:
+    """Return the name of the metrics that one rank stored when it lost a peer."""
+    return f"metrics-rank-{rank}.jsonl"
+
+
 def read_metrics(storage: Storage, until: int) -> list[dict[str, Any]]:
-    """Return the metrics lines of steps up to ``until``; those after are done again."""
+    """Return the metrics lines of steps up to ``until``; those after are done again.
+
+    Where rank 0 died, the lines that it had not stored come from another rank.
+    """
+    records = _read_lines(storage, METRICS, until)
+    last = records[-1]["step"] if records else 0
+    others = [entry.name for entry in storage.list("metrics-rank-")] if last < until else []
+    tails = (_read_lines(storage, name, until) for name in others)
+    missing = ([line for line in tail if line["step"] > last] for tail in tails)
+    return records + max(missing, key=len, default=[])
+
+
+def _read_lines(storage: Storage, name: str, until: int) -> list[dict[str, Any]]:
     try:
-        text = storage.read(METRICS).decode()
+        text = storage.read(name).decode()
         lines = [json.loads(line) for line in text.splitlines()]
         return [line for line in lines if line["step"] <= until]
     except ObjectNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
         raise DataError(
-            f"{storage.uri}/{METRICS}: damaged: must be one JSON object a line; delete it"
+            f"{storage.uri}/{name}: damaged: must be one JSON object a line; delete it"
         ) from None
 
 

@@ -1,12 +1,11 @@
 """One training run, from its configuration to its result."""
 
-import contextlib
 import hashlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from trainer.dataset import Dataset, Split
 from trainer.errors import ConfigError, StoppedError, UnavailableError
 from trainer.loop import ChunkResult, Loop, State
 from trainer.metrics import Score
+from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.storage import Storage
 
@@ -47,6 +47,15 @@ class Position:
     validations: list[tuple[int, float]]
     records: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The end of a finished chunk: its checkpoint, and how many of the records belong to it."""
+
+    checkpoint: Checkpoint
+    records: list[dict[str, Any]]
+    count: int
 
 
 class Trainer:
@@ -76,53 +85,103 @@ class Trainer:
             else 0
         )
         self.uploader = checkpoint.Uploader(reporter.warn)
+        self._finished: Snapshot | None = None
+        self._rescuing = threading.Lock()
 
-    def train(self, stop: threading.Event, started: float) -> dict[str, Any]:
+    def train(self, stop: threading.Event, started: float, *, first: bool = True) -> dict[str, Any]:
         """Train from the newest checkpoint to the end and return the result.
 
         Args:
             stop: set when the run shall stop at the end of a chunk.
             started: when the run began, seconds since the epoch.
+            first: whether nobody has told yet what is trained.
 
         Raises:
             StoppedError: asked to stop, or a peer was lost.
             ConfigError: the loss became NaN or infinite.
             UnavailableError: the result could not be stored.
         """
-        with peers(self.cluster):
-            at = self._restore()
-            self._announce(at)
-            saved = at.step
-            while at.step < self.total and not self._enough(at):
-                chunk = self._advance(at, stop)
-                better = self._validate(at) if self._is_validation(at.step) else False
-                if better and self.config.keep_best:
-                    self._commit(at, wait=True)
-                    saved = at.step
-                elif at.step - saved >= self.config.checkpoint_steps and self._commit(at):
-                    saved = at.step
-                if chunk.stop or (self.loop.replicas == 1 and stop.is_set()):
-                    self._commit(at, wait=True)
-                    self._meet()
-                    raise StoppedError(
-                        f"stopped at step {at.step} of {self.total}; "
-                        "the same command goes on from there"
-                    )
-            self._commit(at, wait=True)
-            result = self._result(self._selected(at), at, started)
-            if self.cluster.rank == 0:
-                self.storage.replace(run.RESULT, run.pretty(result))
-            self._meet()
-            return result
+        try:
+            return self._train(stop, started, first)
+        except PEER_LOST as error:
+            if self.cluster.workers == 1:
+                raise
+            step = self.rescue()
+            raise StoppedError(
+                f"rank {self.cluster.rank} lost a peer ({type(error).__name__}) "
+                + (f"after step {step}" if step is not None else "before its first chunk")
+                + "; the same command goes on from there"
+            ) from None
 
-    def _meet(self) -> None:
+    def _train(self, stop: threading.Event, started: float, first: bool) -> dict[str, Any]:
+        at = self._restore()
+        self._announce(at, first)
+        saved = at.step
+        while at.step < self.total and not self._enough(at):
+            chunk = self._advance(at, stop)
+            better = self._validate(at) if self._is_validation(at.step) else False
+            self._finish_chunk(at)
+            if better and self.config.keep_best:
+                self._commit(wait=True)
+                saved = at.step
+            elif at.step - saved >= self.config.checkpoint_steps and self._commit():
+                saved = at.step
+            if chunk.stop or (self.loop.replicas == 1 and stop.is_set()):
+                self._commit(wait=True)
+                self._meet()
+                raise StoppedError(
+                    f"stopped at step {at.step} of {self.total}; "
+                    "the same command goes on from there"
+                )
+        self._commit(wait=True)
+        result = self._result(self._selected(at), at, started)
+        if self.cluster.rank == 0:
+            self.storage.replace(run.RESULT, run.pretty(result))
+        if not self._meet() and run.read_result(self.storage) is None:
+            raise StoppedError(f"rank {self.cluster.rank} lost a peer before the result was stored")
+        return result
+
+    @property
+    def finished_step(self) -> int | None:
+        """The step at the end of the last chunk finished in this attempt, if there is one."""
+        return self._finished.checkpoint.step if self._finished else None
+
+    def rescue(self) -> int | None:
+        """Commit the last finished chunk unless it is stored, from any thread.
+
+        Its bytes are the same on every worker, so it does not matter which of them do this. The
+        metrics go into an object of this rank's own: another worker may be ahead of it.
+
+        Returns:
+            The chunk's last step, or None if no chunk was finished.
+        """
+        with self._rescuing:
+            kept = self._finished
+            if kept is None:
+                return None
+            step = kept.checkpoint.step
+            check_finite(kept.checkpoint.arrays, step, self.config, self.storage)
+            if step not in checkpoint.steps(self.storage):
+                records = run.lines(kept.records[: kept.count])
+                self.storage.replace(run.rank_metrics(self.cluster.rank), records)
+                checkpoint.commit(self.storage, kept.checkpoint)
+            tell_parent(event="committed", step=step)
+            return step
+
+    def _meet(self) -> bool:
         """Wait for the others before leaving: a worker that ends breaks a collective under way.
 
         That includes this one, which some may have finished while others still fetch its
-        parts. All that it is for has happened by then, so a peer lost here is no loss.
+        parts, so a peer lost here need not be a loss.
+
+        Returns:
+            Whether all came.
         """
-        with contextlib.suppress(*PEER_LOST):
+        try:
             self.loop.gather(np.zeros(1, np.int64))
+        except PEER_LOST:
+            return False
+        return True
 
     def _restore(self) -> Position:
         """Start from the checkpoint that rank 0 picks, the same on every worker."""
@@ -138,7 +197,8 @@ class Trainer:
             found = checkpoint.load(self.storage, step, like, self.config_digest)
         state = unnamed(found.arrays, fresh, self.names) if found else fresh
         self._agree(state)
-        records = run.read_metrics(self.storage, step) if self.cluster.rank == 0 else []
+        records = run.read_metrics(self.storage, step)
+        tell_parent(event="resumed", step=step)
         return Position(
             step=step,
             state=self.loop.place(state),
@@ -156,8 +216,12 @@ class Trainer:
                 "run the same image and settings on all of them"
             )
 
-    def _announce(self, at: Position) -> None:
-        """Tell what is trained, and the batch arithmetic."""
+    def _announce(self, at: Position, first: bool) -> None:
+        """Tell what is trained, and the batch arithmetic, or where it goes on."""
+        if at.step or not first:
+            self.reporter.say(f"resuming at step {at.step}", step=at.step)
+        if not first:
+            return
         samples, batch = len(self.dataset.train.labels), self.config.batch_size
         self.reporter.say(
             f"{self.config.model or self.config.preset}: {self.total} steps in "
@@ -172,8 +236,6 @@ class Trainer:
             replicas=self.loop.replicas,
             workers=self.cluster.workers,
         )
-        if at.step:
-            self.reporter.say(f"resuming at step {at.step}", step=at.step)
 
     def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
         """Run the next chunk of steps."""
@@ -227,25 +289,32 @@ class Trainer:
         )
         self.reporter.step(at.records[-1], self.total)
 
-    def _commit(self, at: Position, *, wait: bool = False) -> bool:
-        """Store state and metrics; return False if an earlier one is still on its way."""
-        if self.cluster.rank != 0:
-            return True
-        arrays = named(self.loop.host_copy(at.state), self.names)
-        check_finite(arrays, at.step, self.config, self.storage)
+    def _finish_chunk(self, at: Position) -> None:
+        """Keep what a fault from here on must not lose."""
         kept = Checkpoint(
             step=at.step,
-            arrays=arrays,
+            arrays=named(self.loop.host_copy(at.state), self.names),
             config_digest=self.config_digest,
             validations=tuple(at.validations),
         )
-        spare = checkpoint.best_step(at.validations) if self.config.keep_best else None
-        records = run.lines(at.records)
+        self._finished = Snapshot(kept, at.records, len(at.records))
+        tell_parent(event="step", step=at.step)
+
+    def _commit(self, *, wait: bool = False) -> bool:
+        """Store the last finished chunk; return False if an earlier one is still on its way."""
+        snapshot = self._finished
+        if self.cluster.rank != 0 or snapshot is None:
+            return True
+        kept = snapshot.checkpoint
+        check_finite(kept.arrays, kept.step, self.config, self.storage)
+        spare = checkpoint.best_step(kept.validations) if self.config.keep_best else None
+        records = run.lines(snapshot.records[: snapshot.count])
 
         def job() -> None:
             # Metrics first: no checkpoint is there without the figures up to its step.
             self.storage.replace(run.METRICS, records)
             checkpoint.commit(self.storage, kept)
+            tell_parent(event="committed", step=kept.step)
             checkpoint.prune(self.storage, kept.step, self.config.keep_checkpoints, spare)
 
         if wait:
@@ -403,7 +472,9 @@ def check_losses(
         raise _diverged(f"loss became {losses[bad[0]]}", first + int(bad[0]) + 1, config, storage)
 
 
-def check_finite(arrays: Arrays, step: int, config: TrainConfig, storage: Storage) -> None:
+def check_finite(
+    arrays: Mapping[str, npt.NDArray[Any]], step: int, config: TrainConfig, storage: Storage
+) -> None:
     """Check every tensor of a state before it is stored.
 
     Raises:
@@ -419,21 +490,3 @@ def _diverged(what: str, step: int, config: TrainConfig, storage: Storage) -> Co
         f"{what} at step {step}; lower learning_rate ({config.learning_rate}); "
         f"the last good checkpoint stays in {storage.uri}/{checkpoint.PREFIX}"
     )
-
-
-@contextlib.contextmanager
-def peers(cluster: Cluster) -> Iterator[None]:
-    """Tell the loss of a peer from a defect.
-
-    Raises:
-        StoppedError: a peer was lost.
-    """
-    try:
-        yield
-    except PEER_LOST as error:
-        if cluster.workers == 1:
-            raise
-        raise StoppedError(
-            f"rank {cluster.rank} lost a peer ({type(error).__name__}); "
-            "the same command goes on from the last checkpoint"
-        ) from None

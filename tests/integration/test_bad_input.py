@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests import processes
-from tests.gcs_server import GCSServer
 from trainer import checkpoint, idx
+from trainer.gcs_server import GCSServer
 from trainer.storage import open_storage
 
 

@@ -1,4 +1,4 @@
-"""A broken gang ends within seconds and says why; a killed run comes back bit by bit."""
+"""Whatever happens to a gang's processes, it goes on by itself and ends with the same weights."""
 
 import json
 import os
@@ -7,23 +7,45 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import processes
+from trainer import checkpoint
 from trainer.cluster import environment
+from trainer.storage import open_storage
 
 # How often the run is killed; the figures in the documentation are from 20.
 KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
+CHUNK = 20
 
 
 def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...]:
     return (
         *("train", "--model", "tests.tiny:noisy", "--workers", str(workers)),
-        *("--validation", "400", "--steps", str(steps), "--chunk-steps", "20"),
+        *("--validation", "400", "--steps", str(steps), "--chunk-steps", str(CHUNK)),
         *("--checkpoint-steps", "40", "--data", str(data), "--run", str(run)),
     )
+
+
+ENDLESS = 1_000_000
+
+
+def has_metrics(run: Path) -> Callable[[], bool]:
+    return lambda: (run / "metrics.jsonl").exists()
+
+
+def newest(run: Path) -> int:
+    return max(checkpoint.steps(open_storage(str(run))), default=0)
+
+
+def attempts(run: Path) -> list[dict[str, Any]]:
+    path = run / "attempts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -49,17 +71,94 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
         shutil.rmtree(run)
 
 
-def test_a_killed_worker_ends_the_gang_with_its_rank_and_signal(
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (signal.SIGKILL, "its worker was killed by SIGKILL"),
+        (signal.SIGSTOP, "its worker gave no sign of life for 10 s"),
+    ],
+)
+def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
+    number: signal.Signals, why: str, rank: int, digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+        processes.wait_until(has_metrics(run))
+        supervisors, lost = processes.supervisors(gang.pid), processes.workers(gang.pid)
+        other = lost[1 - rank]
+        os.kill(lost[rank], number)
+        processes.wait_until(lambda: attempts(run), 60)
+        processes.wait_until(lambda: newest(run) > attempts(run)[0]["last_step"] + CHUNK)
+        assert processes.supervisors(gang.pid) == supervisors
+        gang.send_signal(signal.SIGTERM)
+        code, out, _ = processes.finish(gang, limit=90)
+    assert code == 75
+    [first, *_] = attempts(run)
+    assert first["cause"]["message"] == f"rank {rank}: {why}"
+    assert first["cause"]["rank"] == rank
+    assert f"warning: rank {rank}: {why}; starting again\n" in out
+    # The survivor stored the chunk that it had finished, and the gang went on from there.
+    assert f"resuming at step {first['last_step']}\n" in out
+    done = [
+        int(line.split()[1].partition("/")[0]) for line in out.splitlines() if "step " in line[:5]
+    ]
+    before = [step for step in done if step <= first["last_step"] + CHUNK]
+    assert first["last_step"] >= max(before) - CHUNK
+    assert not Path(f"/proc/{other}").exists()
+
+
+def test_any_process_of_a_gang_may_be_killed(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+        processes.wait_until(has_metrics(run))
+        for rank in (0, 1):
+            os.kill(processes.forkservers(gang.pid)[rank], signal.SIGKILL)
+            _wait_for_steps(run)
+            os.kill(processes.supervisors(gang.pid)[rank], signal.SIGKILL)
+            _wait_for_steps(run)
+        gang.send_signal(signal.SIGTERM)
+        code, _, err = processes.finish(gang, limit=90)
+    assert (code, err.count("\n")) == (75, 1)
+
+
+def _wait_for_steps(run: Path) -> None:
+    """Wait for steps of a gang that was hit just now, which may have stored one more before."""
+    step = newest(run)
+    processes.wait_until(lambda: newest(run) > step + 3 * CHUNK)
+
+
+def test_one_rank_asked_to_stop_leaves_and_the_gang_waits_for_its_successor(
     digits: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with processes.running(*job(digits, run, workers=2, steps=1_000_000)) as gang:
-        processes.wait_until(lambda: (run / "metrics.jsonl").exists())
-        os.kill(processes.workers(gang.pid)[1], signal.SIGKILL)
-        code, _, err = processes.finish(gang, limit=60)
+    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+        processes.wait_until(has_metrics(run))
+        before = processes.supervisors(gang.pid)
+        os.kill(before[1], signal.SIGTERM)
+        processes.wait_until(lambda: attempts(run))
+        processes.wait_until(lambda: newest(run) > attempts(run)[0]["last_step"])
+        after = processes.supervisors(gang.pid)
+    assert attempts(run)[0]["cause"]["message"] == "rank 1 was asked to stop"
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+def test_a_worker_that_fails_again_and_again_ends_the_gang_with_its_words(
+    digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = processes.run(
+        *("train", "--model", "tests.tiny:broken", "--workers", "2", "--max-restarts", "1"),
+        *("--validation", "0", "--data", str(digits), "--run", str(run)),
+    )
     assert code == 1
-    assert err.startswith("trainer: rank 1: its worker was killed by SIGKILL")
+    assert err.startswith("trainer: rank ")
+    assert "its worker ended with code 1: ZeroDivisionError: division by zero" in err
+    assert err.endswith("(2 starts in a row brought no new step)\n")
     assert err.count("\n") == 1
+    assert "in broken" in out  # the traceback: the model is the user's
+    assert len(attempts(run)) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -67,64 +166,149 @@ def test_asked_to_stop_the_last_chunk_is_committed_and_the_next_run_goes_on(
     workers: int, digits: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = job(digits, run, workers, steps=1_000_000)
+    arguments = job(digits, run, workers, ENDLESS)
     with processes.running(*arguments) as trainer:
-        processes.wait_until(lambda: (run / "metrics.jsonl").exists())
+        processes.wait_until(has_metrics(run))
         trainer.send_signal(signal.SIGTERM)
         code, _, err = processes.finish(trainer, limit=90)
     assert code == 75
     assert err.count("\n") == 1
     stopped_at = int(err.partition("stopped at step ")[2].split()[0])
-    newest = max(entry.name for entry in (run / "checkpoints").iterdir())
-    assert newest == f"step-{stopped_at:08d}.safetensors"
+    assert newest(run) == stopped_at
     with processes.running(*arguments) as trainer:
         assert trainer.stdout is not None
         lines = iter(trainer.stdout.readline, "")
         assert any(line == f"resuming at step {stopped_at}\n" for line in lines)
 
 
-def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -> None:
-    port = free_port()
-    code, _, err = processes.run(
-        *job(digits, tmp_path / "run", workers=1),
-        *("--peer-deadline", "6"),
-        env=environment(rank=1, workers=2, port=port),
+def test_the_number_of_workers_may_change_between_two_starts(digits: Path, tmp_path: Path) -> None:
+    losses: dict[tuple[int, ...], list[float]] = {}
+    weights: dict[tuple[int, ...], str] = {}
+    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (2, 1), (1, 3))
+    for sizes in plans:
+        run = tmp_path / "-".join(map(str, sizes))
+        for turn, workers in enumerate(sizes):
+            last = turn == len(sizes) - 1
+            code, _, err = _until(run, digits, workers, stop_at=None if last else 300 * (turn + 1))
+            assert code == (0 if last else 75), err
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses[sizes] = [line["loss"] for line in lines if "loss" in line]
+        weights[sizes] = json.loads((run / "result.json").read_text())["weights_sha256"]
+    assert weights[2,] == weights[2, 2]
+    for sizes, values in losses.items():
+        np.testing.assert_allclose(values, losses[2,], rtol=1e-3, err_msg=str(sizes))
+
+
+def _until(run: Path, data: Path, workers: int, stop_at: int | None) -> tuple[int, str, str]:
+    """Run to the end, or ask it to stop once a step is stored."""
+    arguments = (
+        *("train", "--model", "tests.tiny:linear", "--workers", str(workers), "--validation", "0"),
+        *("--batch-size", "64", "--steps", "3000", "--chunk-steps", "20", "--eval-epochs", "0"),
+        *("--checkpoint-steps", "20", "--data", str(data), "--run", str(run)),
     )
+    with processes.running(*arguments) as trainer:
+        if stop_at is not None:
+            processes.wait_until(lambda: newest(run) >= stop_at)
+            trainer.send_signal(signal.SIGTERM)
+        return processes.finish(trainer)
+
+
+def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -> None:
+    port = free_ports(3)
+    arguments = (*job(digits, tmp_path / "run", workers=1), "--peer-deadline", "4")
+    code, _, err = processes.run(*arguments, env=environment(rank=1, workers=2, port=port))
     assert code == 69
     assert err == (
-        "trainer: rank 1: the gang of 2 did not meet within 6 s: missing rank 0 "
-        f"(127.0.0.1:{port}); see what became of it, or raise --peer-deadline\n"
+        "trainer: rank 1: the gang of 2 did not meet within 4 s: missing rank 0 "
+        f"(127.0.0.1:{port}); 127.0.0.1:{port + 2}: Connection refused; see what became of it, or "
+        "raise --peer-deadline\n"
     )
+    message = tmp_path / "termination-log"
+    message.touch()
+    env = environment(rank=0, workers=2, port=port) | {"TRAINYARD_TERMINATION_LOG": str(message)}
+    code, _, err = processes.run(*arguments, env=env)
+    assert code == 69
+    assert f"missing rank 1 (127.0.0.1:{port + 1}); rank 0 at 127.0.0.1:{port + 2} waited" in err
+    assert f"trainer: {message.read_text()}\n" == err
 
 
-def test_a_taken_port_is_refused_before_anybody_waits(digits: Path, tmp_path: Path) -> None:
-    port = free_port()
-    with socket.create_server(("127.0.0.1", port + 1)):
+@pytest.mark.parametrize("taken", [1, 2], ids=["a rank's", "the roll call's"])
+def test_a_port_that_stays_taken_is_named(taken: int, digits: Path, tmp_path: Path) -> None:
+    port = free_ports(3)
+    with socket.create_server(("127.0.0.1", port + taken)):
         code, _, err = processes.run(*job(digits, tmp_path / "run", workers=2), "--port", str(port))
     assert code == 69
     assert err == (
-        f"trainer: rank 1: port {port + 1} cannot be listened on (Address already in use); "
-        "free it or give another --port\n"
+        f"trainer: rank {taken % 2}: port {port + taken} cannot be listened on "
+        "(Address already in use); free it or give another --port\n"
     )
+
+
+def test_a_second_supervisor_of_a_rank_waits_and_disturbs_nobody(
+    digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+        processes.wait_until(has_metrics(run))
+        env = processes.environment_of(processes.supervisors(gang.pid)[1])
+        port = int(env["TRAINYARD_PORT"])
+        code, _, err = processes.run(
+            *job(digits, run, 2, ENDLESS),
+            *("--peer-deadline", "3"),
+            env=environment(rank=1, workers=2, port=port),
+        )
+        assert code == 69
+        assert "another supervisor of rank 1 is connected" in err
+        step = newest(run)
+        processes.wait_until(lambda: newest(run) > step)
+        assert not attempts(run)
+
+
+def test_two_gangs_on_one_folder_end_with_the_same_weights(digits: Path, tmp_path: Path) -> None:
+    code, _, err = processes.run(*job(digits, tmp_path / "alone", 2, steps=400))
+    assert (code, err) == (0, "")
+    run = tmp_path / "shared"
+    one, two = (processes.start(*job(digits, run, 2, steps=400)) for _ in range(2))
+    assert [processes.finish(each)[0] for each in (one, two)] == [0, 0]
+    alone, shared = (
+        json.loads((tmp_path / name / "result.json").read_text())["weights_sha256"]
+        for name in ("alone", "shared")
+    )
+    assert alone == shared
 
 
 def test_no_process_outlives_the_gang(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with processes.running(*job(digits, run, workers=2, steps=1_000_000)) as gang:
-        processes.wait_until(lambda: (run / "metrics.jsonl").exists())
+    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+        processes.wait_until(has_metrics(run))
         below = processes.descendants(gang.pid)
         os.kill(gang.pid, signal.SIGKILL)
         processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 90)
 
 
-def free_port() -> int:
-    """Return a port that is free, as is the next one, below the range for outgoing calls."""
+def test_chaos_leaves_the_weights_alone() -> None:
+    code, out, err = processes.run(
+        *("chaos", "--model", "tests.tiny:noisy", "--faults", "6", "--seed", "3"),
+        *("--steps", "3000", "--json"),
+    )
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert sum(told["faults"].values()) == 6
+    assert (told["hangs"], told["mismatches"]) == (0, 0)
+    assert told["lost_steps"]["worst"] <= told["lost_steps"]["chunk_steps"]
+
+
+def free_ports(count: int) -> int:
+    """Return the first of some free ports below the range for outgoing calls."""
     for port in range(20000 + os.getpid() % 5000, 32000):
-        with socket.socket() as one, socket.socket() as two:
-            try:
-                one.bind(("127.0.0.1", port))
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, each in enumerate(sockets):
+                each.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+        return port
+    raise AssertionError("no free ports")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gcs_server import GCSServer
 from tests.processes import LIMIT, ROOT, environment
+from trainer.gcs_server import GCSServer
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)

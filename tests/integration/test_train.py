@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests import processes
-from tests.gcs_server import GCSServer
 from trainer import checkpoint, idx, order
+from trainer.gcs_server import GCSServer
 from trainer.storage import open_storage
 
 SHORT = ("--validation", "400", "--steps", "60", "--chunk-steps", "20", "--checkpoint-steps", "20")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.gcs_server import GCSServer
+from trainer.gcs_server import GCSServer
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = "/storage/v1/b/bucket/o"
@@ -163,7 +163,7 @@ def test_pages_hold_what_was_asked_for_at_most(server: GCSServer, client: Client
 
 
 def test_as_a_process_it_keeps_its_objects_in_a_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.gcs_server", "--bucket", "b1", "--dir", str(tmp_path)]
+    command = [sys.executable, "-m", "trainer.gcs_server", "--bucket", "b1", "--dir", str(tmp_path)]
     body = b'--b\r\n\r\n{"name": "a/\xc3\xa4"}\r\n--b\r\n\r\n01\r\n--b--'
     steps = [
         ("POST", "/upload/storage/v1/b/b1/o?uploadType=multipart", body, b""),

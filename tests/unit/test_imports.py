@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     "errors",
-    "config cluster order schedule metrics idx",
+    "config cluster order schedule metrics idx process rollcall gcs_server",
     "storage",
-    "presets dataset digits sources run checkpoint process progress augment models optimizers",
+    "presets dataset digits sources run checkpoint progress causes augment models optimizers",
     "loop",
     "train",
-    "evaluate",
+    "evaluate worker supervisor",
     "gang",
+    "chaos",
     "__main__",
 )
 LAYER = {module: place for place, layer in enumerate(LAYERS) for module in layer.split()}

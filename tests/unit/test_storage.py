@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.gcs_server import GCSServer
 from trainer.errors import ConfigError
+from trainer.gcs_server import GCSServer
 from trainer.storage import (
     Entry,
     GCSStorage,

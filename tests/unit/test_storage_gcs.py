@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.gcs_server import Fault, GCSServer, Verb
 from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.gcs_server import Fault, GCSServer, Verb
 from trainer.storage import Entry, GCSStorage, ObjectNotFoundError, open_storage
 
 # google-api-core says so where it finds gRPC, which TensorFlow brings, and not its companion.

@@ -1,4 +1,4 @@
-"""A Cloud Storage server on the loopback interface, for tests: ``python -m tests.gcs_server``.
+"""A Cloud Storage server on the loopback interface, for tests: ``python -m trainer.gcs_server``.
 
 It speaks the part of the JSON API that google-cloud-storage uses: get a bucket, insert an object
 (multipart and resumable), get its metadata or bytes (ranges too), list, delete. Its faults are
@@ -31,6 +31,7 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 import uuid
@@ -81,7 +82,7 @@ class StoredObject:
     @property
     def md5(self) -> str:
         """The base64 of the digest, as Cloud Storage writes it."""
-        return base64.b64encode(hashlib.md5(self.data).digest()).decode()
+        return base64.b64encode(hashlib.md5(self.data, usedforsecurity=False).digest()).decode()
 
 
 @dataclass
@@ -533,7 +534,7 @@ def _resource(bucket: str, name: str, stored: StoredObject) -> dict[str, Any]:
 
 def main() -> None:
     """Serve until killed; the first line printed is the URL."""
-    parser = argparse.ArgumentParser(prog="python -m tests.gcs_server", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m trainer.gcs_server", description=main.__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--dir", type=Path, help="folder that keeps the objects")
     parser.add_argument("--bucket", action="append", help="repeatable; default: bucket")
@@ -541,7 +542,8 @@ def main() -> None:
     with GCSServer(
         *arguments.bucket or ["bucket"], port=arguments.port, folder=arguments.dir
     ) as it:
-        print(it.url, flush=True)
+        sys.stdout.write(f"{it.url}\n")
+        sys.stdout.flush()
         threading.Event().wait()
 
 

@@ -1,0 +1,517 @@
+"""Faults at random moments, and what became of them: ``python -m trainer chaos``.
+
+A gang trains on this machine against a Cloud Storage server of our own on the loopback
+interface, first undisturbed, then again and again while processes are killed, frozen and asked
+to stop, ports are taken and the store fails. Each run must end with the undisturbed weights.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from trainer import presets, run, sources
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.gang import Gang
+from trainer.gcs_server import Fault, GCSServer, Verb
+from trainer.process import Event
+from trainer.storage import open_storage
+
+Kind = Literal["kill", "pod", "freeze", "stop", "store", "port"]
+KINDS: dict[Kind, str] = {
+    "kill": "SIGKILL of a worker",
+    "pod": "SIGKILL of a supervisor and all below it",
+    "freeze": "SIGSTOP of a worker",
+    "stop": "SIGTERM of a supervisor",
+    "store": "store down, 503s, lost and cut answers",
+    "port": "SIGKILL of a worker, its port taken for a while",
+}
+WEIGHTS: dict[Kind, int] = {
+    "kill": 45,
+    "pod": 10,
+    "freeze": 8,
+    "stop": 12,
+    "store": 15,
+    "port": 10,
+}
+BUCKET = "chaos"
+HANG = 120.0  # seconds without a step after which a gang is taken to hang
+OVERLAP = 0.2  # share of faults that do not wait until the gang has recovered
+
+
+class ChaosError(UserError):
+    """A run hung, or ended with other weights: a defect of this program."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One fault.
+
+    Attributes:
+        kind: what.
+        rank: to whom.
+        delay: seconds after the gang stepped again or, after an ``overlap``, after the fault
+            before.
+        length: of what lasts, seconds.
+        overlap: whether the next one does not wait until the gang steps again.
+    """
+
+    kind: Kind
+    rank: int
+    delay: float
+    length: float
+    overlap: bool
+
+
+@dataclass
+class Outcome:
+    """What was counted and measured; times in seconds."""
+
+    faults: Counter[Kind] = field(default_factory=Counter)
+    recoveries: dict[Kind, list[float]] = field(default_factory=dict)
+    lost_steps: list[int] = field(default_factory=list)
+    runs: int = 0
+    hangs: int = 0
+    mismatches: int = 0
+    seconds: float = 0.0
+    fault_free_seconds: float = 0.0
+    growth_files: int = 0
+    growth_mib: float = 0.0
+
+
+def plan(seed: int, faults: int, workers: int) -> list[Planned]:
+    """Return the faults of a seed. Pure."""
+    dice = random.Random(seed)  # noqa: S311
+    kinds = dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=faults)
+    return [
+        Planned(
+            kind=kind,
+            rank=dice.randrange(workers),
+            delay=dice.uniform(0, 2),
+            length=dice.uniform(0.2, 4),
+            overlap=dice.random() < OVERLAP,
+        )
+        for kind in kinds
+    ]
+
+
+class Watch:
+    """What the gang's processes tell, as it happens."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.over = False
+        self.workers: dict[int, tuple[int, int]] = {}  # rank -> pids of worker and forkserver
+        self._started: dict[int, float] = {}  # rank -> when its worker was started
+        self.step = 0  # the last one finished
+        self.resumed: list[tuple[float, int, int]] = []  # when, at which step, the last one then
+        self.stepped_at = time.monotonic()
+        self._step_of_start = float("-inf")  # when the worker started that told the last step
+
+    def tell(self, rank: int, event: Event) -> None:
+        """Take an event of a rank's processes."""
+        now = time.monotonic()
+        with self._changed:
+            match event:
+                case {"event": "started", "pid": pid, "parent": parent}:
+                    self.workers[rank] = (pid, parent)
+                    self._started[rank] = now
+                case {"event": "ended"}:
+                    self.workers.pop(rank, None)
+                case {"event": "resumed", "step": step} if rank == 0:
+                    self.resumed.append((now, step, self.step))
+                    self.step = step
+                case {"event": "step", "step": step}:
+                    self.step = max(self.step, step)
+                    self.stepped_at = now
+                    self._step_of_start = self._started.get(rank, self._step_of_start)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Note that the gang's processes have ended."""
+        with self._changed:
+            self.over = True
+            self._changed.notify_all()
+
+    def wait_for_step(self, since: float) -> bool | None:
+        """Wait for a step of a worker started after ``since``.
+
+        Returns:
+            True when it came, None if the run ended first, False if the gang hangs.
+        """
+        deadline = time.monotonic() + HANG
+        with self._changed:
+            while not self.over and self._step_of_start < since:
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    return False
+            return None if self.over else True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long; return False if the run ended before."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not self.over and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return not self.over
+
+
+@dataclass
+class Chaos:
+    """One series of runs.
+
+    Attributes:
+        config: of every run; its data must be there.
+        arguments: of ``trainer train`` that say the same.
+        store: the server that the runs are written to.
+        folder: takes the gangs' output.
+    """
+
+    config: TrainConfig
+    arguments: list[str]
+    store: GCSServer
+    folder: Path
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def reference(self) -> dict[str, Any]:
+        """Train undisturbed and return the result."""
+        watch = Watch()
+        with self._gang("reference", watch):
+            watch.wait(3600)
+        return self._result("reference")
+
+    def disturb(self, name: str, faults: Iterator[Planned], digest: str) -> bool:
+        """Train once under faults; return whether there are faults left.
+
+        Args:
+            name: of the run.
+            faults: those to come.
+            digest: what the weights must be.
+        """
+        watch, before = Watch(), time.monotonic()
+        left, hung = True, False
+        with self._gang(name, watch) as gang:
+            usage = Usage()
+            hung = watch.wait_for_step(before) is False
+            while not hung and not watch.over:
+                fault = next(faults, None)
+                if fault is None:
+                    left = False
+                    hung = self._await_end(watch)
+                    break
+                if not watch.wait(fault.delay):
+                    break
+                hung = self._inject(fault, gang, watch)
+                usage.look(gang)
+            if hung:
+                self.outcome.hangs += 1
+        self.outcome.runs += 1
+        self.outcome.seconds += time.monotonic() - before
+        files, mib = usage.growth()
+        self.outcome.growth_files = max(self.outcome.growth_files, files)
+        self.outcome.growth_mib = max(self.outcome.growth_mib, mib)
+        self.outcome.lost_steps += [last - step for _, step, last in watch.resumed if last]
+        if not hung and self._result(name).get("weights_sha256") != digest:
+            self.outcome.mismatches += 1
+        return left
+
+    def _await_end(self, watch: Watch) -> bool:
+        """Wait for the end; return whether the gang hangs."""
+        while watch.wait(1.0):
+            if time.monotonic() - watch.stepped_at > HANG:
+                return True
+        return False
+
+    def _inject(self, fault: Planned, gang: Gang, watch: Watch) -> bool:
+        """Do it, and wait until the gang steps again; return whether it hangs."""
+        began = time.monotonic()
+        done = self._strike(fault, gang, watch)
+        if not done:
+            return False
+        self.outcome.faults[fault.kind] += 1
+        if fault.kind == "store":
+            return False
+        if fault.overlap:
+            return False
+        stepped = watch.wait_for_step(began)
+        if stepped:
+            self.outcome.recoveries.setdefault(fault.kind, []).append(time.monotonic() - began)
+        return stepped is False
+
+    def _strike(self, fault: Planned, gang: Gang, watch: Watch) -> bool:
+        """Return whether there was anything to hit."""
+        if fault.kind == "store":
+            self._break_store(fault)
+            return True
+        rank = gang.ranks.get(fault.rank)
+        if rank is None:
+            return False
+        if fault.kind == "stop":
+            return _signal(rank.child.process.pid, signal.SIGTERM)
+        if fault.kind == "pod":
+            pids = [rank.child.process.pid, *reversed(watch.workers.get(fault.rank, ()))]
+            for pid in pids:  # stopped first, so that none can act on another's end
+                _signal(pid, signal.SIGSTOP)
+            for pid in pids:
+                _signal(pid, signal.SIGKILL)
+            return True
+        if fault.rank not in watch.workers:
+            return False
+        worker, _ = watch.workers[fault.rank]
+        if fault.kind == "freeze":
+            return _signal(worker, signal.SIGSTOP)
+        struck = _signal(worker, signal.SIGKILL)
+        if fault.kind == "port":
+            _hold(gang.port + fault.rank, fault.length)
+        return struck
+
+    def _break_store(self, fault: Planned) -> None:
+        dice = random.Random(repr(fault))  # noqa: S311
+        how = dice.choice(["down", "error", "lose", "cut", "slow"])
+        if how == "down":
+            self.store.stop()
+            time.sleep(fault.length)
+            self.store.start()
+            return
+        verbs: tuple[Verb, ...] = ("insert", "get", "media", "list", "delete", "start", "chunk")
+        some: dict[str, tuple[Verb, ...]] = {
+            "cut": ("media", "list"),
+            "lose": ("insert", "chunk", "delete"),
+        }
+        verb = dice.choice(some.get(how, verbs))
+        times = dice.randint(1, 3)
+        kind: Any = how
+        self.store.faults.append(Fault(kind, verb, times=times, seconds=fault.length))
+
+    @contextlib.contextmanager
+    def _gang(self, name: str, watch: Watch) -> Iterator[Gang]:
+        arguments = [*self.arguments, "--run", f"gs://{BUCKET}/{name}"]
+        log = self.folder / f"{name}.log"
+        gang = Gang(arguments, self.config, log=log, listen=watch.tell)
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                gang.run(stop)
+            except UserError as error:
+                with log.open("a") as file:
+                    file.write(f"trainer: {error}\n")
+            finally:
+                watch.finish()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield gang
+        finally:
+            if not watch.over:
+                for rank in list(gang.ranks.values()):
+                    rank.child.signal(signal.SIGCONT)
+                gang.kill()
+            thread.join()
+
+    def _result(self, name: str) -> dict[str, Any]:
+        return run.read_result(open_storage(f"gs://{BUCKET}/{name}")) or {}
+
+
+class Usage:
+    """Files and memory that supervisors hold, from their second fault on."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[int, float]] = {}
+        self._last: dict[int, tuple[int, float]] = {}
+        self._seen: set[int] = set()
+
+    def look(self, gang: Gang) -> None:
+        """Measure all supervisors there are that have seen a fault before."""
+        for rank in list(gang.ranks.values()):
+            pid = rank.child.process.pid
+            with contextlib.suppress(OSError):
+                files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                now = (files, pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+                if pid in self._seen:
+                    self._first.setdefault(pid, now)
+                    self._last[pid] = now
+                self._seen.add(pid)
+
+    def growth(self) -> tuple[int, float]:
+        """Return the most that any supervisor has grown, in files and MiB."""
+        grown = [
+            (self._last[pid][0] - files, self._last[pid][1] - mib)
+            for pid, (files, mib) in self._first.items()
+        ]
+        return max((g[0] for g in grown), default=0), max((g[1] for g in grown), default=0.0)
+
+
+def chaos(
+    settings: dict[str, Any], workers: int, faults: int, seed: int, *, as_json: bool = False
+) -> None:
+    """Run a gang under faults, and tell what became of them.
+
+    Args:
+        settings: of the run, besides those that this decides; without data, digits are drawn.
+        workers: how many.
+        faults: how many to inject.
+        seed: of the faults.
+        as_json: print one JSON object at the end, and nothing else.
+
+    Raises:
+        ChaosError: a run hung or ended with other weights.
+    """
+    say = (lambda _: None) if as_json else _line
+    with tempfile.TemporaryDirectory(prefix="trainyard-chaos-") as name, GCSServer(BUCKET) as store:
+        os.environ["STORAGE_EMULATOR_HOST"] = store.url
+        folder = Path(name)
+        if "data" not in settings:
+            sources.put("digits", name + "/data", train_count=10_000, test_count=2_000)
+        given = {"data": name + "/data", **settings, "workers": workers, "max_restarts": 10}
+        config = presets.configure({}, given)
+        arguments = ["train"]
+        for key, value in given.items():
+            arguments += [f"--{key.replace('_', '-')}", str(value)]
+        series = Chaos(config, arguments, store, folder)
+        began = time.monotonic()
+        result = series.reference()
+        if "weights_sha256" not in result:
+            raise ChaosError(f"the undisturbed run failed: {_tail(folder / 'reference.log')}")
+        series.outcome.fault_free_seconds = time.monotonic() - began
+        say(
+            f"undisturbed: {result['steps']} steps in {series.outcome.fault_free_seconds:.1f} s, "
+            f"weights {result['weights_sha256'][:12]}"
+        )
+        coming, number, more = iter(plan(seed, faults, workers)), 0, True
+        while more:
+            number += 1
+            before = series.outcome.faults.total()
+            started = time.monotonic()
+            bad = series.outcome.hangs + series.outcome.mismatches
+            more = series.disturb(f"run-{number}", coming, result["weights_sha256"])
+            wrong = series.outcome.hangs + series.outcome.mismatches > bad
+            say(
+                f"run {number}: {series.outcome.faults.total() - before} faults, "
+                f"{time.monotonic() - started:.1f} s, "
+                + ("WRONG: " + _tail(folder / f"run-{number}.log") if wrong else "weights equal")
+            )
+        if as_json:
+            _line(json.dumps(figures(series.outcome, config)))
+        else:
+            for line in describe(series.outcome, config):
+                _line(line)
+    if series.outcome.hangs or series.outcome.mismatches:
+        raise ChaosError(
+            f"{series.outcome.hangs} runs hung, {series.outcome.mismatches} ended with other "
+            f"weights; the same seed ({seed}) injects the same faults"
+        )
+
+
+def figures(outcome: Outcome, config: TrainConfig) -> dict[str, Any]:
+    """Return what was counted and measured, for programs."""
+    return {
+        "faults": dict(outcome.faults),
+        "runs": outcome.runs,
+        "hangs": outcome.hangs,
+        "mismatches": outcome.mismatches,
+        "recovery_seconds": {
+            kind: {
+                "count": len(times),
+                "p50": round(percentile(times, 50), 2),
+                "p95": round(percentile(times, 95), 2),
+                "worst": round(max(times), 2),
+            }
+            for kind, times in outcome.recoveries.items()
+        },
+        "lost_steps": {
+            "total": sum(outcome.lost_steps),
+            "worst": max(outcome.lost_steps, default=0),
+            "chunk_steps": config.chunk_steps,
+        },
+        "seconds": round(outcome.seconds, 1),
+        "effective_training_time": round(
+            outcome.runs * outcome.fault_free_seconds / outcome.seconds, 3
+        ),
+        "seconds_a_fault": round(
+            (outcome.seconds - outcome.runs * outcome.fault_free_seconds)
+            / max(1, outcome.faults.total()),
+            2,
+        ),
+        "supervisor_growth": {"files": outcome.growth_files, "mib": round(outcome.growth_mib, 1)},
+    }
+
+
+def describe(outcome: Outcome, config: TrainConfig) -> Iterator[str]:
+    """Yield the figures in lines for people."""
+    told = figures(outcome, config)
+    yield f"{outcome.faults.total()} faults in {outcome.runs} runs, {outcome.seconds:.0f} s:"
+    for kind in get_args(Kind):
+        if outcome.faults[kind]:
+            line = f"  {outcome.faults[kind]:>4}  {KINDS[kind]}"
+            if recovery := told["recovery_seconds"].get(kind):
+                line = (
+                    f"{line:<54} back in {recovery['p50']} s (95%: {recovery['p95']}, "
+                    f"worst {recovery['worst']})"
+                )
+            yield line
+    yield f"hangs {outcome.hangs}, other weights at the end {outcome.mismatches}"
+    lost = told["lost_steps"]
+    yield (
+        f"finished steps done again: {lost['total']} in all, at most {lost['worst']} at once "
+        f"(a chunk is {lost['chunk_steps']})"
+    )
+    yield (
+        f"effective training time {told['effective_training_time']:.0%}, "
+        f"{told['seconds_a_fault']} s a fault"
+    )
+    growth = told["supervisor_growth"]
+    yield f"a supervisor grew by at most {growth['files']} files, {growth['mib']} MiB"
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """Return a percentile, linear between the two nearest values."""
+    if len(values) < 2:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _signal(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _hold(port: int, seconds: float) -> None:
+    """Take a port as soon as it is free, for some time."""
+    deadline = time.monotonic() + 2
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                holder.bind(("127.0.0.1", port))
+                holder.listen()
+                time.sleep(seconds)
+                return
+            time.sleep(0.001)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
