@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -86,7 +87,10 @@ def describe(code: int, error: str | None, log: str, out_of_memory: str | None) 
     if code < 0:
         return f"its worker was killed by {signal.Signals(-code).name}"
     lines = [line for line in log.splitlines() if line.strip()]
-    return f"its worker ended with code {code}: {lines[-1] if lines else 'it wrote nothing'}"
+    # What follows the exception's name may go on for lines.
+    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b", line)]
+    last = (named or lines or ["it wrote nothing"])[-1]
+    return f"its worker ended with code {code}: {last}"
 
 
 def size(count: int | None) -> str:

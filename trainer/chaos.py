@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ WEIGHTS: dict[Kind, int] = {
     "store": 15,
     "port": 10,
 }
+_SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
 BUCKET = "chaos"
 HANG = 120.0  # seconds without a step after which a gang is taken to hang
 OVERLAP = 0.2  # share of faults that do not wait until the gang has recovered
@@ -78,7 +79,11 @@ class Planned:
 
 @dataclass
 class Outcome:
-    """What was counted and measured; times in seconds."""
+    """What was counted and measured; times in seconds.
+
+    Recoveries are those of faults that struck a gang that was stepping, not of those that
+    overlap; from the fault to the end of the first chunk after it.
+    """
 
     faults: Counter[Kind] = field(default_factory=Counter)
     recoveries: dict[Kind, list[float]] = field(default_factory=dict)
@@ -192,29 +197,26 @@ class Chaos:
             watch.wait(3600)
         return self._result("reference")
 
-    def disturb(self, name: str, faults: Iterator[Planned], digest: str) -> bool:
-        """Train once under faults; return whether there are faults left.
+    def disturb(self, name: str, faults: deque[Planned], digest: str) -> None:
+        """Train once under faults.
 
         Args:
             name: of the run.
-            faults: those to come.
+            faults: those to come; the ones injected are taken away.
             digest: what the weights must be.
         """
-        watch, before = Watch(), time.monotonic()
-        left, hung = True, False
+        watch, before, usage = Watch(), time.monotonic(), Usage()
+        hung, alone = False, False
         with self._gang(name, watch) as gang:
-            usage = Usage()
-            hung = watch.wait_for_step(before) is False
-            while not hung and not watch.over:
-                fault = next(faults, None)
-                if fault is None:
-                    left = False
-                    hung = self._await_end(watch)
-                    break
-                if not watch.wait(fault.delay):
-                    break
-                hung = self._inject(fault, gang, watch)
+            while faults and not hung and watch.wait(faults[0].delay):
+                while not (struck := self._strike(faults[0], gang, watch)) and watch.wait(0.05):
+                    pass
+                if struck:
+                    fault = faults.popleft()
+                    hung = self._recover(fault, watch, struck, alone=alone)
+                    alone = not fault.overlap
                 usage.look(gang)
+            hung = hung or self._await_end(watch)
             if hung:
                 self.outcome.hangs += 1
         self.outcome.runs += 1
@@ -225,7 +227,6 @@ class Chaos:
         self.outcome.lost_steps += [last - step for _, step, last in watch.resumed if last]
         if not hung and self._result(name).get("weights_sha256") != digest:
             self.outcome.mismatches += 1
-        return left
 
     def _await_end(self, watch: Watch) -> bool:
         """Wait for the end; return whether the gang hangs."""
@@ -234,48 +235,38 @@ class Chaos:
                 return True
         return False
 
-    def _inject(self, fault: Planned, gang: Gang, watch: Watch) -> bool:
-        """Do it, and wait until the gang steps again; return whether it hangs."""
-        began = time.monotonic()
-        done = self._strike(fault, gang, watch)
-        if not done:
-            return False
+    def _recover(self, fault: Planned, watch: Watch, struck: float, *, alone: bool) -> bool:
+        """Count a fault and wait until the gang steps again; return whether it hangs."""
         self.outcome.faults[fault.kind] += 1
-        if fault.kind == "store":
+        if fault.kind == "store" or fault.overlap:
             return False
-        if fault.overlap:
-            return False
-        stepped = watch.wait_for_step(began)
-        if stepped:
-            self.outcome.recoveries.setdefault(fault.kind, []).append(time.monotonic() - began)
+        stepped = watch.wait_for_step(struck)
+        if stepped and alone:
+            self.outcome.recoveries.setdefault(fault.kind, []).append(time.monotonic() - struck)
         return stepped is False
 
-    def _strike(self, fault: Planned, gang: Gang, watch: Watch) -> bool:
-        """Return whether there was anything to hit."""
+    def _strike(self, fault: Planned, gang: Gang, watch: Watch) -> float | None:
+        """Return when it struck, monotonic seconds, or None if there was nothing to hit."""
+        now = time.monotonic()
         if fault.kind == "store":
             self._break_store(fault)
-            return True
+            return now
         rank = gang.ranks.get(fault.rank)
         if rank is None:
-            return False
-        if fault.kind == "stop":
-            return _signal(rank.child.process.pid, signal.SIGTERM)
-        if fault.kind == "pod":
-            pids = [rank.child.process.pid, *reversed(watch.workers.get(fault.rank, ()))]
-            for pid in pids:  # stopped first, so that none can act on another's end
-                _signal(pid, signal.SIGSTOP)
-            for pid in pids:
-                _signal(pid, signal.SIGKILL)
-            return True
-        if fault.rank not in watch.workers:
-            return False
-        worker, _ = watch.workers[fault.rank]
-        if fault.kind == "freeze":
-            return _signal(worker, signal.SIGSTOP)
-        struck = _signal(worker, signal.SIGKILL)
+            return None
+        supervisor, below = rank.child.process.pid, watch.workers.get(fault.rank, ())
+        if fault.kind in ("stop", "pod"):
+            hit = (
+                _signal(supervisor, signal.SIGTERM)
+                if fault.kind == "stop"
+                else _wipe_out((supervisor, *reversed(below)))
+            )
+            return now if hit else None
+        if not below or not _signal(below[0], _SIGNALS[fault.kind]):
+            return None
         if fault.kind == "port":
             _hold(gang.port + fault.rank, fault.length)
-        return struck
+        return now
 
     def _break_store(self, fault: Planned) -> None:
         dice = random.Random(repr(fault))  # noqa: S311
@@ -392,13 +383,13 @@ def chaos(
             f"undisturbed: {result['steps']} steps in {series.outcome.fault_free_seconds:.1f} s, "
             f"weights {result['weights_sha256'][:12]}"
         )
-        coming, number, more = iter(plan(seed, faults, workers)), 0, True
-        while more:
+        coming, number = deque(plan(seed, faults, workers)), 0
+        while coming:
             number += 1
             before = series.outcome.faults.total()
             started = time.monotonic()
             bad = series.outcome.hangs + series.outcome.mismatches
-            more = series.disturb(f"run-{number}", coming, result["weights_sha256"])
+            series.disturb(f"run-{number}", coming, result["weights_sha256"])
             wrong = series.outcome.hangs + series.outcome.mismatches > bad
             say(
                 f"run {number}: {series.outcome.faults.total() - before} faults, "
@@ -491,6 +482,13 @@ def _signal(pid: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _wipe_out(pids: tuple[int, ...]) -> bool:
+    """SIGKILL them so fast that none can act on another's end."""
+    for pid in pids:
+        _signal(pid, signal.SIGSTOP)
+    return [_signal(pid, signal.SIGKILL) for pid in pids].count(True) > 0
 
 
 def _hold(port: int, seconds: float) -> None:

@@ -37,10 +37,12 @@ class Rank:
     Attributes:
         child: the process.
         error: what it said last.
+        asked: whether somebody asked it to stop.
         lost: how often in a row it was lost before a new step was committed.
     """
 
     child: Child
+    asked: bool = False
     error: str | None = None
     lost: int = 0
 
@@ -125,24 +127,20 @@ class Gang:
             return
         self._listen(number, event)
         rank.error = event.get("error", rank.error)
+        rank.asked = rank.asked or event.get("event") == "stopping"
         if event.get("event") == "committed":
             for each in self.ranks.values():
                 each.lost = 0
         if event.get("event") != "exit":
             return
         code = event["code"]
-        asked_alone = code == StoppedError.exit_code and "stopped" in (rank.error or "")
         rank.lost += 1
-        if (
-            (code < 0 or asked_alone)
-            and self._kill_at == float("inf")
-            and not stopping
-            and not self._failures
-            and rank.lost <= self._config.max_restarts
-        ):
+        lost = code < 0 or (code == StoppedError.exit_code and rank.asked)
+        ending = stopping or self._failures or self._kill_at != float("inf")
+        if lost and not ending and rank.lost <= self._config.max_restarts:
             # As a Job replaces a lost pod.
             rank.child.close()
-            rank.child, rank.error = self._start(number), None
+            self.ranks[number] = Rank(self._start(number), lost=rank.lost)
             return
         del self.ranks[number]
         if code != 0:

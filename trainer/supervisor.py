@@ -383,6 +383,7 @@ class Supervisor:
 
     def _begin_to_stop(self, now: float) -> None:
         self._stopping = True
+        tell_parent(event="stopping")
         self._tell(event="stopping")
         if self._attempt is None or self._child is None:
             raise StoppedError(

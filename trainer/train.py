@@ -19,7 +19,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset, Split
-from trainer.errors import ConfigError, StoppedError, UnavailableError
+from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
 from trainer.loop import ChunkResult, Loop, State
 from trainer.metrics import Score
 from trainer.process import tell_parent
@@ -194,7 +194,7 @@ class Trainer:
             )
         step = int(self.loop.gather(np.array([found.step if found else 0]))[0, 0])
         if step and found is None:
-            found = checkpoint.load(self.storage, step, like, self.config_digest)
+            found = self._load_agreed(step, like)
         state = unnamed(found.arrays, fresh, self.names) if found else fresh
         self._agree(state)
         records = run.read_metrics(self.storage, step)
@@ -206,6 +206,14 @@ class Trainer:
             records=records,
             train_seconds=records[-1]["train_seconds"] if records else 0.0,
         )
+
+    def _load_agreed(self, step: int, like: Arrays) -> Checkpoint:
+        try:
+            return checkpoint.load(self.storage, step, like, self.config_digest)
+        except DataError as error:  # another gang pruned it since rank 0 read it, or it went bad
+            raise StoppedError(
+                f"rank {self.cluster.rank} could not read what rank 0 had read: {error}"
+            ) from None
 
     def _agree(self, state: State) -> None:
         word = int(weights_sha256(state)[:15], 16)

