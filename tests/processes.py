@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,3 +138,19 @@ def running(
     finally:
         kill_all(process.pid)
         process.communicate()
+
+
+def free_ports(count: int) -> int:
+    """Return the first of some free ports below the range for outgoing calls."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, each in enumerate(sockets):
+                each.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+        return port
+    raise AssertionError("no free ports")

@@ -39,7 +39,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import google_crc32c
@@ -130,7 +130,7 @@ class GCSServer:
         self._http: _HTTPServer | None = None
         self._load()
 
-    def __enter__(self) -> "GCSServer":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

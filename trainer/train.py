@@ -40,12 +40,22 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """How far a run has come.
+
+    Attributes:
+        step: steps done.
+        state: after them.
+        validations: (step, accuracy) of every one so far.
+        records: lines of metrics.jsonl.
+        told: how many of the records the reporter has got.
+        train_seconds: inside of chunks, over all attempts.
+    """
 
     step: int
     state: State
     validations: list[tuple[int, float]]
     records: list[dict[str, Any]] = field(default_factory=list)
+    told: int = 0
     train_seconds: float = 0.0
 
 
@@ -86,7 +96,7 @@ class Trainer:
         )
         self.uploader = checkpoint.Uploader(reporter.warn)
         self._finished: Snapshot | None = None
-        self._rescuing = threading.Lock()
+        self._finishing = threading.Lock()
 
     def train(self, stop: threading.Event, started: float, *, first: bool = True) -> dict[str, Any]:
         """Train from the newest checkpoint to the end and return the result.
@@ -149,24 +159,26 @@ class Trainer:
     def rescue(self) -> int | None:
         """Commit the last finished chunk unless it is stored, from any thread.
 
-        Its bytes are the same on every worker, so it does not matter which of them do this. The
-        metrics go into an object of this rank's own: another worker may be ahead of it.
+        No chunk is finished after it, so that what it commits is the last one that anybody was
+        told of; a second call waits for the process to end. The checkpoint's bytes are the same
+        on every worker, so it does not matter which of them do this. The metrics go into an
+        object of this rank's own: another worker may be ahead of it.
 
         Returns:
             The chunk's last step, or None if no chunk was finished.
         """
-        with self._rescuing:
-            kept = self._finished
-            if kept is None:
-                return None
-            step = kept.checkpoint.step
-            check_finite(kept.checkpoint.arrays, step, self.config, self.storage)
-            if step not in checkpoint.steps(self.storage):
-                records = run.lines(kept.records[: kept.count])
-                self.storage.replace(run.rank_metrics(self.cluster.rank), records)
-                checkpoint.commit(self.storage, kept.checkpoint)
-            tell_parent(event="committed", step=step)
-            return step
+        self._finishing.acquire()
+        kept = self._finished
+        if kept is None:
+            return None
+        step = kept.checkpoint.step
+        check_finite(kept.checkpoint.arrays, step, self.config, self.storage)
+        if step not in checkpoint.steps(self.storage):
+            records = run.lines(kept.records[: kept.count])
+            self.storage.replace(run.rank_metrics(self.cluster.rank), records)
+            checkpoint.commit(self.storage, kept.checkpoint)
+        tell_parent(event="committed", step=step)
+        return step
 
     def _meet(self) -> bool:
         """Wait for the others before leaving: a worker that ends breaks a collective under way.
@@ -204,6 +216,7 @@ class Trainer:
             state=self.loop.place(state),
             validations=list(found.validations) if found else [],
             records=records,
+            told=len(records),
             train_seconds=records[-1]["train_seconds"] if records else 0.0,
         )
 
@@ -295,7 +308,6 @@ class Trainer:
                 "train_seconds": round(at.train_seconds, 3),
             }
         )
-        self.reporter.step(at.records[-1], self.total)
 
     def _finish_chunk(self, at: Position) -> None:
         """Keep what a fault from here on must not lose."""
@@ -305,8 +317,12 @@ class Trainer:
             config_digest=self.config_digest,
             validations=tuple(at.validations),
         )
-        self._finished = Snapshot(kept, at.records, len(at.records))
-        tell_parent(event="step", step=at.step)
+        with self._finishing:
+            self._finished = Snapshot(kept, at.records, len(at.records))
+            for record in at.records[at.told :]:
+                self.reporter.step(record, self.total)
+            at.told = len(at.records)
+            tell_parent(event="step", step=at.step)
 
     def _commit(self, *, wait: bool = False) -> bool:
         """Store the last finished chunk; return False if an earlier one is still on its way."""

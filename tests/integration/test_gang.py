@@ -214,7 +214,7 @@ def _until(run: Path, data: Path, workers: int, stop_at: int | None) -> tuple[in
 
 
 def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -> None:
-    port = free_ports(3)
+    port = processes.free_ports(3)
     arguments = (*job(digits, tmp_path / "run", workers=1), "--peer-deadline", "4")
     code, _, err = processes.run(*arguments, env=environment(rank=1, workers=2, port=port))
     assert code == 69
@@ -234,7 +234,7 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("taken", [1, 2], ids=["a rank's", "the roll call's"])
 def test_a_port_that_stays_taken_is_named(taken: int, digits: Path, tmp_path: Path) -> None:
-    port = free_ports(3)
+    port = processes.free_ports(3)
     with socket.create_server(("127.0.0.1", port + taken)):
         code, _, err = processes.run(*job(digits, tmp_path / "run", workers=2), "--port", str(port))
     assert code == 69
@@ -296,19 +296,3 @@ def test_chaos_leaves_the_weights_alone() -> None:
     assert sum(told["faults"].values()) == 6
     assert (told["hangs"], told["mismatches"]) == (0, 0)
     assert told["lost_steps"]["worst"] <= told["lost_steps"]["chunk_steps"]
-
-
-def free_ports(count: int) -> int:
-    """Return the first of some free ports below the range for outgoing calls."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for offset, each in enumerate(sockets):
-                each.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        finally:
-            for each in sockets:
-                each.close()
-        return port
-    raise AssertionError("no free ports")

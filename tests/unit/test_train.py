@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainer import checkpoint, metrics, order, run
-from trainer.cluster import ALONE
+from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, Split
 from trainer.errors import ConfigError, StoppedError, UnavailableError
@@ -183,3 +184,100 @@ def test_batches_that_cannot_be_are_refused() -> None:
         order.check_batch(131, len(DATA.train.labels), 1)
     with pytest.raises(ConfigError, match="not divisible by the 3 workers' devices; give 15 or 18"):
         order.check_batch(16, len(DATA.train.labels), 3)
+
+
+class Meeting:
+    """Lets several trainers gather in threads of one process, each with the whole batch."""
+
+    def __init__(self, trainers: int) -> None:
+        self._barrier = threading.Barrier(trainers)
+        self._values: dict[int, Any] = {}
+
+    def gather(self, rank: int) -> Any:
+        """Return what stands for ``Loop.gather`` on this rank."""
+
+        def gather(values: Any) -> Any:
+            self._values[rank] = values
+            self._barrier.wait(60)
+            rows = np.stack([self._values[r] for r in sorted(self._values)])
+            self._barrier.wait(60)
+            return rows
+
+        return gather
+
+
+class Late(LocalStorage):
+    """Does not show the newest checkpoint, as if its commit came after the listing."""
+
+    def list(self, prefix: str = "") -> Any:
+        """See Storage.list."""
+        entries = super().list(prefix)
+        return entries[:-1] if prefix == checkpoint.PREFIX else entries
+
+
+def restored(folder: Path, *, agreed: bool) -> list[int]:
+    """Return the steps that two workers start from, the first of which lists too early."""
+    config = parse(SETTINGS)
+    meeting = Meeting(2)
+    trainers = []
+    for rank, storage in enumerate((Late(str(folder)), LocalStorage(str(folder)))):
+        cluster = Cluster(rank, ("a:1", "b:1"), local=True)
+        digest = run.claim(storage, config, DATA.sha256)
+        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+        trainer.cluster = cluster if agreed else ALONE  # alone, each one picks for itself
+        if agreed:
+            trainer.loop.gather = meeting.gather(rank)  # type: ignore[method-assign]
+        trainers.append(trainer)
+    with ThreadPoolExecutor() as pool:
+        return [at.step for at in pool.map(lambda t: t._restore(), trainers)]
+
+
+def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(tmp_path, stop_after=8)
+    newest, before, *_ = checkpoint.steps(open_storage(str(tmp_path)))
+    assert restored(tmp_path, agreed=True) == [before, before]
+    assert restored(tmp_path, agreed=False) == [before, newest]  # so the test sees it
+
+
+def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_path: Path) -> None:
+    stored = {}
+    for rank, finished in ((0, 12), (1, 12), (2, 8)):  # rank 2 had not come as far
+        folder = tmp_path / str(rank)
+        storage = open_storage(str(folder))
+        config = parse({**SETTINGS, "checkpoint_steps": 1000, "eval_epochs": 0})
+        digest = run.claim(storage, config, DATA.sha256)
+        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+        trainer.reporter = Faulty(trainer, finished)
+        trainer.cluster = Cluster(rank, ("a:1", "b:1", "c:1"), local=True)
+        with pytest.raises(LostError):
+            trainer.train(threading.Event(), started=0.0)
+        assert trainer.rescue() == finished
+        [stored[rank]] = [storage.read(e.name) for e in storage.list(checkpoint.PREFIX)]
+        assert [line["step"] for line in run.read_metrics(storage, finished)][-1] == finished
+    assert stored[0] == stored[1]
+    whole = tmp_path / "whole"
+    with pytest.raises(StoppedError):
+        train(whole, stop_after=8, eval_epochs=0)
+    assert stored[2] == (whole / checkpoint.object_name(8)).read_bytes()
+
+
+class LostError(Exception):
+    """Stands for what TensorFlow raises."""
+
+
+class Faulty(Listener):
+    """Loses a peer in the middle of the chunk after some step."""
+
+    def __init__(self, trainer: Trainer, after: int) -> None:
+        super().__init__(threading.Event())
+        self._trainer, self._last = trainer, after
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        super().step(record, total)
+        if record["step"] == self._last:
+
+            def lose(*_: Any) -> None:
+                raise LostError
+
+            self._trainer.loop.run_chunk = lose  # type: ignore[method-assign,assignment]
