@@ -13,6 +13,7 @@ DATA ?= $(STORE)/data
 RUN ?= $(STORE)/runs/{preset}-{digest}
 PRESET ?= cnn
 WORKERS ?= 2
+FAULTS ?= 100
 ARGS ?=
 
 DOCKER ?= docker
@@ -28,6 +29,9 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 
 presets: $(VENV)/trainer  ## Train every preset on MNIST and write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
+
+chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, and compare the weights (10 minutes)
+	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
 
 ##@ Container
 image:  ## Build the trainer's image (REQUIREMENTS=gpu for the one with CUDA)
@@ -69,7 +73,7 @@ help:  ## Show this help
 		/^[a-z-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nSettings, with their values now\n'
 	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' RUN '$(RUN)' PRESET '$(PRESET)' \
-		WORKERS '$(WORKERS)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
+		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 
 $(VENV)/trainer $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 to 3.13 found; give PYTHON=/path/to/python' >&2; exit 2; }
@@ -78,4 +82,4 @@ $(VENV)/trainer $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $(VENV)/trainer $@  # the developer's packages include the trainer's
 
-.PHONY: run presets image docker-run test check format lock clean help
+.PHONY: run presets chaos image docker-run test check format lock clean help

@@ -44,9 +44,11 @@ def finish(process: subprocess.Popen[str], limit: float = LIMIT) -> tuple[int, s
     return process.returncode, out, err
 
 
-def run(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+def run(
+    *arguments: str, env: Mapping[str, str] | None = None, limit: float = LIMIT
+) -> tuple[int, str, str]:
     """Run ``python -m trainer`` to its end."""
-    return finish(start(*arguments, env=env))
+    return finish(start(*arguments, env=env), limit)
 
 
 def children(pid: int) -> list[int]:

@@ -92,7 +92,14 @@ def inject_faults(options: argparse.Namespace, arguments: list[str]) -> None:
     given = {name: getattr(options, name) for name in ("preset", "model", "data")}
     settings = {name: value for name, value in given.items() if value is not None}
     settings |= {"steps": options.steps, "chunk_steps": options.chunk_steps}
-    chaos.chaos(settings, options.workers, options.faults, options.seed, as_json=options.json)
+    chaos.chaos(
+        settings,
+        options.workers,
+        options.faults,
+        options.seed,
+        options.kinds.split(","),
+        as_json=options.json,
+    )
 
 
 def put(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -202,6 +209,13 @@ def _add_chaos(commands: Any) -> None:
         parser.add_argument(
             name, type=int, default=value, metavar="N", help=f"{text} (default: {value})"
         )
+    kinds = ", ".join(f"{kind} ({text})" for kind, text in chaos.KINDS.items())
+    parser.add_argument(
+        "--kinds",
+        default=",".join(chaos.KINDS),
+        metavar="LIST",
+        help=f"faults to inject, with commas: {kinds} (default: all)",
+    )
     parser.add_argument("--preset", metavar="TEXT", help="model to train (default: cnn)")
     parser.add_argument("--model", metavar="TEXT", help="your own, package.module:function")
     parser.add_argument("--data", metavar="URI", help="folder (default: digits are drawn)")

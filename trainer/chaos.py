@@ -17,14 +17,14 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trainer import presets, run, sources
 from trainer.config import TrainConfig
-from trainer.errors import UserError
+from trainer.errors import ConfigError, UserError
 from trainer.gang import Gang
 from trainer.gcs_server import Fault, GCSServer, Verb
 from trainer.process import Event
@@ -97,10 +97,14 @@ class Outcome:
     growth_mib: float = 0.0
 
 
-def plan(seed: int, faults: int, workers: int) -> list[Planned]:
+def plan(seed: int, faults: int, workers: int, kinds: Collection[str]) -> list[Planned]:
     """Return the faults of a seed. Pure."""
     dice = random.Random(seed)  # noqa: S311
-    kinds = dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=faults)
+    chosen = dice.choices(
+        [kind for kind in WEIGHTS if kind in kinds],
+        [weight for kind, weight in WEIGHTS.items() if kind in kinds],
+        k=faults,
+    )
     return [
         Planned(
             kind=kind,
@@ -109,7 +113,7 @@ def plan(seed: int, faults: int, workers: int) -> list[Planned]:
             length=dice.uniform(0.2, 4),
             overlap=dice.random() < OVERLAP,
         )
-        for kind in kinds
+        for kind in chosen
     ]
 
 
@@ -348,7 +352,13 @@ class Usage:
 
 
 def chaos(
-    settings: dict[str, Any], workers: int, faults: int, seed: int, *, as_json: bool = False
+    settings: dict[str, Any],
+    workers: int,
+    faults: int,
+    seed: int,
+    kinds: Collection[str] = tuple(KINDS),
+    *,
+    as_json: bool = False,
 ) -> None:
     """Run a gang under faults, and tell what became of them.
 
@@ -357,11 +367,14 @@ def chaos(
         workers: how many.
         faults: how many to inject.
         seed: of the faults.
+        kinds: which ones, of KINDS.
         as_json: print one JSON object at the end, and nothing else.
 
     Raises:
         ChaosError: a run hung or ended with other weights.
+        ConfigError: a kind, a count or a setting is wrong.
     """
+    _check(workers, faults, kinds)
     say = (lambda _: None) if as_json else _line
     with tempfile.TemporaryDirectory(prefix="trainyard-chaos-") as name, GCSServer(BUCKET) as store:
         os.environ["STORAGE_EMULATOR_HOST"] = store.url
@@ -383,7 +396,7 @@ def chaos(
             f"undisturbed: {result['steps']} steps in {series.outcome.fault_free_seconds:.1f} s, "
             f"weights {result['weights_sha256'][:12]}"
         )
-        coming, number = deque(plan(seed, faults, workers)), 0
+        coming, number = deque(plan(seed, faults, workers, kinds)), 0
         while coming:
             number += 1
             before = series.outcome.faults.total()
@@ -406,6 +419,14 @@ def chaos(
             f"{series.outcome.hangs} runs hung, {series.outcome.mismatches} ended with other "
             f"weights; the same seed ({seed}) injects the same faults"
         )
+
+
+def _check(workers: int, faults: int, kinds: Collection[str]) -> None:
+    if unknown := sorted(set(kinds) - KINDS.keys()):
+        raise ConfigError(f"kinds: {unknown[0]!r}: must be of {', '.join(KINDS)}")
+    for name, value in (("workers", workers), ("faults", faults)):
+        if value < 1:
+            raise ConfigError(f"{name}: {value}: must be at least 1")
 
 
 def figures(outcome: Outcome, config: TrainConfig) -> dict[str, Any]:

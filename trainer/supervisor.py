@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -52,7 +53,6 @@ class Attempt:
     Attributes:
         number: counted by the roll call.
         log_start: where its part of the standard error begins, bytes.
-        memory_kills: how many the kernel had killed before.
         heard: when it last gave a sign of life, monotonic seconds.
         start: when it was started.
         joined: whether the workers have met.
@@ -62,7 +62,6 @@ class Attempt:
 
     number: int
     log_start: int
-    memory_kills: int
     heard: float
     start: float
     joined: bool = False
@@ -112,14 +111,17 @@ class Supervisor:
         self._stop, self._folder = stop, folder
         self._rank = cluster.rank
         self._memory = causes.Memory()
+        self._memory_kills = self._memory.kills()
         self._reporter = progress.create(config.log_format)
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._child: Child | None = None
         self._prepared = False
+        self._spawned_at = 0.0
         self._child_error: str | None = None
         self._lost_children = 0
         self._trouble: str | None = None  # why we killed the worker
         self._attempt: Attempt | None = None
+        self._failure: WorkerFailedError | None = None  # raised once the worker has left
         self._told_ready = False
         self._stopping = False
         self._finished_at: float | None = None
@@ -141,6 +143,8 @@ class Supervisor:
                 while True:
                     self._events.get_nowait()()
             self._look()
+            if self._failure and self._attempt is None:
+                raise self._failure
 
     def close(self) -> None:
         """End the worker and all connections."""
@@ -235,7 +239,8 @@ class Supervisor:
     def _give_up(self, cause: Cause, restarts: int) -> None:
         again = "" if cause.code in FINAL else f" ({restarts} starts in a row brought no new step)"
         code = cause.code if cause.rank == self._rank else StoppedError.exit_code
-        raise WorkerFailedError(cause.message + again, code)
+        self._failure = WorkerFailedError(cause.message + again, code)
+        self._leave()
 
     # The worker.
 
@@ -246,6 +251,7 @@ class Supervisor:
             "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip(),
         }
         self._prepared, self._child_error = False, None
+        self._spawned_at = time.monotonic()
         tell = self._later(self._worker_says)
         child: list[Child] = []
         child.append(Child(self._arguments, env, lambda e: tell(child, e), stderr=self._log))
@@ -261,7 +267,7 @@ class Supervisor:
         log_start = self._log.stat().st_size
         if order["after"] and self._rank == 0:
             self._reporter.warn(f"{order['after']}; starting again")
-        self._attempt = Attempt(order["attempt"], log_start, self._memory.kills(), now, now)
+        self._attempt = Attempt(order["attempt"], log_start, now, now)
         self._told_ready = False
         self._trouble = None
         self._incomplete_since = None
@@ -313,7 +319,7 @@ class Supervisor:
             return
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
         message = self._trouble or causes.describe(
-            code, attempt.error, log, self._memory_limit(code, attempt)
+            code, attempt.error, log, self._memory_limit(code)
         )
         own = code if code in FINAL or code == StoppedError.exit_code else 1
         cause = Cause(
@@ -330,8 +336,10 @@ class Supervisor:
         if own in FINAL:
             raise WorkerFailedError(cause.message, own)
 
-    def _memory_limit(self, code: int, attempt: Attempt) -> str | None:
-        if code == -9 and self._memory.kills() > attempt.memory_kills:
+    def _memory_limit(self, code: int) -> str | None:
+        """Return the limit that the kernel has killed our process for, if it has."""
+        before, self._memory_kills = self._memory_kills, self._memory.kills()
+        if code == -signal.SIGKILL and self._memory_kills > before:
             return causes.size(self._memory.limit())
         return None
 
@@ -342,6 +350,8 @@ class Supervisor:
 
     def _child_gone(self, code: int) -> None:
         """Take the end of the forkserver, and start another where there is need for one."""
+        assert self._child
+        self._child.close()
         self._child = None
         if self._attempt:
             self._ended(code or 1)
@@ -353,10 +363,9 @@ class Supervisor:
         self._lost_children += 1
         if self._lost_children > self._config.max_restarts or (code > 0 and not self._prepared):
             log = self._log.read_text(errors="replace")
+            message = causes.describe(code, None, log, self._memory_limit(code))
             self._show(log)
-            raise WorkerFailedError(
-                _with_rank(causes.describe(code, None, log, None), self._cluster), 1
-            )
+            raise WorkerFailedError(_with_rank(message, self._cluster), 1)
         self._told_ready = False
         self._spawn()
 
@@ -380,6 +389,12 @@ class Supervisor:
                 self._connect(now)
             self._look_for_peers(now)
             self._say_ready(now)
+        elif self._finished_at is None and now - self._spawned_at > self._config.peer_deadline:
+            raise UnavailableError(
+                f"rank {self._rank}: the data were not loaded within "
+                f"{self._config.peer_deadline:g} s; see what became of the store, or raise "
+                "--peer-deadline"
+            )
 
     def _begin_to_stop(self, now: float) -> None:
         self._stopping = True

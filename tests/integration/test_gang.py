@@ -6,6 +6,8 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from trainer.storage import open_storage
 # How often the run is killed; the figures in the documentation are from 20.
 KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
 CHUNK = 20
+LOADED_STEPS = int(os.environ.get("TRAINYARD_LOADED_STEPS", "400"))
 
 
 def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...]:
@@ -211,6 +214,20 @@ def _until(run: Path, data: Path, workers: int, stop_at: int | None) -> tuple[in
             processes.wait_until(lambda: newest(run) >= stop_at)
             trainer.send_signal(signal.SIGTERM)
         return processes.finish(trainer)
+
+
+def test_busy_cores_raise_no_false_alarm(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    count = 2 * (os.cpu_count() or 1)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        code, _, err = processes.run(*job(digits, run, 2, steps=LOADED_STEPS), limit=3600)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert (code, err) == (0, "")
+    assert [attempt["cause"] for attempt in attempts(run)] == [None]
 
 
 def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -> None:

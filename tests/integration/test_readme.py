@@ -66,6 +66,9 @@ def test_every_command(project: Path, digits: Path) -> None:
             script,
             flags=re.MULTILINE,
         )
+        script = script.replace(
+            "make chaos", 'make chaos FAULTS=3 ARGS="--preset mlp-100 --steps 2000"'
+        )
         script = re.sub(r"(--from digits .*)", r"\1 --train-count 2000 --test-count 500", script)
         done = subprocess.run(
             ["bash", "-c", script],
