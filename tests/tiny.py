@@ -36,3 +36,9 @@ def broken(input_shape: tuple[int, int, int], classes: int) -> Any:
 
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(Failing()(inputs))))
+
+
+def hungry(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return ``linear`` and take 4 GiB."""
+    taken = [bytearray(1 << 20) for _ in range(4096)]
+    return linear(input_shape, classes) if taken else None

@@ -237,7 +237,8 @@ class Supervisor:
                 self._give_up(Cause(**order["cause"]), order["restarts"])
 
     def _give_up(self, cause: Cause, restarts: int) -> None:
-        again = "" if cause.code in FINAL else f" ({restarts} starts in a row brought no new step)"
+        in_vain = cause.code not in FINAL and restarts > 1
+        again = f" ({restarts} starts in a row brought no new step)" if in_vain else ""
         code = cause.code if cause.rank == self._rank else StoppedError.exit_code
         self._failure = WorkerFailedError(cause.message + again, code)
         self._leave()
@@ -354,6 +355,7 @@ class Supervisor:
         self._child.close()
         self._child = None
         if self._attempt:
+            self._attempt.error = None  # if the worker told of leaving, this is why
             self._ended(code or 1)
         elif code == 0 and not self._prepared:
             self._finished_at = time.monotonic()  # the run was finished before we came

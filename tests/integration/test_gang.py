@@ -1,15 +1,17 @@
 """Whatever happens to a gang's processes, it goes on by itself and ends with the same weights."""
 
+import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...
 
 
 ENDLESS = 1_000_000
+CGROUP = Path("/proc/self/cgroup")
 
 
 def has_metrics(run: Path) -> Callable[[], bool]:
@@ -162,6 +165,50 @@ def test_a_worker_that_fails_again_and_again_ends_the_gang_with_its_words(
     assert err.count("\n") == 1
     assert "line " in out  # the traceback: the model is the user's
     assert len(attempts(run)) == 2
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """Give a control group with a limit of 1.5 GiB; only root may make one."""
+    own = {line.split(":")[1]: line.split(":")[2] for line in CGROUP.read_text().splitlines()}
+    mount = Path("/sys/fs/cgroup")
+    version_1 = mount / "memory" / own.get("memory", "/").strip("/")
+    parent = version_1 if "memory" in own else mount / own.get("", "/").strip("/")
+    group = parent / f"trainyard-test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if "memory" in own else "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(3 << 29))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"needs a control group with a memory limit: {error}")
+    yield group
+    processes.wait_until(lambda: not (group / "cgroup.procs").read_text(), 30)
+    group.rmdir()
+
+
+def test_a_worker_that_the_kernel_kills_for_memory_is_told_with_the_limit(
+    small_memory: Path, digits: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "trainer", "train", "--model", "tests.tiny:hungry"),
+        *("--validation", "0", "--max-restarts", "0"),
+        *("--data", str(digits), "--run", str(tmp_path / "run")),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"echo $$ > {small_memory}/cgroup.procs; exec {shlex.join(command)}"],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=processes.LIMIT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "trainer: its worker was killed for lack of memory (limit 1,536 MiB); give it more memory "
+        "or lower batch_size\n"
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
