@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.control import Control
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import ControlType
 
 
 class Reporter(Protocol):
@@ -112,11 +114,11 @@ class BarReporter:
     def say(self, message: str, **facts: Any) -> None:
         """See Reporter."""
         del facts
-        self._console.print(message, markup=False, soft_wrap=True)
+        self._print(message)
 
     def warn(self, message: str) -> None:
         """See Reporter."""
-        self._console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+        self._print(f"warning: {message}", style="yellow")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """See Reporter."""
@@ -133,6 +135,14 @@ class BarReporter:
     def close(self) -> None:
         """See Reporter."""
         self._bar.stop()
+
+    def _print(self, message: str, style: str | None = None) -> None:
+        if not self._bar.live.is_started:
+            # The bar of a process that was killed, if there is one, ends where the cursor is.
+            self._console.control(
+                Control.move_to_column(0), Control((ControlType.ERASE_IN_LINE, 2))
+            )
+        self._console.print(message, style=style, markup=False, soft_wrap=True)
 
 
 class Follower:

@@ -239,10 +239,12 @@ class Trainer:
 
     def _announce(self, at: Position, first: bool) -> None:
         """Tell what is trained, and the batch arithmetic, or where it goes on."""
+        if first:
+            self._announce_plan()
         if at.step or not first:
             self.reporter.say(f"resuming at step {at.step}", step=at.step)
-        if not first:
-            return
+
+    def _announce_plan(self) -> None:
         samples, batch = len(self.dataset.train.labels), self.config.batch_size
         self.reporter.say(
             f"{self.config.model or self.config.preset}: {self.total} steps in "
