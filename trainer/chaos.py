@@ -50,6 +50,7 @@ WEIGHTS: dict[Kind, int] = {
 _SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
 BUCKET = "chaos"
 HANG = 120.0  # seconds without a step after which a gang is taken to hang
+WARM = 5  # faults that a supervisor has seen before its growth counts
 OVERLAP = 0.2  # share of faults that do not wait until the gang has recovered
 
 
@@ -81,13 +82,15 @@ class Planned:
 class Outcome:
     """What was counted and measured; times in seconds.
 
-    Recoveries are those of faults that struck a gang that was stepping, not of those that
-    overlap; from the fault to the end of the first chunk after it.
+    Recoveries are those of faults that struck a stepping gang and a healthy store, not of those
+    that overlap; from the fault to the end of the first chunk after it. Lost steps are finished
+    ones that are done again, after a single fault or after several that overlap.
     """
 
     faults: Counter[Kind] = field(default_factory=Counter)
     recoveries: dict[Kind, list[float]] = field(default_factory=dict)
     lost_steps: list[int] = field(default_factory=list)
+    lost_steps_overlapping: list[int] = field(default_factory=list)
     runs: int = 0
     hangs: int = 0
     mismatches: int = 0
@@ -126,7 +129,8 @@ class Watch:
         self.workers: dict[int, tuple[int, int]] = {}  # rank -> pids of worker and forkserver
         self._started: dict[int, float] = {}  # rank -> when its worker was started
         self.step = 0  # the last one finished
-        self.resumed: list[tuple[float, int, int]] = []  # when, at which step, the last one then
+        self.lost: list[tuple[int, int]] = []  # steps done again after so many faults
+        self.struck = 0  # faults since the gang went on
         self.stepped_at = time.monotonic()
         self._step_of_start = float("-inf")  # when the worker started that told the last step
 
@@ -141,8 +145,9 @@ class Watch:
                 case {"event": "ended"}:
                     self.workers.pop(rank, None)
                 case {"event": "resumed", "step": step} if rank == 0:
-                    self.resumed.append((now, step, self.step))
-                    self.step = step
+                    if self.step:
+                        self.lost.append((max(0, self.step - step), self.struck))
+                    self.step, self.struck = step, 0
                 case {"event": "step", "step": step}:
                     self.step = max(self.step, step)
                     self.stepped_at = now
@@ -213,12 +218,13 @@ class Chaos:
         hung, alone = False, False
         with self._gang(name, watch) as gang:
             while faults and not hung and watch.wait(faults[0].delay):
+                alone = alone and not any(fault.times for fault in self.store.faults)
                 while not (struck := self._strike(faults[0], gang, watch)) and watch.wait(0.05):
                     pass
                 if struck:
                     fault = faults.popleft()
                     hung = self._recover(fault, watch, struck, alone=alone)
-                    alone = not fault.overlap
+                    alone = not fault.overlap and fault.kind != "store"
                 usage.look(gang)
             hung = hung or self._await_end(watch)
             if hung:
@@ -228,7 +234,9 @@ class Chaos:
         files, mib = usage.growth()
         self.outcome.growth_files = max(self.outcome.growth_files, files)
         self.outcome.growth_mib = max(self.outcome.growth_mib, mib)
-        self.outcome.lost_steps += [last - step for _, step, last in watch.resumed if last]
+        for steps, struck in watch.lost:
+            worst = self.outcome.lost_steps if struck < 2 else self.outcome.lost_steps_overlapping
+            worst.append(steps)
         if not hung and self._result(name).get("weights_sha256") != digest:
             self.outcome.mismatches += 1
 
@@ -242,6 +250,7 @@ class Chaos:
     def _recover(self, fault: Planned, watch: Watch, struck: float, *, alone: bool) -> bool:
         """Count a fault and wait until the gang steps again; return whether it hangs."""
         self.outcome.faults[fault.kind] += 1
+        watch.struck += 1
         if fault.kind == "store" or fault.overlap:
             return False
         stepped = watch.wait_for_step(struck)
@@ -322,25 +331,25 @@ class Chaos:
 
 
 class Usage:
-    """Files and memory that supervisors hold, from their second fault on."""
+    """Files and memory that supervisors hold, once they have loaded all that they use."""
 
     def __init__(self) -> None:
         self._first: dict[int, tuple[int, float]] = {}
         self._last: dict[int, tuple[int, float]] = {}
-        self._seen: set[int] = set()
+        self._looks: Counter[int] = Counter()
 
     def look(self, gang: Gang) -> None:
-        """Measure all supervisors there are that have seen a fault before."""
+        """Measure all supervisors that have seen some faults."""
         for rank in list(gang.ranks.values()):
             pid = rank.child.process.pid
             with contextlib.suppress(OSError):
                 files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
                 pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 now = (files, pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
-                if pid in self._seen:
+                self._looks[pid] += 1
+                if self._looks[pid] >= WARM:
                     self._first.setdefault(pid, now)
                     self._last[pid] = now
-                self._seen.add(pid)
 
     def growth(self) -> tuple[int, float]:
         """Return the most that any supervisor has grown, in files and MiB."""
@@ -446,8 +455,9 @@ def figures(outcome: Outcome, config: TrainConfig) -> dict[str, Any]:
             for kind, times in outcome.recoveries.items()
         },
         "lost_steps": {
-            "total": sum(outcome.lost_steps),
+            "total": sum(outcome.lost_steps + outcome.lost_steps_overlapping),
             "worst": max(outcome.lost_steps, default=0),
+            "worst_overlapping": max(outcome.lost_steps_overlapping, default=0),
             "chunk_steps": config.chunk_steps,
         },
         "seconds": round(outcome.seconds, 1),
@@ -479,8 +489,9 @@ def describe(outcome: Outcome, config: TrainConfig) -> Iterator[str]:
     yield f"hangs {outcome.hangs}, other weights at the end {outcome.mismatches}"
     lost = told["lost_steps"]
     yield (
-        f"finished steps done again: {lost['total']} in all, at most {lost['worst']} at once "
-        f"(a chunk is {lost['chunk_steps']})"
+        f"finished steps done again: {lost['total']} in all, at most {lost['worst']} after one "
+        f"fault and {lost['worst_overlapping']} after several at once (a chunk is "
+        f"{lost['chunk_steps']})"
     )
     yield (
         f"effective training time {told['effective_training_time']:.0%}, "
