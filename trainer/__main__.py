@@ -261,4 +261,5 @@ def _native_noise_dropped() -> Iterator[None]:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
+    process.hold_signals()  # the interpreter's end takes our handlers away before it is over
     sys.exit(code)

@@ -119,8 +119,8 @@ def words() -> Iterator[str]:
 def hold_signals() -> None:
     """Keep requests to stop waiting until ``stop_event`` or ``default_signals`` takes them.
 
-    Called before anything is imported: the first process of a container ignores every signal
-    that it has no handler for, and imports take a while.
+    Called before anything is imported (the first process of a container ignores every signal
+    that it has no handler for, and imports take a while), and when all is done.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
