@@ -33,11 +33,11 @@ from trainer.storage import open_storage
 Kind = Literal["kill", "pod", "freeze", "stop", "store", "port"]
 KINDS: dict[Kind, str] = {
     "kill": "SIGKILL of a worker",
-    "pod": "SIGKILL of a supervisor and all below it",
+    "pod": "SIGKILL of a supervisor's tree",
     "freeze": "SIGSTOP of a worker",
     "stop": "SIGTERM of a supervisor",
-    "store": "store down, 503s, lost and cut answers",
-    "port": "SIGKILL of a worker, its port taken for a while",
+    "store": "store down, slow or losing answers",
+    "port": "SIGKILL, then its port taken",
 }
 WEIGHTS: dict[Kind, int] = {
     "kill": 45,
@@ -83,12 +83,14 @@ class Outcome:
     """What was counted and measured; times in seconds.
 
     Recoveries are those of faults that struck a stepping gang and a healthy store, not of those
-    that overlap; from the fault to the end of the first chunk after it. Lost steps are finished
+    that overlap; from the fault to the end of the first chunk after it. Frozen workers are found,
+    by rank, when their supervisors kill them. Lost steps are finished
     ones that are done again, after a single fault or after several that overlap.
     """
 
     faults: Counter[Kind] = field(default_factory=Counter)
     recoveries: dict[Kind, list[float]] = field(default_factory=dict)
+    found: dict[int, list[float]] = field(default_factory=dict)
     lost_steps: list[int] = field(default_factory=list)
     lost_steps_overlapping: list[int] = field(default_factory=list)
     runs: int = 0
@@ -131,6 +133,7 @@ class Watch:
         self.step = 0  # the last one finished
         self.lost: list[tuple[int, int]] = []  # steps done again after so many faults
         self.struck = 0  # faults since the gang went on
+        self.killed: dict[int, float] = {}  # rank -> when its supervisor gave its worker up
         self.stepped_at = time.monotonic()
         self._step_of_start = float("-inf")  # when the worker started that told the last step
 
@@ -142,6 +145,8 @@ class Watch:
                 case {"event": "started", "pid": pid, "parent": parent}:
                     self.workers[rank] = (pid, parent)
                     self._started[rank] = now
+                case {"event": "killed"}:
+                    self.killed[rank] = now
                 case {"event": "ended"}:
                     self.workers.pop(rank, None)
                 case {"event": "resumed", "step": step} if rank == 0:
@@ -256,6 +261,9 @@ class Chaos:
         stepped = watch.wait_for_step(struck)
         if stepped and alone:
             self.outcome.recoveries.setdefault(fault.kind, []).append(time.monotonic() - struck)
+        found = watch.killed.get(fault.rank, 0.0) - struck
+        if fault.kind == "freeze" and found > 0:
+            self.outcome.found.setdefault(fault.rank, []).append(found)
         return stepped is False
 
     def _strike(self, fault: Planned, gang: Gang, watch: Watch) -> float | None:
@@ -454,6 +462,10 @@ def figures(outcome: Outcome, config: TrainConfig) -> dict[str, Any]:
             }
             for kind, times in outcome.recoveries.items()
         },
+        "frozen_found_seconds": {
+            rank: {"count": len(times), "worst": round(max(times), 2)}
+            for rank, times in sorted(outcome.found.items())
+        },
         "lost_steps": {
             "total": sum(outcome.lost_steps + outcome.lost_steps_overlapping),
             "worst": max(outcome.lost_steps, default=0),
@@ -482,23 +494,24 @@ def describe(outcome: Outcome, config: TrainConfig) -> Iterator[str]:
             line = f"  {outcome.faults[kind]:>4}  {KINDS[kind]}"
             if recovery := told["recovery_seconds"].get(kind):
                 line = (
-                    f"{line:<54} back in {recovery['p50']} s (95%: {recovery['p95']}, "
-                    f"worst {recovery['worst']})"
+                    f"{line:<38} back in {recovery['p50']:.1f} s, 95% {recovery['p95']:.1f} s, "
+                    f"worst {recovery['worst']:.1f} s"
                 )
             yield line
+    for rank, found in told["frozen_found_seconds"].items():
+        yield f"rank {rank} frozen {found['count']} times, found within {found['worst']} s"
     yield f"hangs {outcome.hangs}, other weights at the end {outcome.mismatches}"
     lost = told["lost_steps"]
     yield (
-        f"finished steps done again: {lost['total']} in all, at most {lost['worst']} after one "
-        f"fault and {lost['worst_overlapping']} after several at once (a chunk is "
-        f"{lost['chunk_steps']})"
+        f"finished steps done again: {lost['total']}; at most {lost['worst']} for one fault, "
+        f"{lost['worst_overlapping']} for several at once"
     )
     yield (
         f"effective training time {told['effective_training_time']:.0%}, "
         f"{told['seconds_a_fault']} s a fault"
     )
     growth = told["supervisor_growth"]
-    yield f"a supervisor grew by at most {growth['files']} files, {growth['mib']} MiB"
+    yield f"supervisors grew by at most {growth['files']} open files and {growth['mib']} MiB"
 
 
 def percentile(values: list[float], percent: int) -> float:

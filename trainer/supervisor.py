@@ -421,6 +421,7 @@ class Supervisor:
         if self._trouble is None and self._child:
             self._trouble = reason
             self._child.kill()
+            tell_parent(event="killed", why=reason)
 
     def _look_for_peers(self, now: float) -> None:
         if not self._missing:

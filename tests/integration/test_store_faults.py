@@ -44,7 +44,9 @@ class Counting(GCSServer):
 
     def checkpoints(self) -> list[StoredObject]:
         """Return all checkpoints of the run."""
-        return [o for n, o in self.page("b", {})[0] if n.startswith(f"run/{checkpoint.PREFIX}")]
+        return [
+            o for n, o in self.page("bucket", {})[0] if n.startswith(f"run/{checkpoint.PREFIX}")
+        ]
 
 
 def weights(data: Path, tmp_path: Path, steps: int) -> str:
@@ -61,9 +63,9 @@ def _weights(result: bytes) -> str:
 
 def test_training_goes_on_while_the_store_is_down(digits: Path, tmp_path: Path) -> None:
     steps = int(4000 + OUTAGE * 1000)
-    with Counting("b") as server:
+    with Counting("bucket") as server:
         env = {"STORAGE_EMULATOR_HOST": server.url}
-        with processes.running(*job(digits, "gs://b/run", steps), env=env) as trainer:
+        with processes.running(*job(digits, "gs://bucket/run", steps), env=env) as trainer:
             told: list[dict[str, Any]] = []
             assert trainer.stdout is not None
             lines = trainer.stdout
@@ -77,8 +79,8 @@ def test_training_goes_on_while_the_store_is_down(digits: Path, tmp_path: Path) 
             assert len([line for line in told[before:] if "loss" in line]) > 2
             server.start()
             assert trainer.wait(processes.LIMIT) == 0
-        result = server.get("b", "run/result.json", {}).data
-        attempts = server.get("b", "run/attempts.jsonl", {}).data.decode().splitlines()
+        result = server.get("bucket", "run/result.json", {}).data
+        attempts = server.get("bucket", "run/attempts.jsonl", {}).data.decode().splitlines()
         assert [json.loads(line)["cause"] for line in attempts] == [None]
         written = {n: c for n, c in server.writes.items() if checkpoint.PREFIX in n}
         assert set(written.values()) == {1}
@@ -96,15 +98,15 @@ def test_a_flaky_store_costs_nothing(digits: Path, tmp_path: Path) -> None:
         ("corrupt", "media"),
         ("slow", "insert"),
     ]
-    with Counting("b") as server:
+    with Counting("bucket") as server:
         env = {"STORAGE_EMULATOR_HOST": server.url}
-        with processes.running(*job(digits, "gs://b/run", 1500), env=env) as trainer:
+        with processes.running(*job(digits, "gs://bucket/run", 1500), env=env) as trainer:
             for kind, verb in flaky * 2:
                 server.faults.append(Fault(kind, verb, seconds=0.3))  # type: ignore[arg-type]
                 time.sleep(0.2)
             code, _, err = processes.finish(trainer)
         assert (code, err) == (0, "")
-        result = server.get("b", "run/result.json", {}).data
+        result = server.get("bucket", "run/result.json", {}).data
         # An answer that was lost is asked for again, and the object is there once all the same.
         written = {n: c for n, c in server.writes.items() if checkpoint.PREFIX in n}
         assert set(written.values()) == {1}
