@@ -5,11 +5,11 @@ start, and when all could, tells all to start the next attempt. When one worker 
 time it tells the others to stop theirs at once, so nobody waits for TensorFlow to notice, and no
 worker of an attempt meets one of another.
 
-    here       a supervisor is connected              -> start     all are ready: attempt N
-    ready      its worker could start                 -> leave     commit and end attempt N
-    committed  a checkpoint of this step is stored    -> waiting   these ranks are missing
-    stopping   it was asked to stop                   -> give_up   with the first cause
-    ended      its worker ended, and why              -> finish    all are done
+    here       a supervisor is connected              -> start      all are ready: attempt N
+    ready      its worker could start                 -> leave      commit and end attempt N
+    committed  a checkpoint of this step is stored    -> waiting    these ranks are missing
+    stopping   it was asked to stop                   -> give_up    with the first cause
+    ended      its worker ended, and why              -> dismissed  one that is gone may call again
     finished   its worker is done
     gone       its connection was lost
 
@@ -92,7 +92,9 @@ class RollCall:
         self._present: set[int] = set()
         self._ready: set[int] = set()
         self._finished: set[int] = set()
+        self._at_work: set[int] = set()  # started, and not known to have ended
         self._running = False
+        self._given_up = False
         self._attempt: Attempt | None = None
         self._number = 0
         self._step = 0
@@ -113,9 +115,12 @@ class RollCall:
         match event["event"]:
             case "here":
                 self._present.add(rank)
+                # The successor of one that was lost as it finished has that to hear of.
+                self._finished.discard(rank)
                 return self._tell_missing()
             case "ready":
-                self._ready.add(rank)
+                if rank not in self._at_work:  # else it said so before it heard of the start
+                    self._ready.add(rank)
                 return self._start(now)
             case "committed":
                 self._step = max(self._step, int(event["step"]))
@@ -124,20 +129,17 @@ class RollCall:
                 asked = Cause(rank, 75, f"rank {rank} was asked to stop", asked=True)
                 return self._note(asked)
             case "ended":
+                self._at_work.discard(rank)
                 return self._broken(Cause(**event["cause"]), now)
             case "finished":
                 self._finished.add(rank)
+                self._at_work.discard(rank)
+                self._running = self._running and bool(self._at_work)
                 if self.all_finished:
                     self.close(now)
                 return self._start(now)
             case "gone":
-                self._present.discard(rank)
-                self._ready.discard(rank)
-                if rank in self._finished:
-                    return self._tell_missing()
-                lost = Cause(rank, 75, f"rank {rank}: its supervisor was lost")
-                orders = self._broken(lost, now) if self._running else []
-                return orders + self._tell_missing()
+                return self._lose(rank, now)
         raise AssertionError(event)
 
     def close(self, now: float) -> None:
@@ -149,6 +151,16 @@ class RollCall:
         waiting = {"order": "waiting", "missing": self.missing()}
         return [(rank, waiting) for rank in sorted(self._present)]
 
+    def _lose(self, rank: int, now: float) -> list[Order]:
+        self._present.discard(rank)
+        self._ready.discard(rank)
+        orders = []
+        if rank in self._at_work:
+            self._at_work.discard(rank)
+            lost = Cause(rank, 75, f"rank {rank}: its supervisor was lost")
+            orders = self._broken(lost, now)
+        return [*orders, (rank, {"order": "dismissed"}), *self._tell_missing()]
+
     def _note(self, cause: Cause) -> list[Order]:
         if self._attempt and self._running:
             self._attempt.causes.append(cause)
@@ -157,26 +169,25 @@ class RollCall:
     def _broken(self, cause: Cause, now: float) -> list[Order]:
         if self._attempt:
             self._attempt.causes.append(cause)
-        if cause.code in FINAL:
+        if cause.code in FINAL and not self._given_up:
             return self._give_up(cause, now)
         if not self._running:
             return []
         self._running = False
-        self._ready.clear()
         leave = {"order": "leave", "attempt": self._number}
         return [(rank, leave) for rank in sorted(self._present - self._finished)]
 
     def _start(self, now: float) -> list[Order]:
         """Start the next attempt if everybody is there who has not finished."""
-        if self._running or self._ready | self._finished != set(range(self._workers)):
+        if self._given_up or self._running:
             return []
-        if not self._ready:
+        if not self._ready or self._ready | self._finished != set(range(self._workers)):
             return []
         cause = None
         if self._attempt:
             cause, progress = self._close(now)
-            asked = cause is not None and cause.asked
-            self._barren = 0 if progress else self._barren + (not asked)
+            fault = cause is not None and not cause.asked
+            self._barren = 0 if progress else self._barren + fault
             if cause and self._barren > self._max_restarts:
                 return self._give_up(cause, now)
         self._number += 1
@@ -184,9 +195,8 @@ class RollCall:
         self._attempt = Attempt(self._number, now, self._step)
         after = cause.message if cause else None
         start = {"order": "start", "attempt": self._number, "after": after}
-        orders = [(rank, start) for rank in sorted(self._ready)]
-        self._ready.clear()
-        return orders
+        self._at_work, self._ready = self._ready, set()
+        return [(rank, start) for rank in sorted(self._at_work)]
 
     def _close(self, now: float) -> tuple[Cause | None, bool]:
         """End the attempt on paper; return its first cause, and whether it brought a step."""
@@ -208,7 +218,7 @@ class RollCall:
 
     def _give_up(self, cause: Cause, now: float) -> list[Order]:
         self.close(now)
-        self._running = False
+        self._running, self._given_up = False, True
         order = {"order": "give_up", "cause": asdict(cause), "restarts": self._barren}
         return [(rank, order) for rank in sorted(self._present - self._finished)]
 
@@ -276,19 +286,23 @@ class Host:
         self.hosts: dict[int, str] = {}
         self._workers, self._tell = workers, tell
         self._lock = threading.Lock()
+        # A lost one stays until it is dismissed: the next must not get orders that are for it.
         self._wires: dict[int, Wire] = {}
+        self._closed = threading.Event()
         self._server = socket.create_server(address)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def send(self, rank: int, order: Event) -> None:
         """Send an order; to a rank that is lost it is no use and does no harm."""
         with self._lock:
-            wire = self._wires.get(rank)
+            find = self._wires.pop if order["order"] == "dismissed" else self._wires.get
+            wire = find(rank, None)
         if wire:
             wire.send(order)
 
     def close(self) -> None:
         """Listen no more and drop all connections."""
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -298,9 +312,12 @@ class Host:
             wire.drop()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while not self._closed.is_set():
+            try:
                 connection, _ = self._server.accept()
+            except OSError:  # also when too many files are open, which need not last
+                self._closed.wait(0.2)
+            else:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -327,8 +344,6 @@ class Host:
             if _is_sound(event):
                 self._tell(rank, event)
         wire.drop()
-        with self._lock:
-            del self._wires[rank]
         self._tell(rank, {"event": "gone"})
 
     def _admit(self, wire: Wire, rank: int, workers: int) -> str | None:
@@ -405,16 +420,25 @@ class Link:
             else:
                 self._converse(Wire(connection))
 
-    def _converse(self, wire: Wire) -> None:
-        own, leader = wire.connection.getsockname()[0], wire.connection.getpeername()[0]
+    def _greet(self, wire: Wire) -> Event | None:
+        """Say who calls and return the first order, or None when the connection is lost."""
+        try:
+            own, leader = wire.connection.getsockname()[0], wire.connection.getpeername()[0]
+        except OSError:
+            return None
         hello = {"rank": self._rank, "workers": self._workers, "host": own, "leader": leader}
         wire.send(hello)
-        order = wire.read()
+        return wire.read()
+
+    def _converse(self, wire: Wire) -> None:
+        order = self._greet(wire)
         if order is None or order.get("order") == "refused":
             self.trouble = str((order or {}).get("why", "no answer"))
             wire.drop()
             return
         self._wire = wire
+        if self._closed.is_set():  # `close` may have come too early to see the connection
+            wire.drop()
         self._tell({"order": "connected"})
         wire.beat()
         while order is not None:
