@@ -17,6 +17,7 @@ from trainer.storage import ObjectNotFoundError, Storage
 ATTEMPTS = "attempts.jsonl"
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows what is in it
 CGROUPS = Path("/sys/fs/cgroup")
+LONGEST = 4000  # bytes of a cause: Kubernetes keeps 4,096, and a message of the roll call bounds it
 
 
 class Memory:
@@ -78,19 +79,25 @@ def describe(code: int, error: str | None, log: str, out_of_memory: str | None) 
         out_of_memory: the limit that the kernel killed it for, if it did.
     """
     if error is not None:
-        return error
+        return _cut(error)
     if out_of_memory is not None:
         return (
             f"its worker was killed for lack of memory (limit {out_of_memory}); "
             "give it more memory or lower batch_size"
         )
     if code < 0:
-        return f"its worker was killed by {signal.Signals(-code).name}"
+        names = {each.value: each.name for each in signal.Signals}
+        return f"its worker was killed by {names.get(-code, f'signal {-code}')}"
     lines = [line for line in log.splitlines() if line.strip()]
     # What follows the exception's name may go on for lines.
     named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b", line)]
     last = (named or lines or ["it wrote nothing"])[-1]
-    return f"its worker ended with code {code}: {last}"
+    return _cut(f"its worker ended with code {code}: {last}")
+
+
+def _cut(text: str) -> str:
+    """Return the beginning, without what cannot be encoded, such as parts of odd file names."""
+    return text.encode(errors="replace")[:LONGEST].decode(errors="ignore")
 
 
 def size(count: int | None) -> str:
@@ -103,7 +110,7 @@ def leave_message(message: str, path: Path | None = None) -> None:
     path = path or Path(os.environ.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG))
     with contextlib.suppress(OSError):
         if path.exists():
-            path.write_text(message[:4000])  # Kubernetes keeps 4,096 bytes
+            path.write_bytes(_cut(message).encode())
 
 
 class Journal:
