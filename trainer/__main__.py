@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_args
 from trainer import chaos, gang, presets, sources, supervisor, worker
 from trainer import cluster as clusters
 from trainer.config import TrainConfig, nearest, read_yaml
-from trainer.errors import ConfigError, UserError
+from trainer.errors import ConfigError, UserError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             process.default_signals()
         options.run_command(options, arguments)
     except UserError as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         if not process.tell_parent(error=message):
             sys.stdout.flush()
             sys.stderr.write(f"trainer: {message}\n")

@@ -39,3 +39,8 @@ class StoppedError(UserError):
     """The run was asked to stop or lost a peer; the same command resumes it."""
 
     exit_code = 75
+
+
+def one_line(error: UserError) -> str:
+    """Return an error's message on one line, short enough for a pipe to take it whole."""
+    return " ".join(str(error).split())[:2000]

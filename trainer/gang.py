@@ -153,7 +153,7 @@ def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -
 
 
 def _epitaph(rank: int, code: int) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     return f"rank {rank}: its supervisor {how}; run again to resume"
 
 

@@ -68,7 +68,7 @@ class Child:
     def say(self, word: str) -> None:
         """Write one line to its standard input."""
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone, or frozen with its pipe full
+        with contextlib.suppress(OSError):  # it is gone
             os.write(self.process.stdin.fileno(), f"{word}\n".encode())
 
     def signal(self, number: int) -> None:
@@ -136,7 +136,7 @@ def stop_event() -> threading.Event:
     SIGTERM, Ctrl-C and the end of the terminal ask, and so does the end of a parent that started
     this process as its ``Child``. A second request ends the process at once.
     """
-    event = threading.Event()
+    event, asked = threading.Event(), list[int]()
     if STATUS_FD in os.environ:
 
         def listen() -> None:
@@ -146,9 +146,11 @@ def stop_event() -> threading.Event:
         threading.Thread(target=listen, daemon=True).start()
 
     def handler(number: int, frame: object) -> None:
-        del number, frame
-        if event.is_set():
+        del frame
+        # Not the event itself: a signal may come while the first one sets it.
+        if asked or event.is_set():
             os._exit(StoppedError.exit_code)
+        asked.append(number)
         event.set()
 
     for number in STOP_SIGNALS:

@@ -315,8 +315,7 @@ class Supervisor:
         attempt, self._attempt = self._attempt, None
         assert attempt
         if code == 0:
-            self._finished_at = time.monotonic()
-            self._tell(event="finished")
+            self._finish()
             return
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
         message = self._trouble or causes.describe(
@@ -358,7 +357,7 @@ class Supervisor:
             self._attempt.error = None  # if the worker told of leaving, this is why
             self._ended(code or 1)
         elif code == 0 and not self._prepared:
-            self._finished_at = time.monotonic()  # the run was finished before we came
+            self._finish()  # the run was finished before we came
             return
         elif self._child_error is not None:
             raise WorkerFailedError(_with_rank(self._child_error, self._cluster), code)
@@ -427,7 +426,9 @@ class Supervisor:
         if not self._missing:
             self._incomplete_since = None
             return
-        self._incomplete_since = self._incomplete_since or now
+        if self._incomplete_since is None:
+            self._incomplete_since = now
+            threading.Thread(target=self._await_result, args=(now,), daemon=True).start()
         seconds = self._config.peer_deadline
         if now - self._incomplete_since > seconds:
             names = ", ".join(
@@ -443,6 +444,21 @@ class Supervisor:
                 f"{seconds:g} s: missing {names}; {tried}; see what became of it, "
                 "or raise --peer-deadline"
             )
+
+    def _await_result(self, since: float) -> None:
+        """See, while peers are missing, whether they are because the run is finished."""
+        with contextlib.suppress(UserError):  # then the deadline ends the wait
+            storage = open_storage(run.uri(self._config))
+            while self._incomplete_since == since:
+                if run.read_result(storage) is not None:
+                    self._events.put(self._finish)
+                    return
+                time.sleep(1)
+
+    def _finish(self) -> None:
+        if self._attempt is None:
+            self._finished_at = self._finished_at or time.monotonic()
+            self._tell(event="finished")
 
     def _say_ready(self, now: float) -> None:
         connected = self._roll_call is not None or (self._link and self._missing != [0])

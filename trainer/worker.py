@@ -27,7 +27,7 @@ from trainer import dataset, order, process, progress, run
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
-from trainer.errors import StoppedError, UserError
+from trainer.errors import StoppedError, UserError, one_line
 from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.storage import Storage, open_storage
@@ -143,7 +143,7 @@ def _attempt(config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int)
     try:
         _work(config, cluster, data, attempt, orders)
     except UserError as error:
-        tell_parent(error=" ".join(str(error).split()))
+        tell_parent(error=one_line(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -228,7 +228,7 @@ class Orders:
             done = "before its first chunk" if step is None else f"at step {step}"
             tell_parent(error=f"{what} {done}; the same command goes on from there")
         except UserError as error:
-            tell_parent(error=" ".join(str(error).split()))
+            tell_parent(error=one_line(error))
             code = error.exit_code
         except BaseException:
             traceback.print_exc()

@@ -296,6 +296,29 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
     assert f"trainer: {message.read_text()}\n" == err
 
 
+def test_a_rank_whose_peers_have_finished_and_left_ends_well(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    port = processes.free_ports(3)
+    arguments = job(digits, run, workers=1)
+    for rank in (0, 1):
+        with processes.running(*arguments, env=environment(rank, 2, port)) as alone:
+            _wait_for_tensorflow(alone.pid)
+            (run / "result.json").write_text("{}")  # as if the others had written it just now
+            code, _, err = processes.finish(alone)
+        assert (code, err) == (0, "")
+        shutil.rmtree(run)
+
+
+def _wait_for_tensorflow(supervisor: int) -> None:
+    """Wait until its forkserver has looked for a result and goes on to load TensorFlow."""
+
+    def is_loaded() -> bool:
+        maps = [Path(f"/proc/{pid}/maps") for pid in processes.children(supervisor)]
+        return any("libtensorflow_framework" in each.read_text() for each in maps)
+
+    processes.wait_until(is_loaded)
+
+
 @pytest.mark.parametrize("taken", [1, 2], ids=["a rank's", "the roll call's"])
 def test_a_port_that_stays_taken_is_named(taken: int, digits: Path, tmp_path: Path) -> None:
     port = processes.free_ports(3)
