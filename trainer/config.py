@@ -90,9 +90,7 @@ class TrainConfig(BaseModel):
         description="rank r of a local gang listens on port + r, its roll call on the port after "
         "the last; 0: free ones",
     )
-    peer_deadline: float = Field(
-        300.0, gt=0, description="time to load the data, and for all workers to meet, seconds"
-    )
+    peer_deadline: float = Field(300.0, gt=0, description="time for all workers to meet, seconds")
     max_restarts: int = Field(
         5, ge=0, description="restarts in a row without a new checkpoint before giving up"
     )

@@ -31,6 +31,7 @@ from trainer.storage import open_storage
 WORKER = "TRAINYARD_WORKER"  # tells a forkserver from its supervisor: both get the same arguments
 TICK = 0.05  # seconds between two looks at the clock
 FROZEN = 10.0  # seconds without a sign of life after which a worker is taken for frozen
+LOADING = 900.0  # seconds to import TensorFlow and load the data
 JOINING = 60.0  # seconds for workers that were started together to meet
 GRACE = 25.0  # seconds from the request to stop until a worker is killed
 LEAVING = 10.0  # seconds from a peer's loss until a worker is killed that does not commit
@@ -390,11 +391,10 @@ class Supervisor:
                 self._connect(now)
             self._look_for_peers(now)
             self._say_ready(now)
-        elif self._finished_at is None and now - self._spawned_at > self._config.peer_deadline:
+        elif self._finished_at is None and now - self._spawned_at > LOADING:
             raise UnavailableError(
-                f"rank {self._rank}: the data were not loaded within "
-                f"{self._config.peer_deadline:g} s; see what became of the store, or raise "
-                "--peer-deadline"
+                f"rank {self._rank}: the data were not loaded within {LOADING:g} s; "
+                "see what became of the store"
             )
 
     def _begin_to_stop(self, now: float) -> None:

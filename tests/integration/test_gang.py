@@ -234,7 +234,7 @@ def test_asked_to_stop_the_last_chunk_is_committed_and_the_next_run_goes_on(
 def test_the_number_of_workers_may_change_between_two_starts(digits: Path, tmp_path: Path) -> None:
     losses: dict[tuple[int, ...], list[float]] = {}
     weights: dict[tuple[int, ...], str] = {}
-    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (2, 1), (1, 3))
+    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (1, 3))
     for sizes in plans:
         run = tmp_path / "-".join(map(str, sizes))
         for turn, workers in enumerate(sizes):
@@ -253,7 +253,7 @@ def _until(run: Path, data: Path, workers: int, stop_at: int | None) -> tuple[in
     """Run to the end, or ask it to stop once a step is stored."""
     arguments = (
         *("train", "--model", "tests.tiny:linear", "--workers", str(workers), "--validation", "0"),
-        *("--batch-size", "64", "--steps", "3000", "--chunk-steps", "20", "--eval-epochs", "0"),
+        *("--batch-size", "60", "--steps", "3000", "--chunk-steps", "20", "--eval-epochs", "0"),
         *("--checkpoint-steps", "20", "--data", str(data), "--run", str(run)),
     )
     with processes.running(*arguments) as trainer:
