@@ -23,7 +23,7 @@ BORN = 0.1  # seconds until Python runs our first line; before, SIGTERM ends any
 
 def job(data: Path, uri: str, workers: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.tiny:noisy", "--workers", str(workers), "--steps", "1200"),
+        *("train", "--model", "tests.tiny:noisy", "--workers", str(workers), "--steps", "400"),
         *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "100"),
         *("--log-format", "json", "--data", str(data), "--run", uri),
     )
@@ -34,7 +34,7 @@ def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path) -> None:
     seconds: list[float] = []
     with GCSServer("runs") as server:
         # Slow uploads, so that many requests to stop fall into one.
-        server.faults.append(Fault("slow", "insert", times=10**9, seconds=0.2))
+        server.faults.append(Fault("slow", "insert", times=10**9, seconds=0.1))
         env = {"STORAGE_EMULATOR_HOST": server.url}
         life = {
             workers: _life(job(digits, f"gs://runs/{workers}", workers), env) for workers in (1, 2)
