@@ -399,6 +399,8 @@ def chaos(
         if "data" not in settings:
             sources.put("digits", name + "/data", train_count=10_000, test_count=2_000)
         given = {"data": name + "/data", **settings, "workers": workers, "max_restarts": 10}
+        batch = presets.configure({}, given).batch_size
+        given["batch_size"] = max(workers, batch - batch % workers)  # the same share for each
         config = presets.configure({}, given)
         arguments = ["train"]
         for key, value in given.items():
