@@ -137,12 +137,12 @@ class Journal:
         self._thread.join(seconds)
 
     def _write(self) -> None:
-        written: list[str] | None = None
+        storage: Storage | None = None
         while (attempt := self._lines.get()) is not None:
             try:
-                storage = self._open()
-                if written is None:
-                    written = _read(storage)
+                if storage is None:
+                    opened = self._open()
+                    storage, written = opened, _read(opened)
                 line = json.dumps({**attempt, "attempt": len(written) + 1})
                 storage.replace(
                     ATTEMPTS, "".join(f"{each}\n" for each in [*written, line]).encode()

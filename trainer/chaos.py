@@ -128,6 +128,7 @@ class Watch:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self.over = False
+        self.error: UserError | None = None  # what the gang ended with
         self.workers: dict[int, tuple[int, int]] = {}  # rank -> pids of worker and forkserver
         self._started: dict[int, float] = {}  # rank -> when its worker was started
         self.step = 0  # the last one finished
@@ -205,10 +206,18 @@ class Chaos:
     outcome: Outcome = field(default_factory=Outcome)
 
     def reference(self) -> dict[str, Any]:
-        """Train undisturbed and return the result."""
+        """Train undisturbed and return the result.
+
+        Raises:
+            UserError: what the run ended with, if it failed.
+        """
         watch = Watch()
         with self._gang("reference", watch):
-            watch.wait(3600)
+            hung = self._await_end(watch)
+        if watch.error:
+            raise watch.error
+        if hung:
+            raise ChaosError("the undisturbed run hung")
         return self._result("reference")
 
     def disturb(self, name: str, faults: deque[Planned], digest: str) -> None:
@@ -224,9 +233,9 @@ class Chaos:
         with self._gang(name, watch) as gang:
             while faults and not hung and watch.wait(faults[0].delay):
                 alone = alone and not any(fault.times for fault in self.store.faults)
-                while not (struck := self._strike(faults[0], gang, watch)) and watch.wait(0.05):
-                    pass
-                if struck:
+                struck = self._strike(faults[0], gang, watch)
+                hung = struck is None and time.monotonic() - watch.stepped_at > HANG
+                if struck is not None:
                     fault = faults.popleft()
                     hung = self._recover(fault, watch, struck, alone=alone)
                     alone = not fault.overlap and fault.kind != "store"
@@ -318,6 +327,7 @@ class Chaos:
             try:
                 gang.run(stop)
             except UserError as error:
+                watch.error = error
                 with log.open("a") as file:
                     file.write(f"trainer: {error}\n")
             finally:
@@ -408,8 +418,6 @@ def chaos(
         series = Chaos(config, arguments, store, folder)
         began = time.monotonic()
         result = series.reference()
-        if "weights_sha256" not in result:
-            raise ChaosError(f"the undisturbed run failed: {_tail(folder / 'reference.log')}")
         series.outcome.fault_free_seconds = time.monotonic() - began
         say(
             f"undisturbed: {result['steps']} steps in {series.outcome.fault_free_seconds:.1f} s, "

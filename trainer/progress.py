@@ -1,6 +1,7 @@
 """What a run says while it goes: a bar on a terminal, plain lines, or JSON lines."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -166,5 +167,8 @@ class Follower:
 
 
 def _line(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader is gone, as with `| head`; that must not end a training
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

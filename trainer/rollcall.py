@@ -278,6 +278,9 @@ class Host:
     Attributes:
         hosts: the host of each rank that has connected, as its supervisor and this one see it;
             so workers find each other without names, which lag behind replaced pods.
+
+    Raises:
+        OSError: the address cannot be listened on.
     """
 
     def __init__(

@@ -89,6 +89,9 @@ def read_metrics(storage: Storage, until: int) -> list[dict[str, Any]]:
     """Return the metrics lines of steps up to ``until``; those after are done again.
 
     Where rank 0 died, the lines that it had not stored come from another rank.
+
+    Raises:
+        DataError: an object is damaged.
     """
     records = _read_lines(storage, METRICS, until)
     last = records[-1]["step"] if records else 0

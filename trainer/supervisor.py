@@ -410,8 +410,8 @@ class Supervisor:
 
     def _look_at_worker(self, attempt: Attempt, now: float) -> None:
         if now > attempt.kill_at:
-            self._kill("did not leave in time")
-        elif now - attempt.heard > FROZEN:
+            self._kill("its worker did not leave when it was told to")
+        elif self._prepared and now - attempt.heard > FROZEN:
             self._kill(f"its worker gave no sign of life for {FROZEN:g} s")
         elif not attempt.joined and now - attempt.start > JOINING:
             self._kill(f"its worker did not meet the others within {JOINING:g} s")

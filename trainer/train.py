@@ -166,6 +166,10 @@ class Trainer:
 
         Returns:
             The chunk's last step, or None if no chunk was finished.
+
+        Raises:
+            ConfigError: it holds NaN or infinity.
+            UnavailableError: it could not be stored.
         """
         self._finishing.acquire()
         kept = self._finished

@@ -1,6 +1,6 @@
 """The process that trains, forked from one that has already imported everything.
 
-    supervisor (gang.py)
+    supervisor (supervisor.py)
       forkserver     imports TensorFlow and loads the data, once; then forks
         worker       one attempt: joins the gang, trains, and ends
 
@@ -145,9 +145,6 @@ def _attempt(config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int)
     except UserError as error:
         tell_parent(error=one_line(error))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        return 0
     return 0
 
 

@@ -151,7 +151,7 @@ def test_a_full_disk_ends_in_69_and_the_run_goes_on_once_there_is_room(
     assert "No space left on device; check the disk and its free space" in err
     assert err.count("\n") == 1
     told = [json.loads(line) for line in out.splitlines()]
-    assert told[-1].get("step") == 1500 or any(line.get("step") == 1500 for line in told)
+    assert any(line.get("step") == 1500 for line in told)  # it went on to the end all the same
     assert any("trying again with the next checkpoint" in line.get("warning", "") for line in told)
     for path in (run / "checkpoints").glob("step-*"):
         checkpoint.decode(path.read_bytes(), str(path))
