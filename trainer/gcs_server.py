@@ -1,8 +1,10 @@
-"""A Cloud Storage server on the loopback interface, for tests: ``python -m trainer.gcs_server``.
+"""A Cloud Storage server for tests and local clusters: ``python -m trainer.gcs_server``.
 
 It speaks the part of the JSON API that google-cloud-storage uses: get a bucket, insert an object
 (multipart and resumable), get its metadata or bytes (ranges too), list, delete. Its faults are
 planned by the test, see ``Fault``. Objects live in memory, and in ``--dir`` where one is given.
+It knows no authentication, so it listens on the loopback interface unless ``--host`` says
+otherwise.
 
 Cross-checked against the JSON API reference, the pages on request preconditions and resumable
 uploads of cloud.google.com/storage/docs, and googleapis/storage-testbench (its behaviour, none of
@@ -112,6 +114,7 @@ class GCSServer:
     def __init__(
         self,
         *buckets: str,
+        host: str = "127.0.0.1",
         port: int = 0,
         folder: Path | None = None,
         page_size: int = 1000,
@@ -124,6 +127,7 @@ class GCSServer:
         self.sessions: dict[str, Session] = {}
         self._buckets: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
         self._lock = threading.Lock()
+        self._host = host
         self._port = port
         self._folder = folder
         self._generation = time.time_ns() // 1000  # microseconds, as the real ones look
@@ -140,11 +144,11 @@ class GCSServer:
     @property
     def url(self) -> str:
         """The value for STORAGE_EMULATOR_HOST; it outlives ``stop`` and ``start``."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def start(self) -> None:
         """Listen, on the port of the last time."""
-        self._http = _HTTPServer(self, self._port)
+        self._http = _HTTPServer(self, self._host, self._port)
         self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -268,11 +272,11 @@ class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, gcs: GCSServer, port: int) -> None:
+    def __init__(self, gcs: GCSServer, host: str, port: int) -> None:
         self.gcs = gcs
         self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)
@@ -466,7 +470,9 @@ class _Handler(BaseHTTPRequestHandler):
         upload_id = uuid.uuid4().hex
         content_type = self.headers.get("X-Upload-Content-Type", "application/octet-stream")
         self.server.gcs.sessions[upload_id] = Session(bucket, name, query, content_type)
-        location = f"{self.server.gcs.url}{urlsplit(self.path).path}?uploadType=resumable"
+        # The name that the client knows the server by, which a pod's is not.
+        server = f"http://{self.headers['Host']}"
+        location = f"{server}{urlsplit(self.path).path}?uploadType=resumable"
         self._answer(200, {"Location": f"{location}&upload_id={upload_id}"}, b"")
 
     def _do_chunk(self, _body: bytes, query: dict[str, str], _bucket: str) -> None:
@@ -535,12 +541,18 @@ def _resource(bucket: str, name: str, stored: StoredObject) -> dict[str, Any]:
 def main() -> None:
     """Serve until killed; the first line printed is the URL."""
     parser = argparse.ArgumentParser(prog="python -m trainer.gcs_server", description=main.__doc__)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; anyone who reaches it may write"
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--dir", type=Path, help="folder that keeps the objects")
     parser.add_argument("--bucket", action="append", help="repeatable; default: bucket")
     arguments = parser.parse_args()
     with GCSServer(
-        *arguments.bucket or ["bucket"], port=arguments.port, folder=arguments.dir
+        *arguments.bucket or ["bucket"],
+        host=arguments.host,
+        port=arguments.port,
+        folder=arguments.dir,
     ) as it:
         sys.stdout.write(f"{it.url}\n")
         sys.stdout.flush()

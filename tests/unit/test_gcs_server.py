@@ -181,3 +181,19 @@ def test_as_a_process_it_keeps_its_objects_in_a_folder(tmp_path: Path) -> None:
                 os.kill(process.pid, signal.SIGKILL)
         assert response.status == 200
         assert expected in got
+
+
+def test_it_listens_where_it_is_told_and_sends_a_client_back_to_the_name_it_used() -> None:
+    command = [sys.executable, "-m", "trainer.gcs_server", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            url = urlsplit(process.stdout.readline().strip())
+            assert url.hostname == "0.0.0.0"
+            client = Client(f"http://127.0.0.2:{url.port}")  # not where the default listens
+            path = f"{UPLOADS}?uploadType=resumable"
+            response, _ = client.ask("POST", path, b'{"name": "a"}', Host=f"store:{url.port}")
+            client.http.close()
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    assert urlsplit(response.headers["Location"]).netloc == f"store:{url.port}"
