@@ -1,0 +1,210 @@
+"""infra/: valid objects, restricted pods, and no permission that nobody needs."""
+
+import re
+import subprocess
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from k8s import doctor, spec
+from tests import restricted
+from tests.processes import ROOT, run
+
+INFRA = ROOT / "infra"
+RELEASES = ("1.29", "1.33", "1.37")
+# Their kinds are Kueue's, kind's and kustomize's own.
+FOREIGN = ("queue.yaml", "kind.yaml", "kustomization.yaml")
+README = (INFRA / "README.md").read_text()
+
+Object = dict[str, Any]
+
+
+def documents(path: Path) -> list[Object]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+OBJECTS: list[Object] = [
+    item
+    for path in sorted(INFRA.rglob("*.yaml"))
+    if path.name not in FOREIGN
+    for item in documents(path)
+]
+CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding")
+
+
+def named(item: Object) -> str:
+    return f"{item['kind']}/{item['metadata']['name']}"
+
+
+def found(name: str) -> Object:
+    (item,) = [item for item in OBJECTS if named(item) == name]
+    return item
+
+
+def grants(name: str) -> set[tuple[str, str, str]]:
+    """(API group, resource, verb) that a role grants."""
+    return {
+        (group, resource, verb)
+        for rule in found(name)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def templates() -> list[Object]:
+    return [item["spec"]["template"] for item in OBJECTS if "template" in item.get("spec", {})]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("item", OBJECTS, ids=named)
+def test_every_object_is_valid_for_the_api(item: Object, release: str) -> None:
+    kubernetes_validate.validate(item, release, strict=True)
+    in_namespace = item["kind"] not in CLUSTER_WIDE
+    assert item["metadata"].get("namespace") == ("trainyard" if in_namespace else None)
+    assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "trainyard"
+
+
+def test_pods_are_restricted_and_say_what_they_take() -> None:
+    assert len(templates()) == 2
+    for template in templates():
+        pod = template["spec"]
+        assert restricted.violations(pod) == []
+        assert pod["serviceAccountName"] == "trainer"
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            # The quota refuses pods that do not.
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_the_namespace_refuses_all_but_restricted_pods() -> None:
+    labels = found("Namespace/trainyard")["metadata"]["labels"]
+    for mode in ("enforce", "warn", "audit"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+
+
+def test_the_submitter_may_do_what_the_program_needs_and_nothing_else() -> None:
+    needed = {
+        (group, resource, verb)
+        for group, resource, verbs in doctor.PERMISSIONS + doctor.QUEUE_PERMISSIONS
+        for verb in verbs
+    }
+    assert grants("Role/submitter") == needed
+    assert (ROOT / doctor.ROLE).exists()
+
+
+def test_more_rights_are_optional_and_to_read_only() -> None:
+    assert grants("ClusterRole/trainyard-capacity") == {
+        ("", "nodes", "list"),
+        ("", "pods", "list"),
+        ("scheduling.k8s.io", "priorityclasses", "get"),
+    }
+    assert "capacity.yaml" not in documents(INFRA / "cluster/kustomization.yaml")[0]["resources"]
+
+
+def test_nobody_may_read_secrets_or_enter_pods() -> None:
+    roles = [named(item) for item in OBJECTS if "rules" in item]
+    assert len(roles) == 2
+    for group, resource, verb in set().union(*map(grants, roles)):
+        assert "*" not in group + resource + verb
+        assert resource not in ("secrets", "pods/exec", "pods/attach", "serviceaccounts/token")
+
+
+def test_the_trainer_has_no_rights_and_no_token() -> None:
+    subjects = [s for item in OBJECTS if "subjects" in item for s in item["subjects"]]
+    assert {subject["name"] for subject in subjects} == {"trainyard-submitters", "submitter"}
+    for name in ("trainer", "submitter"):
+        assert found(f"ServiceAccount/{name}")["automountServiceAccountToken"] is False
+
+
+def test_pods_are_reached_only_by_those_that_a_policy_names() -> None:
+    closed = found("NetworkPolicy/deny-ingress")["spec"]
+    assert closed == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    store = found("NetworkPolicy/store")["spec"]
+    port = found("Service/store")["spec"]["ports"][0]["port"]
+    allowed = {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": port}]}
+    assert store["ingress"] == [allowed]
+    labels = found("Deployment/store")["spec"]["template"]["metadata"]["labels"]
+    others = found("Job/data")["spec"]["template"]["metadata"]["labels"]
+    selector = store["podSelector"]["matchLabels"]
+    assert selector == found("Service/store")["spec"]["selector"]
+    assert selector.items() <= labels.items()
+    assert not selector.items() <= others.items()
+
+
+@pytest.mark.parametrize("folder", ["cluster", "local", "queue"])
+def test_kustomize_takes_every_file(folder: str) -> None:
+    (kustomization,) = documents(INFRA / folder / "kustomization.yaml")
+    taken = set(kustomization["resources"])
+    there = {path.name for path in (INFRA / folder).glob("*.yaml")}
+    assert there - taken <= {"kustomization.yaml", "kind.yaml", "capacity.yaml"}
+    assert all((INFRA / folder / name).exists() for name in taken)
+
+
+def test_the_queue_is_all_of_a_piece() -> None:
+    flavor, cluster_queue, local_queue = documents(INFRA / "queue/queue.yaml")
+    assert local_queue["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+    assert local_queue["metadata"]["namespace"] == "trainyard"
+    (group,) = cluster_queue["spec"]["resourceGroups"]
+    (offer,) = group["flavors"]
+    assert offer["name"] == flavor["metadata"]["name"]
+    assert [item["name"] for item in offer["resources"]] == group["coveredResources"]
+
+
+def test_nothing_asks_for_partial_admission() -> None:
+    manifests = [*INFRA.rglob("*.yaml"), *(ROOT / "k8s").glob("*.yaml")]
+    for path in manifests:
+        assert "job-min-parallelism" not in re.sub(r"#.*", "", path.read_text())
+
+
+def test_the_store_and_its_data_work_together(tmp_path: Path) -> None:
+    (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
+    (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]
+    (variable,) = job["env"]
+    assert variable == {"name": "STORAGE_EMULATOR_HOST", "value": "http://store:4443"}
+    changes = {"python": sys.executable, "4443": "0", "/objects": str(tmp_path)}
+    command = [changes.get(word, word) for word in container["command"]]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as store:
+        try:
+            assert store.stdout is not None
+            port = int(store.stdout.readline().rsplit(":", 1)[1])
+            few = ["--train-count", "60", "--test-count", "20"]
+            env = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+            code, _, err = run(*job["args"], *few, env=env)
+            http = HTTPConnection("127.0.0.1", port, timeout=10)
+            http.request("GET", container["readinessProbe"]["httpGet"]["path"])
+            status = http.getresponse().status
+            http.close()
+        finally:
+            store.kill()
+    assert (code, status) == (0, 200), err
+    assert len(list(tmp_path.rglob("*.object"))) == 4
+
+
+def test_the_readme_names_what_is_there() -> None:
+    commands = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    commands = re.sub(r"(cp \S+) \S+", r"\1", commands)  # what is made is not there yet
+    paths = re.findall(r"(?<![\w./-])(?:infra|runs|k8s)/[\w./-]+", commands)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(paths) > 5
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    missing += [link for link in links if not (INFRA / link).exists()]
+    assert missing == []
+
+
+def test_the_readmes_run_file_is_one() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    run_file = spec.parse(yaml.safe_load(blocks[0]) | {"name": "a"}, "README")
+    (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
+    (variable,) = found("Job/data")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert run_file.image == container["image"]
+    assert run_file.storage_endpoint == variable["value"]
+    assert run_file.service_account == "trainer"
