@@ -12,7 +12,7 @@ LAYERS = (
     "errors",
     "config cluster order schedule metrics idx process rollcall gcs_server",
     "storage",
-    "presets dataset digits sources run checkpoint progress causes augment models optimizers",
+    "presets dataset digits sources run checkpoint progress causes logs augment models optimizers",
     "loop",
     "train",
     "evaluate worker supervisor",
