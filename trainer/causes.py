@@ -21,7 +21,7 @@ LONGEST = 4000  # bytes of a cause: Kubernetes keeps 4,096, and a message of the
 
 
 class Memory:
-    """The memory limit of this container, as its control group tells.
+    """The memory of this container, as its control group tells.
 
     Args:
         folder: where control groups are mounted.
@@ -47,6 +47,20 @@ class Memory:
         text = self._read("memory.max") or self._read("memory.limit_in_bytes")
         # Version 1 writes a number near 2**63 for no limit.
         return int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+
+    def peak(self) -> int | None:
+        """Return the most that was ever used here, bytes, or None where the kernel does not tell.
+
+        Version 2 counts it since Linux 5.19: https://docs.kernel.org/admin-guide/cgroup-v2.html
+        """
+        text = self._read("memory.peak") or self._read("memory.max_usage_in_bytes")
+        return int(text) if text.isdecimal() else None
+
+    def figures(self) -> str:
+        """Return limit and peak for people."""
+        limit, peak = self.limit(), self.peak()
+        told = "limit of its machine" if limit is None else f"limit {size(limit)}"
+        return told if peak is None else f"{told}, peak {size(peak)}"
 
     def _read(self, name: str) -> str:
         with contextlib.suppress(OSError):
@@ -76,13 +90,13 @@ def describe(code: int, error: str | None, log: str, out_of_memory: str | None) 
         code: its exit code, negative for a signal.
         error: what it said itself.
         log: what it wrote to standard error.
-        out_of_memory: the limit that the kernel killed it for, if it did.
+        out_of_memory: the figures of the memory that the kernel killed it for, if it did.
     """
     if error is not None:
         return _cut(error)
     if out_of_memory is not None:
         return (
-            f"its worker was killed for lack of memory (limit {out_of_memory}); "
+            f"its worker was killed for lack of memory ({out_of_memory}); "
             "give it more memory or lower batch_size"
         )
     if code < 0:
@@ -100,13 +114,13 @@ def _cut(text: str) -> str:
     return text.encode(errors="replace")[:LONGEST].decode(errors="ignore")
 
 
-def size(count: int | None) -> str:
+def size(count: int) -> str:
     """Return a number of bytes for people."""
-    return "of its machine" if count is None else f"{count / 2**20:,.0f} MiB"
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def leave_message(message: str, path: Path | None = None) -> None:
-    """Write the first cause where Kubernetes reads it from."""
+    """Write how it ended where Kubernetes reads it from."""
     path = path or Path(os.environ.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG))
     with contextlib.suppress(OSError):
         if path.exists():

@@ -320,7 +320,7 @@ class Supervisor:
             return
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
         message = self._trouble or causes.describe(
-            code, attempt.error, log, self._memory_limit(code)
+            code, attempt.error, log, self._out_of_memory(code)
         )
         own = code if code in FINAL or code == StoppedError.exit_code else 1
         cause = Cause(
@@ -337,11 +337,11 @@ class Supervisor:
         if own in FINAL:
             raise WorkerFailedError(cause.message, own)
 
-    def _memory_limit(self, code: int) -> str | None:
-        """Return the limit that the kernel has killed our process for, if it has."""
+    def _out_of_memory(self, code: int) -> str | None:
+        """Return the figures of the memory that the kernel has killed our process for, if so."""
         before, self._memory_kills = self._memory_kills, self._memory.kills()
         if code == -signal.SIGKILL and self._memory_kills > before:
-            return causes.size(self._memory.limit())
+            return self._memory.figures()
         return None
 
     def _show(self, log: str) -> None:
@@ -365,7 +365,7 @@ class Supervisor:
         self._lost_children += 1
         if self._lost_children > self._config.max_restarts or (code > 0 and not self._prepared):
             log = self._log.read_text(errors="replace")
-            message = causes.describe(code, None, log, self._memory_limit(code))
+            message = causes.describe(code, None, log, self._out_of_memory(code))
             self._show(log)
             raise WorkerFailedError(_with_rank(message, self._cluster), 1)
         self._told_ready = False

@@ -115,6 +115,8 @@ def test_the_kernel_s_kill_is_counted(group: tuple[Path, str], tmp_path: Path) -
         code = subprocess.run([sys.executable, "-c", script], timeout=LIMIT).returncode
         assert code == (-signal.SIGKILL if kills else 0)
         assert memory.kills() == kills
+    # One more kilobyte would have been too much, unless the kernel does not tell.
+    assert memory.peak() is None or 31 << 20 < (memory.peak() or 0) <= 32 << 20
 
 
 TRACEBACK = """\
@@ -138,8 +140,8 @@ Detected at node Mul defined at (most recent call last):
             -9,
             None,
             TRACEBACK,
-            "512 MiB",
-            "its worker was killed for lack of memory (limit 512 MiB)",
+            "limit 512 MiB, peak 511 MiB",
+            "its worker was killed for lack of memory (limit 512 MiB, peak 511 MiB); give it more",
         ),
         (-9, None, TRACEBACK, None, "its worker was killed by SIGKILL"),
         (-11, None, "", None, "its worker was killed by SIGSEGV"),
@@ -174,8 +176,35 @@ def test_no_end_is_too_long_for_the_roll_call_or_cannot_be_printed(text: str) ->
 
 
 def test_sizes_are_told_for_people() -> None:
-    assert causes.size(None) == "of its machine"
     assert causes.size(3 << 30) == "3,072 MiB"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "limit of its machine"),
+        ({"memory__max": "max", "memory__peak": str(3 << 30)}, "limit of its machine, peak 3,072"),
+        ({"memory__max": str(512 << 20)}, "limit 512 MiB"),  # before Linux 5.19
+        (
+            {"memory__max": str(512 << 20), "memory__peak": str(511 << 20)},
+            "limit 512 MiB, peak 511 MiB",
+        ),
+        (
+            {
+                "memory__limit_in_bytes": str(64 << 20),
+                "memory__max_usage_in_bytes": str(63 << 20),
+            },
+            "limit 64 MiB, peak 63 MiB",
+        ),
+    ],
+)
+def test_limit_and_peak_are_told_as_far_as_they_are_known(
+    tmp_path: Path, files: dict[str, str], told: str
+) -> None:
+    write(tmp_path, **files)
+    assert Memory(tmp_path, tmp_path / "none").figures().removesuffix(" MiB") == (
+        told.removesuffix(" MiB")
+    )
 
 
 def test_the_message_goes_only_where_kubernetes_reads_it(
