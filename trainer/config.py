@@ -24,6 +24,7 @@ PLACEMENT = frozenset(
         "checkpoint_steps",
         "keep_checkpoints",
         "log_format",
+        "ship_logs",
     }
 )
 
@@ -102,6 +103,7 @@ class TrainConfig(BaseModel):
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="auto: a progress bar on a terminal, else text"
     )
+    ship_logs: bool = Field(False, description="copy what every rank prints to RUN/logs")
 
     @field_validator("model")
     @classmethod

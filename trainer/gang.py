@@ -28,6 +28,7 @@ from trainer.process import Child, Event
 from trainer.supervisor import GRACE, TICK, WorkerFailedError
 
 LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
+ENDING = 7.0  # seconds for a supervisor to store its last words when its worker has ended
 
 
 @dataclass
@@ -114,7 +115,7 @@ class Gang:
     def _look(self, stop: threading.Event) -> None:
         process.reap_orphans({rank.child.process.pid for rank in self.ranks.values()})
         if (self._failures or stop.is_set()) and self._kill_at == float("inf"):
-            self._kill_at = time.monotonic() + (LOST_GRACE if self._failures else GRACE + 1)
+            self._kill_at = time.monotonic() + (LOST_GRACE if self._failures else GRACE + ENDING)
             for rank in self.ranks.values():
                 rank.child.say("stop")
         if time.monotonic() > self._kill_at:

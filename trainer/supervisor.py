@@ -5,6 +5,7 @@ starts its worker again in place, together with the others (see rollcall.py). Ev
 happens comes to one queue: from the worker, from the other supervisors, and from the clock.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer import causes, process, progress, run
+from trainer import causes, logs, process, progress, run
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
@@ -86,6 +87,13 @@ def supervise(
         WorkerFailedError: the gang failed, with the first cause.
         StoppedError: asked to stop.
     """
+    if config.ship_logs:
+        shipper = logs.Shipper(
+            lambda: open_storage(run.uri(config)),
+            cluster.rank,
+            lambda message: progress.create(config.log_format).warn(message),
+        )
+        atexit.register(shipper.close)  # after the error's line, or a traceback, is written
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         supervisor = Supervisor(arguments, config, cluster, stop, Path(folder))
         try:
@@ -294,6 +302,8 @@ class Supervisor:
                 self._child_gone(code)
             case {"error": str(message)} if self._attempt is None:
                 self._child_error = message
+            case {"result": str(line)} if self._rank == 0:
+                causes.leave_message(line)
         if self._attempt:
             self._attempt_says(self._attempt, event)
         if event.get("event") in ("started", "joined", "resumed", "step", "committed", "ended"):

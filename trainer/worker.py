@@ -175,12 +175,13 @@ def _reporter(config: TrainConfig, cluster: Cluster) -> Reporter:
 
 
 def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
-    reporter.say(
+    line = (
         f"test accuracy {result['test_accuracy']:.2%}  loss {result['test_loss']:.4f}  "
         f"{result['steps']} steps in {result['train_seconds']:.1f} s "
-        f"({result['images_per_second']:,.0f} images/s)",
-        **result,
+        f"({result['images_per_second']:,.0f} images/s)"
     )
+    tell_parent(result=line)
+    reporter.say(line, **result)
     reporter.say(f"results in {storage.uri}/")
 
 
