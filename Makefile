@@ -7,10 +7,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+WITH_trainer := TensorFlow and what else is needed (about a minute)
+WITH_k8s := the Kubernetes client
+WITH_dev := TensorFlow, the Kubernetes client and the tools of development (about a minute)
 
 STORE ?= bucket
 DATA ?= $(STORE)/data
-RUN ?= $(STORE)/runs/{preset}-{digest}
+FOLDER ?= $(STORE)/runs/{preset}-{digest}
+RUN ?= runs/mnist-cnn.yaml
 PRESET ?= cnn
 WORKERS ?= 2
 FAULTS ?= 100
@@ -25,13 +29,41 @@ REQUIREMENTS ?= trainer
 run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS workers
 	@$(BIN)/python -m trainer data put --from auto --to '$(DATA)'
 	@$(BIN)/python -m trainer train --preset $(PRESET) --workers $(WORKERS) \
-		--data '$(DATA)' --run '$(RUN)' $(ARGS)
+		--data '$(DATA)' --run '$(FOLDER)' $(ARGS)
 
 presets: $(VENV)/trainer  ## Train every preset on MNIST and write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
 
 chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, and compare the weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
+
+##@ Kubernetes: RUN is a run file; python -m k8s --help tells more
+doctor:  ## Check all that can be known before submitting RUN
+submit:  ## Check RUN and start it (ARGS=--follow stays with it)
+status:  ## How far RUN is, and what is wrong with it if something is
+logs:    ## What RUN says (ARGS=-f follows), also when its pods are gone
+result:  ## What RUN ended with (ARGS='--download DIR' fetches its folder)
+cancel:  ## Ask RUN to store a checkpoint and stop; submit goes on with it
+delete:  ## Remove RUN from the cluster; its folder stays
+doctor submit status logs result cancel delete: $(VENV)/k8s
+	@$(BIN)/python -m k8s $@ '$(RUN)' $(ARGS)
+
+list: $(VENV)/k8s  ## All runs in the namespace
+	@$(BIN)/python -m k8s list $(ARGS)
+
+CLUSTER := trainyard
+KUBECTL := kubectl --context kind-$(CLUSTER) --namespace trainyard
+kind-up:  ## Start a local cluster with an object store and data
+	@kind get clusters 2>/dev/null | grep -qx $(CLUSTER) \
+		|| kind create cluster --config infra/local/kind.yaml --wait 120s
+	@$(MAKE) image IMAGE=trainyard:local
+	@kind load docker-image trainyard:local --name $(CLUSTER)
+	@$(KUBECTL) apply -k infra/local
+	@$(KUBECTL) rollout status deployment/store --timeout=120s
+	@$(KUBECTL) wait --for=condition=complete job/data --timeout=300s
+
+kind-down:  ## Remove the local cluster and all that is in it
+	@kind delete cluster --name $(CLUSTER)
 
 ##@ Container
 image:  ## Build the trainer's image (REQUIREMENTS=gpu for the one with CUDA)
@@ -52,14 +84,20 @@ test: $(VENV)/dev  ## Run all tests
 check: $(VENV)/dev  ## Format check, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy trainer tests benchmarks
+	$(BIN)/mypy trainer k8s tests benchmarks
 
 format: $(VENV)/dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+schema: $(VENV)/k8s  ## Write runs/schema.json, by which editors know run files
+	$(BIN)/python -m k8s schema > runs/schema.json
+
+golden: $(VENV)/dev  ## Write tests/data/golden anew
+	TRAINYARD_WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_k8s_manifest.py -k golden
+
 lock: $(VENV)/dev  ## Resolve requirements/*.txt anew from pyproject.toml
-	for extras in "trainer" "gpu" "trainer dev"; do \
+	for extras in "trainer" "gpu" "k8s" "trainer k8s dev"; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-annotate --no-header --upgrade $$(printf -- '--extra %s ' $$extras) \
 			pyproject.toml -o requirements/$${extras##* }.txt || exit; done
@@ -70,16 +108,17 @@ clean:  ## Remove the virtual environment and caches, but no data and no runs
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*  ## "; print "make TARGET [NAME=value ...]"} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nSettings, with their values now\n'
-	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' RUN '$(RUN)' PRESET '$(PRESET)' \
+	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' RUN '$(RUN)' PRESET '$(PRESET)' \
 		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 
-$(VENV)/trainer $(VENV)/dev: $(VENV)/%: requirements/%.txt
+$(VENV)/trainer $(VENV)/k8s $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 to 3.13 found; give PYTHON=/path/to/python' >&2; exit 2; }
-	@echo 'installing TensorFlow and what else is needed into $(VENV) (about a minute, once)'
+	@echo 'installing $(WITH_$*) into $(VENV), once'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
-	@touch $(VENV)/trainer $@  # the developer's packages include the trainer's
+	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s)  # the developer's include all
 
-.PHONY: run presets chaos image docker-run test check format lock clean help
+.PHONY: run presets chaos doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
+	test check format schema golden lock clean help

@@ -76,10 +76,14 @@ class Storage(Protocol):
         """Remove the object; one that is not there is no error."""
 
 
-def open_storage(uri: str) -> Storage:
+def open_storage(uri: str, *, deadline: float = 120.0) -> Storage:
     """Return the storage at ``uri``: a path, ``file://PATH`` or ``gs://BUCKET[/PREFIX]``.
 
     What follows ``file://`` is a path as it stands, nothing in it is percent-decoded.
+
+    Args:
+        uri: of a folder.
+        deadline: time for each call to a bucket, seconds.
 
     Raises:
         ConfigError: The scheme is unknown, or the path, bucket or prefix is not valid.
@@ -92,7 +96,7 @@ def open_storage(uri: str) -> Storage:
         return LocalStorage(rest, uri=uri)
     if separator and scheme.lower() == "gs":
         bucket, _, prefix = rest.partition("/")
-        return GCSStorage(bucket, prefix.rstrip("/"))
+        return GCSStorage(bucket, prefix.rstrip("/"), deadline=deadline)
     raise ConfigError(
         f"storage {uri!r}: the scheme is not known; "
         "give a path, file://PATH or gs://BUCKET[/PREFIX]"

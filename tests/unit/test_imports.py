@@ -1,11 +1,10 @@
 """Who may import whom: a module imports only from its left."""
 
-import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.imports import loaded, names_imported
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
@@ -42,15 +41,7 @@ MODULES = sorted(path.stem for path in (ROOT / "trainer").glob("*.py") if path.s
 
 
 def imports(module: str) -> set[str]:
-    """All that a module imports, also inside of functions, as dotted names."""
-    found = set()
-    for node in ast.walk(ast.parse((ROOT / "trainer" / f"{module}.py").read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return names_imported(ROOT / "trainer" / f"{module}.py")
 
 
 def edges() -> set[tuple[str, str]]:
@@ -61,20 +52,6 @@ def edges() -> set[tuple[str, str]]:
         for name in imports(module)
         if name.startswith("trainer.") and name.split(".")[1] in MODULES
     }
-
-
-def loaded(*arguments: str) -> set[str]:
-    """The modules that a Python process with these arguments loads."""
-    process = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    lines = [line for line in process.stderr.splitlines() if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip() for line in lines}
 
 
 def test_every_module_has_its_place() -> None:

@@ -1,0 +1,205 @@
+"""Watch a run until it is over, and say what it does."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from k8s import observe, submit, view
+from k8s.client import Cluster
+from k8s.diagnose import Cause
+from k8s.screen import WARNING, Screen
+from trainer.errors import UserError
+
+LOOK = 1.0  # seconds between two looks at the run
+CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
+DRAIN = 10.0  # seconds for the rest of the logs when the run is over
+STREAMS = 32  # ranks whose logs are followed; a connection each
+SUCCEEDED, FAILED, DEADLINE, NEVER_STARTED = 0, 1, 124, 125
+
+
+@dataclass
+class Streams:
+    """The logs of a run's pods as they come, each read by a thread of its own.
+
+    Attributes:
+        lines: rank, RFC 3339 time, text.
+    """
+
+    cluster: Cluster
+    lines: "queue.SimpleQueue[tuple[int, str, str]]" = field(default_factory=queue.SimpleQueue)
+    _threads: dict[str, threading.Thread] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def follow(self, pods: list[dict[str, Any]]) -> None:
+        """Begin with the logs of pods that have one by now."""
+        for pod in pods:
+            name, rank = pod["metadata"]["name"], view.rank(pod)
+            if name not in self._threads and view.has_log(pod) and rank < STREAMS:
+                thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
+                self._threads[name] = thread
+                thread.start()
+
+    def drain(self) -> Iterator[tuple[int, str, str]]:
+        """Yield what has come."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self.lines.get_nowait()
+
+    def finish(self) -> None:
+        """Wait for the rest of the logs of pods that have ended."""
+        self._over.set()
+        until = time.monotonic() + DRAIN
+        for thread in self._threads.values():
+            thread.join(max(0, until - time.monotonic()))
+
+    def _read(self, pod: str, rank: int) -> None:
+        last = ""
+        while True:
+            lines = 0
+            try:
+                for at, text in self.cluster.log(pod, follow=True, since=last or None):
+                    last, lines = at, lines + 1
+                    self.lines.put((rank, at, text))
+            except UserError:  # the pod is gone, or the API server does not answer for long
+                if self._is_over(pod):
+                    return
+            if not lines:
+                # It ended without a new line: the pod has ended, or the connection was cut.
+                if self._over.is_set() or self._is_over(pod):
+                    return
+                self._over.wait(LOOK)
+
+    def _is_over(self, pod: str) -> bool:
+        """Whether nothing more will come from this pod."""
+        try:
+            there = self.cluster.get("Pod", pod)
+        except UserError:
+            return self._over.is_set()
+        phase = (there or {}).get("status", {}).get("phase")
+        return there is None or phase in ("Succeeded", "Failed")
+
+
+@dataclass
+class Follower:
+    """Follows one run.
+
+    Args:
+        cluster: where it is.
+        name: of the run.
+        start_deadline: seconds after which a run that has not started is given up.
+        with_logs: whether to show the logs, or only what is wrong and the end.
+        rank: the one whose log to show; None for all.
+    """
+
+    cluster: Cluster
+    name: str
+    start_deadline: float
+    with_logs: bool
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        self._job = submit.find(self.cluster, self.name)
+        self._screen = Screen(self.name, view.workers(self._job))
+        self._streams = Streams(self.cluster)
+        self._progress = view.Progress()
+        self._phase = ""
+        self._cause: Cause | None = None
+        self._looked = float("-inf")
+        self._began = time.monotonic()
+        self._started: set[int] = set()
+
+    def run(self) -> int:
+        """Follow until the run is over and return the exit code that says how."""
+        try:
+            return self._run()
+        finally:
+            self._screen.close()
+
+    def _run(self) -> int:
+        pods: list[dict[str, Any]] = []
+        while True:
+            job = self.cluster.get("Job", self.name)
+            if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
+                self._screen.close()
+                self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
+                return FAILED
+            # Not after the Job is over: its running pods are removed, and with them their words.
+            pods = observe.pods(self.cluster, job) or pods
+            self._started |= {view.rank(pod) for pod in pods if view.has_log(pod)}
+            self._streams.follow(pods if self.with_logs else pods[:0])
+            phase = view.phase(job, pods)
+            if phase in view.OVER:
+                return self._end(job, pods, phase)
+            self._show_phase(phase, pods)
+            self._show_cause(job, pods)
+            if phase == "Suspended" and not pods:
+                self._screen.say(f"{self.name}: was asked to stop; submit it again to go on")
+                return FAILED
+            waited = time.monotonic() - self._began
+            if len(self._started) < view.workers(job) and waited > self.start_deadline:
+                return self._give_up(waited)
+            self._show_lines(LOOK)
+
+    def _show_lines(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._show_line(*self._streams.lines.get(timeout=left))
+
+    def _show_line(self, rank: int, at: str, text: str) -> None:
+        facts = view.parse_line(text)
+        if rank == 0:
+            self._progress.take(at, facts)
+        if self.rank in (None, rank):
+            self._screen.line(rank, facts, self._progress)
+
+    def _show_phase(self, phase: str, pods: list[dict[str, Any]]) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            states = {view.pod_state(pod) for pod in view.current(pods).values()} - {phase}
+            more = f" ({', '.join(sorted(states))})" if states else ""
+            self._screen.say(f"{self.name}: {phase}{more}", "bold")
+
+    def _show_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+        now = time.monotonic()
+        if now - self._looked < CAUSE_LOOK:
+            return
+        self._looked = now
+        found = observe.cause(self.cluster, job, pods)
+        if found and (self._cause is None or found.message != self._cause.message):
+            self._screen.say(f"{self.name}: {found.message}", WARNING)
+        self._cause = found
+
+    def _give_up(self, waited: float) -> int:
+        cause = self._cause.message if self._cause else "no cause is known"
+        self._screen.say(
+            f"{self.name}: not started within {waited:.0f} s: {cause}; it stays submitted "
+            f"(python -m k8s delete {self.name} removes it)",
+            WARNING,
+        )
+        return NEVER_STARTED
+
+    def _end(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> int:
+        self._streams.finish()
+        for rank, at, text in self._streams.drain():
+            self._show_line(rank, at, text)
+        self._screen.close()
+        took = ""
+        status = job.get("status", {})
+        last = status.get("completionTime") or (view.condition(job, "Failed") or {}).get(
+            "lastTransitionTime"
+        )
+        if status.get("startTime") and last:
+            seconds = view.seconds_between(status["startTime"], view.time_of(last))
+            took = f" after {view.duration(seconds)}"
+        if phase == "Succeeded":
+            self._screen.say(f"{self.name}: {phase}{took}", "bold green")
+            return SUCCEEDED
+        found = observe.cause(self.cluster, job, pods)
+        message = found.message if found else "no cause is known; see python -m k8s logs"
+        self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")
+        return DEADLINE if phase == "DeadlineExceeded" else FAILED

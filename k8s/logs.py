@@ -1,0 +1,55 @@
+"""A run's logs: from its pods, and from its folder once they are gone."""
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+from k8s import view
+from k8s.client import Cluster
+from k8s.screen import Screen
+from trainer import logs
+from trainer.errors import ConfigError
+from trainer.storage import Storage
+
+
+def from_pods(
+    cluster: Cluster, pods: list[dict[str, Any]], rank: int | None, *, previous: bool
+) -> Iterator[tuple[str, int, str]]:
+    """Yield time, rank and text of the lines of all ranks, or of one, in the order of time."""
+    index = -2 if previous else -1
+    streams = [
+        _of_pod(cluster, number, of_rank[index]["metadata"]["name"])
+        for number, of_rank in view.by_rank(pods).items()
+        if rank in (None, number) and len(of_rank) >= -index and view.has_log(of_rank[index])
+    ]
+    yield from heapq.merge(*streams, key=lambda line: line[0].rstrip("Z"))  # decimals differ
+
+
+def _of_pod(cluster: Cluster, rank: int, pod: str) -> Iterator[tuple[str, int, str]]:
+    for at, text in cluster.log(pod):
+        yield at, rank, text
+
+
+def show(lines: Iterator[tuple[str, int, str]], screen: Screen) -> bool:
+    """Print lines and return whether there were any."""
+    empty = True
+    for _, rank, text in lines:
+        empty = False
+        facts = view.parse_line(text)
+        screen.ranked(rank, view.as_text(facts), "yellow" if "warning" in facts else None)
+    return not empty
+
+
+def show_stored(folder: Storage, rank: int | None, screen: Screen) -> None:
+    """Print what the supervisors stored of the logs.
+
+    Raises:
+        ConfigError: they stored none.
+    """
+    lines = (("", number, text) for number, text in logs.read(folder, rank))
+    if not show(lines, screen):
+        of_rank = "" if rank is None else f" of rank {rank}"
+        raise ConfigError(
+            f"{folder.uri}/logs: holds no logs{of_rank}; the run may not have begun, or it was not "
+            "in this folder"
+        )

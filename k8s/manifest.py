@@ -1,0 +1,120 @@
+"""The objects of a run: the manifests of this folder, filled in. Pure but for reading them."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from k8s.spec import RunSpec
+
+Object = dict[str, Any]
+
+FOLDER = Path(__file__).parent
+FILES = ("config.yaml", "networkpolicy.yaml", "service.yaml", "job.yaml")
+INSTANCE = "app.kubernetes.io/instance"
+QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
+RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.canonical writes it
+GPU = "nvidia.com/gpu"
+
+
+@functools.cache
+def _texts() -> tuple[str, ...]:
+    return tuple((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
+
+
+def objects(spec: RunSpec) -> list[Object]:
+    """Return ConfigMap, NetworkPolicy, Service and Job of a run, in this order."""
+    config, policy, service, job = (yaml.safe_load(text) for text in _texts())
+    for item in (config, policy, service, job):
+        _name(item, spec)
+    config["data"] = {"config.yaml": settings(spec)}
+    _set_instance(policy["spec"]["podSelector"]["matchLabels"], spec)
+    _set_instance(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], spec)
+    _set_instance(service["spec"]["selector"], spec)
+    _fill_job(job, spec)
+    return [config, policy, service, job]
+
+
+def as_yaml(items: list[Object]) -> str:
+    """Return objects as YAML documents, the same text for the same objects."""
+    text: str = yaml.safe_dump_all(items, sort_keys=False, width=100, explicit_start=True)
+    return text
+
+
+def settings(spec: RunSpec) -> str:
+    """Return the trainer's settings as it reads them: what the run file gives, and no default."""
+    given = {"preset": spec.config.preset, "log_format": "json", **spec.train}
+    placed = {"data": spec.data, "run": spec.run_uri, "workers": spec.workers, "ship_logs": True}
+    text: str = yaml.safe_dump({**given, **placed})
+    return text
+
+
+def selector(name: str | None = None) -> str:
+    """Return the label selector of one run's objects, or of all runs'."""
+    ours = "app.kubernetes.io/name=trainyard"
+    return f"{ours},{INSTANCE}={name}" if name else ours
+
+
+def requests(spec: RunSpec) -> dict[str, str]:
+    """Return what each worker asks for, by Kubernetes' names of resources."""
+    asked = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
+    return asked | ({GPU: str(spec.resources.gpus)} if spec.resources.gpus else {})
+
+
+def _name(item: Object, spec: RunSpec) -> None:
+    metadata = item["metadata"]
+    metadata["name"] = spec.name
+    if spec.namespace:
+        metadata["namespace"] = spec.namespace
+    _set_instance(metadata["labels"], spec)
+
+
+def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
+    labels[INSTANCE] = spec.name
+
+
+def _fill_job(job: Object, spec: RunSpec) -> None:
+    job["metadata"]["annotations"] = {RUN_FILE: spec.canonical()}
+    if spec.queue:
+        job["metadata"]["labels"][QUEUE] = spec.queue
+    body = job["spec"]
+    body["completions"] = body["parallelism"] = spec.workers
+    body["backoffLimitPerIndex"] = spec.retries
+    body["activeDeadlineSeconds"] = spec.deadline
+    body["ttlSecondsAfterFinished"] = spec.ttl
+    if spec.queue:
+        body["suspend"] = True  # Kueue lifts it when it admits the run
+    _set_instance(body["template"]["metadata"]["labels"], spec)
+    _fill_pod(body["template"]["spec"], spec)
+
+
+def _fill_pod(pod: Object, spec: RunSpec) -> None:
+    pod["subdomain"] = spec.name
+    pod["volumes"][0]["configMap"]["name"] = spec.name
+    if spec.node_selector:
+        pod["nodeSelector"] = dict(spec.node_selector)
+    pod["tolerations"] += [each.model_dump(exclude_none=True) for each in spec.tolerations]
+    if spec.resources.gpus:  # as nodes with GPUs are tainted, by most clouds
+        pod["tolerations"].append({"key": GPU, "operator": "Exists", "effect": "NoSchedule"})
+    if spec.priority_class:
+        pod["priorityClassName"] = spec.priority_class
+    if spec.service_account:
+        pod["serviceAccountName"] = spec.service_account
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
+    _fill_container(pod["containers"][0], spec)
+
+
+def _fill_container(container: Object, spec: RunSpec) -> None:
+    container["image"] = spec.image
+    container["imagePullPolicy"] = spec.image_pull_policy
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    variables |= {"TRAINYARD_WORKERS": str(spec.workers), "TRAINYARD_SERVICE": spec.name}
+    if spec.storage_endpoint:
+        variables["STORAGE_EMULATOR_HOST"] = spec.storage_endpoint
+    variables |= spec.environment
+    container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
+    if spec.environment_secrets:
+        container["envFrom"] = [{"secretRef": {"name": n}} for n in spec.environment_secrets]
+    container["resources"] = {"requests": requests(spec), "limits": requests(spec)}

@@ -1,0 +1,70 @@
+"""Everything that a diagnosis needs, read from the cluster."""
+
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
+
+from k8s import manifest, view
+from k8s.client import Cluster, ForbiddenError
+from k8s.diagnose import Cause, Observed, diagnose
+
+UID = "batch.kubernetes.io/controller-uid"
+
+
+def pods(cluster: Cluster, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods of this Job, not those of an earlier one of its name."""
+    return cluster.list("Pod", labels=f"{UID}={job['metadata']['uid']}")
+
+
+def cause(cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]]) -> Cause | None:
+    """Return what is wrong with a run, or None.
+
+    Nodes and quotas are looked at only where something is wrong, and only if that is allowed.
+    """
+    now = datetime.now(UTC)
+    if view.phase(job, its_pods) == "Succeeded":
+        return None
+    events = _events(cluster, job, its_pods)
+    observed = Observed(job=job, pods=its_pods, events=events, now=now)
+    found = diagnose(observed)
+    if found is None and manifest.QUEUE not in (job["metadata"].get("labels") or {}):
+        return None
+    return diagnose(
+        Observed(
+            job=job,
+            pods=its_pods,
+            events=events,
+            quotas=_allowed(cluster, "ResourceQuota"),
+            nodes=_allowed(cluster, "Node"),
+            node_pods=_allowed(cluster, "Pod", all_namespaces=True),
+            workload=_workload(cluster, job),
+            now=now,
+        )
+    )
+
+
+def _events(
+    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    uids = {item["metadata"]["uid"] for item in [job, *its_pods]}
+    return [
+        event
+        for event in cluster.list("Event")
+        if event.get("involvedObject", {}).get("uid") in uids
+    ]
+
+
+def _allowed(cluster: Cluster, kind: str, **options: Any) -> list[dict[str, Any]]:
+    with contextlib.suppress(ForbiddenError):
+        return cluster.list(kind, **options)
+    return []
+
+
+def _workload(cluster: Cluster, job: dict[str, Any]) -> dict[str, Any] | None:
+    if manifest.QUEUE not in (job["metadata"].get("labels") or {}):
+        return None
+    for workload in _allowed(cluster, "Workload"):
+        owners = workload["metadata"].get("ownerReferences") or []
+        if any(owner.get("uid") == job["metadata"]["uid"] for owner in owners):
+            return workload
+    return None

@@ -1,0 +1,387 @@
+"""The run file: what to train, with what, and where in the cluster. Pure but for ``read``."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
+
+from trainer import presets, run
+from trainer.config import TrainConfig, nearest
+from trainer.errors import ConfigError
+
+# Set by the Job, so neither the environment nor the training settings of a run file may.
+RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
+OURS = {
+    "data": "data",
+    "run": "run",
+    "workers": "workers",
+    "port": "nothing: it is the Job's",
+    "ship_logs": "nothing: the Job sets it",
+}
+LONGEST_NAME = 63  # characters of a label of a host name, RFC 1123; Kubernetes' limit for both
+POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
+SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_REFERENCE = (
+    r"(?P<name>[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    parts = re.fullmatch(r"(\d+)([smhd])", value)
+    if parts is None:
+        raise ValueError("must be seconds or a number with s, m, h or d, such as 90m")
+    return int(parts[1]) * _SECONDS[parts[2]]
+
+
+def _text(value: Any) -> Any:
+    # YAML reads 1 and 2.5 as numbers; Kubernetes takes quantities as text.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if number else value
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(_duration),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^\d+[smhd]$"}]}),
+]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_text),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Resources(_Model):
+    """Of each worker; requested and limited alike, so that no neighbour takes them."""
+
+    cpu: Quantity = Field("1", description="processor cores, such as 2 or 500m")
+    memory: Quantity = Field("2Gi", description="bytes, such as 2Gi; at least 512Mi")
+    gpus: int = Field(0, ge=0, le=64, description="NVIDIA GPUs; all of a pod's are used")
+
+    @field_validator("cpu")
+    @classmethod
+    def _cpu_is_a_quantity(cls, value: str) -> str:
+        if not re.fullmatch(r"\d+(\.\d{1,3})?|\d+m", value) or not value.strip("0.m"):
+            raise ValueError("must be cores above 0, such as 2, 0.5 or 500m")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_quantity(cls, value: str) -> str:
+        parts = re.fullmatch(r"(\d+)(\w*)", value)
+        if parts is None or parts[2] not in _UNITS:
+            raise ValueError("must be bytes such as 2Gi or 2000M")
+        if int(parts[1]) * _UNITS[parts[2]] < SMALLEST_MEMORY:
+            raise ValueError("must be at least 512Mi: TensorFlow alone takes 500 MB")
+        return value
+
+
+class Toleration(_Model):
+    """A taint that the pods may run in spite of, in Kubernetes' own words."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    tolerationSeconds: int | None = None  # noqa: N815
+
+
+class RunSpec(_Model):
+    """A run: the training settings and the resources that it gets in a cluster."""
+
+    name: str = Field(description="of the run and of all its objects; new settings, new name")
+    image: str = Field(description="of the trainer, best with its digest")
+    data: str = Field(description="gs:// URI of the folder with the four IDX files")
+    run: str = Field(
+        description="gs:// URI of the run's folder; {name}, {preset} and {digest} are filled in"
+    )
+    namespace: str | None = Field(None, description="default: that of the kubectl context")
+    workers: int = Field(1, ge=1, le=1024, description="pods in the gang")
+    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="settings of python -m trainer train, by name"
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="variables of the trainer; nothing secret"
+    )
+    environment_secrets: list[str] = Field(
+        default_factory=list, description="Secrets whose keys become variables of the trainer"
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="labels that a node must have"
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list, description="taints that the pods may run in spite of"
+    )
+    priority_class: str | None = Field(None, description="PriorityClass of the pods")
+    service_account: str | None = Field(
+        None, description="of the pods, for Workload Identity; its token is never mounted"
+    )
+    image_pull_secrets: list[str] = Field(
+        default_factory=list, description="Secrets to pull the image with"
+    )
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
+        "IfNotPresent", description="when the node pulls the image"
+    )
+    queue: str | None = Field(None, description="Kueue LocalQueue that admits the run")
+    deadline: Duration = Field(
+        86400, ge=1, description="time from start to end, then the run fails; seconds, or 90m, 8h"
+    )
+    start_deadline: Duration = Field(
+        600, ge=1, description="time to start, after which submit --wait gives up; as deadline"
+    )
+    ttl: Duration = Field(
+        86400, ge=0, description="time that the finished Job is kept, as deadline"
+    )
+    retries: int = Field(3, ge=0, le=1000, description="of each rank's pod, besides restarts in it")
+    storage_endpoint: str | None = Field(
+        None, description="URL of a stand-in for Cloud Storage, for trying out"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_starts_with_a_letter(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", value):  # a Service's name, RFC 1035
+            raise ValueError("must be a-z, 0-9 and -, from a letter to a letter or digit")
+        return value
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_is_a_label(cls, value: str | None) -> str | None:
+        return _matching(value, _LABEL, LONGEST_NAME, "must be a namespace's name")
+
+    @field_validator("priority_class", "service_account", "queue")
+    @classmethod
+    def _is_an_objects_name(cls, value: str | None) -> str | None:
+        return _matching(value, _SUBDOMAIN, 253, "must be an object's name")
+
+    @field_validator("environment_secrets", "image_pull_secrets")
+    @classmethod
+    def _are_objects_names(cls, values: list[str]) -> list[str]:
+        for value in values:
+            _matching(value, _SUBDOMAIN, 253, f"{value!r} must be an object's name")
+        return values
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_a_reference(cls, value: str) -> str:
+        _matching(value, _REFERENCE, 512, "must be NAME[:TAG][@sha256:DIGEST], in small letters")
+        return value
+
+    @field_validator("data", "run")
+    @classmethod
+    def _is_in_a_bucket(cls, value: str) -> str:
+        if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\x00-\x1f]+)?", value):
+            raise ValueError("must be gs://BUCKET/FOLDER: pods do not see this machine's folders")
+        return value.rstrip("/")
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _values_are_text(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: _text(value) for name, value in values.items()}
+
+    @field_validator("environment")
+    @classmethod
+    def _environment_is_ours_to_set(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} must be a variable's name: letters, digits and _")
+            if name in RESERVED or name.startswith("TRAINYARD_"):
+                raise ValueError(f"{name} is set by the Job; leave it out")
+            if re.search(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE|ACCESS_?KEY", name, re.I):
+                raise ValueError(
+                    f"{name} looks like a secret, which a manifest is no place for; put it into a "
+                    "Secret and name that under environment_secrets"
+                )
+        return values
+
+    @field_validator("node_selector")
+    @classmethod
+    def _labels_are_labels(cls, values: dict[str, str]) -> dict[str, str]:
+        name = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+        for key, value in values.items():
+            prefix, _, last = key.rpartition("/")
+            fits = re.fullmatch(name, last) and (not prefix or re.fullmatch(_SUBDOMAIN, prefix))
+            if not fits or not (value == "" or re.fullmatch(name, value)):
+                raise ValueError(f"{key!r}: {value!r} must be a label and its value")
+        return values
+
+    @field_validator("storage_endpoint")
+    @classmethod
+    def _endpoint_is_a_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+                raise ValueError("must be http://HOST:PORT")
+        return value
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings that the trainer gets; checked when the run file was read."""
+        placed = {"workers": self.workers, "data": self.data, "ship_logs": True}
+        placed["run"] = self.run.replace("{name}", self.name)
+        settings = {"log_format": "json", **self.train}
+        config = presets.configure(settings, placed)
+        return config.model_copy(update={"run": run.uri(config)})
+
+    @property
+    def run_uri(self) -> str:
+        """URI of the run's folder, all filled in."""
+        return self.config.run
+
+    def pinned(self) -> str | None:
+        """What the image is pinned by: its digest, a tag that says something, or nothing."""
+        match = re.fullmatch(_REFERENCE, self.image)
+        assert match
+        tag = match["tag"]
+        return match["digest"] or (tag if tag not in (None, "latest") else None)
+
+    def canonical(self) -> str:
+        """One line of JSON that two run files share exactly if they mean the same run."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _matching(value: str | None, pattern: str, longest: int, rule: str) -> str | None:
+    if value is not None and (len(value) > longest or not re.fullmatch(pattern, value)):
+        raise ValueError(rule)
+    return value
+
+
+def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
+    """Check a run file's values.
+
+    Args:
+        values: of the file.
+        where: the file's name, for messages.
+        namespace: wins over that of the file.
+
+    Raises:
+        ConfigError: with the file, the field, the value, the rule and the remedy.
+    """
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{where}: must be a mapping of settings, such as 'name: mnist-cnn'")
+    if namespace is not None:
+        values = {**values, "namespace": namespace}
+    try:
+        spec = RunSpec.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_problem(error)}") from None
+    for field in spec.train.keys() & OURS.keys():
+        raise ConfigError(
+            f"{where}: train.{field}: does not belong under train; give {OURS[field]} instead"
+        )
+    try:
+        config = spec.config
+    except ConfigError as error:
+        raise ConfigError(f"{where}: train: {error}") from None
+    if "{" in config.run:
+        raise ConfigError(
+            f"{where}: run: {spec.run!r}: only {{name}}, {{preset}} and {{digest}} are filled in"
+        )
+    _check_names(spec, where)
+    return spec
+
+
+def _problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    field, known = ".".join(path), _fields(path[:-1])
+    if problem["type"] == "extra_forbidden":
+        hint = nearest(path[-1], known)
+        if len(path) == 1 and path[0] in TrainConfig.model_fields:
+            hint = "; settings of the training go under train"
+        return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
+    rule = problem["msg"].removeprefix("Value error, ")
+    meaning = known[path[-1]].description if path[-1] in known else None
+    # A value may be a mistyped secret: only short ones are worth telling.
+    value = problem["input"] if path[0] != "environment" else "..."
+    return f"{field}: {str(value)[:60]!r}: {rule}" + (f" ({meaning})" if meaning else "")
+
+
+def _fields(path: list[str]) -> dict[str, Any]:
+    models: dict[str, type[BaseModel]] = {"resources": Resources, "tolerations": Toleration}
+    return dict(models.get(path[0] if path else "", RunSpec).model_fields)
+
+
+def _check_names(spec: RunSpec, where: str) -> None:
+    """Check the longest names that follow from the run's.
+
+    Raises:
+        ConfigError: a pod's name at the largest index is too long.
+    """
+    longest = f"{spec.name}-{spec.workers - 1}"
+    length = len(longest) + POD_SUFFIX
+    if length > LONGEST_NAME:
+        raise ConfigError(
+            f"{where}: name: {spec.name!r}: rank {spec.workers - 1}'s pod would be called "
+            f"{longest}-xxxxx, {length} characters, and {LONGEST_NAME} are allowed; "
+            f"take away {length - LONGEST_NAME}"
+        )
+
+
+def read(path: str, *, namespace: str | None = None) -> RunSpec:
+    """Read and check a run file.
+
+    Raises:
+        ConfigError: it is missing, no YAML, or holds something that is not allowed.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a readable run file") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse(values, path, namespace=namespace)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of run files, for editors."""
+    values = RunSpec.model_json_schema()
+    settings = TrainConfig.model_json_schema()["properties"]
+    train = {name: value for name, value in settings.items() if name not in OURS}
+    values["properties"]["train"] |= {"properties": train, "additionalProperties": False}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **values}
+
+
+def difference(there: str, here: str) -> list[str]:
+    """Return what differs between two runs' canonical texts, as ``field (X there, Y here)``."""
+    old, new = json.loads(there), json.loads(here)
+    fields = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [
+        f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in fields
+    ]
+
+
+def _short(value: Any) -> str:
+    text = "the default" if value is None else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:25]}...{text[-12:]}"

@@ -1,0 +1,214 @@
+"""What a run's objects and log lines tell a reader. Pure."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from trainer import progress
+
+Object = dict[str, Any]
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
+
+
+def condition(item: Object, kind: str) -> Object | None:
+    """Return an object's condition of this type, if it holds."""
+    for each in item.get("status", {}).get("conditions") or []:
+        if each.get("type") == kind and each.get("status") == "True":
+            return dict(each)
+    return None
+
+
+def rank(pod: Object) -> int:
+    """Return the rank that a pod has in its gang."""
+    metadata = pod["metadata"]
+    labels = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
+    return int(labels.get(INDEX, 0))
+
+
+def by_rank(pods: list[Object]) -> dict[int, list[Object]]:
+    """Return the pods of each rank, oldest first."""
+    found = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
+        found[rank(pod)].append(pod)
+    return dict(sorted(found.items()))
+
+
+def current(pods: list[Object]) -> dict[int, Object]:
+    """Return the newest pod of each rank."""
+    return {number: all_of_it[-1] for number, all_of_it in by_rank(pods).items()}
+
+
+def has_log(pod: Object) -> bool:
+    """Whether the trainer's container was ever started."""
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    return bool({"running", "terminated"} & (statuses[0].get("state") or {}).keys())
+
+
+def workers(job: Object) -> int:
+    """Return the number of pods that the run has."""
+    return int(job["spec"].get("completions") or 1)
+
+
+def restarted_pods(pods: list[Object]) -> int:
+    """Return how many pods were replaced by another of their rank."""
+    return sum(len(all_of_it) - 1 for all_of_it in by_rank(pods).values())
+
+
+def phase(job: Object, pods: list[Object]) -> str:
+    """Return a run's phase in one word.
+
+    Queued      waits for its queue
+    Suspended   was asked to stop
+    Pending     none of its pods runs
+    Starting    some of them do
+    Running     all of them do
+    Succeeded, Failed, DeadlineExceeded
+    """
+    if condition(job, "Complete"):
+        return "Succeeded"
+    if failed := condition(job, "Failed"):
+        late = failed.get("reason") == "DeadlineExceeded"
+        return "DeadlineExceeded" if late else "Failed"
+    if job["spec"].get("suspend"):
+        queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
+        return "Queued" if queued else "Suspended"
+    running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
+    if not running:
+        return "Pending"
+    return "Running" if len(running) == workers(job) else "Starting"
+
+
+OVER = ("Succeeded", "Failed", "DeadlineExceeded")
+
+
+def _phase_of_pod(pod: Object) -> str:
+    return str(pod.get("status", {}).get("phase", "Pending"))
+
+
+def pod_state(pod: Object) -> str:
+    """Return a pod's state in the word that kubectl shows."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        state = status.get("state") or {}
+        for kind in ("waiting", "terminated"):
+            if reason := (state.get(kind) or {}).get("reason"):
+                return str(reason)
+    return str(pod.get("status", {}).get("reason") or _phase_of_pod(pod))
+
+
+def time_of(text: str) -> datetime:
+    """Return the time that an RFC 3339 text tells."""
+    return datetime.fromisoformat(text)
+
+
+def seconds_between(earlier: str, later: datetime) -> float:
+    """Return the seconds from an RFC 3339 time to another."""
+    return (later - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as kubectl writes ages: 45s, 3m12s, 2h5m, 3d4h."""
+    whole = max(0, round(seconds))
+    for unit, size, next_unit, next_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size}{unit}" + (f"{rest}{next_unit}" if rest else "")
+    return f"{whole}s"
+
+
+def parse_line(line: str) -> dict[str, Any]:
+    """Return a log line's facts; a line that is no JSON object is a message."""
+    if line.startswith("{"):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if isinstance(values, dict):
+            return values
+    return {"message": line}
+
+
+def is_step(facts: dict[str, Any]) -> bool:
+    """Whether a log line tells the figures of a chunk of steps."""
+    return "step" in facts and ("loss" in facts or "validation_accuracy" in facts)
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return a log line for people.
+
+    Args:
+        facts: of ``parse_line``.
+    """
+    if is_step(facts):
+        return f"step {facts['step']:>6}/{facts.get('total_steps', '?')}  {describe(facts)}"
+    if "warning" in facts:
+        return f"warning: {facts['warning']}"
+    return str(facts.get("message", json.dumps(facts)))
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return the figures of a step for people."""
+    try:
+        return progress.describe(facts)
+    except (KeyError, TypeError, ValueError):  # of another version of the trainer
+        return json.dumps(facts)
+
+
+@dataclass
+class Progress:
+    """How far a run is, by the log of its rank 0.
+
+    Attributes:
+        step: last one finished, and ``total`` of the run; 0 before the first.
+        restarts: of the gang in place.
+        cause: of the last restart.
+        last: the figures of the last chunk.
+        result: what it said at its end.
+    """
+
+    step: int = 0
+    total: int = 0
+    restarts: int = 0
+    cause: str = ""
+    last: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    _since: tuple[datetime, int] | None = None
+    _until: tuple[datetime, int] | None = None
+
+    def take(self, time: str, facts: dict[str, Any]) -> None:
+        """Take one line of rank 0's log."""
+        warning = facts.get("warning")
+        if isinstance(warning, str) and warning.endswith(AGAIN):
+            self.restarts += 1
+            self.cause = warning.removesuffix(AGAIN)
+            self._since = self._until = None
+        elif is_step(facts):
+            self.step, self.total = facts["step"], facts.get("total_steps", 0)
+            if "loss" in facts:
+                self.last = facts
+            now = (datetime.fromisoformat(time), self.step)
+            # The first chunk holds the compiling, so time is counted from its end.
+            self._since, self._until = self._since or now, now
+        elif "test_accuracy" in facts:
+            self.result = facts
+
+    def seconds_left(self) -> float | None:
+        """Return how long the rest takes at the pace so far, where there is one."""
+        if not (self._since and self._until and self._until[1] > self._since[1]):
+            return None
+        seconds = (self._until[0] - self._since[0]).total_seconds()
+        return seconds / (self._until[1] - self._since[1]) * max(0, self.total - self.step)
+
+    def accuracy(self) -> float | None:
+        """Return the newest accuracy: of the test images at the end, else of the training."""
+        value = self.result.get("test_accuracy", self.last.get("accuracy"))
+        return value if isinstance(value, float | int) else None

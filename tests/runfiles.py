@@ -1,0 +1,116 @@
+"""Run files for tests: a plain one, a full one, and any number of random ones."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from k8s.spec import RunSpec, parse
+from trainer import presets
+
+PLAIN: dict[str, Any] = {
+    "name": "mnist",
+    "image": "trainyard:0.1.0",
+    "data": "gs://bucket/mnist",
+    "run": "gs://bucket/runs/{name}",
+}
+FULL: dict[str, Any] = {
+    "name": "fashion",
+    "namespace": "vision",
+    "image": "example.org/ml/trainyard:0.1.0@sha256:" + "0123456789abcdef" * 4,
+    "data": "gs://bucket/fashion",
+    "run": "gs://bucket/runs/{name}-{preset}-{digest}",
+    "workers": 12,
+    "resources": {"cpu": 3.5, "memory": "12Gi", "gpus": 2},
+    "train": {"preset": "mlp-100", "epochs": 3, "seed": 7, "log_format": "text"},
+    "environment": {"TF_CPP_MIN_LOG_LEVEL": 1, "LANG": "C.UTF-8"},
+    "environment_secrets": ["proxy"],
+    "node_selector": {"cloud.example.org/pool": "gpu"},
+    "tolerations": [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}],
+    "priority_class": "batch",
+    "service_account": "trainer",
+    "image_pull_secrets": ["registry"],
+    "image_pull_policy": "Always",
+    "queue": "team-a",
+    "deadline": "8h",
+    "start_deadline": "30m",
+    "ttl": "7d",
+    "retries": 10,
+    "storage_endpoint": "http://store:4443",
+}
+
+
+def spec(**changes: Any) -> RunSpec:
+    """Return the plain run file's spec with some fields changed."""
+    return parse({**PLAIN, **changes}, "run.yaml")
+
+
+def _text(alphabet: str, longest: int) -> st.SearchStrategy[str]:
+    return st.text(alphabet, max_size=longest)
+
+
+_name = _text("abz09-.A_", 70) | st.from_regex(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", fullmatch=True)
+_uri = st.from_regex(r"gs://[a-z0-9._-]{3,20}(/[a-z0-9{}._-]{1,20}){0,3}", fullmatch=True)
+_any = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+_scrap = st.recursive(_any, lambda inner: st.lists(inner, max_size=2), max_leaves=3)
+_quantity = st.integers(0, 64) | st.sampled_from(["500m", "2Gi", "0.5", "600Mi", "1e3", "4G", ""])
+_time = st.integers(-1, 10**6) | st.sampled_from(["90m", "8h", "2d", "1w", ""])
+
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "name": _name,
+    "image": st.sampled_from(["trainyard", "a/b:1", "A", "x@sha256:" + "a" * 64, "h:5000/x:y"]),
+    "data": _uri,
+    "run": _uri | st.just("gs://bucket/runs/{name}-{digest}"),
+    "namespace": _name | st.none(),
+    "workers": st.integers(0, 1100),
+    "resources": st.fixed_dictionaries(
+        {}, optional={"cpu": _quantity, "memory": _quantity, "gpus": st.integers(-1, 9)}
+    ),
+    "train": st.fixed_dictionaries(
+        {},
+        optional={
+            "preset": st.sampled_from([*presets.PRESETS, "none"]),
+            "epochs": st.floats(-1, 9) | st.integers(0, 9),
+            "model": st.sampled_from(["my.models:net", "nothing"]),
+            "seed": st.integers(-1, 5),
+            "workers": st.just(3),
+        },
+    ),
+    "environment": st.dictionaries(_text("ABC_9-", 6), st.text(max_size=6) | st.integers()),
+    "environment_secrets": st.lists(_name, max_size=2),
+    "node_selector": st.dictionaries(_name, _name, max_size=2),
+    "tolerations": st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "key": _name,
+                "operator": st.sampled_from(["Exists", "Equal", "Like"]),
+                "value": _name,
+                "effect": st.sampled_from(["NoSchedule", "NoExecute", "Maybe"]),
+                "tolerationSeconds": st.integers(0, 99),
+            },
+        ),
+        max_size=2,
+    ),
+    "priority_class": _name | st.none(),
+    "service_account": _name | st.none(),
+    "image_pull_secrets": st.lists(_name, max_size=2),
+    "queue": _name | st.none(),
+    "deadline": _time,
+    "start_deadline": _time,
+    "ttl": _time,
+    "retries": st.integers(-1, 1001),
+    "storage_endpoint": st.sampled_from([None, "http://store:4443", "store", "ftp://x", "http://"]),
+}
+
+
+@st.composite
+def run_files(draw: st.DrawFn) -> Any:
+    """Draw a run file: mostly a good one with a few random fields, seldom scrap."""
+    values: dict[str, Any] = dict(PLAIN)
+    for field in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=6, unique=True)):
+        values[field] = draw(FIELDS[field])
+    if draw(st.integers(0, 9)) == 0:
+        values[draw(st.sampled_from([*FIELDS, "nmae", ""]))] = draw(_scrap)
+    if draw(st.integers(0, 30)) == 0:
+        values.pop(draw(st.sampled_from(list(values))))
+    return values

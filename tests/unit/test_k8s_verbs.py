@@ -1,0 +1,648 @@
+"""The commands against an API server and a store over real HTTP, with faults in both."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k8s import doctor, follow, submit
+from k8s.__main__ import main
+from tests.apiserver import ApiServer, Fault
+from tests.runfiles import PLAIN
+from trainer import run, sources
+from trainer.gcs_server import GCSServer
+from trainer.storage import open_storage
+
+ROOT = Path(__file__).parents[2]
+STEP = {"step": 100, "total_steps": 200, "loss": 0.5, "accuracy": 0.9, "images_per_second": 9e3}
+RESULT = {
+    "test_accuracy": 0.9922,
+    "test_loss": 0.1,
+    "steps": 200,
+    "train_seconds": 7.0,
+    "images_per_second": 14000.0,
+    "weights_sha256": "ab" * 32,
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[GCSServer]:
+    with GCSServer("bucket") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        sources.put("digits", "gs://bucket/mnist", train_count=600, test_count=100, seed=0)
+        yield server
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path / "kubeconfig"))
+        monkeypatch.setattr(follow, "LOOK", 0.02)
+        monkeypatch.setattr(follow, "CAUSE_LOOK", 0.02)
+        monkeypatch.setattr(submit, "PAUSE", 0.02)
+        yield server
+
+
+class Controller:
+    """What the Job controller, the garbage collector and kubelets do, as far as tests need it."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self.api = api
+        api.react = self.react
+
+    def react(self, verb: str, item: dict[str, Any]) -> None:
+        if item["kind"] == "Job" and verb in ("create", "patch"):
+            there = self.pods(item)
+            if not item["spec"].get("suspend") and not there:
+                for rank in range(item["spec"]["completions"]):
+                    self.start(item, rank)
+            if item["spec"].get("suspend"):
+                for pod in there:
+                    del self.api.objects["Pod", "default", pod["metadata"]["name"]]
+
+    def pods(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            pod
+            for (kind, _, _), pod in list(self.api.objects.items())
+            if kind == "Pod"
+            and pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"]
+            == job["metadata"]["uid"]
+        ]
+
+    def start(self, job: dict[str, Any], rank: int, state: dict[str, Any] | None = None) -> str:
+        name = job["metadata"]["name"]
+        pod = f"{name}-{rank}-{len(self.pods(job)):05}"
+        self.api.add(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": pod,
+                    "labels": {
+                        **job["spec"]["template"]["metadata"]["labels"],
+                        "batch.kubernetes.io/controller-uid": job["metadata"]["uid"],
+                        "batch.kubernetes.io/job-completion-index": str(rank),
+                    },
+                },
+                "spec": {**job["spec"]["template"]["spec"], "nodeName": "node0"},
+                "status": {
+                    "phase": "Running",
+                    "containerStatuses": [
+                        {"name": "trainer", "state": state or {"running": {"startedAt": "now"}}}
+                    ],
+                },
+            }
+        )
+        return pod
+
+    def job(self) -> dict[str, Any]:
+        [job] = [o for (kind, _, _), o in self.api.objects.items() if kind == "Job"]
+        return job
+
+    def end(
+        self, condition: str, reason: str = "", codes: dict[int, tuple[int, str]] | None = None
+    ) -> None:
+        """End the run; ``codes`` by rank, with the termination message."""
+        job = self.job()
+        for pod in self.pods(job):
+            rank = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+            code, message = (codes or {}).get(rank, (0, ""))
+            pod["status"]["phase"] = "Failed" if code else "Succeeded"
+            ended = {
+                "exitCode": code,
+                "message": message,
+                "reason": "Error" if code else "Completed",
+            }
+            ended["finishedAt"] = f"2026-01-01T00:00:0{rank}Z"
+            pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
+            self.api.end(pod["metadata"]["name"])
+        job["status"] = {
+            "startTime": "2026-01-01T00:00:00Z",
+            "completionTime": "2026-01-01T00:01:05Z",
+            "conditions": [
+                {
+                    "type": condition,
+                    "status": "True",
+                    "reason": reason,
+                    "lastTransitionTime": "2026-01-01T00:01:05Z",
+                }
+            ],
+        }
+
+
+@pytest.fixture
+def controller(api: ApiServer) -> Controller:
+    return Controller(api)
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, store: GCSServer) -> Path:
+    path = tmp_path / "run.yaml"
+    folder = f"gs://bucket/runs/{tmp_path.name}"
+    train = {"validation": 100}
+    write(path, workers=2, storage_endpoint=store.url, run=folder, train=train)
+    return path
+
+
+def write(path: Path, **changes: Any) -> None:
+    path.write_text(yaml.safe_dump({**PLAIN, **changes}))
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def test_submit_creates_what_render_prints_and_starts_it_last(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert "created ConfigMap, NetworkPolicy, Service, Job mnist in namespace default" in out
+    assert f"next: python -m k8s status {run_file}" in out
+    assert main(["render", str(run_file)]) == 0
+    rendered = {item["kind"]: item for item in yaml.safe_load_all(capsys.readouterr().out)}
+    job = controller.job()
+    for kind, item in rendered.items():
+        stored = api.objects[kind, "default", "mnist"]
+        assert {**stored.get("spec", {}), "suspend": 0} == {**item.get("spec", {}), "suspend": 0}
+        assert stored.get("data") == item.get("data")
+        owners = stored["metadata"].get("ownerReferences", [])
+        assert [owner["uid"] for owner in owners] == [job["metadata"]["uid"]] * (kind != "Job")
+    writes = [r for r in api.requests if r.verb in ("create", "patch") and not r.dry]
+    kinds = [r.resource for r in writes if r.resource != "selfsubjectaccessreviews"]
+    assert kinds == ["jobs", "configmaps", "networkpolicies", "services", "jobs"]
+    assert writes[-1].body == {"spec": {"suspend": False}}
+
+
+@pytest.mark.usefixtures("controller")
+def test_the_same_run_file_twice_makes_one_run_and_a_changed_one_is_refused(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["submit", str(run_file)]) == 0
+    assert "mnist: runs already" in capsys.readouterr().out
+    assert [r.resource for r in api.requests if r.verb == "create" and not r.dry].count("jobs") == 1
+    change(run_file, train={"seed": 3})
+    assert main(["submit", str(run_file)]) == 2
+    assert capsys.readouterr().err == (
+        "k8s: mnist: is submitted with other settings: "
+        'train ({"validation": 100} there, {"seed": 3} here); '
+        "give another name, or first: python -m k8s delete mnist\n"
+    )
+
+
+def test_cancel_suspends_and_submit_goes_on(
+    run_file: Path, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["cancel", "mnist"]) == 0
+    assert controller.job()["spec"]["suspend"] is True
+    assert main(["status", "mnist"]) == 0
+    assert "Suspended" in capsys.readouterr().out
+    assert main(["cancel", "mnist"]) == 0
+    assert "is stopped already" in capsys.readouterr().out
+    assert main(["submit", str(run_file)]) == 0
+    assert "goes on from its last checkpoint" in capsys.readouterr().out
+    assert controller.job()["spec"]["suspend"] is False
+
+
+def test_a_run_in_a_queue_stays_suspended_until_it_is_admitted(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run_file, queue="team")
+    assert main(["submit", str(run_file)]) == 2
+    assert "no such LocalQueue" in capsys.readouterr().out
+    api.kueue = True
+    api.add(
+        {
+            "apiVersion": "kueue.x-k8s.io/v1beta1",
+            "kind": "LocalQueue",
+            "metadata": {"name": "team"},
+        }
+    )
+    assert main(["submit", str(run_file)]) == 0
+    assert controller.job()["spec"]["suspend"] is True
+    assert main(["list"]) == 0
+    assert "Queued" in capsys.readouterr().out
+    assert main(["cancel", "mnist"]) == 0
+    assert ("Job", "default", "mnist") not in api.objects
+
+
+def test_delete_leaves_nothing_but_says_so_where_there_is_nothing(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del controller
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["delete", str(run_file)]) == 0
+    kinds = {"Job", "ConfigMap", "Service", "NetworkPolicy"}
+    assert not kinds & {kind for kind, _, _ in api.objects}
+    capsys.readouterr()
+    assert main(["delete", "mnist"]) == 2
+    assert "mnist: no such run in namespace default" in capsys.readouterr().err
+
+
+def test_a_refused_companion_leaves_nothing_behind(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del controller
+    api.faults.append(Fault("status", "create", "services", skip=1, status=403, message="no"))
+    assert main(["submit", str(run_file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    kinds = {"Job", "ConfigMap", "Service", "NetworkPolicy"}
+    assert not kinds & {kind for kind, _, _ in api.objects}
+
+
+@pytest.mark.parametrize("resource", ["jobs", "configmaps", "services"])
+def test_an_answer_that_is_lost_makes_no_second_object(
+    resource: str, run_file: Path, api: ApiServer, controller: Controller
+) -> None:
+    api.faults.append(Fault("cut-after", "create", resource, skip=1))  # not the dry run
+    assert main(["submit", str(run_file)]) == 0
+    assert controller.job()["spec"]["suspend"] is False
+    assert len(controller.pods(controller.job())) == 2
+
+
+def test_pods_of_an_earlier_run_of_the_name_are_waited_for(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    old = controller.pods(controller.job())
+    assert main(["delete", "mnist"]) == 0
+    for pod in old:
+        api.add(pod)
+
+    def end() -> None:
+        time.sleep(0.3)
+        assert ("Job", "default", "mnist") not in api.objects
+        for pod in old:
+            del api.objects["Pod", "default", pod["metadata"]["name"]]
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    assert main(["submit", str(run_file)]) == 0
+    thread.join()
+    assert "waiting for 2 pods of an earlier run to end" in capsys.readouterr().out
+
+
+def in_background(action: Any) -> threading.Thread:
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+def test_follow_shows_all_ranks_and_ends_as_the_run_does(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def live() -> None:
+        while not api.sent("get", "pods/log"):
+            time.sleep(0.01)
+        first, second = (pod["metadata"]["name"] for pod in controller.pods(controller.job()))
+        api.push(first, json.dumps(STEP), "2026-01-01T00:00:01.5Z")
+        api.push(second, json.dumps({"warning": "rank 1: slow store"}))
+        api.push(first, json.dumps({**STEP, "step": 150}), "2026-01-01T00:00:02.5Z")
+        api.push(first, json.dumps({"message": "test accuracy 99.22%", "test_accuracy": 0.9922}))
+        time.sleep(0.2)
+        controller.end("Complete")
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    thread.join()
+    out = capsys.readouterr().out
+    assert "0 | step    100/200  loss 0.5000  accuracy 90.00%  9,000 images/s\n" in out
+    assert "0 | step    150/200  loss 0.5000  accuracy 90.00%  9,000 images/s  1s left\n" in out
+    assert "1 | warning: rank 1: slow store\n" in out
+    assert "0 | test accuracy 99.22%\n" in out
+    assert out.endswith("mnist: Succeeded after 1m5s\n")
+
+
+def test_a_log_that_is_cut_goes_on_without_a_line_twice_or_lost(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.faults.append(Fault("cut-log", "get", "pods/log", times=3, lines=5))
+
+    def live() -> None:
+        while not controller.api.sent("create", "services"):
+            time.sleep(0.01)
+        for number in range(30):
+            api.push("mnist-0-00000", f"line {number:02}")
+        while len(api.sent("get", "pods/log")) < 5:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        controller.end("Complete")
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    thread.join()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("0 | line")]
+    assert lines == [f"0 | line {number:02}" for number in range(30)]
+
+
+CAUSE = "data: gs://bucket/mnist: train-labels-idx1-ubyte is torn; put it there again"
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason", "codes", "exit_code", "words"),
+    [
+        ("Failed", "PodFailurePolicy", {1: (65, CAUSE), 0: (75, CAUSE)}, 1, CAUSE),
+        ("Failed", "DeadlineExceeded", {}, 124, "DeadlineExceeded"),
+        ("Complete", "CompletionsReached", {}, 0, "Succeeded after 1m5s"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--wait", "--follow"])
+def test_the_exit_code_mirrors_the_run(
+    condition: str,
+    reason: str,
+    codes: dict[int, tuple[int, str]],
+    exit_code: int,
+    words: str,
+    flag: str,
+    run_file: Path,
+    api: ApiServer,
+    controller: Controller,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def live() -> None:
+        while not api.sent("get", "jobs")[2:]:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        controller.end(condition, reason, codes)
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), flag]) == exit_code
+    thread.join()
+    assert words in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_run_that_never_starts_is_given_up_with_its_cause(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}
+
+    def react(verb: str, item: dict[str, Any]) -> None:
+        if item["kind"] == "Job" and verb == "patch":
+            for rank in range(2):
+                name = controller.start(item, rank, waiting)
+                api.objects["Pod", "default", name]["status"]["phase"] = "Pending"
+
+    api.react = react
+    change(run_file, start_deadline=1)
+    assert main(["submit", str(run_file), "--wait"]) == 125
+    out = capsys.readouterr().out
+    assert "ImagePullBackOff" in out or "cannot be pulled" in out
+    assert "not started within 1 s" in out.splitlines()[-1]
+    assert ("Job", "default", "mnist") in api.objects
+
+
+def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
+    run_file: Path, api: ApiServer, controller: Controller
+) -> None:
+    del controller
+    command = [sys.executable, "-m", "k8s", "submit", str(run_file), "--follow"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not api.sent("get", "pods/log"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(2)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "mnist goes on; come back with: python -m k8s logs mnist -f" in out
+    assert "Traceback" not in err
+    assert not api.sent("delete", "jobs")
+
+
+@pytest.mark.usefixtures("controller")
+def test_status_tells_progress_and_list_has_a_line_for_each(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list"]) == 0
+    assert "no runs in namespace default" in capsys.readouterr().out
+    assert main(["submit", str(run_file)]) == 0
+    api.push("mnist-0-00000", json.dumps(STEP))
+    again = "rank 1: its worker was killed by SIGKILL; starting again"
+    api.push("mnist-0-00000", json.dumps({"warning": again}))
+    capsys.readouterr()
+    assert main(["status", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert "mnist  Running  100/200  90.00%    1" in out
+    assert "rank 1: its worker was killed by SIGKILL (restarted)" in out
+    assert "mnist-1-00001  Running  node0" in out
+    assert main(["list", "-o", "json"]) == 0
+    [listed] = json.loads(capsys.readouterr().out)
+    assert (listed["phase"], listed["step"], listed["restarts"]) == ("Running", 100, 1)
+    assert main(["status", "other"]) == 2
+
+
+def test_logs_come_from_the_pods_and_from_the_folder_once_they_are_gone(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    api.push("mnist-1-00001", "second", "2026-01-01T00:00:02Z")
+    api.push("mnist-0-00000", "first", "2026-01-01T00:00:01.5Z")
+    api.push("mnist-0-00000", "third", "2026-01-01T00:00:02.25Z")
+    capsys.readouterr()
+    assert main(["logs", "mnist"]) == 0
+    assert capsys.readouterr().out == "0 | first\n1 | second\n0 | third\n"
+    assert main(["logs", "mnist", "--rank", "1"]) == 0
+    assert capsys.readouterr().out == "1 | second\n"
+    assert main(["logs", "mnist", "--rank", "2"]) == 2
+    assert "the run has ranks 0 to 1" in capsys.readouterr().err
+    newer = controller.start(controller.job(), 1)
+    api.objects["Pod", "default", newer]["metadata"]["creationTimestamp"] = "2099-01-01T00:00:00Z"
+    api.push(newer, "after a restart", "2026-01-01T00:00:09Z")
+    assert main(["logs", "mnist", "--rank", "1"]) == 0
+    assert capsys.readouterr().out == "1 | after a restart\n"
+    assert main(["logs", "mnist", "--rank", "1", "--previous"]) == 0
+    assert capsys.readouterr().out == "1 | second\n"
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    folder.create("logs/rank-0/20260101T000000Z-abcd.00000.log", b'{"warning": "stored"}\n')
+    folder.create("logs/rank-1/20260101T000000Z-abce.00000.log", b"also stored\n")
+    main(["delete", "mnist"])
+    capsys.readouterr()
+    assert main(["logs", str(run_file)]) == 0
+    assert capsys.readouterr().out == "0 | warning: stored\n1 | also stored\n"
+    assert main(["logs", "--folder", folder.uri, "--rank", "1"]) == 0
+    assert capsys.readouterr().out == "1 | also stored\n"
+    assert main(["logs", "mnist"]) == 2
+    assert "give its run file instead of its name, or --folder" in capsys.readouterr().err
+    assert main(["logs"]) == 2
+
+
+def test_result_is_read_from_the_folder_and_downloaded(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    assert main(["result", str(run_file)]) == 2
+    assert "the run has not ended; it has no checkpoint yet" in capsys.readouterr().err
+    folder.create("checkpoints/step-00000100.safetensors", b"weights")
+    folder.create(run.RESULT, run.pretty(RESULT))
+    target = tmp_path / "here"
+    assert main(["result", str(run_file), "--download", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy  99.22%" in out
+    assert (target / "checkpoints/step-00000100.safetensors").read_bytes() == b"weights"
+    assert main(["result", "--folder", folder.uri, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == RESULT
+
+
+def checks(
+    capsys: pytest.CaptureFixture[str], path: Path
+) -> tuple[int, dict[str, tuple[str, str]]]:
+    code = main(["doctor", str(path), "-o", "json"])
+    found = json.loads(capsys.readouterr().out)
+    return code, {each["check"]: (each["state"], each["text"]) for each in found}
+
+
+def test_doctor_finds_nothing_wrong_where_nothing_is(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {doctor.LEVEL: "restricted"}
+    api.objects["Namespace", "", "default"]["metadata"]["labels"] = labels
+    code, found = checks(capsys, run_file)
+    assert code == 0
+    assert {state for state, _ in found.values()} == {"ok"}
+    assert "600 training and 100 test images" in found["data"][1]
+    assert "v1.36.2" in found["cluster"][1]
+    assert not [
+        r
+        for r in api.requests
+        if r.verb in ("create", "patch") and not r.dry and r.resource != "selfsubjectaccessreviews"
+    ]
+    assert main(["doctor", str(run_file)]) == 0
+    assert "✓ run folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb"),
+    [(path, verb) for _, path, verbs in doctor.PERMISSIONS for verb in verbs],
+)
+def test_doctor_names_each_missing_permission(
+    resource: str, verb: str, run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied.add((verb, resource))
+    code, found = checks(capsys, run_file)
+    assert code == 2
+    state, text = found["permissions"]
+    assert state == "failed"
+    assert f"you may not {verb} {resource}" in text
+    assert doctor.ROLE in text
+
+
+@pytest.mark.parametrize(
+    ("objects", "changes", "check", "state", "words"),
+    [
+        ([], {"namespace": "other"}, "namespace", "failed", "other: does not exist"),
+        ([], {}, "namespace", "warning", "Pod Security level not set"),
+        ([], {"image": "trainyard:latest"}, "image", "warning", "not pinned"),
+        ([], {"service_account": "bob"}, "service account", "failed", "bob: not in namespace"),
+        ([], {"data": "gs://bucket/none"}, "data", "failed", "gs://bucket/none"),
+        ([], {"storage_endpoint": "http://127.0.0.1:9"}, "data", "warning", "not seen from here"),
+        (
+            [("ResourceQuota", {"spec": {}, "status": {"hard": {"requests.cpu": "1"}}})],
+            {},
+            "quota",
+            "failed",
+            "requests.cpu 2 asked, x allows 1 in all",
+        ),
+        (
+            [
+                (
+                    "ResourceQuota",
+                    {
+                        "status": {
+                            "hard": {"limits.memory": "5Gi"},
+                            "used": {"limits.memory": "2Gi"},
+                        }
+                    },
+                )
+            ],
+            {},
+            "quota",
+            "warning",
+            "limits.memory 4 GiB asked, 3 GiB of 5Gi free (x)",
+        ),
+        (
+            [("LimitRange", {"spec": {"limits": [{"type": "Container", "max": {"cpu": "500m"}}]}})],
+            {},
+            "limits",
+            "failed",
+            "resources.cpu: 1: LimitRange x allows at most 500m",
+        ),
+    ],
+)
+def test_doctor_names_what_is_wrong(
+    objects: list[tuple[str, dict[str, Any]]],
+    changes: dict[str, Any],
+    check: str,
+    state: str,
+    words: str,
+    run_file: Path,
+    api: ApiServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("k8s.store.DEADLINE", 0.5)
+    for kind, values in objects:
+        api.add({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, **values})
+    change(run_file, **changes)
+    code, found = checks(capsys, run_file)
+    assert found[check][0] == state
+    assert words in found[check][1]
+    assert code == (2 if state == "failed" else 0)
+
+
+@pytest.mark.usefixtures("api")
+def test_doctor_finds_a_folder_of_another_run_and_torn_data(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(run_file.read_text())
+    folder = open_storage(values["run"])
+    folder.create(run.CONFIG, run.pretty({"seed": 99, "data": "x"}))
+    code, found = checks(capsys, run_file)
+    assert code == 2
+    assert "belongs to a run with other settings" in found["run folder"][1]
+    torn = open_storage("gs://bucket/torn")
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        torn.create(name, b"\0\0\x08\x01\0\0")
+    change(run_file, data="gs://bucket/torn")
+    code, found = checks(capsys, run_file)
+    assert found["data"][0] == "failed"
+
+
+def test_a_pod_security_warning_of_the_dry_run_keeps_a_run_back(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.warnings.append('would violate PodSecurity "restricted:latest": seccompProfile')
+    assert main(["submit", str(run_file)]) == 2
+    captured = capsys.readouterr()
+    assert "would violate PodSecurity" in captured.out
+    assert "mnist: not submitted: 4 of the checks failed, see above" in captured.err
+
+
+def test_a_cluster_that_is_not_there_ends_in_one_line(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["submit", str(run_file)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("k8s: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["submit"], ["submit", "none.yaml"], ["statsu"], ["render", "x.yaml", "-q"]]
+)
+def test_mistakes_in_arguments_end_in_one_line(arguments: list[str], capsys: Any) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("k8s: ")
+    assert captured.err.count("\n") == 1
