@@ -81,6 +81,9 @@ docker-run: image  ## Train PRESET in one container, with ./bucket mounted as th
 test: $(VENV)/dev  ## Run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
+e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
+	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
+
 check: $(VENV)/dev  ## Format check, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -121,4 +124,4 @@ $(VENV)/trainer $(VENV)/k8s $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s)  # the developer's include all
 
 .PHONY: run presets chaos doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
-	test check format schema golden lock clean help
+	test e2e check format schema golden lock clean help

@@ -228,12 +228,13 @@ def _folder(options: argparse.Namespace) -> "Storage":
     """Return a run's folder: as given, as the run file says, or as the run in the cluster says."""
     from k8s import store
 
+    store.use(options.storage_endpoint)
     if options.folder:
-        return store.open_folder(options.folder, options.storage_endpoint)
+        return store.open_folder(options.folder, None)
     if options.run is None:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if _is_file(options.run):
-        return store.of_spec(_read(options), options.storage_endpoint)
+        return store.of_spec(_read(options))
     cluster = _cluster(options)
     job = cluster.get("Job", options.run)
     if job is None:
@@ -241,7 +242,7 @@ def _folder(options: argparse.Namespace) -> "Storage":
             f"{options.run}: no such run in namespace {cluster.namespace}; if it is gone from the "
             "cluster, give its run file instead of its name, or --folder gs://..."
         )
-    return store.of_job(cluster, job, options.storage_endpoint)
+    return store.of_job(cluster, job)
 
 
 def _follow(

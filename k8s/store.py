@@ -10,23 +10,35 @@ from k8s.spec import RunSpec
 from trainer.errors import ConfigError
 from trainer.storage import Storage, open_storage
 
-DEADLINE = 20.0  # seconds for a call; a person waits
-ENDPOINT = "STORAGE_EMULATOR_HOST"
+DEADLINE = 10.0  # seconds for a call; a person waits
+ENDPOINT = "STORAGE_EMULATOR_HOST"  # the only way the client library takes it from
+
+
+def use(endpoint: str | None) -> None:
+    """Take this stand-in for Cloud Storage, wherever run files say it is."""
+    if endpoint:
+        os.environ[ENDPOINT] = endpoint
 
 
 def open_folder(uri: str, endpoint: str | None) -> Storage:
-    """Return the folder, at a stand-in for Cloud Storage where ``endpoint`` names one."""
+    """Return a folder.
+
+    Args:
+        uri: of it.
+        endpoint: of a stand-in for Cloud Storage, as pods see it; that of the environment wins,
+            as a store in the cluster may be reached by another name from here.
+    """
     if endpoint:
-        os.environ[ENDPOINT] = endpoint  # the only way the client library takes it from
+        os.environ.setdefault(ENDPOINT, endpoint)
     return open_storage(uri, deadline=DEADLINE)
 
 
-def of_spec(spec: RunSpec, endpoint: str | None = None) -> Storage:
-    """Return the folder of a run file; ``endpoint`` wins over that of the file."""
-    return open_folder(spec.run_uri, endpoint or spec.storage_endpoint)
+def of_spec(spec: RunSpec) -> Storage:
+    """Return the folder of a run file."""
+    return open_folder(spec.run_uri, spec.storage_endpoint)
 
 
-def of_job(cluster: Cluster, job: dict[str, Any], endpoint: str | None = None) -> Storage:
+def of_job(cluster: Cluster, job: dict[str, Any]) -> Storage:
     """Return the folder of a run in the cluster.
 
     Raises:
@@ -45,4 +57,4 @@ def of_job(cluster: Cluster, job: dict[str, Any], endpoint: str | None = None) -
         ) from None
     container = job["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env") or []}
-    return open_folder(uri, endpoint or variables.get(ENDPOINT))
+    return open_folder(uri, variables.get(ENDPOINT))

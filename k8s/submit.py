@@ -9,7 +9,7 @@ from k8s.client import Cluster, ConflictError
 from k8s.spec import RunSpec
 from trainer.errors import ConfigError, UnavailableError, UserError
 
-LEFTOVERS = 60.0  # seconds for what an earlier run of this name left to go; pods have 30 to stop
+LEFTOVERS = 60.0  # seconds for what an earlier run of this name left to go; pods have 40 to stop
 PAUSE = 0.5  # seconds between two looks at it
 
 Say = Callable[[str], object]

@@ -137,6 +137,22 @@ class Controller:
         }
 
 
+def test_the_store_is_reached_as_it_is_named_here(
+    run_file: Path, store: GCSServer, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    folder.create(run.RESULT, run.pretty(RESULT))
+    change(run_file, storage_endpoint="http://store.invalid:4443")
+    monkeypatch.setattr("k8s.store.DEADLINE", 0.5)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    assert main(["result", str(run_file)]) == 69
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")  # as opening the folder left it
+    assert main(["result", str(run_file), "--storage-endpoint", store.url]) == 0
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
+    assert main(["result", str(run_file)]) == 0
+
+
 @pytest.fixture
 def controller(api: ApiServer) -> Controller:
     return Controller(api)
@@ -590,6 +606,7 @@ def test_doctor_names_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("k8s.store.DEADLINE", 0.5)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     for kind, values in objects:
         api.add({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, **values})
     change(run_file, **changes)
