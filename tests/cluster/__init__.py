@@ -1,0 +1,1 @@
+"""What only a real cluster shows; see docs/e2e.md."""
