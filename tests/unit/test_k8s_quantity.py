@@ -1,0 +1,141 @@
+"""Quantities as Kubernetes writes them, and the room that nodes have."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8s.quantity import asked, best_node, parse, show
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2", "2"),
+        ("0.5", "0.5"),
+        ("500m", "0.5"),
+        ("1500000u", "1.5"),
+        ("100n", "0.0000001"),
+        ("2k", "2000"),
+        ("2M", "2000000"),
+        ("1e3", "1000"),
+        ("12E", "12000000000000000000"),
+        ("1Ki", "1024"),
+        ("1.5Gi", "1610612736"),
+        ("-1", "-1"),
+        ("", "0"),
+        ("plenty", "0"),
+        ("NaN", "0"),
+        ("1e999999999E", "0"),
+        (None, "0"),
+        (4, "4"),
+    ],
+)
+def test_a_quantity_is_a_number(text: object, value: str) -> None:
+    assert parse(text) == Decimal(value)
+
+
+@given(st.text(max_size=12))
+def test_whatever_is_no_quantity_is_none_of_it(text: str) -> None:
+    assert parse(text).is_finite()
+
+
+@pytest.mark.parametrize(
+    ("resource", "text", "shown"),
+    [
+        ("cpu", "2", "2"),
+        ("cpu", "1250m", "1.25"),
+        ("requests.cpu", "10", "10"),
+        ("cpu", "0", "0"),
+        ("nvidia.com/gpu", "8", "8"),
+        ("pods", "1200", "1,200"),
+        ("memory", "512Mi", "512 MiB"),
+        ("limits.memory", "3584Mi", "3.5 GiB"),
+        ("ephemeral-storage", "2Gi", "2 GiB"),
+        ("hugepages-2Mi", "100Mi", "100 MiB"),
+    ],
+)
+def test_an_amount_is_told_for_people(resource: str, text: str, shown: str) -> None:
+    assert show(resource, parse(text)) == shown
+
+
+def container(**requests: str) -> dict[str, Any]:
+    return {"name": "trainer", "resources": {"requests": requests}}
+
+
+def node(name: str, labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, Any]:
+    metadata = {"name": name, "labels": labels or {}}
+    return {"metadata": metadata, "spec": {}, "status": {"allocatable": allocatable}}
+
+
+def running(on: str, phase: str, **requests: str) -> dict[str, Any]:
+    return {
+        "spec": {"nodeName": on, "containers": [container(**requests)]},
+        "status": {"phase": phase},
+    }
+
+
+def test_a_pod_asks_for_its_containers_together_or_for_the_one_before_them() -> None:
+    spec: dict[str, Any] = {"containers": [container(cpu="1", memory="1Gi"), container(cpu="500m")]}
+    assert asked(spec) == {"cpu": Decimal("1.5"), "memory": Decimal(2**30), "pods": 1}
+    spec["initContainers"] = [container(cpu="2")]
+    assert asked(spec)["cpu"] == 2
+    limited = {"containers": [{"resources": {"limits": {"cpu": "3", "memory": "1Mi"}}}]}
+    assert asked(limited) == {"cpu": 3, "memory": Decimal(2**20), "pods": 1}
+    assert asked({"containers": None}) == {"pods": 1}
+
+
+def test_the_best_node_comes_nearest_to_what_is_asked() -> None:
+    spec: dict[str, Any] = {"containers": [container(cpu="4", memory="4Gi")]}
+    nodes = [
+        node("cpus", cpu="16", memory="1Gi"),
+        node("memory", cpu="1", memory="64Gi"),
+        node("both", cpu="6", memory="6Gi"),
+    ]
+    pods = [
+        running("both", "Running", cpu="3", memory="3Gi"),
+        running("both", "Succeeded", cpu="64"),
+    ]
+    best = best_node(spec, ["cpu", "memory"], nodes, pods)
+    assert best
+    assert best[0] == "both"
+    assert best[1] == {"cpu": 3, "memory": 3 * 2**30}
+    best = best_node(spec, ["cpu"], nodes, pods)
+    assert best
+    assert best[0] == "cpus"
+    assert best_node(spec, ["cpu"], [], pods) is None
+
+
+@pytest.mark.parametrize(
+    ("toleration", "runs"),
+    [
+        (None, False),
+        ({"operator": "Exists"}, True),
+        ({"key": "gpu", "operator": "Exists"}, True),
+        ({"key": "gpu", "value": "yes"}, True),
+        ({"key": "gpu", "value": "yes", "effect": "NoSchedule"}, True),
+        ({"key": "gpu", "value": "no"}, False),
+        ({"key": "gpu", "value": "yes", "effect": "NoExecute"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+    ],
+)
+def test_a_tainted_node_is_for_those_who_tolerate_it(
+    toleration: dict[str, str] | None, runs: bool
+) -> None:
+    tainted = node("gpu", cpu="8")
+    tainted["spec"]["taints"] = [
+        {"key": "gpu", "value": "yes", "effect": "NoSchedule"},
+        {"key": "busy", "effect": "PreferNoSchedule"},
+    ]
+    spec = {"containers": [], "tolerations": [toleration] if toleration else []}
+    assert (best_node(spec, ["cpu"], [tainted], []) is not None) == runs
+
+
+def test_a_node_must_be_open_and_selected() -> None:
+    zone = node("a", {"zone": "a"}, cpu="8")
+    assert best_node({"nodeSelector": {"zone": "a"}}, ["cpu"], [zone], []) is not None
+    assert best_node({"nodeSelector": {"zone": "b"}}, ["cpu"], [zone], []) is None
+    zone["spec"]["unschedulable"] = True
+    assert best_node({}, ["cpu"], [zone], []) is None
