@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from k8s import observe, submit, view
+from k8s import evidence, observe, submit, view
 from k8s.client import Cluster
 from k8s.diagnose import Cause
 from k8s.screen import WARNING, Screen
@@ -37,7 +37,7 @@ class Streams:
     def follow(self, pods: list[dict[str, Any]]) -> None:
         """Begin with the logs of pods that have one by now."""
         for pod in pods:
-            name, rank = pod["metadata"]["name"], view.rank(pod)
+            name, rank = pod["metadata"]["name"], evidence.rank(pod)
             if name not in self._threads and view.has_log(pod) and rank < STREAMS:
                 thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
                 self._threads[name] = thread
@@ -129,7 +129,7 @@ class Follower:
                 return FAILED
             # Not after the Job is over: its running pods are removed, and with them their words.
             pods = observe.pods(self.cluster, job) or pods
-            self._started |= {view.rank(pod) for pod in pods if view.has_log(pod)}
+            self._started |= {evidence.rank(pod) for pod in pods if view.has_log(pod)}
             self._streams.follow(pods if self.with_logs else pods[:0])
             phase = view.phase(job, pods)
             if phase in view.OVER:
@@ -190,7 +190,7 @@ class Follower:
         self._screen.close()
         took = ""
         status = job.get("status", {})
-        last = status.get("completionTime") or (view.condition(job, "Failed") or {}).get(
+        last = status.get("completionTime") or (evidence.condition(job, "Failed") or {}).get(
             "lastTransitionTime"
         )
         if status.get("startTime") and last:

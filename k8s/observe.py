@@ -1,6 +1,7 @@
 """Everything that a diagnosis needs, read from the cluster."""
 
 import contextlib
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,12 +47,20 @@ def cause(cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]])
 def _events(
     cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
+    """Return the events of the Job and its pods, also of those pods that are gone."""
     uids = {item["metadata"]["uid"] for item in [job, *its_pods]}
-    return [
-        event
-        for event in cluster.list("Event")
-        if event.get("involvedObject", {}).get("uid") in uids
-    ]
+    created = job["metadata"]["creationTimestamp"]
+    of_a_pod = re.compile(rf"{re.escape(job['metadata']['name'])}-\d+-[a-z0-9]{{5}}")
+
+    def is_ours(event: dict[str, Any]) -> bool:
+        about = event.get("involvedObject") or {}
+        if about.get("uid") in uids:
+            return True
+        later = str(event["metadata"].get("creationTimestamp")) >= created
+        named = of_a_pod.fullmatch(str(about.get("name")))
+        return later and about.get("kind") == "Pod" and named is not None
+
+    return [event for event in cluster.list("Event") if is_ours(event)]
 
 
 def _allowed(cluster: Cluster, kind: str, **options: Any) -> list[dict[str, Any]]:

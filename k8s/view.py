@@ -6,27 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from k8s.evidence import Object, condition, rank
 from trainer import progress
 
-Object = dict[str, Any]
-
-INDEX = "batch.kubernetes.io/job-completion-index"
 AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
-
-
-def condition(item: Object, kind: str) -> Object | None:
-    """Return an object's condition of this type, if it holds."""
-    for each in item.get("status", {}).get("conditions") or []:
-        if each.get("type") == kind and each.get("status") == "True":
-            return dict(each)
-    return None
-
-
-def rank(pod: Object) -> int:
-    """Return the rank that a pod has in its gang."""
-    metadata = pod["metadata"]
-    labels = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
-    return int(labels.get(INDEX, 0))
 
 
 def by_rank(pods: list[Object]) -> dict[int, list[Object]]:

@@ -23,7 +23,7 @@ def pod(rank: int, phase: str, created: str = "2026-01-01T00:00:00Z", **state: A
         "metadata": {
             "name": f"m-{rank}-{created}",
             "creationTimestamp": created,
-            "labels": {view.INDEX: str(rank)},
+            "labels": {"batch.kubernetes.io/job-completion-index": str(rank)},
         },
         "status": {"phase": phase, "containerStatuses": [{"state": state}] if state else []},
     }
