@@ -91,7 +91,7 @@ class Follower:
         cluster: where it is.
         name: of the run.
         start_deadline: seconds after which a run that has not started is given up.
-        with_logs: whether to show the logs, or only what is wrong and the end.
+        with_logs: whether to show the logs, or only warnings, what is wrong, and the end.
         rank: the one whose log to show; None for all.
     """
 
@@ -130,7 +130,7 @@ class Follower:
             # Not after the Job is over: its running pods are removed, and with them their words.
             pods = observe.pods(self.cluster, job) or pods
             self._started |= {evidence.rank(pod) for pod in pods if view.has_log(pod)}
-            self._streams.follow(pods if self.with_logs else pods[:0])
+            self._streams.follow([p for p in pods if self.with_logs or evidence.rank(p) == 0])
             phase = view.phase(job, pods)
             if phase in view.OVER:
                 return self._end(job, pods, phase)
@@ -154,7 +154,7 @@ class Follower:
         facts = view.parse_line(text)
         if rank == 0:
             self._progress.take(at, facts)
-        if self.rank in (None, rank):
+        if self.rank in (None, rank) and (self.with_logs or "warning" in facts):
             self._screen.line(rank, facts, self._progress)
 
     def _show_phase(self, phase: str, pods: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from k8s import quantity
 from k8s.spec import RunSpec
 
 Object = dict[str, Any]
@@ -111,6 +112,7 @@ def _fill_container(container: Object, spec: RunSpec) -> None:
     container["imagePullPolicy"] = spec.image_pull_policy
     variables = {each["name"]: each["value"] for each in container["env"]}
     variables |= {"TRAINYARD_WORKERS": str(spec.workers), "TRAINYARD_SERVICE": spec.name}
+    variables["TF_NUM_INTRAOP_THREADS"] = str(max(1, int(quantity.parse(spec.resources.cpu))))
     if spec.storage_endpoint:
         variables["STORAGE_EMULATOR_HOST"] = spec.storage_endpoint
     variables |= spec.environment

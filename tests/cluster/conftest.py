@@ -6,7 +6,6 @@ default that of this machine's host name. TRAINYARD_E2E_RECORD names a folder th
 objects of each diagnosis.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -166,6 +165,7 @@ def space(store: str, tmp_path: Path) -> Iterator[Space]:
     try:
         yield Space(name, tmp_path, store)
     finally:
-        with contextlib.suppress(AssertionError):
-            kubectl("delete", "namespace", name, "--wait=false")
-        kubectl("delete", "pods", "--all", "--namespace", name, "--grace-period=1", "--force")
+        at_once = ("--wait=false", "--namespace", name)
+        kubectl("delete", "jobs", "--all", *at_once)
+        kubectl("delete", "pods", "--all", "--force", "--grace-period=0", *at_once)
+        kubectl("delete", "namespace", name, "--wait=false")

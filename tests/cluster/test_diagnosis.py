@@ -107,13 +107,16 @@ CASES = {
         {"environment_secrets": ["nowhere"], **SOON}, "MissingReference", ["nowhere"], 125
     ),
     "missing-priority": Case(
-        {"priority_class": "nowhere", **SOON}, "MissingReference", ["nowhere"], 2
+        {"priority_class": "nowhere", **SOON}, "MissingReference", ["nowhere"], 125
     ),
     "missing-account": Case(
         {"service_account": "nobody", **SOON}, "MissingReference", ["nobody"], 125, [], unchanged
     ),
     "out-of-memory": Case(
-        {"resources": {"cpu": "900m", "memory": "512Mi"}}, "OutOfMemory", ["512 MiB"], 1
+        {"resources": {"cpu": "900m", "memory": "512Mi"}, "retries": 0},
+        "OutOfMemory",
+        ["512 MiB"],
+        1,
     ),
     "bad-config": Case({"train": {"model": "none.such:net"}}, "Config", ["none.such"], 1),
     "bad-data": Case({"data": "gs://bucket/torn"}, "Data", ["gs://bucket/torn"], 1, [], unchanged),
@@ -148,10 +151,12 @@ def test_the_first_line_says_what_is_wrong(name: str, space: Space) -> None:
         process = space.start("logs", path, "-f")
     else:
         process = space.start("submit", path, "--wait")
-    lines = watch(process)
-    code = process.wait(timeout=30)
-    assert process.stderr is not None
-    told = "\n".join(text for _, text in lines) + process.stderr.read()
+    with process:  # which closes its pipes
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [(datetime.now(UTC), line.rstrip("\n")) for line in process.stdout]
+        told = "\n".join(text for _, text in lines) + process.stderr.read()
+        code = process.wait(timeout=30)
     assert code == case.code, told
     if code == 2:  # refused before anything was sent
         assert all(word in told for word in case.words), told
@@ -169,11 +174,6 @@ def tear(space: Space) -> None:
     torn = space.stored(space.run_file(run="gs://bucket/torn"))
     for entry in folder.list():
         torn.replace(entry.name, folder.read(entry.name)[: entry.size - 100])
-
-
-def watch(process: Any) -> list[tuple[datetime, str]]:
-    lines = [(datetime.now(UTC), line.rstrip("\n")) for line in process.stdout]
-    return [(at, line) for at, line in lines if line]
 
 
 def soon(name: str, space: Space, path: str, lines: list[tuple[datetime, str]], cause: str) -> None:

@@ -69,13 +69,14 @@ def weights(space: Space, path: str) -> str:
 def follow(space: Space, path: str) -> tuple[Done, float | None]:
     """Submit with --follow; return the command's end and the seconds to the first step."""
     began, first, lines = time.monotonic(), None, []
-    process = space.start("submit", path, "--follow")
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        if first is None and "0 | step" in line:
-            first = time.monotonic() - began
-    _, err = process.communicate(timeout=LIMIT)
+    with space.start("submit", path, "--follow") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            lines.append(line)
+            if first is None and "0 | step" in line:
+                first = time.monotonic() - began
+        err = process.stderr.read()
     return Done(process.returncode, "".join(lines), err, time.monotonic() - began), first
 
 

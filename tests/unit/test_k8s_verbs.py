@@ -338,6 +338,27 @@ def test_follow_shows_all_ranks_and_ends_as_the_run_does(
     assert out.endswith("mnist: Succeeded after 1m5s\n")
 
 
+def test_wait_shows_only_warnings_and_the_end(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def live() -> None:
+        while not api.sent("get", "pods/log"):
+            time.sleep(0.01)
+        api.push("mnist-0-00000", json.dumps(STEP))
+        api.push("mnist-0-00000", json.dumps({"warning": "rank 1: killed; starting again"}))
+        api.push("mnist-1-00001", json.dumps({"message": "something"}))
+        time.sleep(0.2)
+        controller.end("Complete")
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--wait"]) == 0
+    thread.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if " | " in line] == [
+        "0 | warning: rank 1: killed; starting again"
+    ]
+
+
 def test_a_log_that_is_cut_goes_on_without_a_line_twice_or_lost(
     run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
 ) -> None:
