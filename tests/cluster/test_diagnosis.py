@@ -90,7 +90,7 @@ CASES = {
         {"image": "localhost:1/none:1", **SOON}, "ImagePull", ["localhost:1/none:1"], 125
     ),
     "image-never": Case(
-        {"image": "docker.io/library/none:1", "image_pull_policy": "Never", **SOON},
+        {"image": "example.org/none:1", "image_pull_policy": "Never", **SOON},
         "ImagePull",
         ["none:1"],
         125,
@@ -203,14 +203,17 @@ def record(name: str, space: Space, path: str) -> None:
     job = json.loads(space.kubectl("get", "job", run, "-o", "json"))
     pods = [p for p in space.objects("pods") if p["metadata"]["name"].startswith(run)]
     uids = {item["metadata"]["uid"] for item in [job, *pods]}
-    values = {
+    values: dict[str, Any] = {
         "job": job,
         "pods": pods,
         "events": [e for e in space.objects("events") if e["involvedObject"].get("uid") in uids],
         "now": datetime.now(UTC).isoformat(),
         "expect": {"kind": CASES[name].kind, "words": CASES[name].words},
     }
+    for item in [job, *pods, *values["events"]]:
+        item["metadata"].pop("managedFields", None)
     text = json.dumps(values, indent=1).replace(space.name, "trainyard").replace(run, "run")
+    text = text.replace(IMAGE, "example.org/trainyard:1")
     Path(folder, f"{name}.json").write_text(text + "\n")
 
 

@@ -5,14 +5,18 @@ digits for MNIST, the virtual environment that runs the tests, a loopback server
 Cloud Storage, and a program that only notes its arguments for docker.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.apiserver import ApiServer
+from tests.controller import Controller
 from tests.processes import LIMIT, ROOT, environment
 from trainer.gcs_server import GCSServer
 
@@ -21,22 +25,36 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 # These run everything else; that they exist and what they would do is checked.
 DRY = {"make test", "make check", "make presets"}
+RESULT = {
+    "test_accuracy": 0.99,
+    "test_loss": 0.1,
+    "steps": 774,
+    "train_seconds": 7.0,
+    "images_per_second": 14000.0,
+    "weights_sha256": "ab" * 32,
+}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that looks like a clone whose virtual environment is set up."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("Makefile", "Dockerfile", "trainer", "benchmarks", "requirements"):
+    parts = ("Makefile", "Dockerfile", "trainer", "k8s", "benchmarks", "requirements")
+    for name in parts:
         (folder / name).symlink_to(ROOT / name)
+    (folder / "runs").mkdir()
+    run_file = (ROOT / "runs/mnist-cnn.yaml").read_text()
+    (folder / "runs/mnist-cnn.yaml").write_text(f"{run_file}  validation: 400\n")
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / ".venv" / "bin" / "python").chmod(0o755)
     (folder / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    for stamp in ("trainer", "dev"):
+    for stamp in ("trainer", "k8s", "dev"):
         (folder / ".venv" / stamp).touch()
     (folder / "docker").write_text('#!/bin/sh\necho "$@" >> docker.log\n')
     (folder / "docker").chmod(0o755)
+    (folder / "kubectl").write_text('#!/bin/sh\necho "$@" >> kubectl.log\n')
+    (folder / "kubectl").chmod(0o755)
     model = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert model is not None
     (folder / "mymodels.py").write_text(model[1])
@@ -49,13 +67,25 @@ def test_every_command(project: Path, digits: Path) -> None:
     for command in COMMANDS:
         dry = command.replace("make", "make -n", 1) if command in DRY else command
         script += f"echo '$ {command}'\n{dry}\n"
-    with GCSServer("my-bucket") as server:
+    with GCSServer("my-bucket") as server, ApiServer() as api:
+        api.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "trainyard"}})
+        controller = Controller(api)
+
+        def react(verb: str, item: dict[str, Any]) -> None:
+            controller.react(verb, item)
+            if item["kind"] == "Job" and verb == "patch":  # it has been started
+                api.push("mnist-cnn-0-00000", '{"message": "trained"}')
+                name = "runs/mnist-cnn/result.json"
+                server.put("my-bucket", name, json.dumps(RESULT).encode(), {})
+
+        api.react = react
         env = environment(
             {
+                "KUBECONFIG": api.kubeconfig(project / "kubeconfig"),
                 "MNIST_DIR": str(digits),
                 "STORAGE_EMULATOR_HOST": server.url,
                 "DOCKER": "./docker",
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{project}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             }
         )
         # Flags of a user win over those of a preset, so they can be given to all runs alike.
@@ -85,6 +115,11 @@ def test_every_command(project: Path, digits: Path) -> None:
     trained = [c for c in COMMANDS if re.match(r"make run|python -m trainer train (?!--help)", c)]
     assert done.stdout.count("results in ") == len(trained)
     assert any(name.endswith("/result.json") for name, _ in objects)
+    assert "created ConfigMap, NetworkPolicy, Service, Job mnist-cnn" in done.stdout
+    assert "mnist-cnn  Running" in done.stdout
+    assert "0 | trained" in done.stdout
+    assert "test accuracy  99.00%" in done.stdout
+    assert (project / "kubectl.log").read_text() == "apply -k infra/cluster\n"
     log = (project / "docker.log").read_text()
     assert "build --build-arg PYTHON_IMAGE=" in log
     assert "train --preset cnn --data /bucket/data" in log

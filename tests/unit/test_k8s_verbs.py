@@ -15,6 +15,7 @@ import yaml
 from k8s import doctor, follow, submit
 from k8s.__main__ import main
 from tests.apiserver import ApiServer, Fault
+from tests.controller import Controller
 from tests.runfiles import PLAIN
 from trainer import run, sources
 from trainer.gcs_server import GCSServer
@@ -48,93 +49,6 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         monkeypatch.setattr(follow, "CAUSE_LOOK", 0.02)
         monkeypatch.setattr(submit, "PAUSE", 0.02)
         yield server
-
-
-class Controller:
-    """What the Job controller, the garbage collector and kubelets do, as far as tests need it."""
-
-    def __init__(self, api: ApiServer) -> None:
-        self.api = api
-        api.react = self.react
-
-    def react(self, verb: str, item: dict[str, Any]) -> None:
-        if item["kind"] == "Job" and verb in ("create", "patch"):
-            there = self.pods(item)
-            if not item["spec"].get("suspend") and not there:
-                for rank in range(item["spec"]["completions"]):
-                    self.start(item, rank)
-            if item["spec"].get("suspend"):
-                for pod in there:
-                    del self.api.objects["Pod", "default", pod["metadata"]["name"]]
-
-    def pods(self, job: dict[str, Any]) -> list[dict[str, Any]]:
-        return [
-            pod
-            for (kind, _, _), pod in list(self.api.objects.items())
-            if kind == "Pod"
-            and pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"]
-            == job["metadata"]["uid"]
-        ]
-
-    def start(self, job: dict[str, Any], rank: int, state: dict[str, Any] | None = None) -> str:
-        name = job["metadata"]["name"]
-        pod = f"{name}-{rank}-{len(self.pods(job)):05}"
-        self.api.add(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": pod,
-                    "labels": {
-                        **job["spec"]["template"]["metadata"]["labels"],
-                        "batch.kubernetes.io/controller-uid": job["metadata"]["uid"],
-                        "batch.kubernetes.io/job-completion-index": str(rank),
-                    },
-                },
-                "spec": {**job["spec"]["template"]["spec"], "nodeName": "node0"},
-                "status": {
-                    "phase": "Running",
-                    "containerStatuses": [
-                        {"name": "trainer", "state": state or {"running": {"startedAt": "now"}}}
-                    ],
-                },
-            }
-        )
-        return pod
-
-    def job(self) -> dict[str, Any]:
-        [job] = [o for (kind, _, _), o in self.api.objects.items() if kind == "Job"]
-        return job
-
-    def end(
-        self, condition: str, reason: str = "", codes: dict[int, tuple[int, str]] | None = None
-    ) -> None:
-        """End the run; ``codes`` by rank, with the termination message."""
-        job = self.job()
-        for pod in self.pods(job):
-            rank = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
-            code, message = (codes or {}).get(rank, (0, ""))
-            pod["status"]["phase"] = "Failed" if code else "Succeeded"
-            ended = {
-                "exitCode": code,
-                "message": message,
-                "reason": "Error" if code else "Completed",
-            }
-            ended["finishedAt"] = f"2026-01-01T00:00:0{rank}Z"
-            pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
-            self.api.end(pod["metadata"]["name"])
-        job["status"] = {
-            "startTime": "2026-01-01T00:00:00Z",
-            "completionTime": "2026-01-01T00:01:05Z",
-            "conditions": [
-                {
-                    "type": condition,
-                    "status": "True",
-                    "reason": reason,
-                    "lastTransitionTime": "2026-01-01T00:01:05Z",
-                }
-            ],
-        }
 
 
 def test_the_store_is_reached_as_it_is_named_here(
