@@ -58,7 +58,9 @@ kind-up:  ## Start a local cluster with an object store and data
 		|| kind create cluster --config infra/local/kind.yaml --wait 120s
 	@$(MAKE) image IMAGE=trainyard:local
 	@kind load docker-image trainyard:local --name $(CLUSTER)
+	@$(KUBECTL) delete job/data --ignore-not-found
 	@$(KUBECTL) apply -k infra/local
+	@$(KUBECTL) rollout restart deployment/store
 	@$(KUBECTL) rollout status deployment/store --timeout=120s
 	@$(KUBECTL) wait --for=condition=complete job/data --timeout=300s
 

@@ -1,10 +1,10 @@
-"""What checkpoints cost: the same run with one at every chunk and with none, in turns.
+"""What checkpoints cost: stretches of one run with one at every chunk and with none, in turns.
 
-    python -m benchmarks.checkpoints --data URI [--preset NAME] [--steps N] [--rounds N]
+    python -m benchmarks.checkpoints --data URI [--preset NAME] [--pairs N]
 
-Prints images per second of each round, from the end of the first chunk to that of the last, and
-the median of the cost: by the clock, and by the processors' time, which other programs on the
-machine do not change.
+A machine's speed changes by a quarter from run to run, so both sides are measured in the same
+run, next to each other. Prints the median of images per second of the stretches of each side, and
+of the cost within each pair of them.
 """
 
 import argparse
@@ -19,16 +19,25 @@ import tensorflow as tf
 
 from trainer import checkpoint, dataset, presets, run
 from trainer.cluster import ALONE
-from trainer.dataset import Dataset
 from trainer.storage import open_storage
 from trainer.train import Trainer
 
+STRETCH = 6  # chunks; the first of them still has the other side's last checkpoint on its way
+NEVER = 10**9  # steps between checkpoints
 
-class Clock:
-    """A reporter that notes when chunks end."""
+
+class Turns:
+    """A reporter that turns checkpoints on and off, and notes how long each stretch took.
+
+    Attributes:
+        seconds: of the stretches with checkpoints and of those without, in order.
+    """
 
     def __init__(self) -> None:
-        self.ends: list[tuple[float, float, int]] = []
+        self.trainer: Trainer | None = None
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._chunks = 0
+        self._began = 0.0
 
     def say(self, message: str, **facts: Any) -> None:
         """See Reporter."""
@@ -39,27 +48,22 @@ class Clock:
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """See Reporter."""
-        del total
-        self.ends.append((time.perf_counter(), time.process_time(), record["step"]))
+        del record, total
+        assert self.trainer
+        config, now = self.trainer.config, time.perf_counter()
+        self._chunks += 1
+        if self._chunks % STRETCH == 1:
+            self._began = now
+        if self._chunks % STRETCH == 0:
+            on = config.checkpoint_steps == 1
+            self.seconds[on].append(now - self._began)
+            # A pair is with, without, the next one without, with: neither is always the later.
+            if self._chunks // STRETCH % 2:
+                update = {"checkpoint_steps": NEVER if on else 1}
+                self.trainer.config = config.model_copy(update=update)
 
     def close(self) -> None:
         """See Reporter."""
-
-
-def throughput(settings: Mapping[str, Any], data: Dataset) -> tuple[float, float, int]:
-    """Train once and return images per second, images per second of processor time, checkpoints."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = presets.configure({}, {**settings, "run": folder})
-        storage, clock = open_storage(folder), Clock()
-        digest = run.claim(storage, config, data.sha256)
-        Trainer(config, ALONE, data, storage, digest, clock).train(threading.Event(), time.time())
-        (began, spent, first), (ended, spent_all, last) = clock.ends[0], clock.ends[-1]
-        images = (last - first) * config.batch_size
-        return (
-            images / (ended - began),
-            images / (spent_all - spent),
-            len(checkpoint.steps(storage)),
-        )
 
 
 def main() -> None:
@@ -67,35 +71,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--preset", default="cnn", choices=list(presets.PRESETS))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=20)
     options = parser.parse_args()
     data = dataset.load(options.data)
-    settings = {
-        "preset": options.preset,
-        "data": options.data,
-        "steps": options.steps,
-        "eval_epochs": 0,
-        "keep_checkpoints": 10**6,
-    }
-    sides = ({**settings, "checkpoint_steps": 1}, {**settings, "checkpoint_steps": 10**9})
-    throughput(sides[1], data)  # the first one in a process is slower
-    costs, cpu_costs = [], []
-    for number in range(options.rounds):
-        turn = (0, 1) if number % 2 else (1, 0)
-        measured = {side: throughput(sides[side], data) for side in turn}
-        (with_, cpu_with, count), (without, cpu_without, _) = measured[0], measured[1]
-        costs.append(1 - with_ / without)
-        cpu_costs.append(1 - cpu_with / cpu_without)
-        print(
-            f"with {count} checkpoints {with_:>9,.0f} images/s   without {without:>9,.0f} images/s"
-            f"   cost {costs[-1]:.2%}, of processor time {cpu_costs[-1]:.2%}",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"preset": options.preset, "data": options.data, "run": folder}
+        settings |= {"eval_epochs": 0, "keep_checkpoints": 10**6, "checkpoint_steps": 1}
+        chunk = presets.configure({}, settings).chunk_steps
+        config = presets.configure(settings, {"steps": (2 * options.pairs + 2) * STRETCH * chunk})
+        turns, storage = Turns(), open_storage(folder)
+        digest = run.claim(storage, config, data.sha256)
+        turns.trainer = Trainer(config, ALONE, data, storage, digest, turns)
+        turns.trainer.train(threading.Event(), time.time())
+        count = len(checkpoint.steps(storage))
+    # The first pair has the compiling.
+    pairs = list(zip(turns.seconds[True], turns.seconds[False], strict=True))[1:]
+    costs = sorted(1 - without / with_ for with_, without in pairs)
+    images = (STRETCH - 1) * chunk * config.batch_size
+    rates = [images / statistics.median(side) for side in zip(*pairs, strict=True)]
+    quarter = len(costs) // 4
     print(
-        f"{options.preset}: a checkpoint every chunk costs {statistics.median(costs):.2%} of "
-        f"throughput and {statistics.median(cpu_costs):.2%} of processor time "
-        f"(medians of {options.rounds}; TensorFlow {tf.__version__})"
+        f"{options.preset}: {rates[0]:,.0f} images/s with a checkpoint every chunk "
+        f"({count} in all), {rates[1]:,.0f} without\n"
+        f"cost: median {statistics.median(costs):.2%} of {len(costs)} pairs, "
+        f"middle half {costs[quarter]:.2%} to {costs[-1 - quarter]:.2%} "
+        f"(TensorFlow {tf.__version__})"
     )
 
 

@@ -137,25 +137,31 @@ def list_runs(options: argparse.Namespace) -> None:
 def logs(options: argparse.Namespace) -> int:
     """Print a run's logs."""
     from k8s import logs as printing
-    from k8s import observe
+    from k8s import observe, view
+    from k8s import submit as submission
     from k8s.screen import Screen
 
+    if options.follow and (options.previous or options.folder):
+        raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
     if options.folder:
         return _stored_logs(_folder(options), options.rank)
     cluster, name, spec = _target(options)
     job = cluster.get("Job", name)
-    if job is None:
+    if job is None and not (options.follow or options.previous):
         return _stored_logs(_folder(options), options.rank)
+    job = submission.find(cluster, name)
+    workers = view.workers(job)
+    if options.rank is not None and not 0 <= options.rank < workers:
+        raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
     if options.follow:
         deadline = spec.start_deadline if spec else float("inf")
         return _follow(cluster, name, deadline, with_logs=True, rank=options.rank)
     pods = observe.pods(cluster, job)
-    workers = int(job["spec"]["completions"])
-    if options.rank is not None and options.rank >= workers:
-        raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
     lines = printing.from_pods(cluster, pods, options.rank, previous=options.previous)
     if printing.show(lines, Screen(name, workers)):
         return 0
+    if options.previous:
+        raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
     return _stored_logs(_folder(options), options.rank)
 
 
@@ -174,7 +180,7 @@ def result(options: argparse.Namespace) -> None:
     folder = _folder(options)
     if options.download:
         count = ends.download(folder, options.download)
-        _say(f"{count} objects of {folder.uri} copied to {options.download}")
+        sys.stderr.write(f"{count} objects of {folder.uri} copied to {options.download}\n")
     values = ends.read(folder)
     if options.output == "json":
         _print_json(values)
@@ -259,8 +265,8 @@ def _follow(
         return Follower(cluster, name, start_deadline, with_logs, rank).run()
     except KeyboardInterrupt:
         _say(
-            f"\n{name} goes on; come back with: python -m k8s logs {name} -f, or stop it with: "
-            f"python -m k8s cancel {name}"
+            f"\n{name} goes on; come back with: python -m k8s logs {name} -f{cluster.flags}\n"
+            f"or stop it with: python -m k8s cancel {name}{cluster.flags}"
         )
         return INTERRUPTED
 

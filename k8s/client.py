@@ -99,6 +99,8 @@ class Cluster:
         """
         self._path, self.context, default = _choose(context, kubeconfig)
         self.namespace = namespace or default
+        # What a command that is told to the user needs to come to the same place.
+        self.flags = f" --namespace {self.namespace}" + (f" --context {context}" if context else "")
         self._deadline = deadline
         self._pause = pause
         self.warnings: list[str] = []
@@ -164,11 +166,9 @@ class Cluster:
         """Apply a JSON merge patch (RFC 7386); return the object as stored."""
         return self._json("PATCH", self._route(kind, name=name), _dry(dry_run), patch)
 
-    def delete(self, kind: str, name: str, *, grace_seconds: int | None = None) -> bool:
+    def delete(self, kind: str, name: str) -> bool:
         """Delete an object, and in the background what it owns; False where there is none."""
         query = {"propagationPolicy": "Background"}
-        if grace_seconds is not None:
-            query["gracePeriodSeconds"] = str(grace_seconds)
         try:
             self._send("DELETE", self._route(kind, name=name), query)
         except ClusterError as error:

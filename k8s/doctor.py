@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from k8s import manifest, quantity, store
-from k8s.client import Cluster, ForbiddenError
+from k8s.client import Cluster, ConflictError, ForbiddenError
 from k8s.spec import POD_SUFFIX, RunSpec
 from trainer import dataset, run
 from trainer.errors import ConfigError, UnavailableError, UserError, one_line
@@ -128,6 +128,8 @@ def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     quotas = cluster.list("ResourceQuota")
     never, later = [], []
     for quota in quotas:
+        if quota.get("spec", {}).get("scopes") or quota.get("spec", {}).get("scopeSelector"):
+            continue  # for some pods only; which, the API server knows
         status = quota.get("status") or {}
         used = status.get("used") or {}
         for resource, hard in (status.get("hard") or quota["spec"].get("hard") or {}).items():
@@ -233,6 +235,7 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         yield Check("data", "ok", f"{spec.data}: {images}, sha256 {data.sha256[:12]}")
     except UnavailableError as error:
         yield Check("data", "warning", f"not seen from here: {one_line(error)}")
+        yield Check("run folder", "warning", f"{config.run}: not seen from here either")
         return
     except UserError as error:
         yield Check("data", "failed", one_line(error))
@@ -240,7 +243,8 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     try:
         _claim(spec, data.sha256)
     except UserError as error:
-        yield Check("run folder", "failed", one_line(error))
+        state: State = "warning" if isinstance(error, UnavailableError) else "failed"
+        yield Check("run folder", state, one_line(error))
     else:
         yield Check("run folder", "ok", f"{config.run}: can be written")
 
@@ -263,6 +267,11 @@ def _dry_run(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         kind, warned = item["kind"], len(cluster.warnings)
         try:
             cluster.create(item, dry_run=True)
+        except ConflictError:
+            left = (
+                f"{kind} {spec.name} of an earlier run is there; submitting waits until it is gone"
+            )
+            yield Check("objects", "warning", left)
         except ConfigError as error:
             yield Check("objects", "failed", f"{kind}: {one_line(error)}")
             return

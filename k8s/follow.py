@@ -12,12 +12,12 @@ from k8s import evidence, observe, submit, view
 from k8s.client import Cluster
 from k8s.diagnose import Cause
 from k8s.screen import WARNING, Screen
-from trainer.errors import UserError
+from trainer.errors import UnavailableError, UserError, one_line
 
 LOOK = 1.0  # seconds between two looks at the run
 CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
 DRAIN = 10.0  # seconds for the rest of the logs when the run is over
-STREAMS = 32  # ranks whose logs are followed; a connection each
+STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SUCCEEDED, FAILED, DEADLINE, NEVER_STARTED = 0, 1, 124, 125
 
 
@@ -38,7 +38,7 @@ class Streams:
         """Begin with the logs of pods that have one by now."""
         for pod in pods:
             name, rank = pod["metadata"]["name"], evidence.rank(pod)
-            if name not in self._threads and view.has_log(pod) and rank < STREAMS:
+            if name not in self._threads and view.has_log(pod):
                 thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
                 self._threads[name] = thread
                 thread.start()
@@ -111,6 +111,15 @@ class Follower:
         self._looked = float("-inf")
         self._began = time.monotonic()
         self._started: set[int] = set()
+        self._told_unanswered = False
+        shown = range(view.workers(self._job)) if self.rank is None else (self.rank,)
+        # Rank 0 in any case: its log tells how far the run is.
+        self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
+        if self.with_logs and len(shown) > STREAMS:
+            self._screen.say(
+                f"{self.name}: shows ranks 0 to {STREAMS - 1} of {len(shown)}; "
+                "--rank K shows another"
+            )
 
     def run(self) -> int:
         """Follow until the run is over and return the exit code that says how."""
@@ -122,21 +131,28 @@ class Follower:
     def _run(self) -> int:
         pods: list[dict[str, Any]] = []
         while True:
-            job = self.cluster.get("Job", self.name)
+            try:
+                job = self.cluster.get("Job", self.name)
+                there = observe.pods(self.cluster, job) if job else []
+            except UnavailableError as error:
+                self._say_unanswered(error)
+                continue
+            self._told_unanswered = False
+            # Kept after they are gone: a Job that is over removes its pods, and their words.
+            pods = there or pods
             if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
-                self._screen.close()
+                self._show_rest()
                 self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
                 return FAILED
-            # Not after the Job is over: its running pods are removed, and with them their words.
-            pods = observe.pods(self.cluster, job) or pods
             self._started |= {evidence.rank(pod) for pod in pods if view.has_log(pod)}
-            self._streams.follow([p for p in pods if self.with_logs or evidence.rank(p) == 0])
+            self._streams.follow([pod for pod in pods if evidence.rank(pod) in self._followed])
             phase = view.phase(job, pods)
             if phase in view.OVER:
                 return self._end(job, pods, phase)
-            self._show_phase(phase, pods)
+            self._show_phase(phase, there)
             self._show_cause(job, pods)
-            if phase == "Suspended" and not pods:
+            if phase == "Suspended" and not there:
+                self._show_rest()
                 self._screen.say(f"{self.name}: was asked to stop; submit it again to go on")
                 return FAILED
             waited = time.monotonic() - self._began
@@ -144,11 +160,28 @@ class Follower:
                 return self._give_up(waited)
             self._show_lines(LOOK)
 
+    def _say_unanswered(self, error: UserError) -> None:
+        if not self._told_unanswered:
+            self._screen.say(f"{self.name}: goes on unseen: {one_line(error)}", WARNING)
+        self._told_unanswered = True
+        self._show_lines(LOOK)
+
+    def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
+        with contextlib.suppress(UserError):  # what is wrong with the run is not what is wrong here
+            return observe.cause(self.cluster, job, pods)
+        return None
+
     def _show_lines(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self._show_line(*self._streams.lines.get(timeout=left))
+
+    def _show_rest(self) -> None:
+        self._streams.finish()
+        for rank, at, text in self._streams.drain():
+            self._show_line(rank, at, text)
+        self._screen.close()
 
     def _show_line(self, rank: int, at: str, text: str) -> None:
         facts = view.parse_line(text)
@@ -169,7 +202,7 @@ class Follower:
         if now - self._looked < CAUSE_LOOK:
             return
         self._looked = now
-        found = observe.cause(self.cluster, job, pods)
+        found = self._find_cause(job, pods)
         if found and (self._cause is None or found.message != self._cause.message):
             self._screen.say(f"{self.name}: {found.message}", WARNING)
         self._cause = found
@@ -178,16 +211,13 @@ class Follower:
         cause = self._cause.message if self._cause else "no cause is known"
         self._screen.say(
             f"{self.name}: not started within {waited:.0f} s: {cause}; it stays submitted "
-            f"(python -m k8s delete {self.name} removes it)",
+            f"(python -m k8s delete {self.name}{self.cluster.flags} removes it)",
             WARNING,
         )
         return NEVER_STARTED
 
     def _end(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> int:
-        self._streams.finish()
-        for rank, at, text in self._streams.drain():
-            self._show_line(rank, at, text)
-        self._screen.close()
+        self._show_rest()
         took = ""
         status = job.get("status", {})
         last = status.get("completionTime") or (evidence.condition(job, "Failed") or {}).get(
@@ -199,7 +229,7 @@ class Follower:
         if phase == "Succeeded":
             self._screen.say(f"{self.name}: {phase}{took}", "bold green")
             return SUCCEEDED
-        found = observe.cause(self.cluster, job, pods)
+        found = self._find_cause(job, pods)
         message = found.message if found else "no cause is known; see python -m k8s logs"
         self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")
         return DEADLINE if phase == "DeadlineExceeded" else FAILED

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from k8s import view
-from k8s.client import Cluster
+from k8s.client import Cluster, ClusterError
 from k8s.screen import Screen
 from trainer import logs
 from trainer.errors import ConfigError
@@ -26,8 +26,12 @@ def from_pods(
 
 
 def _of_pod(cluster: Cluster, rank: int, pod: str) -> Iterator[tuple[str, int, str]]:
-    for at, text in cluster.log(pod):
-        yield at, rank, text
+    try:
+        for at, text in cluster.log(pod):
+            yield at, rank, text
+    except ClusterError as error:
+        if error.status != 404:  # else the pod has just gone
+            raise
 
 
 def show(lines: Iterator[tuple[str, int, str]], screen: Screen) -> bool:

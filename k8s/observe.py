@@ -17,19 +17,34 @@ def pods(cluster: Cluster, job: dict[str, Any]) -> list[dict[str, Any]]:
     return cluster.list("Pod", labels=f"{UID}={job['metadata']['uid']}")
 
 
-def cause(cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]]) -> Cause | None:
+def cause(
+    cluster: Cluster,
+    job: dict[str, Any],
+    its_pods: list[dict[str, Any]],
+    all_events: list[dict[str, Any]] | None = None,
+) -> Cause | None:
     """Return what is wrong with a run, or None.
 
-    Nodes and quotas are looked at only where something is wrong, and only if that is allowed.
+    Nodes and quotas are looked at only where that is wrong, and only if that is allowed.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        its_pods: that are there, or were.
+        all_events: of the namespace, where they have been read already.
     """
     now = datetime.now(UTC)
     if view.phase(job, its_pods) == "Succeeded":
         return None
-    events = _events(cluster, job, its_pods)
+    if all_events is None:
+        all_events = cluster.list("Event")
+    events = _events(all_events, job, its_pods)
     observed = Observed(job=job, pods=its_pods, events=events, now=now)
     found = diagnose(observed)
-    if found is None and manifest.QUEUE not in (job["metadata"].get("labels") or {}):
-        return None
+    queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
+    scarce = found is not None and found.kind in ("Unschedulable", "Quota")
+    if not (queued or scarce):
+        return found
     return diagnose(
         Observed(
             job=job,
@@ -45,7 +60,7 @@ def cause(cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]])
 
 
 def _events(
-    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]]
+    events: list[dict[str, Any]], job: dict[str, Any], its_pods: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the events of the Job and its pods, also of those pods that are gone."""
     uids = {item["metadata"]["uid"] for item in [job, *its_pods]}
@@ -60,7 +75,7 @@ def _events(
         named = of_a_pod.fullmatch(str(about.get("name")))
         return later and about.get("kind") == "Pod" and named is not None
 
-    return [event for event in cluster.list("Event") if is_ours(event)]
+    return [event for event in events if is_ours(event)]
 
 
 def _allowed(cluster: Cluster, kind: str, **options: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer import run
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.storage import LocalStorage, Storage
 
 
@@ -22,16 +22,28 @@ def read(folder: Storage) -> dict[str, Any]:
 
 
 def as_text(result: dict[str, Any], uri: str) -> str:
-    """Return a result for people."""
-    rows = {
+    """Return a result for people.
+
+    Raises:
+        DataError: a figure is missing.
+    """
+    try:
+        rows = _rows(result)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{uri}/{run.RESULT}: not of this version of the trainer; --output json shows it"
+        ) from None
+    return "".join(f"{name:<14} {value}\n" for name, value in {**rows, "folder": uri}.items())
+
+
+def _rows(result: dict[str, Any]) -> dict[str, str]:
+    return {
         "test accuracy": f"{result['test_accuracy']:.2%}",
         "test loss": f"{result['test_loss']:.4f}",
         "steps": f"{result['steps']}",
         "training": f"{result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
         "weights": f"sha256 {result['weights_sha256']}",
-        "folder": uri,
     }
-    return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
 
 
 def download(folder: Storage, target: str) -> int:

@@ -42,6 +42,8 @@ class Screen:
 
     def ranked(self, rank: int, text: str, style: str | None = None) -> None:
         """Print a line with its rank before it."""
+        # What a model prints must not move the cursor or set the terminal's title.
+        text = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
         prefix = Text(f"{rank:>{self._width}} | ", COLOURS[rank % len(COLOURS)])
         self._console.print(prefix + Text(text, style or ""))
         sys.stdout.flush()

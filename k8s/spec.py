@@ -40,6 +40,9 @@ _REFERENCE = (
     r"(?P<name>[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+_SECRET_NAME = re.compile(
+    r"(^|_)(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY)(_|$)", re.I
+)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -55,9 +58,9 @@ def _duration(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    # YAML reads 1 and 2.5 as numbers; Kubernetes takes quantities as text.
+    # YAML reads 1 and 2.5 as numbers; Kubernetes takes quantities and variables as text.
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:g}" if number else value
+    return str(value).removesuffix(".0") if number else value
 
 
 Duration = Annotated[
@@ -156,7 +159,7 @@ class RunSpec(_Model):
         600, ge=1, description="time to start, after which submit --wait gives up; as deadline"
     )
     ttl: Duration = Field(
-        86400, ge=0, description="time that the finished Job is kept, as deadline"
+        86400, ge=60, description="time that the finished Job is kept, as deadline"
     )
     retries: int = Field(3, ge=0, le=1000, description="of each rank's pod, besides restarts in it")
     storage_endpoint: str | None = Field(
@@ -210,12 +213,12 @@ class RunSpec(_Model):
     @field_validator("environment")
     @classmethod
     def _environment_is_ours_to_set(cls, values: dict[str, str]) -> dict[str, str]:
-        for name in values:
+        for name, value in values.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} must be a variable's name: letters, digits and _")
             if name in RESERVED or name.startswith("TRAINYARD_"):
                 raise ValueError(f"{name} is set by the Job; leave it out")
-            if re.search(r"PASSW|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE|ACCESS_?KEY", name, re.I):
+            if _SECRET_NAME.search(name) or re.search(r"://[^/@\s]*:[^/@\s]*@", value):
                 raise ValueError(
                     f"{name} looks like a secret, which a manifest is no place for; put it into a "
                     "Secret and name that under environment_secrets"
@@ -265,7 +268,8 @@ class RunSpec(_Model):
 
     def canonical(self) -> str:
         """One line of JSON that two run files share exactly if they mean the same run."""
-        values = self.model_dump(mode="json", exclude_defaults=True)
+        # Where it runs is told by the objects themselves, and by the context where it is left out.
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"namespace"})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
@@ -324,7 +328,7 @@ def _problem(error: ValidationError) -> str:
     rule = problem["msg"].removeprefix("Value error, ")
     meaning = known[path[-1]].description if path[-1] in known else None
     # A value may be a mistyped secret: only short ones are worth telling.
-    value = problem["input"] if path[0] != "environment" else "..."
+    value = "..." if path[0] in ("environment", "storage_endpoint") else problem["input"]
     return f"{field}: {str(value)[:60]!r}: {rule}" + (f" ({meaning})" if meaning else "")
 
 
@@ -359,7 +363,8 @@ def read(path: str, *, namespace: str | None = None) -> RunSpec:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a readable run file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML raises all of these for values that do not suit their tags.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return parse(values, path, namespace=namespace)
 
@@ -374,8 +379,14 @@ def schema() -> dict[str, Any]:
 
 
 def difference(there: str, here: str) -> list[str]:
-    """Return what differs between two runs' canonical texts, as ``field (X there, Y here)``."""
+    """Return what differs between two runs' canonical texts, as ``field (X there, Y here)``.
+
+    Raises:
+        ValueError: one of them is no such text.
+    """
     old, new = json.loads(there), json.loads(here)
+    if not isinstance(old, dict):
+        raise ValueError("not a mapping")
     fields = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return [
         f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in fields

@@ -15,12 +15,20 @@ from trainer.errors import UserError
 TAIL = 1000  # lines of rank 0's log that progress is taken from
 
 
-def summary(cluster: Cluster, job: dict[str, Any]) -> dict[str, Any]:
-    """Return what there is to know of a run, ready for JSON."""
+def summary(
+    cluster: Cluster, job: dict[str, Any], events: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return what there is to know of a run, ready for JSON.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        events: of the namespace, where they have been read already.
+    """
     pods = observe.pods(cluster, job)
     phase = view.phase(job, pods)
     progress = _progress(cluster, pods)
-    cause = observe.cause(cluster, job, pods)
+    cause = observe.cause(cluster, job, pods, events)
     message = cause.message if cause else ""
     if not message and phase in ("Starting", "Running") and progress.cause:
         message = f"{progress.cause} (restarted)"
@@ -63,14 +71,17 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
     """Return the summaries of all runs in the namespace, newest first."""
     jobs = cluster.list("Job", labels=manifest.selector())
     jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
-    return [summary(cluster, job) for job in jobs]
+    events = cluster.list("Event") if jobs else []
+    return [summary(cluster, job, events) for job in jobs]
 
 
 def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
     """Print one line for each run, and below it what is wrong with it."""
     console = Console(highlight=False, soft_wrap=True)
     if not runs:
-        console.print(f"no runs in namespace {namespace}; submit one: make submit")
+        console.print(
+            f"no runs in namespace {namespace}; --namespace gives another, make submit starts one"
+        )
         return
     table = Table(box=None, pad_edge=False, header_style="")
     for title in ("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE"):

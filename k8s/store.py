@@ -47,14 +47,13 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> Storage:
     name = job["metadata"]["name"]
     config = cluster.get("ConfigMap", name)
     try:
-        assert config is not None
-        uri = yaml.safe_load(config["data"]["config.yaml"])["run"]
-        if "{" in uri:
-            raise ValueError
-    except (AssertionError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        uri = yaml.safe_load((config or {})["data"]["config.yaml"])["run"]
+    except (KeyError, TypeError, ValueError, yaml.YAMLError):
+        uri = None
+    if not isinstance(uri, str) or "{" in uri:
         raise ConfigError(
             f"{name}: its ConfigMap does not tell the run's folder; give its run file"
-        ) from None
+        )
     container = job["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env") or []}
     return open_folder(uri, variables.get(ENDPOINT))

@@ -37,39 +37,49 @@ def submit(cluster: Cluster, run: RunSpec, say: Say) -> None:
         _await_leftovers(cluster, run.name, say)
         wanted["spec"]["suspend"] = True
         try:
-            job = cluster.create(wanted)
+            job, ours = cluster.create(wanted), True
         except ConflictError:  # the answer to an earlier try was lost, or somebody was faster
-            job = cluster.get("Job", run.name)
+            job, ours = cluster.get("Job", run.name), False
         if job is None:
             raise UnavailableError(f"{run.name}: was deleted while it was submitted; try again")
-        _check_same(job, run)
+        _check_same(cluster, job, run)
         try:
             _create_companions(cluster, companions, job, say)
         except UserError:
-            cluster.delete("Job", run.name)
+            if ours:
+                cluster.delete("Job", run.name)
             raise
         _lift(cluster, job, run)
         names = ", ".join(item["kind"] for item in [*companions, wanted])
         say(f"created {names} {run.name} in namespace {cluster.namespace}")
         return
-    _check_same(job, run)
+    _check_same(cluster, job, run)
     state = view.phase(job, [])
-    if state == "Suspended":
+    if state in ("Suspended", "Queued"):  # also one whose submitting was broken off
         _create_companions(cluster, companions, job, say)
+    if state == "Suspended":
         _lift(cluster, job, run)
         say(f"{run.name}: goes on from its last checkpoint")
     elif state in view.OVER:
-        say(f"{run.name}: has been run already; see its end below")
+        say(
+            f"{run.name}: is over ({state}); to run it again, or to go on from its last "
+            f"checkpoint, first: python -m k8s delete {run.name}{cluster.flags}"
+        )
     else:
         say(f"{run.name}: runs already")
 
 
-def _check_same(job: dict[str, Any], run: RunSpec) -> None:
-    there = (job["metadata"].get("annotations") or {}).get(manifest.RUN_FILE)
-    remedy = f"give another name, or first: python -m k8s delete {run.name}"
-    if there is None:
-        raise ConfigError(f"{run.name}: a Job of this name is there, not submitted by us; {remedy}")
-    if differing := spec.difference(there, run.canonical()):
+def _check_same(cluster: Cluster, job: dict[str, Any], run: RunSpec) -> None:
+    there = (job["metadata"].get("annotations") or {}).get(manifest.RUN_FILE, "")
+    remedy = f"give another name, or first: python -m k8s delete {run.name}{cluster.flags}"
+    try:
+        differing = spec.difference(there, run.canonical())
+    except ValueError:
+        raise ConfigError(
+            f"{run.name}: a Job of this name is there that was not submitted from a run file; "
+            "give another name"
+        ) from None
+    if differing:
         raise ConfigError(
             f"{run.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"
         )
@@ -138,7 +148,7 @@ def find(cluster: Cluster, name: str) -> dict[str, Any]:
     """Return a run's Job.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or a Job that is no run.
     """
     job = cluster.get("Job", name)
     if job is None:
@@ -146,6 +156,9 @@ def find(cluster: Cluster, name: str) -> dict[str, Any]:
             f"{name}: no such run in namespace {cluster.namespace}; see python -m k8s list, or "
             "give --namespace"
         )
+    labels = job["metadata"].get("labels") or {}
+    if labels.get("app.kubernetes.io/name") != "trainyard":
+        raise ConfigError(f"{name}: this Job is no run; leave it to whoever made it")
     return job
 
 
@@ -178,6 +191,6 @@ def delete(cluster: Cluster, name: str, say: Say) -> None:
     Raises:
         ConfigError: there is no such run.
     """
-    if not cluster.delete("Job", name):
-        find(cluster, name)
+    find(cluster, name)
+    cluster.delete("Job", name)
     say(f"{name}: removed from the cluster; its folder in the bucket stays")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from k8s.evidence import Object, condition, rank
+from k8s.evidence import Object, condition, rank, status_of
 from trainer import progress
 
 AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
@@ -27,8 +27,7 @@ def current(pods: list[Object]) -> dict[int, Object]:
 
 def has_log(pod: Object) -> bool:
     """Whether the trainer's container was ever started."""
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
-    return bool({"running", "terminated"} & (statuses[0].get("state") or {}).keys())
+    return bool({"running", "terminated"} & (status_of(pod).get("state") or {}).keys())
 
 
 def workers(job: Object) -> int:
@@ -76,11 +75,10 @@ def pod_state(pod: Object) -> str:
     """Return a pod's state in the word that kubectl shows."""
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
-    for status in pod.get("status", {}).get("containerStatuses") or []:
-        state = status.get("state") or {}
-        for kind in ("waiting", "terminated"):
-            if reason := (state.get(kind) or {}).get("reason"):
-                return str(reason)
+    state = status_of(pod).get("state") or {}
+    for kind in ("waiting", "terminated"):
+        if reason := (state.get(kind) or {}).get("reason"):
+            return str(reason)
     return str(pod.get("status", {}).get("reason") or _phase_of_pod(pod))
 
 
@@ -122,7 +120,9 @@ def parse_line(line: str) -> dict[str, Any]:
 
 def is_step(facts: dict[str, Any]) -> bool:
     """Whether a log line tells the figures of a chunk of steps."""
-    return "step" in facts and ("loss" in facts or "validation_accuracy" in facts)
+    return isinstance(facts.get("step"), int) and (
+        "loss" in facts or "validation_accuracy" in facts
+    )
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -175,7 +175,8 @@ class Progress:
             self.cause = warning.removesuffix(AGAIN)
             self._since = self._until = None
         elif is_step(facts):
-            self.step, self.total = facts["step"], facts.get("total_steps", 0)
+            total = facts.get("total_steps")
+            self.step, self.total = facts["step"], total if isinstance(total, int) else 0
             if "loss" in facts:
                 self.last = facts
             now = (datetime.fromisoformat(time), self.step)

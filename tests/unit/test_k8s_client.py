@@ -69,13 +69,10 @@ def test_objects_are_created_read_changed_and_deleted(api: ApiServer, cluster: C
     assert created == cluster.get("Job", "m") == api.objects["Job", "default", "m"]
     changed = cluster.patch("Job", "m", {"spec": {"a": None, "b": {"c": [None, 0]}}})
     assert changed["spec"] == {"b": {"c": [None, 0]}}
-    assert cluster.delete("Job", "m", grace_seconds=0)
+    assert cluster.delete("Job", "m")
     assert not cluster.delete("Job", "m")
     assert cluster.get("Job", "m") is None
-    assert api.sent("delete", "jobs")[0].query == {
-        "propagationPolicy": "Background",
-        "gracePeriodSeconds": "0",
-    }
+    assert api.sent("delete", "jobs")[0].query == {"propagationPolicy": "Background"}
 
 
 def test_a_dry_run_changes_nothing(api: ApiServer, cluster: Cluster) -> None:

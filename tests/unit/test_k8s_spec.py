@@ -39,7 +39,9 @@ ROOT = Path(__file__).parents[2]
         ({"environment": {"a-b": "x"}}, "'a-b' must be a variable's name"),
         ({"node_selector": {"a b": "c"}}, "'a b': 'c' must be a label and its value"),
         ({"image_pull_secrets": ["A"]}, "'A' must be an object's name"),
-        ({"storage_endpoint": "store:80"}, "storage_endpoint: 'store:80': must be http://HOST"),
+        ({"storage_endpoint": "store:80"}, "storage_endpoint: '...': must be http://HOST"),
+        ({"environment": {"DB": "pg://u:hunter2@db"}}, "DB looks like a secret"),
+        ({"ttl": 0}, "ttl: '0': Input should be greater than or equal to 60"),
         (
             {"tolerations": [{"effect": "Maybe"}]},
             "tolerations.0.effect: 'Maybe': Input should be 'NoSchedule'",
@@ -85,6 +87,8 @@ def test_the_longest_name_is_that_whose_last_pod_has_63_characters(
         ("", "must be a mapping"),
         ("\x00", "not YAML"),
         ("1: 2", "must be a mapping"),
+        ("a: !!int ''", "not YAML"),
+        ("a: !!timestamp abc", "not YAML"),
     ],
 )
 def test_a_file_that_is_no_run_file(text: str, message: str, tmp_path: Path) -> None:
@@ -101,6 +105,10 @@ def test_values_are_read_as_people_write_them() -> None:
     assert (full.deadline, full.start_deadline, full.ttl) == (28800, 1800, 604800)
     assert full.resources.cpu == "3.5"
     assert full.environment["TF_CPP_MIN_LOG_LEVEL"] == "1"
+    exact = spec.parse({**PLAIN, "environment": {"A": 20261120, "B": 0.123456789}}, "x")
+    assert exact.environment == {"A": "20261120", "B": "0.123456789"}
+    spec.parse({**PLAIN, "environment": {"TOKENIZERS_PARALLELISM": "false"}}, "x")
+    assert spec.parse({**PLAIN, "resources": {"memory": 2147483648}}, "x").resources.memory
     assert full.run_uri.startswith("gs://bucket/runs/fashion-mlp-100-")
     assert full.config.workers == 12
     assert full.config.steps == 0  # the epochs win over the preset's steps

@@ -124,7 +124,7 @@ def test_the_same_run_file_twice_makes_one_run_and_a_changed_one_is_refused(
     assert capsys.readouterr().err == (
         "k8s: mnist: is submitted with other settings: "
         'train ({"validation": 100} there, {"seed": 3} here); '
-        "give another name, or first: python -m k8s delete mnist\n"
+        "give another name, or first: python -m k8s delete mnist --namespace default\n"
     )
 
 
@@ -365,9 +365,81 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
     process.send_signal(2)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "mnist goes on; come back with: python -m k8s logs mnist -f" in out
+    assert "come back with: python -m k8s logs mnist -f --namespace default" in out
     assert "Traceback" not in err
     assert not api.sent("delete", "jobs")
+
+
+def test_a_follower_ends_when_the_run_is_cancelled_and_outlives_a_silent_server(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def live() -> None:
+        while not api.sent("get", "pods/log"):
+            time.sleep(0.01)
+        api.faults.append(Fault("status", "list", "pods", status=503, times=4, retry_after=0))
+        while len(api.sent("list", "events")) < 3:
+            time.sleep(0.01)
+        assert main(["cancel", "mnist"]) == 0
+        for pod in ("mnist-0-00000", "mnist-1-00001"):
+            api.end(pod)
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--wait"]) == 1
+    thread.join()
+    assert "was asked to stop; submit it again to go on" in capsys.readouterr().out
+    assert controller.job()["spec"]["suspend"] is True
+
+
+def test_a_job_that_is_no_run_is_left_alone(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {"completions": 1, "template": {"spec": {"containers": [{}]}}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "mnist"}, "spec": spec}
+    api.add(job)
+    for verb in ("cancel", "delete", "status"):
+        assert main([verb, "mnist"]) == 2
+        assert "this Job is no run" in capsys.readouterr().err
+    assert main(["submit", str(run_file)]) == 2
+    assert "not submitted from a run file; give another name" in capsys.readouterr().err
+    assert api.objects["Job", "default", "mnist"]["spec"] == spec
+
+
+def test_a_run_whose_submitting_was_broken_off_is_completed(
+    run_file: Path, api: ApiServer, controller: Controller
+) -> None:
+    change(run_file, queue="team")
+    api.kueue = True
+    queue = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue"}
+    api.add({**queue, "metadata": {"name": "team"}})
+    assert main(["submit", str(run_file)]) == 0
+    for kind in ("ConfigMap", "Service", "NetworkPolicy"):
+        del api.objects[kind, "default", "mnist"]
+    assert main(["submit", str(run_file)]) == 0
+    owners = {
+        kind: api.objects[kind, "default", "mnist"]["metadata"]["ownerReferences"][0]["uid"]
+        for kind in ("ConfigMap", "Service", "NetworkPolicy")
+    }
+    assert set(owners.values()) == {controller.job()["metadata"]["uid"]}
+
+
+@pytest.mark.usefixtures("controller")
+def test_the_namespace_is_no_part_of_the_run(run_file: Path) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["submit", str(run_file), "--namespace", "default"]) == 0
+
+
+def test_what_a_model_prints_does_not_reach_the_terminal_as_it_is(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    api.push(controller.pods(controller.job())[0]["metadata"]["name"], "\x1b]0;title\x07text")
+    api.push("mnist-0-00000", '{"step": null, "loss": 1}')
+    capsys.readouterr()
+    assert main(["logs", "mnist"]) == 0
+    out = capsys.readouterr().out
+    assert "text" in out
+    assert "\x1b" not in out
+    assert main(["status", "mnist"]) == 0
 
 
 @pytest.mark.usefixtures("controller")
@@ -437,8 +509,9 @@ def test_result_is_read_from_the_folder_and_downloaded(
     folder.create(run.RESULT, run.pretty(RESULT))
     target = tmp_path / "here"
     assert main(["result", str(run_file), "--download", str(target)]) == 0
-    out = capsys.readouterr().out
-    assert "test accuracy  99.22%" in out
+    captured = capsys.readouterr()
+    assert "test accuracy  99.22%" in captured.out
+    assert "2 objects" in captured.err
     assert (target / "checkpoints/step-00000100.safetensors").read_bytes() == b"weights"
     assert main(["result", "--folder", folder.uri, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == RESULT
