@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/data/golden"
 RELEASES = ("1.29", "1.31", "1.33", "1.35", "1.36", "1.37")
 CASES = {"plain": PLAIN, "full": FULL}
-RUN_FILES = int(os.environ.get("TRAINYARD_RUN_FILES", "400"))
+RUN_FILES = int(os.environ.get("TRAINYARD_RUN_FILES", "200"))
 
 
 def objects(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -208,9 +208,9 @@ def copied(folder: Path) -> list[str]:
 
 def test_all_that_is_printed_is_shown_unchanged_and_copied(tmp_path: Path) -> None:
     code = f"""
-        print("before")
+        print("before", flush=True)
         ship(lambda: open_storage({str(tmp_path)!r}))
-        print("python")
+        print("python", flush=True)
         print("python's error", file=sys.stderr)
         os.write(1, b"na"); os.write(2, b"native error\\n"); os.write(1, b"tive\\n")
         subprocess.run("echo a child; echo its error >&2", shell=True)
