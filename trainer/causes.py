@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainer import run
 from trainer.errors import UserError
 from trainer.storage import ObjectNotFoundError, Storage
 
-ATTEMPTS = "attempts.jsonl"
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows what is in it
 CGROUPS = Path("/sys/fs/cgroup")
 LONGEST = 4000  # bytes of a cause: Kubernetes keeps 4,096, and a message of the roll call bounds it
@@ -159,15 +159,15 @@ class Journal:
                     storage, written = opened, _read(opened)
                 line = json.dumps({**attempt, "attempt": len(written) + 1})
                 storage.replace(
-                    ATTEMPTS, "".join(f"{each}\n" for each in [*written, line]).encode()
+                    run.ATTEMPTS, "".join(f"{each}\n" for each in [*written, line]).encode()
                 )
                 written.append(line)
             except UserError as error:
-                self._warn(f"{ATTEMPTS} not written: {error}")
+                self._warn(f"{run.ATTEMPTS} not written: {error}")
 
 
 def _read(storage: Storage) -> list[str]:
     try:
-        return storage.read(ATTEMPTS).decode(errors="replace").splitlines()
+        return storage.read(run.ATTEMPTS).decode(errors="replace").splitlines()
     except ObjectNotFoundError:
         return []

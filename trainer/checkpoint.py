@@ -141,16 +141,17 @@ def commit(storage: Storage, checkpoint: Checkpoint) -> None:
 
 
 def load(
-    storage: Storage, step: int, like: Mapping[str, npt.NDArray[Any]], config_digest: str
+    storage: Storage, step: int, like: Mapping[str, npt.NDArray[Any]] | None, config_digest: str
 ) -> Checkpoint:
-    """Read one checkpoint and check that it fits.
+    """Read one checkpoint and check that it fits ``like``, where that is given.
 
     Raises:
         DataError: it is missing, damaged, of another model or of another run.
     """
     name = object_name(step)
     checkpoint = decode(storage.read(name), f"{storage.uri}/{name}")
-    check_fits(checkpoint, like, f"{storage.uri}/{name}")
+    if like is not None:
+        check_fits(checkpoint, like, f"{storage.uri}/{name}")
     if checkpoint.config_digest != config_digest or checkpoint.step != step:
         raise DataError(f"{storage.uri}/{name}: is of another run or step")
     return checkpoint
@@ -158,7 +159,7 @@ def load(
 
 def newest_good(
     storage: Storage,
-    like: Mapping[str, npt.NDArray[Any]],
+    like: Mapping[str, npt.NDArray[Any]] | None,
     config_digest: str,
     warn: Callable[[str], None],
 ) -> Checkpoint | None:
@@ -166,7 +167,7 @@ def newest_good(
 
     Args:
         storage: the run's folder.
-        like: arrays whose names, shapes and dtypes the checkpoint must have.
+        like: arrays whose names, shapes and dtypes the checkpoint must have; None for any.
         config_digest: of the run's settings.
         warn: told of every checkpoint passed over.
     """

@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from trainer import checkpoint, dataset, metrics, run
+from trainer import checkpoint, dataset, metrics
+from trainer.checkpoint import Checkpoint
 from trainer.cluster import ALONE
-from trainer.config import TrainConfig, parse
-from trainer.errors import ConfigError, DataError
-from trainer.storage import Storage, open_storage
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.restore import Restored, restore
 from trainer.train import assemble, make_strategy, named, unnamed
 
 
@@ -48,19 +49,13 @@ def evaluate(run_uri: str, data_uri: str | None) -> Report:
         ConfigError: the folder is no run's, or the data does not fit the model.
         DataError: no checkpoint is good.
     """
-    storage = open_storage(run_uri)
-    config, digest, data = _settings(storage, data_uri)
+    restored = restore(run_uri)
+    storage = restored.storage
+    config, data = _dataset(restored, data_uri)
     loop, names = assemble(config, data, make_strategy(ALONE))
     like = loop.initial_state()
-    arrays = named(like, names)
-    warnings: list[str] = []
-    found = checkpoint.newest_good(storage, arrays, digest, warnings.append)
-    if found is None:
-        reason = warnings[0].partition(";")[0] if warnings else "there is none"
-        raise DataError(f"run: {storage.uri}: no usable checkpoint: {reason}; train it first")
-    best = checkpoint.best_step(found.validations)
-    if config.keep_best and best is not None and best != found.step:
-        found = checkpoint.load(storage, best, arrays, digest)
+    found = Checkpoint(restored.step, restored.arrays, restored.settings.digest)
+    checkpoint.check_fits(found, named(like, names), storage.uri)
     test = data.test
     start = len(data.train.labels) + len(data.validation.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
@@ -94,21 +89,16 @@ def as_text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _settings(storage: Storage, data_uri: str | None) -> tuple[TrainConfig, str, dataset.Dataset]:
-    """Return a run's configuration, the digest its checkpoints carry, and the data."""
-    stored = run.read_config(storage)
-    if stored is None:
-        raise ConfigError(f"run: {storage.uri}: no {run.CONFIG} there; give the folder of a run")
-    origin, sha256 = stored.pop("data", None), stored.get("data_sha256")
-    digest = run.digest(stored)
-    stored.pop("data_sha256", None)
-    config = parse({**stored, "data": data_uri or origin})
+def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dataset.Dataset]:
+    """Return a run's configuration with the data to score on, and these."""
+    of_run = restored.settings
+    config = of_run.config.model_copy(update={"data": data_uri or of_run.config.data})
     data = dataset.load(config.data, config.validation if data_uri is None else 0)
-    if data_uri is None and data.sha256 != sha256:
+    if data_uri is None and data.sha256 != of_run.data_sha256:
         raise ConfigError(
             f"data: {config.data}: no longer what the run was trained on; give --data"
         )
-    return config, digest, data
+    return config, data
 
 
 def _report(

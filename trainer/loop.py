@@ -163,12 +163,28 @@ class Loop:
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
 
-    def gather(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the values of all workers, int64 [workers, n], on each of them."""
+    def architecture(self) -> str:
+        """Return Keras's description of the model, JSON."""
+        description: str = self._model.to_json()
+        return description
+
+    def graph(self) -> bytes:
+        """Return the graph from images to logits without dropout, a serialised GraphDef."""
+
+        def logits(images: Tensor) -> Tensor:
+            return self._model(images, training=False)
+
+        images = tf.TensorSpec([None, *self._model.input_shape[1:]], tf.uint8, name="images")
+        traced = _graph(logits).get_concrete_function(images)
+        definition: bytes = traced.graph.as_graph_def().SerializeToString()
+        return definition
+
+    def gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the values of all workers, [workers, n], on each of them; n is alike on all."""
         if self.replicas == 1:
             return values[None]
         rows = self._local(self._gather_values(tf.constant(values)))[0].numpy()
-        result: npt.NDArray[np.int64] = rows[:: self.local_replicas]
+        result: npt.NDArray[Any] = rows[:: self.local_replicas]
         return result
 
     def host_copy(self, state: State) -> State:

@@ -19,7 +19,8 @@ from keras import layers
 
 from trainer.augment import Warp
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
+from trainer.restore import Restored, weights
 
 Shape = tuple[int, int, int]  # height, width, channels
 Builder = Callable[[Shape, int], Any]
@@ -45,6 +46,36 @@ def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
     return keras.Sequential(
         [keras.Input(input_shape, dtype="uint8"), scaling, body], name="trainer"
     )
+
+
+def load(restored: Restored) -> Any:
+    """Return the model of a run with its weights: images uint8 [n, h, w, c] -> logits [n, classes].
+
+    It has no layer that works in training only and that Keras does not know, so that it can be
+    saved for programs that do not have this one.
+
+    Raises:
+        ConfigError: see ``build``.
+        DataError: the weights are those of another model, as when the user's function changed.
+    """
+    of_run = restored.settings
+    model = build(of_run.config, of_run.input_shape, of_run.classes)
+    arrays = weights(restored.arrays)
+    for variable in model.weights:
+        array = arrays.pop(variable.path, None)
+        if array is None or array.shape != tuple(variable.shape):
+            found = "no" if array is None else "x".join(map(str, array.shape))
+            raise DataError(
+                f"run: {restored.storage.uri}: has {found} weights for {variable.path}, of shape "
+                f"{'x'.join(map(str, variable.shape))} here; use the model that it was trained with"
+            )
+        variable.assign(array)
+    *_, body = model.layers
+    kept = [each for each in getattr(body, "layers", []) if not isinstance(each, Warp)]
+    if isinstance(body, keras.Sequential) and len(kept) < len(body.layers):
+        body = keras.Sequential([keras.Input(of_run.input_shape), *kept])
+    inputs = keras.Input(of_run.input_shape, dtype="uint8")
+    return keras.Sequential([inputs, model.get_layer("scaling"), body], name="trainer")
 
 
 def has_convolutions(model: Any) -> bool:

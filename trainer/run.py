@@ -12,7 +12,14 @@ from trainer.storage import ObjectNotFoundError, Storage
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+ATTEMPTS = "attempts.jsonl"
 RESULT = "result.json"
+PREDICTIONS = "predictions.safetensors"
+ARCHITECTURE = "model/architecture.json"
+REPORT = "report.html"
+
+# In config.json for its readers; two runs that differ in these alone are the same.
+TOLD = ("data", "input_shape", "classes")
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -28,15 +35,29 @@ def uri(config: TrainConfig) -> str:
     )
 
 
-def claim(storage: Storage, config: TrainConfig, data_sha256: str) -> str:
+def claim(
+    storage: Storage,
+    config: TrainConfig,
+    data_sha256: str,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+) -> str:
     """Make the folder this run's, or check that it is, and return the digest of what decides it.
+
+    Args:
+        storage: the run's folder.
+        config: its settings.
+        data_sha256: of its dataset.
+        input_shape: height, width and channels of the data's images, told to readers.
+        classes: of the data, told to readers.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
             files of something else.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
-    stored = pretty({**wanted, "data": _from_anywhere(config.data)})
+    told = dict(zip(TOLD, (_from_anywhere(config.data), input_shape, classes), strict=True))
+    stored = pretty({**wanted, **told})
     existing = read_config(storage)
     if existing is None:
         names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
@@ -48,7 +69,8 @@ def claim(storage: Storage, config: TrainConfig, data_sha256: str) -> str:
         if storage.create(CONFIG, stored):
             return digest(wanted)
         existing = read_config(storage) or {}
-    existing.pop("data", None)  # where the data were, not which
+    for name in TOLD:
+        existing.pop(name, None)
     differing = [
         f"{key} ({_short(existing.get(key))} there, {_short(wanted.get(key))} here)"
         for key in sorted(wanted.keys() | existing.keys())

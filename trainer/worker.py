@@ -62,7 +62,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
     data = dataset.load(config.data, config.validation)
     order.check_batch(config.batch_size, len(data.train.labels), cluster.workers)
     storage = open_storage(run.uri(config))
-    run.claim(storage, config, data.sha256)
+    run.claim(storage, config, data.sha256, data.input_shape, data.classes)
     result = run.read_result(storage)
     if result is not None:
         reporter.say(f"this run is finished: {storage.uri}")
@@ -153,7 +153,7 @@ def _work(
 ) -> None:
     reporter = _reporter(config, cluster)
     storage = open_storage(run.uri(config))
-    config_digest = run.claim(storage, config, data.sha256)
+    config_digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
     result = run.read_result(storage)  # there, if the gang broke at the very end
     if result is None:
         with contextlib.closing(reporter):

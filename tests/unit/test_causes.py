@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer import causes
-from trainer.causes import ATTEMPTS, CGROUPS, Journal, Memory, describe, leave_message
+from trainer import causes, run
+from trainer.causes import CGROUPS, Journal, Memory, describe, leave_message
 from trainer.errors import UnavailableError
 from trainer.rollcall import MAX_LINE
 from trainer.storage import LocalStorage, Storage
@@ -251,12 +251,12 @@ class Faulty(LocalStorage):
 
 
 def lines(folder: Path) -> list[str]:
-    return (folder / ATTEMPTS).read_text().splitlines()
+    return (folder / run.ATTEMPTS).read_text().splitlines()
 
 
 def test_a_journal_counts_on_and_keeps_what_was_there(tmp_path: Path) -> None:
     older = ['{"attempt": 1, "cause": null}', "not even JSON"]
-    (tmp_path / ATTEMPTS).write_text("\n".join(older))  # its last line is not ended
+    (tmp_path / run.ATTEMPTS).write_text("\n".join(older))  # its last line is not ended
     for last in (4, 6):
         journal = Journal(lambda: LocalStorage(str(tmp_path)), pytest.fail)
         for cause in ("a", "b\u2028c"):
@@ -303,7 +303,7 @@ def test_closing_a_journal_waits_but_not_for_ever(tmp_path: Path) -> None:
     start = time.monotonic()
     journal.close(0.2)
     assert 0.2 <= time.monotonic() - start < LIMIT / 2
-    assert not (tmp_path / ATTEMPTS).exists()
+    assert not (tmp_path / run.ATTEMPTS).exists()
     store.open.set()
     journal.close(LIMIT)
     assert len(lines(tmp_path)) == 1

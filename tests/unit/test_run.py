@@ -38,16 +38,11 @@ def test_a_digest_does_not_depend_on_the_order_of_names() -> None:
 
 
 def test_a_new_folder_is_claimed(storage: LocalStorage) -> None:
-    digest = run.claim(storage, config(), DATA)
-    assert run.read_config(storage) == {
-        **config().identity(),
-        "data_sha256": DATA,
-        "data": "gs://b/mnist",
-    }
-    # What evaluate recomputes from the object alone is what checkpoints carry.
-    stored = run.read_config(storage) or {}
-    del stored["data"]
-    assert run.digest(stored) == digest
+    digest = run.claim(storage, config(), DATA, (28, 28, 1), 10)
+    told = {"data": "gs://b/mnist", "input_shape": [28, 28, 1], "classes": 10}
+    decisive = {**config().identity(), "data_sha256": DATA}
+    assert run.read_config(storage) == {**decisive, **told}
+    assert digest == run.digest(decisive)
 
 
 def test_the_same_run_finds_its_folder_again(storage: LocalStorage) -> None:
