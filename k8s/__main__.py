@@ -185,7 +185,7 @@ def result(options: argparse.Namespace) -> None:
     if options.output == "json":
         _print_json(values)
     else:
-        sys.stdout.write(ends.as_text(values, folder.uri))
+        sys.stdout.write(ends.as_text(values, folder))
 
 
 def cancel(options: argparse.Namespace) -> None:

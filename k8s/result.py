@@ -21,8 +21,12 @@ def read(folder: Storage) -> dict[str, Any]:
     return result
 
 
-def as_text(result: dict[str, Any], uri: str) -> str:
+def as_text(result: dict[str, Any], folder: Storage) -> str:
     """Return a result for people.
+
+    Args:
+        result: what ``read`` returned.
+        folder: of the run.
 
     Raises:
         DataError: a figure is missing.
@@ -31,9 +35,12 @@ def as_text(result: dict[str, Any], uri: str) -> str:
         rows = _rows(result)
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            f"{uri}/{run.RESULT}: not of this version of the trainer; --output json shows it"
+            f"{folder.uri}/{run.RESULT}: not of this version of the trainer; --output json shows it"
         ) from None
-    return "".join(f"{name:<14} {value}\n" for name, value in {**rows, "folder": uri}.items())
+    rows["folder"] = folder.uri
+    if any(entry.name == run.REPORT for entry in folder.list(run.REPORT)):
+        rows["report"] = f"{folder.uri}/{run.REPORT}"
+    return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:

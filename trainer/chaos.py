@@ -412,7 +412,7 @@ def chaos(
         batch = presets.configure({}, given).batch_size
         given["batch_size"] = max(workers, batch - batch % workers)  # the same share for each
         config = presets.configure({}, given)
-        arguments = ["train"]
+        arguments = ["train", "--no-report"]
         for key, value in given.items():
             arguments += [f"--{key.replace('_', '-')}", str(value)]
         series = Chaos(config, arguments, store, folder)

@@ -25,6 +25,8 @@ PLACEMENT = frozenset(
         "keep_checkpoints",
         "log_format",
         "ship_logs",
+        "report",
+        "tensorboard",
     }
 )
 
@@ -104,6 +106,10 @@ class TrainConfig(BaseModel):
         "auto", description="auto: a progress bar on a terminal, else text"
     )
     ship_logs: bool = Field(False, description="copy what every rank prints to RUN/logs")
+    tensorboard: Literal["off", "on", "histograms"] = Field(
+        "on", description="event files in RUN/events; histograms: of the weights, too"
+    )
+    report: bool = Field(True, description="write RUN/report.html at the end")
 
     @field_validator("model")
     @classmethod

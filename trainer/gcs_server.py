@@ -448,7 +448,11 @@ class _Handler(BaseHTTPRequestHandler):
         start = body.index(b"\r\n\r\n") + 4
         middle = body.index(b"\r\n" + mark, start)
         metadata = json.loads(body[start:middle])
-        data = body[body.index(b"\r\n\r\n", middle) + 4 : body.rindex(b"\r\n" + mark + b"--")]
+        content = body.index(b"\r\n\r\n", middle)
+        kind = re.search(rb"(?i)content-type: *(\S+)", body[middle:content])
+        if kind:
+            metadata.setdefault("contentType", kind[1].decode())
+        data = body[content + 4 : body.rindex(b"\r\n" + mark + b"--")]
         self._insert(bucket, metadata, data, query)
 
     def _insert(

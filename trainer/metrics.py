@@ -1,5 +1,6 @@
 """Exact figures from a model's logits: pure functions of numpy arrays."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,12 @@ class Score:
     loss: float
     accuracy: float
     images: int
+
+
+def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Score:
+    """Return the figures of logits [n, classes]."""
+    correct = int((logits.argmax(axis=1) == labels).sum())
+    return Score(float(losses(logits, labels).mean()), correct / len(labels), len(labels))
 
 
 def losses(
@@ -46,3 +53,68 @@ def precision_recall(
     """Return precision and recall of each class, float64 [classes]; 0 where undefined."""
     hits = np.diag(matrix).astype(np.float64)
     return hits / np.maximum(matrix.sum(axis=0), 1), hits / np.maximum(matrix.sum(axis=1), 1)
+
+
+def f1(
+    precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the harmonic mean of precision and recall, by class; 0 where both are 0."""
+    total = precision + recall
+    result: npt.NDArray[np.float64] = 2 * precision * recall / np.where(total > 0, total, 1)
+    return result
+
+
+def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the softmax of logits [n, classes], float64 of the same shape."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images to whose class a model gave about the same probability.
+
+    Attributes:
+        images: how many, at least 1.
+        confidence: mean of that probability.
+        accuracy: share of them that is classified right.
+    """
+
+    images: int
+    confidence: float
+    accuracy: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the accuracy (E. B. Wilson, 1927)."""
+        z2, n, p = 1.96**2, self.images, self.accuracy
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return middle - half, middle + half
+
+
+def calibration(
+    confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 10
+) -> list[Bin]:
+    """Return the bins of equal width over [0, 1] that hold an image, from the lowest on.
+
+    Args:
+        confidence: probability of the class that each image was taken for, [n].
+        right: whether it is of that class, [n].
+        bins: how many; as in Guo et al., "On Calibration of Modern Neural Networks" (2017), one
+            holds its upper edge.
+    """
+    places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    chosen = (places == place for place in np.unique(places))
+    return [
+        Bin(int(each.sum()), float(confidence[each].mean()), float(right[each].mean()))
+        for each in chosen
+    ]
+
+
+def calibration_error(bins: list[Bin]) -> float:
+    """Return the expected calibration error: mean of |accuracy - confidence| over the images."""
+    images = sum(each.images for each in bins)
+    return sum(each.images * abs(each.accuracy - each.confidence) for each in bins) / max(images, 1)

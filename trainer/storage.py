@@ -11,6 +11,7 @@ Opening touches nothing: folders are made by the first write, buckets never.
 
 import contextlib
 import errno
+import mimetypes
 import os
 import re
 import stat
@@ -391,7 +392,7 @@ class GCSStorage:
         try:
             self._blob(name).upload_from_string(
                 data,
-                content_type="application/octet-stream",
+                content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
                 if_generation_match=generation,
                 checksum="auto",
                 timeout=timeout,

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer import causes, logs, process, progress, run
+from trainer import causes, epilogue, logs, process, progress, run
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
@@ -103,6 +103,8 @@ def supervise(
             raise
         finally:
             supervisor.close()
+    if config.report and cluster.rank == 0:
+        epilogue.write_report(run.uri(config), progress.create(config.log_format), stop)
 
 
 class Supervisor:

@@ -43,6 +43,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("checkpoint_steps", 0, "Input should be greater than or equal to 1"),
     ("keep_checkpoints", 1, "Input should be greater than or equal to 2"),
     ("ship_logs", "maybe", "Input should be a valid boolean, unable to interpret input"),
+    ("report", "maybe", "Input should be a valid boolean, unable to interpret input"),
+    ("tensorboard", "yes", "Input should be 'off', 'on' or 'histograms'"),
     ("log_format", "xml", "Input should be 'auto', 'text' or 'json'"),
     ("model", "my_models", "must be package.module:function"),
     ("model", ":build", "must be package.module:function"),
@@ -124,6 +126,8 @@ def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
         "keep_checkpoints": 9,
         "log_format": "json",
         "ship_logs": True,
+        "report": False,
+        "tensorboard": "off",
     }
     assert moved.keys() == PLACEMENT
     assert config.parse(moved).identity() == DEFAULTS.identity()

@@ -513,6 +513,10 @@ def test_result_is_read_from_the_folder_and_downloaded(
     assert "test accuracy  99.22%" in captured.out
     assert "2 objects" in captured.err
     assert (target / "checkpoints/step-00000100.safetensors").read_bytes() == b"weights"
+    assert "report" not in captured.out
+    folder.create(run.REPORT, b"<!doctype html>")
+    assert main(["result", str(run_file)]) == 0
+    assert f"report         {folder.uri}/report.html\n" in capsys.readouterr().out
     assert main(["result", "--folder", folder.uri, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == RESULT
 

@@ -55,3 +55,54 @@ def test_precision_and_recall() -> None:
 def test_precision_and_recall_of_nothing_are_zero() -> None:
     precision, recall = metrics.precision_recall(np.zeros((3, 3), np.int64))
     assert precision.tolist() == recall.tolist() == [0, 0, 0]
+
+
+def test_f1_is_zero_where_precision_and_recall_are() -> None:
+    precision, recall = np.array([0.5, 0.0, 1.0]), np.array([1.0, 0.0, 1.0])
+    assert metrics.f1(precision, recall).tolist() == pytest.approx([2 / 3, 0, 1])
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_probabilities_agree_with_the_losses(classes: int, rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.uniform(-200, 200, (rows, classes)).astype(np.float32)
+    labels = random.integers(0, classes, rows).astype(np.int32)
+    found = metrics.probabilities(logits)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    of_labels = found[np.arange(rows), labels]
+    np.testing.assert_allclose(of_labels, np.exp(-metrics.losses(logits, labels)), rtol=1e-9)
+
+
+def test_calibration() -> None:
+    confidence = np.array([0.5, 0.45, 0.41, 0.95, 1.0])
+    right = np.array([True, False, False, True, True])
+    low, high = metrics.calibration(confidence, right)
+    assert (low.images, high.images) == (3, 2)
+    assert (low.confidence, low.accuracy) == pytest.approx((1.36 / 3, 1 / 3))
+    assert (high.confidence, high.accuracy) == pytest.approx((0.975, 1.0))
+    wanted = (3 * (1.36 - 1) / 3 + 2 * 0.025) / 5
+    assert metrics.calibration_error([low, high]) == pytest.approx(wanted)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 15))
+def test_every_image_is_in_the_bin_of_its_probability(seed: int, count: int, bins: int) -> None:
+    random = np.random.default_rng(seed)
+    confidence, right = random.uniform(0, 1, count), random.integers(0, 2, count) > 0
+    found = metrics.calibration(confidence, right, bins)
+    assert sum(each.images for each in found) == count
+    places = [int(each.confidence * bins) for each in found]
+    assert places == sorted(set(places))
+    hits = sum(each.images * each.accuracy for each in found)
+    assert hits == pytest.approx(right.sum())
+    assert 0 <= metrics.calibration_error(found) <= 1
+
+
+def test_the_interval_is_wilsons() -> None:
+    assert metrics.Bin(10, 0.5, 0.9).interval == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    assert metrics.Bin(1, 0.5, 1.0).interval[1] == pytest.approx(1)
+    assert metrics.Bin(1, 0.5, 0.0).interval[0] == pytest.approx(0)
+
+
+def test_calibration_of_nothing() -> None:
+    assert metrics.calibration(np.zeros(0), np.zeros(0, np.bool_)) == []
+    assert metrics.calibration_error([]) == 0

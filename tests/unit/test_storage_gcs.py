@@ -316,3 +316,21 @@ def test_rejected_credentials_name_the_remedy(
     assert "gs://bucket/run/a" in said
     assert "gcloud auth application-default login" in said
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("report.html", "text/html"),
+        ("result.json", "application/json"),
+        ("step-00000100.safetensors", "application/octet-stream"),
+        ("t10k-labels-idx1-ubyte.gz", "application/octet-stream"),
+    ],
+)
+def test_a_browser_knows_what_an_object_is(
+    server: GCSServer, store: GCSStorage, name: str, kind: str
+) -> None:
+    store.replace(name, b"data")
+    assert server.get("bucket", f"run/{name}", {}).content_type == kind
+    assert store.create(f"new-{name}", b"data")
+    assert server.get("bucket", f"run/new-{name}", {}).content_type == kind

@@ -1,0 +1,108 @@
+"""Makes the pictures of the documentation from real runs: ``make pictures``.
+
+It takes the runs below --runs, the best of them for the report, and needs Debian's chromium.
+"""
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from tests.browser.conftest import FLAGS
+from tests.processes import free_ports
+
+DOCS = Path(__file__).parent
+TOP = {"x": 0, "y": 0, "width": 1280, "height": 1060}
+SEVEN = [(0.25, 0.2), (0.72, 0.18), (0.6, 0.45), (0.48, 0.85)]  # shares of the paper's sides
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", required=True, help="folder of runs")
+    parser.add_argument("--run", required=True, help="the run whose report is shown")
+    options = parser.parse_args()
+    path = shutil.which("chromium")
+    if path is None:
+        sys.exit("needs chromium; apt-get install chromium")
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        folder = Path(name)
+        page_of = {
+            "report": ("report", "--run", options.run),
+            "compare": ("compare", options.runs),
+        }
+        for page, arguments in page_of.items():
+            trainer(*arguments, "--output", str(folder / f"{page}.html"))
+        report = (folder / "report.html").as_uri()
+        take(browser, report, "report.png", 1280, lambda page: page.screenshot(clip=TOP))
+        take(browser, report, "draw.png", 1000, drawn)
+        compare = (folder / "compare.html").as_uri()
+        take(browser, compare, "compare.png", 1280, lambda page: page.screenshot(clip=TOP))
+        board(browser, options.runs)
+        browser.close()
+
+
+def trainer(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "trainer", *arguments], check=True)
+
+
+def take(browser: Any, url: str, name: str, width: int, shoot: Callable[[Any], bytes]) -> None:
+    """Write docs/NAME: what ``shoot`` sees of a page, in at most 256 colours."""
+    page = browser.new_page(viewport={"width": width, "height": 1100}, color_scheme="light")
+    page.goto(url)
+    picture = Image.open(io.BytesIO(shoot(page))).convert("RGB").quantize(256)
+    picture.save(DOCS / name, optimize=True)
+    page.close()
+    sys.stdout.write(f"docs/{name}: {(DOCS / name).stat().st_size:,} bytes\n")
+
+
+def drawn(page: Any) -> bytes:
+    """Draw a seven and return the panel's picture."""
+    panel = page.locator("#draw")
+    panel.scroll_into_view_if_needed()
+    box = panel.locator("[data-draw=paper]").bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in SEVEN]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=10)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    picture: bytes = panel.screenshot()
+    return picture
+
+
+def board(browser: Any, runs: str) -> None:
+    """Start TensorBoard and take a picture of its curves."""
+    port = free_ports(1)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "tensorboard", "--run", runs, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        while (line := server.stdout.readline()) and "http" not in line:
+            pass
+
+        def shoot(page: Any) -> bytes:
+            page.wait_for_timeout(15_000)  # it draws when its own requests are answered
+            picture: bytes = page.screenshot()
+            return picture
+
+        take(browser, f"http://127.0.0.1:{port}/#timeseries", "tensorboard.png", 1280, shoot)
+    finally:
+        server.kill()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

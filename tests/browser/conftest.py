@@ -1,0 +1,69 @@
+"""Chromium, pages in it, and a finished run whose report it opens."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import mnist, processes
+from trainer import sources
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PAGES = Path(__file__).parents[2] / "trainer" / "pages"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright's Python package")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs chromium; apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def scripts(browser: Any) -> Iterator[Any]:
+    """A page with nothing but the scripts."""
+    page = browser.new_page()
+    page.set_content("<!doctype html><title>scripts</title>")
+    for name in ("network.js", "draw.js"):
+        page.add_script_tag(path=PAGES / name)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST where it is, else drawn digits: 20,000 to train on and 1,000 to test on."""
+    found = mnist.find_mnist()
+    if found is not None:
+        return found
+    folder = tmp_path_factory.mktemp("data")
+    sources.put("digits", str(folder), train_count=20_000, test_count=1_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(browser: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the preset cnn; nothing is trained without a browser."""
+    assert browser.is_connected()
+    folder = tmp_path_factory.mktemp("run") / "cnn"
+    code, _, errors = processes.run(
+        "train", "--preset", "cnn", "--data", str(data), "--run", str(folder)
+    )
+    assert code == 0, errors
+    return folder

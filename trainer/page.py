@@ -1,0 +1,53 @@
+"""Facts to one self-contained HTML page: the templates in ``trainer/pages``.
+
+A page names nothing outside itself, and its content security policy has browsers refuse whatever
+would. What comes from a run is text that nobody checked: it is escaped everywhere.
+"""
+
+import base64
+import io
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from trainer import charts
+
+MOST_PIXELS = 64  # of an image's longer side
+
+
+def render(template: str, **facts: Any) -> bytes:
+    """Return the page of a template that extends ``base.html``, UTF-8."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer", "pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"palette": charts.PALETTE, "dashes": charts.DASHES}
+    environment.filters["value"] = charts.text
+    # Lone surrogates, which JSON may hold, have no UTF-8.
+    text: str = environment.get_template(template).render(facts)
+    return text.encode(errors="replace")
+
+
+def png(images: npt.NDArray[np.uint8]) -> str:
+    """Return images, side by side, as the ``data:`` URI of one PNG.
+
+    Args:
+        images: uint8 [n, height, width, channels]; three channels are red, green and blue, of any
+            other number only the first is shown. Each is made at most MOST_PIXELS wide and high.
+    """
+    count, height, width, channels = images.shape
+    row = images.swapaxes(0, 1).reshape(height, count * width, channels)
+    picture = PIL.Image.fromarray(np.ascontiguousarray(row if channels == 3 else row[..., 0]))
+    scale = min(1.0, MOST_PIXELS / max(height, width))
+    if scale < 1:
+        size = count * max(1, round(width * scale)), max(1, round(height * scale))
+        picture = picture.resize(size, PIL.Image.Resampling.BOX)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
