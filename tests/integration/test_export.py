@@ -1,0 +1,322 @@
+"""Exports of real runs give the runs' predictions, and a wrong one is never stored."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tests import mnist, processes
+from trainer import dataset, export, predictions, presets, run
+from trainer.cluster import ALONE
+from trainer.errors import DataError, UserError
+from trainer.export import FORMATS
+from trainer.gcs_server import GCSServer
+from trainer.storage import open_storage
+from trainer.train import Trainer
+
+pytestmark = [
+    # Keras 3.15 with NumPy 2: when it opens a Keras file, and when it mends tf2onnx.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning"),
+]
+DOCS = (processes.ROOT / "docs/export.md").read_text()
+SAVED_MODEL = {
+    "saved_model/1/fingerprint.pb",
+    "saved_model/1/saved_model.pb",
+    "saved_model/1/variables/variables.data-00000-of-00001",
+    "saved_model/1/variables/variables.index",
+}
+ALL = {"model.keras", "model.onnx"} | SAVED_MODEL
+Train = Callable[..., Path]
+Exported = Callable[[str], tuple[Path, list[str]]]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Known(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2
+
+
+class Unknown(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return inputs * 3
+
+
+def known(input_shape: tuple[int, int, int], classes: int) -> Any:
+    return _with(Known(), input_shape, classes)
+
+
+def unknown(input_shape: tuple[int, int, int], classes: int) -> Any:
+    return _with(Unknown(), input_shape, classes)
+
+
+def _with(layer: Any, input_shape: tuple[int, int, int], classes: int) -> Any:
+    flat, last = keras.layers.Flatten(), keras.layers.Dense(classes)
+    return keras.Sequential([keras.Input(input_shape), layer, flat, last])
+
+
+class Silent:
+    def say(self, message: str, **facts: Any) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        raise AssertionError(message)
+
+    def step(self, record: Any, total: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def train(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that trains a run, in this process and once for each setting."""
+    folder = mnist.find_mnist() or digits
+    data = dataset.load(str(folder), 400)
+    done: dict[str, Path] = {}
+
+    def train(**settings: Any) -> Path:
+        name = json.dumps(settings)
+        if name not in done:
+            given = {"steps": 10, "validation": 400, "eval_epochs": 0, **settings}
+            config = presets.configure({}, {**given, "keep_best": False, "data": str(folder)})
+            done[name] = tmp_path_factory.mktemp("run")
+            storage = open_storage(str(done[name]))
+            digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
+            trainer = Trainer(config, ALONE, data, storage, digest, Silent())
+            trainer.train(threading.Event(), started=0.0)
+        return done[name]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def exported(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Return a function that exports a preset's run, once, to a folder, and what it said."""
+    done: dict[str, tuple[Path, list[str]]] = {}
+
+    def exported(preset: str) -> tuple[Path, list[str]]:
+        if preset not in done:
+            done[preset] = (tmp_path_factory.mktemp("model"), [])
+            folder, lines = done[preset]
+            export.export(str(train(preset=preset)), str(folder), formats(), lines.append)
+        return done[preset]
+
+    return exported
+
+
+@pytest.fixture
+def small(train: Train, tmp_path: Path) -> Path:
+    """Return a copy of a run that a test may change."""
+    return shutil.copytree(train(preset="softmax"), tmp_path / "small")
+
+
+def stored(folder: Path) -> set[str]:
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return names - {"architecture.json"}
+
+
+def formats() -> str:
+    """Return all formats that can be tried here."""
+    return ",".join(export.choose(None))
+
+
+def expected(names: set[str]) -> set[str]:
+    return names if "onnx" in formats() else names - {"model.onnx"}
+
+
+@pytest.mark.parametrize("preset", ["cnn", "cnn-best", "mlp-100", "softmax"])
+def test_every_export_gives_the_predictions_of_the_run(
+    train: Train, exported: Exported, preset: str
+) -> None:
+    folder, (model, lines) = train(preset=preset), exported(preset)
+    assert stored(model) == expected(ALL)
+    kept = predictions.read(open_storage(str(folder)))
+    assert kept is not None
+    assert lines[0] == f"{folder} at step 10, checked on {len(kept.labels):,} test images"
+    assert len(lines) == 2 + len(export.choose(None))
+    config = json.loads((folder / run.CONFIG).read_text())
+    images = dataset.load(config["data"], 0).test.images
+    wanted = export.softmax(kept.logits)
+    for name in export.choose(None):
+        target = FORMATS[name].target
+        found = export._all(FORMATS[name].load(model / target), images)
+        shares = export.softmax(found.logits) if name == "keras" else found.probabilities
+        assert shares is not None
+        assert np.abs(shares - wanted).max() < 1e-5
+        line = next(line for line in lines if line.startswith(target))
+        told = re.search(r"([\d.]+) MB  probabilities within (\d\.\de[-+]\d+)", line)
+        assert told is not None
+        assert float(told[2]) >= np.abs(shares - wanted).max() * 0.9
+        if name != "keras":
+            assert found.classes is not None
+            assert found.classes.dtype == np.int64
+
+
+@pytest.mark.skipif("onnx" in export.choose(None), reason="ONNX's packages are here")
+def test_that_onnx_is_left_out_is_told(small: Path) -> None:
+    lines: list[str] = []
+    export.export(str(small), None, None, lines.append)
+    assert "pip install" in lines[1]
+
+
+@pytest.mark.skipif("onnx" not in export.choose(None), reason="tf2onnx or onnxruntime is missing")
+def test_onnx_names_its_inputs_and_outputs(exported: Exported) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(exported("softmax")[0] / "model.onnx")
+    puts = {put.name: put.type for put in (*session.get_inputs(), *session.get_outputs())}
+    assert puts == {
+        "images": "tensor(uint8)",
+        "logits": "tensor(float)",
+        "probabilities": "tensor(float)",
+        "classes": "tensor(int64)",
+    }
+
+
+@pytest.mark.parametrize("broken", ["keras", "savedmodel", "onnx"])
+def test_an_export_with_one_other_weight_is_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    if broken not in export.choose(None):
+        pytest.skip("tf2onnx or onnxruntime is missing")
+    right = FORMATS[broken]
+
+    def wrong(model: Any, path: Path) -> None:
+        bias = model.weights[-1]
+        kept = bias.numpy()
+        bias.assign(kept + 1e-3 * np.eye(1, len(kept))[0])
+        right.write(model, path)
+        bias.assign(kept)
+
+    monkeypatch.setitem(FORMATS, broken, replace(right, write=wrong))
+    lines: list[str] = []
+    with pytest.raises(
+        UserError, match=rf"{right.target}: differs from the run by up to \d\.\de-04"
+    ):
+        export.export(str(train(preset="softmax")), str(tmp_path), formats(), lines.append)
+    assert stored(tmp_path) == set()
+    assert len(lines) == 1
+
+
+def test_an_export_that_cannot_be_read_again_is_not_stored(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(model: Any, path: Path) -> None:
+        FORMATS["savedmodel"].write(model, path)  # a folder where a file must be
+
+    monkeypatch.setitem(FORMATS, "keras", replace(FORMATS["keras"], write=torn))
+    with pytest.raises(UserError, match="keras: cannot hold this model") as error:
+        export.export(
+            str(train(preset="softmax")), str(tmp_path), "keras,savedmodel", lambda _: None
+        )
+    assert error.value.exit_code == 1
+    assert stored(tmp_path) == SAVED_MODEL
+
+
+def test_without_the_data_the_check_is_on_random_images(small: Path) -> None:
+    config = json.loads((small / run.CONFIG).read_text())
+    (small / run.CONFIG).write_text(json.dumps({**config, "data": str(small / "nothing")}))
+    lines: list[str] = []
+    export.export(str(small), None, "keras", lines.append)
+    assert "on 1,000 random images against its restored model alone" in lines[0]
+    assert "nothing: no train-images-idx3-ubyte" in lines[0]
+    assert stored(small / "model") == {"model.keras"}
+
+
+def test_weights_that_are_not_those_of_the_predictions_are_not_exported(small: Path) -> None:
+    kept = predictions.read(open_storage(str(small)))
+    assert kept is not None
+    one_off = kept.logits.copy()
+    one_off[-1, 0] += 0.01
+    other = predictions.encode(replace(kept, logits=one_off))
+    (small / run.PREDICTIONS).write_bytes(other)
+    with pytest.raises(UserError, match="the restored model: differs from the run"):
+        export.export(str(small), None, "keras", lambda _: None)
+    (small / run.PREDICTIONS).write_bytes(predictions.encode(replace(kept, step=5)))
+    with pytest.raises(DataError, match="checkpoint is of step 10, but its predictions are of"):
+        export.export(str(small), None, "keras", lambda _: None)
+    assert stored(small / "model") == set()
+    (small / run.PREDICTIONS).write_bytes(predictions.encode(kept))
+    export.export(str(small), None, "keras", lambda _: None)
+    assert stored(small / "model") == {"model.keras"}
+
+
+def test_a_layer_of_ones_own(train: Train, tmp_path: Path) -> None:
+    folder = train(model="tests.integration.test_export:known")
+    export.export(str(folder), str(tmp_path / "known"), formats(), lambda _: None)
+    assert stored(tmp_path / "known") == expected(ALL)
+    folder = train(model="tests.integration.test_export:unknown")
+    lines: list[str] = []
+    with pytest.raises(UserError, match=r"keras: cannot hold this model: .*locate class 'Unknown'"):
+        export.export(str(folder), str(tmp_path / "unknown"), formats(), lines.append)
+    assert stored(tmp_path / "unknown") == expected(ALL - {"model.keras"})
+    assert lines[-1] == f"stored in {tmp_path / 'unknown'}/"
+
+
+def test_the_page_s_snippets_run_where_the_trainer_is_not(
+    train: Train, exported: Exported, tmp_path: Path
+) -> None:
+    folder, (model, _) = train(preset="cnn-best"), exported("cnn-best")
+    (tmp_path / "bucket/runs/first").mkdir(parents=True)
+    (tmp_path / "bucket/runs/first/model").symlink_to(model)
+    kept = predictions.read(open_storage(str(folder)))
+    assert kept is not None
+    config = json.loads((folder / run.CONFIG).read_text())
+    np.save(tmp_path / "images.npy", dataset.load(config["data"], 0).test.images[:300])
+    np.save(tmp_path / "wanted.npy", kept.logits[:300].argmax(axis=1))
+    blocks = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    assert len(blocks) == 3
+    assert all(block.count("\n") <= 5 for block in blocks)
+    script = "import importlib.util\nassert importlib.util.find_spec('trainer') is None\n"
+    for block in blocks:
+        if "onnxruntime" not in block or "onnx" in formats():
+            script += f"{block}assert (classes == np.load('wanted.npy')).all()\nprint('right')\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=tmp_path,
+        env=processes.environment({"TF_CPP_MIN_LOG_LEVEL": "2"}),
+        capture_output=True,
+        text=True,
+        timeout=processes.LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["right"] * len(export.choose(None))
+
+
+def test_from_a_bucket_to_a_bucket(train: Train) -> None:
+    with GCSServer("bucket") as server:
+        env = {"STORAGE_EMULATOR_HOST": server.url}
+        folder = train(preset="softmax")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                name = f"run/{path.relative_to(folder).as_posix()}"
+                server.put("bucket", name, path.read_bytes(), {})
+        before = {name for name, _ in server.page("bucket", {})[0]}
+        code, out, err = processes.run("export", "--run", "gs://bucket/run", env=env)
+        assert (code, err) == (0, "")
+        after = {name for name, _ in server.page("bucket", {})[0]} - before
+        assert after == {f"run/model/{name}" for name in expected(ALL)}
+        assert out.endswith("stored in gs://bucket/run/model/\n")
+
+
+def test_a_mistake_in_the_arguments_is_told_at_once(small: Path) -> None:
+    code, out, err = processes.run("export", "--run", str(small), "--format", "kers")
+    assert (code, out) == (2, "")
+    assert err == (
+        "trainer: --format 'kers': 'kers' is not one of keras, savedmodel, onnx; did you mean "
+        "keras?; give some of them, with commas\n"
+    )
+    code, out, err = processes.run("export", "--run", str(small / "nothing"))
+    assert (code, out) == (2, "")
+    assert "give the folder of a run" in err
