@@ -1,5 +1,6 @@
 """One training run, from its configuration to its result."""
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -14,14 +15,26 @@ import numpy.typing as npt
 import tensorflow as tf
 
 import trainer
-from trainer import checkpoint, metrics, models, optimizers, order, run, schedule
+from trainer import (
+    checkpoint,
+    eventlog,
+    metrics,
+    models,
+    optimizers,
+    order,
+    predictions,
+    run,
+    schedule,
+)
 from trainer.checkpoint import Checkpoint
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset, Split
 from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
+from trainer.eventlog import EventLog, Scored
 from trainer.loop import ChunkResult, Loop, State
 from trainer.metrics import Score
+from trainer.predictions import Predictions
 from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.storage import Storage
@@ -49,6 +62,7 @@ class Position:
         records: lines of metrics.jsonl.
         told: how many of the records the reporter has got.
         train_seconds: inside of chunks, over all attempts.
+        validated: the newest validation of this attempt.
     """
 
     step: int
@@ -57,15 +71,17 @@ class Position:
     records: list[dict[str, Any]] = field(default_factory=list)
     told: int = 0
     train_seconds: float = 0.0
+    validated: Scored | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The end of a finished chunk: its checkpoint, and how many of the records belong to it."""
+    """The end of a finished chunk: its checkpoint, how many of the records, what was validated."""
 
     checkpoint: Checkpoint
     records: list[dict[str, Any]]
     count: int
+    validated: Scored | None
 
 
 class Trainer:
@@ -95,6 +111,7 @@ class Trainer:
             else 0
         )
         self.uploader = checkpoint.Uploader(reporter.warn)
+        self._events: EventLog | None = None
         self._finished: Snapshot | None = None
         self._finishing = threading.Lock()
 
@@ -126,6 +143,10 @@ class Trainer:
     def _train(self, stop: threading.Event, started: float, first: bool) -> dict[str, Any]:
         at = self._restore()
         self._announce(at, first)
+        if self.cluster.rank == 0:
+            self._events = eventlog.open_log(
+                self.storage, self.config, self.total, at.step, self.reporter.warn
+            )
         saved = at.step
         while at.step < self.total and not self._enough(at):
             chunk = self._advance(at, stop)
@@ -137,13 +158,13 @@ class Trainer:
             elif at.step - saved >= self.config.checkpoint_steps and self._commit():
                 saved = at.step
             if chunk.stop or (self.loop.replicas == 1 and stop.is_set()):
-                self._commit(wait=True)
+                self._commit(wait=True, last=True)
                 self._meet()
                 raise StoppedError(
                     f"stopped at step {at.step} of {self.total}; "
                     "the same command goes on from there"
                 )
-        self._commit(wait=True)
+        self._commit(wait=True, last=True)
         result = self._result(self._selected(at), at, started)
         if self.cluster.rank == 0:
             self.storage.replace(run.RESULT, run.pretty(result))
@@ -293,7 +314,9 @@ class Trainer:
 
     def _validate(self, at: Position) -> bool:
         """Score the validation split and return whether it is the best so far."""
-        score = self.score(at.state, self.dataset.validation)
+        split = self.dataset.validation
+        at.validated = Scored(at.step, self.logits(at.state, split), split)
+        score = metrics.score(at.validated.logits, split.labels)
         at.validations.append((at.step, score.accuracy))
         self._record(at, validation_accuracy=score.accuracy, validation_loss=score.loss)
         return checkpoint.best_step(at.validations) == at.step
@@ -324,13 +347,13 @@ class Trainer:
             validations=tuple(at.validations),
         )
         with self._finishing:
-            self._finished = Snapshot(kept, at.records, len(at.records))
+            self._finished = Snapshot(kept, at.records, len(at.records), at.validated)
             for record in at.records[at.told :]:
                 self.reporter.step(record, self.total)
             at.told = len(at.records)
             tell_parent(event="step", step=at.step)
 
-    def _commit(self, *, wait: bool = False) -> bool:
+    def _commit(self, *, wait: bool = False, last: bool = False) -> bool:
         """Store the last finished chunk; return False if an earlier one is still on its way."""
         snapshot = self._finished
         if self.cluster.rank != 0 or snapshot is None:
@@ -338,19 +361,29 @@ class Trainer:
         kept = snapshot.checkpoint
         check_finite(kept.arrays, kept.step, self.config, self.storage)
         spare = checkpoint.best_step(kept.validations) if self.config.keep_best else None
-        records = run.lines(snapshot.records[: snapshot.count])
+        records = snapshot.records[: snapshot.count]
+        self._trace()
 
         def job() -> None:
             # Metrics first: no checkpoint is there without the figures up to its step.
-            self.storage.replace(run.METRICS, records)
+            self.storage.replace(run.METRICS, run.lines(records))
             checkpoint.commit(self.storage, kept)
             tell_parent(event="committed", step=kept.step)
             checkpoint.prune(self.storage, kept.step, self.config.keep_checkpoints, spare)
+            if self._events:
+                self._events.write(records, kept.arrays, snapshot.validated, last=last)
 
         if wait:
             self.uploader.finish(job)
             return True
         return self.uploader.submit(job)
+
+    def _trace(self) -> None:
+        """Hand over the model's graph where it is wanted; Keras traces on one thread only."""
+        if self._events and self._events.wants_graph:
+            self._events.wants_graph = False
+            with contextlib.suppress(Exception):  # a model of the user's that needs its own loop
+                self._events.graph = self.loop.graph()
 
     def _selected(self, at: Position) -> Position:
         """Return the position whose weights the run ends with."""
@@ -362,20 +395,18 @@ class Trainer:
         state = self.loop.place(unnamed(found.arrays, like, self.names))
         return Position(best, state, list(found.validations))
 
+    def logits(self, state: State, split: Split) -> npt.NDArray[np.float32]:
+        """Return the logits of a whole split, [n, classes], the same on every worker."""
+        shares = np.array_split(np.arange(len(split.labels), dtype=np.int32), self.cluster.workers)
+        mine = self.loop.logits(state, shares[self.cluster.rank] + np.int32(self._offset(split)))
+        longest = len(shares[0])
+        padded = np.pad(mine, ((0, longest - len(mine)), (0, 0)))
+        parts = self.loop.gather(padded.ravel()).reshape(len(shares), longest, -1)
+        return np.concatenate([part[: len(s)] for part, s in zip(parts, shares, strict=True)])
+
     def score(self, state: State, split: Split) -> Score:
         """Return exact figures over a whole split, the same on every worker."""
-        start = self._offset(split)
-        mine = np.array_split(np.arange(len(split.labels), dtype=np.int32), self.cluster.workers)[
-            self.cluster.rank
-        ]
-        logits = self.loop.logits(state, mine + np.int32(start))
-        labels = split.labels[mine]
-        loss = np.float64(metrics.losses(logits, labels).sum())
-        correct = int((logits.argmax(axis=1) == labels).sum())
-        parts = self.loop.gather(np.array([loss.view(np.int64), correct]))
-        images = len(split.labels)
-        losses = parts[:, 0].copy().view(np.float64)
-        return Score(float(losses.sum()) / images, float(parts[:, 1].sum()) / images, images)
+        return metrics.score(self.logits(state, split), split.labels)
 
     def _offset(self, split: Split) -> int:
         before = {
@@ -386,9 +417,25 @@ class Trainer:
         }
         return before[id(split)]
 
+    def _describe(self, test: Predictions) -> None:
+        """Store what readers without TensorFlow need to know of the model."""
+        self.storage.replace(run.PREDICTIONS, predictions.encode(test))
+        try:
+            architecture = self.loop.architecture()
+        except Exception:  # a model of the user's that Keras cannot describe
+            return
+        self.storage.replace(run.ARCHITECTURE, architecture.encode())
+
     def _result(self, chosen: Position, at: Position, started: float) -> dict[str, Any]:
-        """Score the final weights on every split."""
-        test = self.score(chosen.state, self.dataset.test)
+        """Score the final weights on every split, and store what they say of the test images."""
+        logits = self.logits(chosen.state, self.dataset.test)
+        test = metrics.score(logits, self.dataset.test.labels)
+        if self.cluster.rank == 0:
+            images, labels = self.dataset.test.images, self.dataset.test.labels
+            digest = predictions.images_sha256(images)
+            self._describe(Predictions(chosen.step, digest, logits, labels))
+            if self._events:
+                self._events.finish(at.records, Scored(chosen.step, logits, self.dataset.test))
         result: dict[str, Any] = {
             "preset": self.config.preset,
             "test_accuracy": test.accuracy,

@@ -1,0 +1,170 @@
+"""TensorBoard's event files, as bytes: pure functions of what a run has measured.
+
+Files one after the other are again an event file.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_SCALAR,
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+
+BINS = 30  # of a histogram, as many as TensorBoard's own have
+
+_VERSION = "brain.Event:2"  # first in every file, else TensorBoard takes it for an older format
+
+Value = Any  # a Summary.Value: the protos come without types
+Record = Mapping[str, Any]
+
+
+def steps(values: Mapping[int, Sequence[Value]], times: Mapping[int, float]) -> bytes:
+    """Return a part with these values.
+
+    Args:
+        values: by their step.
+        times: of these steps, seconds since the epoch.
+    """
+    ordered = sorted(step for step, of_step in values.items() if of_step)
+    # A reader that has seen these steps, from a part since replaced, forgets them at this.
+    start = [Event(step=s, session_log=SessionLog(status=SessionLog.START)) for s in ordered[:1]]
+    events = [Event(step=step, summary=Summary(value=values[step])) for step in ordered]
+    for event in (*start, *events):
+        event.wall_time = times[event.step]
+    return _file([*start, *events])
+
+
+def settings(values: Mapping[str, Any], name: str, started: float) -> bytes:
+    """Return the part that tells the HParams plugin of a run's settings.
+
+    Args:
+        values: settings by name; None is left out.
+        name: the same for runs of the same settings.
+        started: when the run began, seconds since the epoch.
+    """
+    info = SessionStartInfo(group_name=name, start_time_secs=started)
+    for key, value in values.items():
+        if isinstance(value, bool):
+            info.hparams[key].bool_value = value
+        elif isinstance(value, int | float):
+            info.hparams[key].number_value = value
+        elif value is not None:
+            info.hparams[key].string_value = str(value)
+    data = HParamsPluginData(session_start_info=info)
+    return _hparams("session_start_info", data, started)
+
+
+def end(ended: float) -> bytes:
+    """Return the part that tells the HParams plugin that a run came to its end."""
+    info = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=ended)
+    return _hparams("session_end_info", HParamsPluginData(session_end_info=info), ended)
+
+
+def graph(definition: bytes, now: float) -> bytes:
+    """Return the part with a model's graph, a serialised GraphDef."""
+    return _file([Event(wall_time=now, graph_def=definition)])
+
+
+def scalars(records: Iterable[Record], names: Mapping[str, str]) -> dict[int, list[Value]]:
+    """Return values by step.
+
+    Args:
+        records: of metrics.jsonl, in any order.
+        names: fields of the records to show, and as what; records without them are passed over.
+    """
+    found: dict[int, list[Value]] = {}
+    for record in records:
+        for field, tag in names.items():
+            if field in record:
+                found.setdefault(record["step"], []).append(scalar(tag, record[field]))
+    return found
+
+
+def times(records: Sequence[Record], now: float) -> dict[int, float]:
+    """Return when each step was recorded, seconds since the epoch.
+
+    Records carry the seconds trained alone, so the pauses since, for validation and restarts,
+    are not told from the time before.
+
+    Args:
+        records: of metrics.jsonl, in order.
+        now: when the last of them was made.
+    """
+    last = records[-1]["train_seconds"] if records else 0.0
+    return {record["step"]: now - (last - record["train_seconds"]) for record in records}
+
+
+def scalar(tag: str, value: float) -> Value:
+    """Return one point of a curve."""
+    tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(), float_val=[value])
+    return _value(tag, "scalars", DATA_CLASS_SCALAR, tensor)
+
+
+def image(tag: str, png: bytes) -> Value:
+    """Return one picture."""
+    # https://www.w3.org/TR/png-3/#11IHDR: width and height stand at bytes 16 to 23.
+    edges = [str(int.from_bytes(png[at : at + 4])).encode() for at in (16, 20)]
+    tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape(3), string_val=[*edges, png])
+    return _value(tag, "images", DATA_CLASS_BLOB_SEQUENCE, tensor)
+
+
+def histogram(tag: str, values: npt.NDArray[Any]) -> Value:
+    """Return how values of any shape are distributed: left edge, right edge and count of bins."""
+    counts, edges = np.histogram(values.astype(np.float64), BINS)
+    rows = np.stack([edges[:-1], edges[1:], counts], axis=1)
+    tensor = TensorProto(
+        dtype=DT_DOUBLE, tensor_shape=_shape(BINS, 3), tensor_content=rows.tobytes()
+    )
+    return _value(tag, "histograms", DATA_CLASS_TENSOR, tensor)
+
+
+def _hparams(tag: str, data: Any, now: float) -> bytes:
+    # The plugin reads the metadata; the tensor is there because one must be.
+    tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(), float_val=[0.0])
+    content = data.SerializeToString()
+    value = _value(f"_hparams_/{tag}", "hparams", DATA_CLASS_TENSOR, tensor, content)
+    return _file([Event(wall_time=now, summary=Summary(value=[value]))])
+
+
+def _value(tag: str, plugin: str, data_class: int, tensor: Any, content: bytes = b"") -> Value:
+    data = SummaryMetadata.PluginData(plugin_name=plugin, content=content)
+    metadata = SummaryMetadata(plugin_data=data, data_class=data_class)
+    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+
+def _shape(*sizes: int) -> Any:
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
+
+
+def _file(events: Sequence[Any]) -> bytes:
+    version = Event(wall_time=events[0].wall_time if events else 0.0, file_version=_VERSION)
+    return b"".join(_framed(event.SerializeToString()) for event in (version, *events))
+
+
+def _framed(data: bytes) -> bytes:
+    """Return one TFRecord: https://www.tensorflow.org/tutorials/load_data/tfrecord."""
+    size = struct.pack("<Q", len(data))
+    return b"".join((size, _checksum(size), data, _checksum(data)))
+
+
+def _checksum(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
