@@ -9,12 +9,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WITH_trainer := TensorFlow and what else is needed (about a minute)
 WITH_k8s := the Kubernetes client
+WITH_onnx := TensorFlow, ONNX and its runtime (about a minute)
 WITH_dev := TensorFlow, the Kubernetes client and the tools of development (about a minute)
 
 STORE ?= bucket
 DATA ?= $(STORE)/data
 FOLDER ?= $(STORE)/runs/{preset}-{digest}
 RUN ?= runs/mnist-cnn.yaml
+LATEST = $(patsubst %/,%,$(firstword $(shell ls -td '$(STORE)'/runs/*/ 2>/dev/null)))
+PICTURES ?=
+SWEEP ?= docs/sweep.yaml
 PRESET ?= cnn
 WORKERS ?= 2
 FAULTS ?= 100
@@ -36,6 +40,28 @@ presets: $(VENV)/trainer  ## Train every preset on MNIST and write docs/presets.
 
 chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, and compare the weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
+
+##@ Look: RUN is the folder of a run, by default the newest one below STORE/runs
+report:  ## Write RUN/report.html (ARGS=--text prints it instead)
+predict:  ## What RUN reads in PICTURES (ARGS=--show shows what it saw)
+export:  ## Write RUN/model: .keras, SavedModel and ONNX, each checked
+report predict export pictures: RUN = $(LATEST)
+report predict: $(VENV)/trainer
+export: $(VENV)/onnx
+report predict export:
+	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
+	@$(BIN)/python -m trainer $@ --run '$(RUN)' $(if $(filter predict,$@),$(PICTURES)) $(ARGS)
+
+tensorboard: RUN = $(STORE)/runs
+tensorboard: $(VENV)/trainer  ## Serve the event files of RUN, or of all runs below it
+	@$(BIN)/python -m trainer tensorboard --run '$(RUN)' $(ARGS)
+
+compare: RUN = $(STORE)/runs
+compare: $(VENV)/trainer  ## Table and compare.html of all runs below RUN
+	@$(BIN)/python -m trainer compare $(RUN) $(ARGS)
+
+sweep: $(VENV)/trainer  ## Train the runs of SWEEP one after the other and compare them
+	@$(BIN)/python -m trainer sweep '$(SWEEP)' $(ARGS)
 
 ##@ Kubernetes: RUN is a run file; python -m k8s --help tells more
 doctor:  ## Check all that can be known before submitting RUN
@@ -89,7 +115,7 @@ e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
 check: $(VENV)/dev  ## Format check, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy trainer k8s tests benchmarks
+	$(BIN)/mypy trainer k8s tests benchmarks docs
 
 format: $(VENV)/dev  ## Format the code
 	$(BIN)/ruff format .
@@ -102,10 +128,14 @@ golden: $(VENV)/dev  ## Write tests/data/golden anew
 	TRAINYARD_WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_k8s_manifest.py -k golden
 
 lock: $(VENV)/dev  ## Resolve requirements/*.txt anew from pyproject.toml
-	for extras in "trainer" "gpu" "k8s" "trainer k8s dev"; do \
+	for extras in "trainer" "gpu" "k8s" "trainer onnx" "trainer k8s onnx dev"; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-annotate --no-header --upgrade $$(printf -- '--extra %s ' $$extras) \
 			pyproject.toml -o requirements/$${extras##* }.txt || exit; done
+
+pictures: $(VENV)/dev  ## Make the pictures in docs/ anew, of RUN and of all runs in STORE/runs
+	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
+	@$(BIN)/python -m docs.pictures --runs '$(STORE)/runs' --run '$(RUN)'
 
 clean:  ## Remove the virtual environment and caches, but no data and no runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -118,12 +148,12 @@ help:  ## Show this help
 	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' RUN '$(RUN)' PRESET '$(PRESET)' \
 		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 
-$(VENV)/trainer $(VENV)/k8s $(VENV)/dev: $(VENV)/%: requirements/%.txt
+$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 to 3.13 found; give PYTHON=/path/to/python' >&2; exit 2; }
 	@echo 'installing $(WITH_$*) into $(VENV), once'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
-	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s)  # the developer's include all
+	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx)  # the developer's include all
 
-.PHONY: run presets chaos doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
-	test e2e check format schema golden lock clean help
+.PHONY: run presets chaos report predict export tensorboard compare sweep doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
+	test e2e check format schema golden lock pictures clean help

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests import hostile
 from tests.browser.conftest import FLAGS
 from tests.processes import free_ports
+from trainer import digits
 
 DOCS = Path(__file__).parent
 TOP = {"x": 0, "y": 0, "width": 1280, "height": 1060}
@@ -32,6 +35,8 @@ def main() -> None:
     path = shutil.which("chromium")
     if path is None:
         sys.exit("needs chromium; apt-get install chromium")
+    sheet()
+    trainer("predict", "--run", options.run, str(DOCS / "sheet.jpg"), "--show")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         folder = Path(name)
@@ -48,6 +53,22 @@ def main() -> None:
         take(browser, compare, "compare.png", 1280, lambda page: page.screenshot(clip=TOP))
         board(browser, options.runs)
         browser.close()
+
+
+def sheet() -> None:
+    """Write docs/sheet.jpg: a handful of drawn digits with a blue pen, lit from one side."""
+    random = np.random.default_rng(5)
+    images, labels = digits.draw(50, seed=8)
+    ink = np.zeros((420, 1040))
+    for place, digit in enumerate((2, 0, 4, 7, 5)):
+        image = hostile.fine(images[np.flatnonzero(labels == digit)[0]])
+        top, left = int(random.integers(70, 130)), 60 + 180 * place
+        ink[top : top + len(image), left : left + len(image)] += np.maximum(image, 0)
+    light = hostile.gradient(random)(*ink.shape) * hostile.vignette(random)(*ink.shape)
+    paper, pen = np.array([236, 228, 208]), np.array([40, 60, 150])
+    picture = (paper + ink.clip(0, 1)[..., None] * (pen - paper)) * light[..., None]
+    picture += random.normal(0, 4, picture.shape)
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(DOCS / "sheet.jpg", quality=70)
 
 
 def trainer(*arguments: str) -> None:

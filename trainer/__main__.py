@@ -7,7 +7,9 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import io
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -16,6 +18,7 @@ from typing import Any, NoReturn, get_args
 
 from trainer import chaos, gang, presets, sources, supervisor, worker
 from trainer import cluster as clusters
+from trainer import export as exports
 from trainer.config import TrainConfig, nearest, read_yaml
 from trainer.errors import ConfigError, UserError, one_line
 
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parser().parse_args(arguments)
-        if options.run_command is not train:
+        if options.run_command not in (train, sweep):
             process.default_signals()
         options.run_command(options, arguments)
     except UserError as error:
@@ -84,6 +87,103 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
 
         report = evaluation.evaluate(options.run, options.data)
     sys.stdout.write(evaluation.as_json(report) if options.json else evaluation.as_text(report))
+
+
+def predict(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Read people's own pictures; those that cannot be read are told at the end."""
+    del arguments
+    from trainer import predict as predicting
+    from trainer.restore import restore
+
+    restored = restore(options.run)
+    seen, errors = predicting.look(options.pictures, restored.settings.input_shape, options.prepare)
+    if seen:
+        with _native_noise_dropped():
+            predictions = predicting.predict(restored, seen)
+        as_json = options.output == "json"
+        format_ = predicting.as_json if as_json else predicting.as_text
+        sys.stdout.write(format_(predictions))
+        if options.show is not None:
+            for path in predicting.show(seen, predictions, options.show):
+                (sys.stderr if as_json else sys.stdout).write(f"seen: {path}\n")
+        sys.stdout.flush()
+    for error in errors[:-1]:
+        sys.stderr.write(f"trainer: {one_line(error)}\n")
+    if errors:
+        raise errors[-1]
+
+
+def export(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Write a run's model for other programs."""
+    del arguments
+    with _native_noise_dropped():
+        exports.export(
+            options.run, options.to, options.format, lambda line: sys.stdout.write(f"{line}\n")
+        )
+
+
+def compare(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Show runs beside each other."""
+    del arguments
+    from trainer import compare as comparing
+    from trainer import curves
+
+    def warn(message: str) -> None:
+        sys.stderr.write(f"trainer: warning: {message}\n")
+
+    comparison = comparing.compare(options.runs, warn)
+    width = max(80, shutil.get_terminal_size((80, 24)).columns)
+    as_json = comparing.as_json(comparison)
+    sys.stdout.write(as_json if options.json else comparing.as_text(comparison, width))
+    if options.output or not options.json:
+        output = curves.write(comparison, options.output or "compare.html")
+        if not options.json:
+            sys.stdout.write(f"\npage: {output}\n")
+
+
+def sweep(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Train the runs of a sweep file."""
+    del arguments
+    stop = process.stop_event()
+    from trainer import search
+    from trainer import sweep as sweeping
+
+    wanted = search.read(options.file)
+    if options.plan:
+        sys.stdout.write(sweeping.as_text(search.plan(wanted)))
+    else:
+        sweeping.execute(wanted, stop, max(80, shutil.get_terminal_size((80, 24)).columns))
+
+
+def tensorboard(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Serve runs with TensorBoard until asked to stop."""
+    del arguments
+    stop = process.stop_event()
+    from trainer import tensorboard as boards
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def warn(line: str) -> None:
+        sys.stderr.write(f"trainer: warning: {line}\n")
+
+    boards.serve(options.run, options.host, options.port, stop, say, warn)
+
+
+def report(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Write the page of a run, or print its report."""
+    del arguments
+    if options.text:
+        from trainer import facts, terminal
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal may have no block characters
+        sys.stdout.write(terminal.as_text(facts.gather(options.run)))
+        return
+    from trainer import report as reporting
+
+    sys.stdout.write(f"report in {reporting.write(options.run, options.output)}\n")
 
 
 def inject_faults(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -134,6 +234,12 @@ def _parser() -> Parser:
     )
     evaluating.add_argument("--json", action="store_true", help="print JSON")
     evaluating.set_defaults(run_command=evaluate)
+    _add_report(commands)
+    _add_predict(commands)
+    _add_export(commands)
+    _add_compare(commands)
+    _add_sweep(commands)
+    _add_tensorboard(commands)
     _add_data(commands)
     _add_chaos(commands)
     return parser
@@ -165,6 +271,123 @@ def _add_train(commands: Any) -> None:
         else:
             parser.add_argument(flag, metavar=_kind(field.annotation), default=None, help=text)
     parser.set_defaults(run_command=train)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="read your own pictures of digits",
+        description="Read pictures (PNG, JPEG, WebP) with a run's model. Each digit that is found "
+        "is prepared as those of MNIST were, whatever the picture's size, colours and light.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, metavar="URI", help="the run's folder")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file; - is standard input")
+    parser.add_argument(
+        "--output", choices=("text", "json"), default="text", help="(default: text)"
+    )
+    parser.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="write NAME.seen.png, the picture beside what the model saw of it, into DIR "
+        "(default: beside the picture)",
+    )
+    parser.add_argument(
+        "--prepare",
+        choices=("auto", "mnist", "resize"),
+        default="auto",
+        help="mnist: find digits and prepare each; resize: scale the whole picture; auto: mnist "
+        "where the model takes square images of one channel (default: auto)",
+    )
+    parser.set_defaults(run_command=predict)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="a run's model for other programs",
+        description="Write the model of a run for Keras, TensorFlow Serving and ONNX; each file "
+        "is loaded again and must give the run's predictions before it is stored.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, metavar="URI", help="the run's folder")
+    parser.add_argument("--to", metavar="URI", help="folder for the exports (default: RUN/model)")
+    parser.add_argument(
+        "--format",
+        metavar="LIST",
+        help=f"with commas: {', '.join(exports.FORMATS)} (default: those whose packages are there)",
+    )
+    parser.set_defaults(run_command=export)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="runs beside each other",
+        description="Print how runs differ and what they came to, the best first, and write a "
+        "page with their curves over each other.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run, or one that holds runs"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="of the page (default: compare.html; with --json no page is written unless asked for)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run_command=compare)
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="train a grid or random search, and compare",
+        description="Train the runs that a sweep file names, one after the other, and compare "
+        "them. The same command skips finished runs and goes on with one that was interrupted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="sweep file, such as docs/sweep.yaml")
+    parser.add_argument("--plan", action="store_true", help="print the runs and train none")
+    parser.set_defaults(run_command=sweep)
+
+
+def _add_tensorboard(commands: Any) -> None:
+    parser = commands.add_parser(
+        "tensorboard",
+        help="look at runs in TensorBoard",
+        description="Serve the event files of runs with TensorBoard, from the store and while the "
+        "runs go on. It checks nobody's identity: --host opens it to others.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--run", required=True, metavar="URI", help="folder of a run, or one that holds runs"
+    )
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on")
+    parser.add_argument(
+        "--port", type=int, default=6006, metavar="N", help="to listen on (default: 6006)"
+    )
+    parser.set_defaults(run_command=tensorboard)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="a page of a run's curves, errors and settings",
+        description="Write report.html, a page that needs nothing else, into the run's folder. "
+        "The run may be unfinished.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, metavar="URI", help="the run's folder")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--output", metavar="FILE", help="write the page to this file instead")
+    instead.add_argument(
+        "--text", action="store_true", help="print the report, 80 columns wide, and write nothing"
+    )
+    parser.set_defaults(run_command=report)
 
 
 def _add_data(commands: Any) -> None:

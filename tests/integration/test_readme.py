@@ -8,6 +8,7 @@ Cloud Storage, and a program that only notes its arguments for docker.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ from trainer.gcs_server import GCSServer
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-# These run everything else; that they exist and what they would do is checked.
-DRY = {"make test", "make check", "make presets"}
+# These run everything else, or never end; that they exist and what they would do is checked.
+DRY = {"make test", "make check", "make presets", "make tensorboard"}
 RESULT = {
     "test_accuracy": 0.99,
     "test_loss": 0.1,
@@ -42,6 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = ("Makefile", "Dockerfile", "trainer", "k8s", "benchmarks", "requirements")
     for name in parts:
         (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "docs", folder / "docs")  # a command writes there
     (folder / "runs").mkdir()
     run_file = (ROOT / "runs/mnist-cnn.yaml").read_text()
     (folder / "runs/mnist-cnn.yaml").write_text(f"{run_file}  validation: 400\n")
@@ -49,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / ".venv" / "bin" / "python").chmod(0o755)
     (folder / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    for stamp in ("trainer", "k8s", "dev"):
+    for stamp in ("trainer", "k8s", "onnx", "dev"):
         (folder / ".venv" / stamp).touch()
     (folder / "docker").write_text('#!/bin/sh\necho "$@" >> docker.log\n')
     (folder / "docker").chmod(0o755)
@@ -104,7 +106,7 @@ def test_every_command(project: Path, digits: Path) -> None:
             ["bash", "-c", script],
             cwd=project,
             env=env,
-            timeout=2 * LIMIT,
+            timeout=4 * LIMIT,
             capture_output=True,
             text=True,
             check=False,
@@ -114,7 +116,12 @@ def test_every_command(project: Path, digits: Path) -> None:
         objects, _ = server.page("my-bucket", {"prefix": "runs/"})
     trained = [c for c in COMMANDS if re.match(r"make run|python -m trainer train (?!--help)", c)]
     assert done.stdout.count("results in ") == len(trained)
-    assert any(name.endswith("/result.json") for name, _ in objects)
+    stored = {name.rpartition("/")[2] for name, _ in objects}
+    assert {"result.json", "report.html", "predictions.safetensors"} <= stored
+    assert "most confused ──" in done.stdout
+    assert re.search(r"^docs/sheet\.jpg  \d +[\d.]+%", done.stdout, re.MULTILINE)
+    assert "page: compare.html" in done.stdout
+    assert "model.onnx" in done.stdout
     assert "created ConfigMap, NetworkPolicy, Service, Job mnist-cnn" in done.stdout
     assert "mnist-cnn  Running" in done.stdout
     assert "0 | trained" in done.stdout

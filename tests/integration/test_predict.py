@@ -1,0 +1,106 @@
+"""Pictures that are not prepared as MNIST's are, read by a trained run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from benchmarks.pictures import lots
+from tests import hostile, processes
+from tests.imports import loaded
+from tests.mnist import find_mnist
+from trainer import dataset, sources
+
+Reader = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.int64]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return MNIST, or drawn digits where there is none."""
+    mnist = find_mnist()
+    if mnist:
+        return mnist
+    folder = tmp_path_factory.mktemp("drawn")
+    sources.put("digits", str(folder), train_count=60_000, test_count=2000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("run"))
+    arguments = ("train", "--preset", "cnn", "--data", str(data), "--run", folder)
+    code, _, err = processes.run(*arguments)
+    assert code == 0, err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read(run: str) -> Reader:
+    from trainer import models
+    from trainer.restore import restore
+
+    model = models.load(restore(run))
+    return lambda images: np.asarray(model(images[..., None])).argmax(axis=1)
+
+
+def test_hostile_pictures_are_read_as_their_originals(data: Path, read: Reader) -> None:
+    """Of 204 pictures 97% and more; of the same scaled to 28 x 28 at most 60%.
+
+    A model trained on drawn digits alone is not as steady: 95.1% when this was written.
+    """
+    images = dataset.load(str(data)).test.images[..., 0]
+    figures = np.array([lot.right(read) for _, lot in lots(images, 17, seed=11)])
+    naive, ours = figures.sum(axis=0) / (17 * len(hostile.KINDS))
+    assert ours >= (0.97 if find_mnist() else 0.92), figures
+    assert naive <= 0.6, figures
+
+
+def test_a_row_of_digits_on_a_photographed_sheet(data: Path, run: str, tmp_path: Path) -> None:
+    images = dataset.load(str(data)).test.images[..., 0][:6]
+    ink = np.pad(np.concatenate([np.kron(i, np.ones((5, 5))) for i in images], axis=1), 50)
+    light = np.linspace(0.95, 0.45, ink.shape[1])
+    random = np.random.default_rng(0)
+    sheet = 255 * light * (1 - 0.8 * ink / 255) + random.normal(0, 3, ink.shape)
+    path = tmp_path / "row.jpg"
+    Image.fromarray(np.clip(sheet, 0, 255).astype(np.uint8)).save(path)
+    singles = []
+    for number, image in enumerate(images):
+        singles.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(image).save(singles[-1])
+    predict = ("predict", "--run", run, str(path), *singles)
+    code, out, err = processes.run(*predict, "--output", "json", "--show", str(tmp_path / "seen"))
+    assert code == 0, err
+    found = json.loads(out)
+    assert [each["digit"] for each in found[:6]] == [each["digit"] for each in found[6:]]
+    for each in found:
+        assert each["probability"] == max(each["probabilities"])
+        assert sum(each["probabilities"]) == pytest.approx(1)
+    assert len(list((tmp_path / "seen").iterdir())) == 7
+
+
+def test_bad_pictures_do_not_hide_good_ones(data: Path, run: str, tmp_path: Path) -> None:
+    good, blank, junk = (tmp_path / name for name in ("good.png", "blank.png", "junk.png"))
+    Image.fromarray(dataset.load(str(data)).test.images[0, ..., 0]).save(good)
+    Image.new("L", (50, 50)).save(blank)
+    junk.write_bytes(b"junk")
+    code, out, err = processes.run("predict", "--run", run, *map(str, (junk, good, blank)))
+    assert code == 65
+    assert len(out.splitlines()) == 1
+    assert [line.split(": ")[1] for line in err.splitlines()] == [str(junk), str(blank)]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("missing.png", 2), ("junk.png", 65)])
+def test_mistakes_are_told_before_tensorflow_is_loaded(
+    run: str, tmp_path: Path, name: str, expected: int
+) -> None:
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    code, out, err = processes.run("predict", "--run", run, str(tmp_path / name))
+    assert (code, out) == (expected, "")
+    assert err.startswith("trainer: ")
+    assert len(err.splitlines()) == 1
+    program = f"from trainer.__main__ import main; main({['predict', '--run', run, name]!r})"
+    assert "tensorflow" not in loaded("-c", program)

@@ -1,0 +1,34 @@
+"""A run ends with its report, and ends as well without it."""
+
+import shutil
+from pathlib import Path
+
+from tests import processes
+
+
+def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = (
+        *("train", "--preset", "softmax", "--steps", "40", "--validation", "400", "--report"),
+        *("--data", str(digits), "--run", str(run), "--workers", "2"),
+    )
+    (run / "report.html").mkdir(parents=True)  # where nothing can be written
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    assert (run / "result.json").exists()
+    assert out.splitlines()[-2] == f"results in {run}/"
+    assert out.splitlines()[-1].startswith("warning: no report: ")
+    assert out.endswith(f"; python -m trainer report --run {run} makes it\n")
+
+    (run / "report.html").rmdir()
+    code, out, err = processes.run(*arguments)  # finished; what is missing is made
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"report in {run}/report.html"
+    page = (run / "report.html").read_text()
+    assert "Confusion matrix" in page
+
+    shutil.rmtree(run)
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"report in {run}/report.html"
+    assert (run / "report.html").read_text().count("<section") == page.count("<section")
