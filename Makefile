@@ -35,10 +35,10 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 	@$(BIN)/python -m trainer train --preset $(PRESET) --workers $(WORKERS) \
 		--data '$(DATA)' --run '$(FOLDER)' $(ARGS)
 
-presets: $(VENV)/trainer  ## Train every preset on MNIST and write docs/presets.md (20 minutes)
+presets: $(VENV)/trainer  ## Train every preset, write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
 
-chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, and compare the weights (10 minutes)
+chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, compare weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
 
 ##@ Look: RUN is the folder of a run, by default the newest one below STORE/runs
@@ -94,11 +94,11 @@ kind-down:  ## Remove the local cluster and all that is in it
 	@kind delete cluster --name $(CLUSTER)
 
 ##@ Container
-image:  ## Build the trainer's image (REQUIREMENTS=gpu for the one with CUDA)
+image:  ## Build the trainer's image (REQUIREMENTS=gpu: with CUDA)
 	$(DOCKER) build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) \
 		--build-arg REQUIREMENTS=$(REQUIREMENTS) -t $(IMAGE) .
 
-docker-run: image  ## Train PRESET in one container, with ./bucket mounted as the bucket
+docker-run: image  ## Train PRESET in one container, ./bucket is the bucket
 	@mkdir -p bucket
 	$(DOCKER) run --rm -v '$(CURDIR)/bucket:/bucket' --user $$(id -u):$$(id -g) $(IMAGE) \
 		data put --from auto --to /bucket/data
@@ -133,11 +133,11 @@ lock: $(VENV)/dev  ## Resolve requirements/*.txt anew from pyproject.toml
 			--no-annotate --no-header --upgrade $$(printf -- '--extra %s ' $$extras) \
 			pyproject.toml -o requirements/$${extras##* }.txt || exit; done
 
-pictures: $(VENV)/dev  ## Make the pictures in docs/ anew, of RUN and of all runs in STORE/runs
+pictures: $(VENV)/dev  ## Make the pictures in docs/ anew, of RUN and STORE/runs
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
 	@$(BIN)/python -m docs.pictures --runs '$(STORE)/runs' --run '$(RUN)'
 
-clean:  ## Remove the virtual environment and caches, but no data and no runs
+clean:  ## Remove the virtual environment and caches; data and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## Show this help
@@ -146,7 +146,8 @@ help:  ## Show this help
 		/^[a-z0-9-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nSettings, with their values now\n'
 	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' RUN '$(RUN)' PRESET '$(PRESET)' \
-		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
+		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' SWEEP '$(SWEEP)' \
+		PICTURES '$(PICTURES)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 
 $(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 to 3.13 found; give PYTHON=/path/to/python' >&2; exit 2; }
@@ -155,5 +156,6 @@ $(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx)  # the developer's include all
 
-.PHONY: run presets chaos report predict export tensorboard compare sweep doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
+.PHONY: run presets chaos report predict export tensorboard compare sweep \
+	doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
 	test e2e check format schema golden lock pictures clean help
