@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.run_command not in (train, sweep):
             process.default_signals()
         options.run_command(options, arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         message = one_line(error)
         if not process.tell_parent(error=message):
@@ -58,6 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130  # as a shell counts SIGINT
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        sys.stderr.write(f"trainer: cannot write: {error.strerror}; free some space\n")
+        return 1
     return 0
 
 

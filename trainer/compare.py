@@ -240,7 +240,7 @@ def _read_or_error(uri: str) -> Run | DataError:
 
 
 def _preset_values(name: Any) -> dict[str, Any]:
-    if name not in presets.PRESETS:
+    if not isinstance(name, str) or name not in presets.PRESETS:
         return {}
     return presets.configure({"preset": name}, {}).identity()
 
@@ -262,7 +262,7 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
         values={key: each.settings.get(key) for key in settings},
         finished=result is not None,
         accuracy=accuracy,
-        loss=loss,
+        loss=None if loss is None or not math.isfinite(loss) else loss,
         split=split,
         steps=steps,
         seconds=seconds,
@@ -286,7 +286,7 @@ def _last_score(each: Run) -> tuple[float | None, float | None, Split | None]:
 
 def _rank(row: Row) -> tuple[bool, float, float, str]:
     accuracy = -1.0 if row.accuracy is None else row.accuracy
-    loss = math.inf if row.loss is None or math.isnan(row.loss) else row.loss
+    loss = math.inf if row.loss is None else row.loss
     return (not row.finished, -accuracy, loss, row.uri)
 
 

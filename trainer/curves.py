@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from trainer import charts, page
 from trainer.compare import Comparison, Row, figures, notes, shown
-from trainer.errors import ConfigError
 from trainer.runs import Record, Run
-from trainer.storage import open_storage
 
 DOTTED = 30  # points of a line up to which each is marked
 COLOURED = 12  # runs whose curves are told apart by colour and dash; the best ones
@@ -83,11 +81,7 @@ def write(comparison: Comparison, output: str) -> str:
     Raises:
         ConfigError: the output is no name of a file, or cannot be written.
     """
-    folder, _, name = output.rpartition("/")
-    if not name or (folder and folder.endswith(":/")):
-        raise ConfigError(f"--output {output!r}: no name of a file; give FOLDER/NAME.html")
-    start = "/" if output.startswith("/") else "."
-    open_storage(folder or start).replace(name, as_page(comparison))
+    page.write(output, as_page(comparison))
     return output
 
 

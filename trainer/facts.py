@@ -276,6 +276,8 @@ def _attempts(storage: Storage) -> list[Attempt]:
 
 def _attempt(line: Mapping[str, Any]) -> Attempt:
     cause = line["cause"]
+    if not 0 <= line["first_step"] <= line["last_step"] < _HUGE:
+        raise ValueError
     return Attempt(
         number=int(line["attempt"]),
         start=datetime.fromtimestamp(line["start"], UTC),
@@ -325,7 +327,14 @@ def _network(run_uri: str, storage: Storage) -> Mapping[str, Any] | str:
             architecture, restored.arrays, settings.input_shape, settings.classes
         )
     # What stands in a layer's description is Keras' own matter, and changes with its versions.
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"{storage.uri}/{run.ARCHITECTURE}: damaged, or of another version of Keras: "
             f"{type(error).__name__} {error}"

@@ -48,7 +48,7 @@ def find_ink(pixels: Floats) -> Ink | None:
 
 
 def split(ink: Ink, name: str) -> Iterator[tuple[Box, Mask]]:
-    """Return the digits' boxes and their ink, bool [h, w] of the whole picture.
+    """Return the digits' boxes and their ink, bool [h, w] of the box.
 
     Connected ink makes a digit, with what is above and below it. Specks are dropped, and what
     runs from edge to edge of the picture, as the lines of a notebook do.
@@ -78,7 +78,10 @@ def split(ink: Ink, name: str) -> Iterator[tuple[Box, Mask]]:
     groups = _grouped(boxes[kept], [[int(n)] for n in np.flatnonzero(kept) + 1])
     tall = max(box[3] - box[1] for box, _ in groups)
     groups = [(box, own) for box, own in groups if box[3] - box[1] > 0.3 * tall]
-    return ((box, np.isin(labels, own)) for box, own in _in_reading_order(groups))
+    return (
+        (box, np.isin(labels[box[1] : box[3], box[0] : box[2]], own))
+        for box, own in _in_reading_order(groups)
+    )
 
 
 def resize(values: Floats, height: int, width: int, how: Image.Resampling) -> Floats:
@@ -275,7 +278,8 @@ def _of_one_digit(boxes: Numbers) -> npt.NDArray[np.float64]:
 
     Pieces of one digit are near each other, and one is above the other: by most of its width, or
     because one is too low for a digit, or because they hardly overlap in height, as those of a
-    broken stroke.
+    broken stroke. Where neither is low they have to be nearer: two digits may be as near as a digit
+    is to its upper stroke, one line below the other.
     """
     left, top, right, bottom = boxes.T
     # Overlaps; negative ones are gaps.
@@ -285,8 +289,9 @@ def _of_one_digit(boxes: Numbers) -> npt.NDArray[np.float64]:
     low = np.minimum.outer(bottom - top, bottom - top)
     tall = np.maximum.outer(bottom - top, bottom - top)
     overlap = across / np.minimum.outer(right - left, right - left)
-    near = (-down <= 0.2 * together) & (-across <= 0.2 * tall)
-    one = near & ((overlap > 0.5) | (low < 0.5 * tall) | (down < 0.2 * low))
+    stroke = low < 0.5 * tall
+    near = (-down <= np.where(stroke, 0.2 * together, 0.15 * low)) & (-across <= 0.2 * tall)
+    one = near & ((overlap > 0.5) | stroke | (down < 0.2 * low))
     return np.where(np.triu(one, 1), overlap, -np.inf)
 
 

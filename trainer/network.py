@@ -252,6 +252,8 @@ def _reshape(network: _Network, config: Config) -> None:
     size, target = math.prod(network.shape), list(config.get("target_shape", [-1]))
     if -1 in target:
         target[target.index(-1)] = size // -math.prod(target)
+    if math.prod(target) != size:
+        raise _UnfitError(f"its layer {config['name']} does not keep the number of values")
     network.shape = tuple(target)
 
 

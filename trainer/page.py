@@ -6,6 +6,8 @@ would. What comes from a run is text that nobody checked: it is escaped everywhe
 
 import base64
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,6 +16,8 @@ import numpy.typing as npt
 import PIL.Image
 
 from trainer import charts
+from trainer.errors import ConfigError
+from trainer.storage import open_storage
 
 MOST_PIXELS = 64  # of an image's longer side
 
@@ -32,6 +36,26 @@ def render(template: str, **facts: Any) -> bytes:
     # Lone surrogates, which JSON may hold, have no UTF-8.
     text: str = environment.get_template(template).render(facts)
     return text.encode(errors="replace")
+
+
+def write(target: str, data: bytes) -> None:
+    """Write a page to where a user wants it: a file, a device such as /dev/stdout, or a URI.
+
+    Raises:
+        ConfigError: the target is no name of a file, or cannot be written.
+    """
+    where = target if "://" in target else os.path.realpath(os.path.expanduser(target))  # noqa: PTH111
+    folder, _, name = where.rpartition("/")
+    if not target or target.endswith("/") or not name or folder.endswith(":/"):
+        raise ConfigError(f"--output {target!r}: no name of a file; give FOLDER/NAME.html")
+    path = Path(where)
+    if "://" in target or path.is_file() or not path.exists():
+        open_storage(folder or "/").replace(name, data)
+        return
+    try:  # what is no file must not become one
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"--output {target}: {error.strerror}; give another name") from None
 
 
 def png(images: npt.NDArray[np.uint8]) -> str:

@@ -28,6 +28,7 @@ LEVEL = np.float32(0.05)  # ink above which a pixel counts when a digit is cropp
 # Widths of strokes, in shares of the digit's longer side. Those of nine in ten of MNIST's digits
 # are within (600 test images, ten times enlarged); what is without is brought to the limit.
 THIN, THICK = 0.085, 0.2
+MOST_TIMES = 40  # that ink is enlarged; what is smaller than four pixels has no shape to keep
 
 
 class Digit(NamedTuple):
@@ -76,7 +77,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 def resized(picture: Image.Image, shape: tuple[int, int, int]) -> Bytes:
     """Return the whole picture scaled to a model's images, uint8 ``shape``, and nothing else.
 
-    Transparent parts become black.
+    Transparent parts become black. A large picture is scaled in two steps, for the memory's sake.
 
     Raises:
         ConfigError: the images have neither 1, 3 nor 4 channels.
@@ -84,7 +85,7 @@ def resized(picture: Image.Image, shape: tuple[int, int, int]) -> Bytes:
     height, width, channels = shape
     if channels not in (1, 3, 4):
         raise ConfigError(f"the model takes {channels} channels; a picture has 1, 3 or 4")
-    colour, alpha = _channels(picture)
+    colour, alpha = _channels(shrunk(picture, max(LONGEST, 4 * max(height, width))))
     full = alpha[..., None]
     values = np.concatenate([colour * full, full], axis=2)
     if channels == 1:
@@ -162,22 +163,24 @@ def inked(ink: Ink, mask: Mask, box: Box) -> Floats:
 
     Args:
         ink: of the whole picture.
-        mask: bool of the whole picture, true where it is this digit's.
+        mask: bool [h, w] of the box, true where the ink is this digit's.
         box: of the digit.
     """
     left, top, right, bottom = box
     edge = max(2, max(right - left, bottom - top) // 10)
     rows = slice(max(0, top - edge), bottom + edge)
     columns = slice(max(0, left - edge), right + edge)
-    near = ndimage.binary_dilation(mask[rows, columns], np.ones((3, 3), bool))
-    strength = np.where(near, ink.strength[rows, columns], 0)
+    window = ink.strength[rows, columns]
+    own = np.zeros(window.shape, bool)
+    own[top - rows.start :, left - columns.start :][: mask.shape[0], : mask.shape[1]] = mask
+    strength = np.where(ndimage.binary_dilation(own, np.ones((3, 3), bool)), window, 0)
     full = float(np.percentile(strength[strength > ink.threshold], 60))
     zero = min(2 * ink.noise, 0.3 * full)
     values = np.clip((strength - zero) / (full - zero), 0, 1).astype(np.float32)
     values = np.pad(values, edge)
     side = max(right - left, bottom - top)
     if side < 20:
-        values = _enlarged(values, math.ceil(160 / side))
+        values = _enlarged(values, min(MOST_TIMES, math.ceil(160 / side)))
     return _usual_strokes(values)
 
 
@@ -258,7 +261,9 @@ def _usual_strokes(values: Floats) -> Floats:
         return values
     times = math.ceil(200 / side)
     if times > 1:
-        values = _enlarged(values, times)
+        # Four pixels more than the ink's: the filter reaches three.
+        inner = [slice(max(0, each[0] - 4), each[-1] + 5) for each in (rows, columns)]
+        values = _enlarged(values[inner[0], inner[1]], times)
         mask, side = values > 0.5, side * times
     grow = ((THIN if width < THIN else THICK) - width) * side / 2
     margin = math.ceil(max(0, grow)) + 1

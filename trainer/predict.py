@@ -1,6 +1,7 @@
 """What a run's model reads on people's own pictures."""
 
 import json
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import metrics, picture
-from trainer.errors import ConfigError, UserError
+from trainer.compare import printable
+from trainer.errors import ConfigError, DataError, UserError
 from trainer.ink import Box
 from trainer.restore import Restored
 
 STANDARD_INPUT = "-"
+LARGEST = 200 * 10**6  # bytes of a file
 UNSURE = 0.1  # probability from which on the second choice is told too
 BATCH = 256  # images the model is given at once
 SHOWN = 640  # pixels of the longer side of the original beside what the model saw
@@ -30,12 +33,14 @@ class Seen:
 
     Attributes:
         name: as the user gave it.
-        original: upright.
+        small: upright, scaled down to be shown; the picture itself is not kept.
+        size: width and height of the picture itself, pixels.
         digits: images as the model takes them, uint8 [h, w] or [h, w, c], with their boxes.
     """
 
     name: str
-    original: Image.Image
+    small: Image.Image
+    size: tuple[int, int]
     digits: list[picture.Digit]
 
 
@@ -84,13 +89,14 @@ def look(
     errors: list[UserError] = []
     for name in names:
         try:
-            original = picture.decode(_read(name), name)
+            original = picture.decode(_read(name), printable(name))
             if prepare == "resize" or not square:
                 whole = (0, 0, *original.size)
                 digits = [picture.Digit(picture.resized(original, shape), whole)]
             else:
-                digits = picture.digits(original, name, shape[0])
-            seen.append(Seen(name, original, digits))
+                digits = picture.digits(original, printable(name), shape[0])
+            small = picture.shrunk(original, SHOWN)
+            seen.append(Seen(name, small, original.size, digits))
         except UserError as error:
             errors.append(error)
     return seen, errors
@@ -122,7 +128,7 @@ def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
 
 def as_text(predictions: Sequence[Prediction]) -> str:
     """Return a line for each digit, for people."""
-    names = [_short(each.picture, COLUMNS - 28) for each in predictions]
+    names = [_short(printable(each.picture), COLUMNS - 28) for each in predictions]
     width = max(map(len, names), default=0)
     return "".join(
         f"{name:<{width}}  {each.digit}  {each.probability:>6.1%}{_second_choice(each)}\n"
@@ -136,8 +142,8 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -> list[Path]:
-    """Write each picture with what the model saw of it, and return the files.
+def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -> list[str]:
+    """Write each picture with what the model saw of it, and return the files' printable names.
 
     Args:
         seen: the pictures.
@@ -162,15 +168,17 @@ def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -
             panel(each, own).save(target)
         except OSError as error:
             reason = error.strerror or error
-            raise ConfigError(f"--show: {target}: {reason}; give another folder") from None
+            raise ConfigError(
+                f"--show: {printable(str(target))}: {reason}; give another folder"
+            ) from None
         written.append(target)
-    return written
+    return [printable(str(target)) for target in written]
 
 
 def panel(seen: Seen, predictions: Sequence[Prediction]) -> Image.Image:
     """Return the original with its digits in boxes, and beside it what the model was given."""
-    small = picture.visible(picture.shrunk(seen.original, SHOWN))
-    factor = small.width / seen.original.width
+    small = picture.visible(seen.small)
+    factor = small.width / seen.size[0]
     if factor == 1 and max(small.size) < SHOWN // 2:
         factor = SHOWN // 2 // max(small.size)
         size = small.width * factor, small.height * factor
@@ -203,13 +211,27 @@ def _read(name: str) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: it cannot be opened, or is no file, which may never end.
+        DataError: it is too large.
     """
+    shown = printable(name)
     try:
-        return sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+        if name != STANDARD_INPUT:
+            path = Path(name)
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ConfigError(f"{shown}: no regular file; name a picture, or give it on -")
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
+        elif sys.stdin is None:
+            raise ConfigError(f"{shown}: standard input is closed; name a picture")
+        else:
+            data = sys.stdin.buffer.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{name}: {reason}; name a picture") from None
+        raise ConfigError(f"{shown}: {reason}; name a picture") from None
+    if len(data) > LARGEST:
+        raise DataError(f"{shown}: more than {LARGEST // 10**6} MB; give a smaller picture")
+    return data
 
 
 def _short(name: str, width: int) -> str:

@@ -14,6 +14,7 @@ from trainer.errors import DataError
 from trainer.storage import ObjectNotFoundError, Storage
 
 _KEY = "trainyard"
+MOST_CLASSES = 256  # labels of IDX files are bytes
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def read(storage: Storage) -> Predictions | None:
         if logits.dtype != np.float32 or labels.dtype != np.int32 or logits.ndim != 2:
             raise ValueError
         if labels.shape != logits.shape[:1] or not np.isfinite(logits).all():
+            raise ValueError
+        if not 2 <= logits.shape[1] <= MOST_CLASSES:
             raise ValueError
         if labels.size and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
             raise ValueError

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,11 +57,11 @@ def write(run_uri: str, output: str | None = None) -> str:
         UnavailableError: the storage was not reached.
     """
     found = facts.gather(run_uri)
-    target = output or f"{found.uri}/{run.REPORT}"
-    absolute = target if "://" in target else str(Path(target).expanduser().absolute())
-    folder, _, name = absolute.rpartition("/")
-    open_storage(folder or "/").replace(name, html(found))
-    return target
+    if output is not None:
+        page.write(output, html(found))
+        return output
+    open_storage(found.uri).replace(run.REPORT, html(found))
+    return f"{found.uri}/{run.REPORT}"
 
 
 def html(found: Facts) -> bytes:

@@ -71,7 +71,7 @@ def settings(storage: Storage) -> Settings:
             input_shape=(height, width, channels),
             classes=int(told["classes"]),
         )
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{storage.uri}/{run.CONFIG}: damaged, or of another version: {reason}; "

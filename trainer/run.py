@@ -130,7 +130,7 @@ def _read_lines(storage: Storage, name: str, until: int) -> list[dict[str, Any]]
         return [line for line in lines if line["step"] <= until]
     except ObjectNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
             f"{storage.uri}/{name}: damaged: must be one JSON object a line; delete it"
         ) from None
@@ -151,7 +151,7 @@ def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
         values = json.loads(storage.read(name))
     except ObjectNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")

@@ -36,7 +36,7 @@ class Result(BaseModel):
     """What result.json says of the end."""
 
     test_accuracy: Share
-    test_loss: float
+    test_loss: Annotated[float, Field(allow_inf_nan=False)]
     steps: Steps
     train_seconds: Amount
     images_per_second: Amount

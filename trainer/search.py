@@ -22,6 +22,7 @@ from trainer import presets, run
 from trainer.config import PLACEMENT, TrainConfig, nearest
 from trainer.errors import ConfigError
 
+_MOST = 1e15  # of a number to draw; whole ones are exact up to there
 MOST_RUNS = 1000
 DIGITS = 4  # significant ones of a drawn number
 DEFAULTS = {"report": False}  # one page for all runs, unless the file wants one for each
@@ -238,6 +239,8 @@ def _check_range(where: str, name: str, choice: Range) -> None:
     kind = TrainConfig.model_fields[name].annotation
     if kind not in (int, float):
         raise ConfigError(f"{where}: is no number; give a list of values")
+    if not max(abs(choice.low), abs(choice.high)) < _MOST:  # nor are infinities
+        raise ConfigError(f"{where}: low and high must be below {_MOST:g}")
     if not choice.low < choice.high:
         raise ConfigError(f"{where}: low {choice.low:g} must be below high {choice.high:g}")
     if choice.scale == "log" and choice.low <= 0:

@@ -147,11 +147,18 @@ class LocalStorage:
     """
 
     def __init__(self, folder: str, uri: str | None = None) -> None:
+        # A surrogate is how Python has a byte of a path that is no UTF-8, and needs one.
         if not folder or any(unicodedata.category(character) == "Cc" for character in folder):
             raise ConfigError(
                 f"storage {uri or folder!r}: the path is empty or holds a control character; "
                 "give the path of a folder"
             )
+        try:
+            os.fsencode(folder)
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"storage {uri or folder!r}: the path is not valid Unicode; give another"
+            ) from None
         self.uri = (uri or folder).rstrip("/") or "/"
         # Made absolute at once: the process may change its working directory later.
         self._root = Path(folder).absolute()

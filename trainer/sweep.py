@@ -20,7 +20,7 @@ from pathlib import Path
 from trainer import compare, curves, dataset, run
 from trainer.compare import printable, shown
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, StoppedError, UserError
+from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.process import Child, Event
 from trainer.search import Planned, Sweep, arguments, plan
 from trainer.storage import open_storage
@@ -172,7 +172,12 @@ def _there(sweep: Sweep, runs: Sequence[Planned]) -> list[str]:
 
 def _accuracy(uri: str) -> float | None:
     result = run.read_result(open_storage(uri))
-    return None if result is None else float(result.get("test_accuracy", math.nan))
+    if result is None:
+        return None
+    accuracy = result.get("test_accuracy")
+    if not isinstance(accuracy, float):
+        raise DataError(f"{uri}/{run.RESULT}: damaged: no test accuracy; delete it")
+    return accuracy
 
 
 def _head(place: int, runs: Sequence[Planned]) -> str:

@@ -111,9 +111,18 @@ class Mirror:
             fresh, after = parts, Joined(parts, before.file + 1)
         data = b"".join(self._storage.read(part.name) for part in fresh)
         folder = self._folder / key.run / key.kind
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"events.out.tfevents.{after.file:08d}").open("ab") as file:
-            file.write(data)
+        path = folder / f"events.out.tfevents.{after.file:08d}"
+        length = path.stat().st_size if path.exists() else 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, length)  # or the next try would double what fitted
+            raise UnavailableError(
+                f"cannot write {folder}: {error.strerror}; free some space, or set TMPDIR"
+            ) from None
         self._joined[key] = after
 
 
@@ -193,10 +202,9 @@ def _check_free(host: str, port: int) -> None:
             # As servers do it: one that has just ended leaves the port in use for a minute.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"port: {port}: cannot be had on {host}: {error.strerror}; {remedy}"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise ConfigError(f"port: {port}: cannot be had on {host!r}: {reason}; {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -67,8 +67,15 @@ def blocks(points: Points, columns: int, rows: int) -> list[str]:
 def _print_curves(console: Console, found: Facts) -> None:
     _section(console, "training")
     reason = found.metrics if isinstance(found.metrics, str) else "No step has been reported yet."
-    if not (found.points("loss") or found.points("accuracy")):
+    steps = found.points("loss") or found.points("accuracy")
+    if not steps:
         console.print(_clean(reason))
+        return
+    if len(steps) == 1:  # no curve
+        at = text(steps[0][0], "number")
+        for name, kind in KINDS.items():
+            if points := found.points(name):
+                console.print(f"{name} {text(points[0][1], kind)} at step {at}")
         return
     for name, kind in KINDS.items():
         if points := thin(found.points(name), MOST_POINTS):
@@ -77,7 +84,7 @@ def _print_curves(console: Console, found: Facts) -> None:
             for row, line in enumerate(blocks(points, CURVE_COLUMNS, CURVE_ROWS)):
                 label = {0: high, CURVE_ROWS - 1: low}.get(row, name if row == 1 else "")
                 console.print(f"{label:>12}  {line}")
-    first, last = text(points[0][0], "number"), text(points[-1][0], "number")
+    first, last = text(steps[0][0], "number"), text(steps[-1][0], "number")
     console.print(f"{'step':>12}  {first}{last:>{CURVE_COLUMNS - len(first)}}")
     for name, kind in KINDS.items():
         if points := found.points(f"validation_{name}"):

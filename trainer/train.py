@@ -419,6 +419,7 @@ class Trainer:
 
     def _describe(self, test: Predictions) -> None:
         """Store what readers without TensorFlow need to know of the model."""
+        self.storage.delete(run.REPORT)  # one that was made halfway tells less
         self.storage.replace(run.PREDICTIONS, predictions.encode(test))
         try:
             architecture = self.loop.architecture()

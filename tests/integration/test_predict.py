@@ -98,9 +98,10 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(
     run: str, tmp_path: Path, name: str, expected: int
 ) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
-    code, out, err = processes.run("predict", "--run", run, str(tmp_path / name))
+    arguments = ["predict", "--run", run, str(tmp_path / name)]
+    code, out, err = processes.run(*arguments)
     assert (code, out) == (expected, "")
     assert err.startswith("trainer: ")
     assert len(err.splitlines()) == 1
-    program = f"from trainer.__main__ import main; main({['predict', '--run', run, name]!r})"
+    program = f"from trainer.__main__ import main; main({arguments!r})"
     assert "tensorflow" not in loaded("-c", program)

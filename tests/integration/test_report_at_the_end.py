@@ -21,6 +21,15 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
     assert out.endswith(f"; python -m trainer report --run {run} makes it\n")
 
     (run / "report.html").rmdir()
+    (run / "result.json").unlink()
+    code, out, _ = processes.run("report", "--run", str(run))
+    halfway = (run / "report.html").read_text()
+    assert "Not finished" in halfway
+    code, out, err = processes.run(*arguments)  # the end comes again, and a report of it
+    assert (code, err) == (0, "")
+    assert "Not finished" not in (run / "report.html").read_text()
+
+    (run / "report.html").unlink()
     code, out, err = processes.run(*arguments)  # finished; what is missing is made
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"report in {run}/report.html"

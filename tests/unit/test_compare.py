@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +171,9 @@ def test_where_no_run_is_one_line_says_so(tmp_path: Path) -> None:
         ("metrics.jsonl", '{"step": 1, "train_seconds": NaN}'),
         ("metrics.jsonl", f'{{"step": 1, "train_seconds": {10**400}}}'),
         ("result.json", json.dumps({**RESULT, "test_accuracy": 7})),
+        ("result.json", json.dumps({**RESULT, "test_loss": float("nan")})),
+        ("result.json", "[" * 100_000),
+        ("metrics.jsonl", "[" * 100_000),
         ("attempts.jsonl", "nothing"),
         ("attempts.jsonl", "1"),
         ("attempts.jsonl", '{"cause": "?"}'),
@@ -251,6 +257,33 @@ def test_a_page_without_metrics_says_so(tmp_path: Path) -> None:
     html = curves.as_page(table(str(tmp_path))).decode()
     assert "No run has stored metrics yet." in html
     assert "None is finished." in html
+
+
+def test_a_preset_of_another_type_is_a_value_like_any(tmp_path: Path) -> None:
+    uri = make(tmp_path / "a", result={})
+    settings = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**settings, "preset": []}))
+    make(tmp_path / "b", result={})
+    assert "[]" in compare.as_text(table(uri, str(tmp_path / "b")), 80)
+
+
+def test_what_is_no_file_does_not_become_one(tmp_path: Path) -> None:
+    found = table(make(tmp_path / "a", result={}))
+    os.mkfifo(tmp_path / "pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    curves.write(found, str(tmp_path / "pipe"))
+    reader.join(60)
+    assert b"Comparison of runs" in got[0]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    (tmp_path / "target.html").write_text("")
+    (tmp_path / "link.html").symlink_to(tmp_path / "target.html")
+    curves.write(found, str(tmp_path / "link.html"))
+    assert (tmp_path / "link.html").is_symlink()
+    assert b"Comparison of runs" in (tmp_path / "target.html").read_bytes()
+    with pytest.raises(ConfigError, match="Is a directory"):
+        curves.write(found, str(tmp_path))
 
 
 def test_the_page_is_written_where_it_was_asked_for(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from trainer import epilogue, run
 from trainer.storage import LocalStorage
 
@@ -89,8 +90,16 @@ def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_asked_to_stop_it_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path, monkeypatch, "sleep 600")
+    program(tmp_path, monkeypatch, f"touch {tmp_path}/started; sleep 600")
+    monkeypatch.setattr(epilogue, "LIMIT", 600.0)
     stop = threading.Event()
+    told = Told()
+    waiting = threading.Thread(
+        target=epilogue.write_report, args=(str(tmp_path / "run"), told, stop), daemon=True
+    )
+    waiting.start()
+    processes.wait_until((tmp_path / "started").exists)
     stop.set()
-    told = outcome(tmp_path / "run", stop)
+    waiting.join(60)
+    assert not waiting.is_alive()
     assert (told.said, told.warned) == ([], [])

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -13,9 +14,10 @@ from PIL import Image, ImageDraw
 
 from tests import hostile
 from tests.mnist import find_mnist
-from trainer import dataset
+from trainer import dataset, picture
 from trainer import digits as drawn
 from trainer.errors import ConfigError, DataError
+from trainer.ink import Floats
 from trainer.picture import centred, decode, digits, resized, shrunk, visible
 
 Bytes = npt.NDArray[np.uint8]
@@ -117,7 +119,7 @@ def test_the_place_on_the_paper_changes_nothing(
     image = large(number)
     left, top, right, bottom = border
     moved = np.pad(image, ((top, bottom), (left, right)))
-    assert apart(prepared(moved), prepared(image)) < 6
+    assert apart(prepared(moved), prepared(image)) < 12
     box = digits(Image.fromarray(moved), "moved")[0].box
     there = digits(Image.fromarray(image), "image")[0].box
     assert np.abs(np.subtract(box, there) - (left, top, left, top)).max() <= 2
@@ -128,7 +130,7 @@ def test_the_place_on_the_paper_changes_nothing(
 def test_whole_multiples_of_the_size_change_little(number: int, times: int) -> None:
     image = large(number, 2)
     scaled = image.repeat(times, axis=0).repeat(times, axis=1)
-    assert apart(prepared(scaled), prepared(image)) < 18
+    assert apart(prepared(scaled), prepared(image)) < 25
 
 
 @pytest.mark.parametrize("kind", hostile.KINDS)
@@ -150,12 +152,18 @@ def test_digits_in_a_row_come_from_left_to_right() -> None:
         assert apart(digit.image, IMAGES[number]) < 20
 
 
-def test_lines_are_read_one_after_the_other() -> None:
-    upper, lower = row([20, 21, 22]), row([23, 24, 25])
-    width = max(upper.shape[1], lower.shape[1])
-    both = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (upper, lower)]
-    found = digits(Image.fromarray(np.concatenate(both)), "lines")
-    for number, digit in zip(range(20, 26), found, strict=True):
+@pytest.mark.parametrize("gap", [0.2, 0.35, 0.45, 0.6, 1.5])
+def test_lines_are_read_one_after_the_other(gap: float) -> None:
+    numbers = np.arange(20, 32).reshape(3, 4)
+    lines = []
+    for line in numbers:
+        ink = row(line.tolist())
+        lines.append(ink[(ink > 60).any(axis=1)])
+    width = max(line.shape[1] for line in lines)
+    space = round(gap * 80)  # the digits are 80 pixels high
+    page = [np.pad(line, ((0, space), (0, width - line.shape[1]))) for line in lines]
+    found = digits(Image.fromarray(np.pad(np.concatenate(page), 40)), "lines")
+    for number, digit in zip(numbers.ravel(), found, strict=True):
         assert apart(digit.image, IMAGES[number]) < 20
 
 
@@ -166,6 +174,15 @@ def test_a_stroke_apart_belongs_to_its_digit() -> None:
         draw.line([(x, 40), (x, 90), (x + 50, 110), (x + 40, 150), (x, 155)], fill=0, width=8)
         draw.line([(x + 14, 38), (x + 70, 36)], fill=0, width=8)
     assert len(digits(image, "fives")) == 2
+
+
+@pytest.mark.parametrize("gap", [0.04, 0.1])
+def test_a_digit_of_two_halves_is_one(gap: float) -> None:
+    image = Image.new("L", (120, 200), 255)
+    draw = ImageDraw.Draw(image)
+    for top in (30, 30 + 60 * (1 + gap)):  # an eight, its rings not touching
+        draw.ellipse((30, top, 90, top + 60), outline=0, width=8)
+    assert len(digits(image, "eight")) == 1
 
 
 def test_lines_of_a_notebook_are_no_ink() -> None:
@@ -261,6 +278,25 @@ def _uneven() -> Image.Image:
     return on_paper(np.zeros((200, 300), np.uint8), slope(200, 300), 6)
 
 
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_dot_is_not_enlarged_to_a_large_picture(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    resize = picture.resize
+
+    def counted(values: Floats, height: int, width: int, how: Image.Resampling) -> Floats:
+        sizes.append(height * width)
+        return resize(values, height, width, how)
+
+    monkeypatch.setattr(picture, "resize", counted)
+    image = Image.new("L", (50, 50), 255)
+    image.paste(0, (20, 20, 20 + side, 20 + side))
+    (found,) = digits(image, "dot")
+    assert found.image[14, 14] > 200
+    assert max(sizes) < 600**2
+
+
 BLANK: dict[str, Callable[[], Image.Image]] = {
     "white": lambda: Image.new("RGB", (100, 80), "white"),
     "one pixel": lambda: Image.new("L", (1, 1)),
@@ -345,6 +381,16 @@ def test_resized_is_the_whole_picture(shape: tuple[int, int, int]) -> None:
         3: ([255, 0, 0], [0, 0, 255]),
         4: ([255, 0, 0, 255], [0, 0, 255, 255]),
     }[shape[2]]
+
+
+def test_a_large_picture_is_resized_in_little_memory() -> None:
+    image = Image.fromarray(large(7)).resize((4000, 4000), Image.Resampling.BICUBIC).convert("RGB")
+    tracemalloc.start()
+    small = resized(image, (28, 28, 1))
+    peak = tracemalloc.get_traced_memory()[1]  # NumPy's arrays, not Pillow's
+    tracemalloc.stop()
+    assert peak < 200e6  # 16 million pixels of four floats are 256 MB
+    assert apart(small[..., 0], resized(Image.fromarray(large(7)), (28, 28, 1))[..., 0]) < 2
 
 
 def test_resized_refuses_channels_no_picture_has() -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from tests.hostile import encoded
 from trainer import digits, predict
 from trainer.errors import ConfigError, DataError
-from trainer.picture import Digit
+from trainer.picture import Digit, shrunk
 from trainer.predict import Prediction, Seen
 
 MNIST = (28, 28, 1)
@@ -72,6 +73,62 @@ def test_standard_input(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
         predict.look(["-", "-"], MNIST, "auto")
 
 
+def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    _, (error,) = predict.look(["-"], MNIST, "auto")
+    assert isinstance(error, ConfigError)
+    assert "standard input is closed" in str(error)
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    names = ["/dev/zero", str(tmp_path / "pipe"), str(tmp_path)]
+    seen, errors = predict.look(names, MNIST, "auto")
+    assert not seen
+    for name, error in zip(names, errors, strict=True):
+        assert isinstance(error, ConfigError)
+        assert str(error).startswith(f"{name}: no regular file")
+
+
+def test_huge_files_are_refused(
+    picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "LARGEST", len(Path(picture).read_bytes()))
+    larger = tmp_path / "larger.png"
+    larger.write_bytes(Path(picture).read_bytes() + b"x")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(larger.open("rb")))
+    seen, errors = predict.look([picture, str(larger), "-"], MNIST, "auto")
+    assert [each.name for each in seen] == [picture]
+    assert [type(error) for error in errors] == [DataError, DataError]
+    assert "more than" in str(errors[0])
+
+
+def test_of_a_large_picture_a_small_one_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded(Image.fromarray(IMAGES[0]).resize((2000, 2000)), format="PNG"))
+    (seen,), _ = predict.look([str(path)], MNIST, "auto")
+    assert seen.size == (2000, 2000)
+    assert max(seen.small.size) == predict.SHOWN
+    assert seen.digits[0].box[3] > 1000
+    panel = np.asarray(
+        predict.panel(seen, [dataclasses.replace(prediction(), box=(0, 0, 1000, 9))])
+    )
+    assert np.flatnonzero((panel[9] == (0xE4, 0x57, 0x2E)).all(axis=1)).max() == 8 + 320 + 1
+
+
+def test_names_are_told_in_printable_letters(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{each}\x1b[2J\udcff.png") for each in ("good", "junk", "none")]
+    Path(names[0]).write_bytes(encoded(Image.fromarray(IMAGES[0]), format="PNG"))
+    Path(names[1]).write_bytes(b"junk")
+    seen, errors = predict.look(names, MNIST, "auto")
+    assert [each.name for each in seen] == names[:1]
+    predictions = [prediction(names[0])]
+    told = [predict.as_text(predictions), *predict.show(seen, predictions, ""), *map(str, errors)]
+    assert len(told) == 4
+    assert all(line.rstrip("\n").isprintable() for line in told)
+    assert json.loads(predict.as_json(predictions))[0]["picture"] == names[0]
+
+
 def test_text_fits_80_columns_and_names_the_second_choice_when_unsure() -> None:
     sure, unsure = prediction(), prediction("/a/long/path" * 20 + "/b.png", 0.52)
     lines = predict.as_text([sure, unsure]).splitlines()
@@ -93,7 +150,7 @@ def test_json_is_a_list_of_objects() -> None:
 def test_show_writes_what_was_seen(picture: str, tmp_path: Path) -> None:
     seen, _ = predict.look([picture], MNIST, "auto")
     (path,) = predict.show(seen, [prediction(picture)], "")
-    assert path == tmp_path / "seven.seen.png"
+    assert path == str(tmp_path / "seven.seen.png")
     pixels = np.asarray(Image.open(path).convert("L"))
     enlarged = seen[0].digits[0].image.repeat(4, axis=0).repeat(4, axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(pixels[:121, :], enlarged.shape)
@@ -104,7 +161,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(picture: str, tmp_path
     (seen,), _ = predict.look([picture], MNIST, "auto")
     other = dataclasses.replace(seen, name="elsewhere/seven.jpg")
     folder = tmp_path / "new" / "folder"
-    paths = predict.show([seen, other], [prediction()] * 2, str(folder))
+    paths = [*map(Path, predict.show([seen, other], [prediction()] * 2, str(folder)))]
     assert len(set(paths)) == 2
     assert all(path.parent == folder and path.is_file() for path in paths)
 
@@ -119,5 +176,6 @@ def test_show_refuses_what_is_no_folder(picture: str) -> None:
 @pytest.mark.parametrize("count", [1, 23])
 def test_panels_of_any_size(size: tuple[int, int], count: int) -> None:
     digit = Digit(IMAGES[0], (0, 0, 1, 1))
-    panel = predict.panel(Seen("a", Image.new("L", size), [digit] * count), [prediction()] * count)
+    seen = Seen("a", shrunk(Image.new("L", size), predict.SHOWN), size, [digit] * count)
+    panel = predict.panel(seen, [prediction()] * count)
     assert max(panel.size) < 1500

@@ -49,6 +49,8 @@ def test_what_does_not_fit_together_is_refused(storage: LocalStorage) -> None:
     for logits, labels in (
         (good.logits, good.labels[1:]),
         (good.logits[:, :1], good.labels),
+        (np.zeros((2, 400_000), np.float32), good.labels[:2]),
+        (np.zeros((0, 0), np.float32), good.labels[:0]),
         (good.logits.astype(np.float64), good.labels),
         (np.full_like(good.logits, np.nan), good.labels),
         (good.logits, good.labels - 5),

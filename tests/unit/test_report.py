@@ -299,6 +299,19 @@ def change_data(folder: Path) -> None:
     (folder.parent / "data" / dataset.FILES[2]).write_bytes(idx.encode(images // 2))
 
 
+def odd_layer(folder: Path) -> None:
+    inputs = {"class_name": "InputLayer", "module": "keras.layers", "config": {"name": "input"}}
+    config = {"name": "reshape", "target_shape": [0, -1]}
+    layer = {"class_name": "Reshape", "module": "keras.layers", "config": config}
+    model = {"class_name": "Sequential", "config": {"name": "m", "layers": [inputs, layer]}}
+    open_storage(str(folder)).replace(run.ARCHITECTURE, json.dumps(model).encode())
+
+
+def odd_attempt(folder: Path) -> None:
+    line = {**attempt(1, 0, 1000, None), "first_step": 1e99}
+    open_storage(str(folder)).replace(run.ATTEMPTS, run.lines([line]))
+
+
 @pytest.mark.parametrize(
     ("spoil", "panels", "words"),
     [
@@ -316,6 +329,9 @@ def change_data(folder: Path) -> None:
         (change_data, ["wrong", "samples"], "not those that the run was tested on"),
         (lambda f: (f / checkpoint.object_name(1000)).unlink(), ["draw"], "no usable checkpoint"),
         (damage(run.ARCHITECTURE), ["draw"], "damaged, or of another version of Keras"),
+        (odd_layer, ["draw"], "damaged, or of another version of Keras"),
+        (odd_attempt, ["attempts"], "damaged"),
+        (lambda f: (f / run.RESULT).write_text("[" * 100_000), ["settings"], "damaged"),
         (Path.iterdir, ["draw"], "This model is not in the page"),  # nothing is spoilt
     ],
 )
@@ -474,6 +490,12 @@ def test_the_text_in_80_columns(folder: Path) -> None:
     for words in ("test accuracy", "precision", "confusion matrix", "taken for", "restarts", "█"):
         assert words in text
     assert "\nnone\n" in text  # restarts
+
+
+def test_one_point_is_no_curve(folder: Path) -> None:
+    line = {"step": 10, "epoch": 0.1, "train_seconds": 1.0, "loss": 0.5}
+    open_storage(str(folder)).replace(run.METRICS, run.lines([line]))
+    assert "loss 0.5 at step 10\n" in text_of(folder)
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

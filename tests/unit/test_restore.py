@@ -65,7 +65,13 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         restore(str(tmp_path))
     storage = claimed(tmp_path)
     whole = json.loads(storage.read(run.CONFIG))
-    for change in ({"input_shape": None}, {"classes": "many"}, {"data": 7}, {"surplus": 1}):
+    for change in (
+        {"input_shape": None},
+        {"classes": "many"},
+        {"data": 7},
+        {"surplus": 1},
+        {"classes": 1e999},
+    ):
         storage.replace(run.CONFIG, json.dumps({**whole, **change}).encode())
         with pytest.raises(DataError, match=r"config\.json: damaged, or of another version"):
             settings(storage)

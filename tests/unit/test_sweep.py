@@ -213,6 +213,8 @@ def test_a_bad_file_is_refused_in_one_line(values: Any, message: str) -> None:
         ("learning_rate", {"low": 1, "high": 2, "scale": "lgo"}, "scale: 'lgo'"),
         ("learning_rate", {"low": -1, "high": -0.5}, "learning_rate: .*greater than 0"),
         ("batch_size", {"low": 1.5, "high": 4}, "must be whole numbers"),
+        ("batch_size", {"low": -1e308, "high": 1e308}, "must be below 1e"),
+        ("learning_rate", {"low": -1e308, "high": 1e308}, "must be below 1e"),
         ("optimizer", {"low": 1, "high": 4}, "is no number; give a list"),
         ("keep_best", {"low": 0, "high": 1}, "is no number; give a list"),
     ],
