@@ -17,7 +17,7 @@ from tests.mnist import find_mnist
 from trainer import dataset, picture
 from trainer import digits as drawn
 from trainer.errors import ConfigError, DataError
-from trainer.ink import Floats
+from trainer.ink import Floats, resize
 from trainer.picture import centred, decode, digits, resized, shrunk, visible
 
 Bytes = npt.NDArray[np.uint8]
@@ -283,7 +283,6 @@ def test_a_dot_is_not_enlarged_to_a_large_picture(
     side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    resize = picture.resize
 
     def counted(values: Floats, height: int, width: int, how: Image.Resampling) -> Floats:
         sizes.append(height * width)

@@ -96,7 +96,7 @@ def test_huge_files_are_refused(
     monkeypatch.setattr(predict, "LARGEST", len(Path(picture).read_bytes()))
     larger = tmp_path / "larger.png"
     larger.write_bytes(Path(picture).read_bytes() + b"x")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(larger.open("rb")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(larger.read_bytes())))
     seen, errors = predict.look([picture, str(larger), "-"], MNIST, "auto")
     assert [each.name for each in seen] == [picture]
     assert [type(error) for error in errors] == [DataError, DataError]
