@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH ?= .venv-bench
 WITH_trainer := TensorFlow and what else is needed (about a minute)
 WITH_k8s := the Kubernetes client
 WITH_onnx := TensorFlow, ONNX and its runtime (about a minute)
@@ -37,6 +38,9 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 
 presets: $(VENV)/trainer  ## Train every preset, write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
+
+bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure against Keras and PyTorch (2 hours)
+	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
 chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, compare weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
@@ -138,7 +142,7 @@ pictures: $(VENV)/dev  ## Make the pictures in docs/ anew, of RUN and STORE/runs
 	@$(BIN)/python -m docs.pictures --runs '$(STORE)/runs' --run '$(RUN)'
 
 clean:  ## Remove the virtual environment and caches; data and runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*  ## "; print "make TARGET [NAME=value ...]"} \
@@ -156,6 +160,13 @@ $(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx)  # the developer's include all
 
-.PHONY: run presets chaos report predict export tensorboard compare sweep \
+# PyTorch stays out of the product's environment; where it cannot be had the benchmarks go without.
+$(BENCH)/stamp: requirements/bench.txt
+	@echo 'installing PyTorch into $(BENCH), once'
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install -qq --disable-pip-version-check -r $< \
+		&& touch $@ || echo 'no PyTorch: its columns will say "not installed"' >&2
+
+.PHONY: run presets bench chaos report predict export tensorboard compare sweep \
 	doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
 	test e2e check format schema golden lock pictures clean help

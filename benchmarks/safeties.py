@@ -1,0 +1,321 @@
+"""What each safety costs: stretches of one run with it and without, in turns.
+
+    python -m benchmarks.safeties --data URI [--preset NAME]
+
+A machine's speed changes by a quarter from run to run, so both sides of a pair are stretches of
+the same run, next to each other. Seconds of CPU time a chunk, of all threads, stand beside the
+wall time: they do not see whether other programs take the cores, only what has to be done.
+The supervisor is a process around the run; for it whole runs take turns.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+from benchmarks.common import Spread, table, take_turns
+from trainer import checkpoint, dataset, eventlog, presets, run
+from trainer.cluster import ALONE
+from trainer.config import TrainConfig
+from trainer.loop import ChunkResult
+from trainer.storage import open_storage
+from trainer.train import Position, Trainer
+
+STRETCH = 6  # chunks; the first still has the other side's last checkpoint on its way
+NEVER = 10**9  # steps between checkpoints
+LIMIT = 900.0  # seconds of one run
+UNSIGNED = hashlib.sha256()  # what stands in for a digest that costs nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Guards:
+    """Which safeties are on."""
+
+    checkpoint_steps: int = NEVER
+    digest: bool = True
+    metrics: bool = False
+    tensorboard: str = "off"
+
+
+EVERY_CHUNK = Guards(checkpoint_steps=1)
+BARE = Guards()
+USUAL = Guards(checkpoint_steps=500, metrics=True, tensorboard="on")
+# A safety, a stretch with it, and one without.
+PAIRS: dict[str, tuple[Guards, Guards]] = {
+    "checkpoints, one every chunk": (EVERY_CHUNK, BARE),
+    "their SHA-256": (EVERY_CHUNK, dataclasses.replace(EVERY_CHUNK, digest=False)),
+    "metrics": (dataclasses.replace(EVERY_CHUNK, metrics=True), EVERY_CHUNK),
+    "TensorBoard": (
+        dataclasses.replace(EVERY_CHUNK, metrics=True, tensorboard="on"),
+        dataclasses.replace(EVERY_CHUNK, metrics=True),
+    ),
+    "TensorBoard with histograms": (
+        dataclasses.replace(EVERY_CHUNK, metrics=True, tensorboard="histograms"),
+        dataclasses.replace(EVERY_CHUNK, metrics=True),
+    ),
+    "all of these, as they are by default": (USUAL, BARE),
+    "all, with a checkpoint and histograms every chunk": (
+        Guards(checkpoint_steps=1, metrics=True, tensorboard="histograms"),
+        BARE,
+    ),
+}
+
+
+class Silent:
+    """A reporter that only lets warnings through."""
+
+    def say(self, message: str, **facts: Any) -> None:
+        """See Reporter."""
+
+    def warn(self, message: str) -> None:
+        """See Reporter."""
+        print(message, file=sys.stderr)
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        """See Reporter."""
+
+    def close(self) -> None:
+        """See Reporter."""
+
+
+class Stretches(Trainer):
+    """A trainer that turns safeties on and off while it trains, and notes how long it took.
+
+    Attributes:
+        plan: the safeties of each stretch to come, in order.
+        wall: seconds a chunk of each stretch, without its first chunk.
+        cpu: seconds of CPU time a chunk, likewise.
+    """
+
+    plan: list[Guards]
+
+    def start(self, plan: list[Guards]) -> None:
+        """Train through a plan."""
+        self.plan, self._chunks, self._begun = plan, 0, (0.0, 0.0)
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+        self._unsigned = b""
+        # One log a mode; each knows what it has written itself.
+        logs: dict[str, eventlog.EventLog | None] = {"off": None}
+        for mode in ("on", "histograms"):
+            config = self.config.model_copy(update={"tensorboard": mode})
+            storage = open_storage(f"{self.storage.uri}/{mode}")
+            log = eventlog.open_log(storage, config, self.total, 0, self.reporter.warn)
+            if log:
+                log.wants_graph = False  # it is written once a run
+            logs[mode] = log
+        self._logs = logs
+        self.train(threading.Event(), time.time())
+
+    def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
+        place, stretch = self._chunks % STRETCH, self._chunks // STRETCH
+        now = (time.perf_counter(), cpu_seconds())
+        if place == 1:
+            self._begun = now
+        if place == 0:
+            if stretch:
+                # From the end of the first chunk to here, with what follows each of the others.
+                self.wall.append((now[0] - self._begun[0]) / (STRETCH - 1))
+                self.cpu.append((now[1] - self._begun[1]) / (STRETCH - 1))
+            self._turn(self.plan[min(stretch, len(self.plan) - 1)])
+            at.records.clear()  # they are written anew every time; few runs have so many chunks
+            at.told = 0
+        self._chunks += 1
+        return super()._advance(at, stop)
+
+    def _turn(self, guards: Guards) -> None:
+        self.uploader.finish(lambda: None)  # a commit under way still looks at what changes here
+        self._guards = guards
+        self.config = self.config.model_copy(update={"checkpoint_steps": guards.checkpoint_steps})
+        self._events = self._logs[guards.tensorboard]
+        checkpoint.hashlib = hashlib if guards.digest else _Unsigned  # type: ignore[assignment, attr-defined]
+
+    def _record(self, at: Position, **figures: float) -> None:
+        if self._guards.metrics:
+            super()._record(at, **figures)
+
+
+class _Unsigned:
+    """Stands in for hashlib where checkpoints go without a digest."""
+
+    @staticmethod
+    def sha256(data: bytes) -> "hashlib._Hash":
+        """Return the digest of nothing."""
+        del data
+        return UNSIGNED
+
+
+def cpu_seconds() -> float:
+    """Return what all threads of this process have used."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.options(main.__doc__, rounds=12)
+    parser.add_argument("--preset", default="cnn", choices=list(presets.PRESETS))
+    parser.add_argument("--in-process", metavar="FOLDER", help=argparse.SUPPRESS)
+    chosen = common.parse(parser)
+    if chosen.in_process:
+        in_process(chosen)
+        return
+    rows = stretches(chosen)
+    rows.append(supervisor(chosen))
+    about = (
+        f"What each safety adds to `{chosen.preset}`, which trains {chunk_steps(chosen)} steps a "
+        f"chunk: median (middle half) of {chosen.rounds} pairs of stretches next to each other "
+        f"in one run, {STRETCH - 1} chunks each."
+    )
+    head = ["safety", "ms a chunk with", "without", "wall time", "CPU ms with", "without", "CPU"]
+    body = [
+        table(head, rows),
+        "Wall time and CPU are what the safety adds, by pair. TensorBoard's events are written "
+        f"every {eventlog.EVERY:g} s at most, and so is what they cost. The supervisor's line is "
+        "of whole runs, with it and by the same code without, the first chunk left out of the "
+        "wall time; its CPU is that of all processes of the run.",
+    ]
+    common.publish(chosen, "The cost of each safety", about, "\n\n".join(body))
+
+
+def chunk_steps(chosen: argparse.Namespace) -> int:
+    """Return the steps of a chunk."""
+    steps: int = presets.configure({}, {"preset": chosen.preset}).chunk_steps
+    return 3 if chosen.quick else steps
+
+
+def configured(chosen: argparse.Namespace, folder: str, chunks: int) -> TrainConfig:
+    """Return the configuration of a run of so many chunks that does nothing but train."""
+    chunk = chunk_steps(chosen)
+    settings = {"preset": chosen.preset, "data": chosen.data, "run": folder, "eval_epochs": 0}
+    settings |= {"chunk_steps": chunk, "steps": chunks * chunk, "checkpoint_steps": NEVER}
+    return presets.configure(settings, {"tensorboard": "off", "report": False})
+
+
+def plan(rounds: int) -> tuple[list[Guards], list[tuple[str, bool]]]:
+    """Return the stretches of a run, and which safety each is of and on which side.
+
+    Within a pair of rounds a safety is on, off, off, on, so that neither side is always the
+    later. The first stretch has the compiling and belongs to none.
+    """
+    guards, labels = [BARE], [("", False)]
+    for number in range(rounds):
+        for name, sides in PAIRS.items():
+            for on in ((True, False), (False, True))[number % 2]:
+                guards.append(sides[0] if on else sides[1])
+                labels.append((name, on))
+    return guards, labels
+
+
+def stretches(chosen: argparse.Namespace) -> list[list[str]]:
+    """Return the lines of the safeties inside of a run."""
+    guards, labels = plan(chosen.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        config = configured(chosen, folder, (len(guards) + 1) * STRETCH)
+        data, storage = dataset.load(chosen.data, config.validation), open_storage(folder)
+        digest = run.claim(storage, config, data.sha256)
+        trainer = Stretches(config, ALONE, data, storage, digest, Silent())
+        trainer.start(guards)
+    rows = []
+    for name in PAIRS:
+        found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for label, *times in zip(labels, trainer.wall, trainer.cpu, strict=False):
+            if label[0] == name:
+                found[label[1]].append((times[0] * 1e3, times[1] * 1e3))
+        with_, without = ([list(t) for t in zip(*found[on], strict=True)] for on in (True, False))
+        rows.append(line(name, with_, without))
+    return rows
+
+
+def line(name: str, with_: list[list[float]], without: list[list[float]]) -> list[str]:
+    """Return a line of the table from milliseconds [wall, CPU] of each round."""
+    cells = [name]
+    for on, off in zip(with_, without, strict=True):
+        added = [a / b - 1 for a, b in zip(on, off, strict=True)]
+        cells += [f"{Spread.of(on).median:.1f}", f"{Spread.of(off).median:.1f}"]
+        cells.append(Spread.middle(added).text("+.1%"))
+    return cells
+
+
+def supervisor(chosen: argparse.Namespace) -> list[str]:
+    """Return the line of the supervisor: runs under it against runs without."""
+    rounds = 2 if chosen.quick else max(3, chosen.rounds // 4)
+    times: dict[str, list[tuple[float, float]]] = {"with": [], "without": []}
+
+    def work(side: str) -> Callable[[], float]:
+        def once() -> float:
+            times[side].append(whole_run(chosen, supervised=side == "with"))
+            return times[side][-1][0]
+
+        return once
+
+    take_turns({side: work(side) for side in times}, rounds)
+    with_, without = ([list(t) for t in zip(*times[s], strict=True)] for s in ("with", "without"))
+    return line("supervisor", with_, without)
+
+
+def whole_run(chosen: argparse.Namespace, *, supervised: bool) -> tuple[float, float]:
+    """Return milliseconds a chunk: of wall time without the first chunk, and of CPU time."""
+    chunks = 3 if chosen.quick else 20
+    with tempfile.TemporaryDirectory() as folder:
+        config = configured(chosen, folder, chunks)
+        if supervised:
+            named = config.model_dump(exclude_defaults=True).items()
+            flags = [t for k, v in named for t in flag(k, v)]
+            command = common.trainer("train", *flags)
+        else:
+            command = [sys.executable, "-m", "benchmarks.safeties", "--preset", chosen.preset]
+            command += ["--data", chosen.data, "--in-process", folder]
+            command += ["--quick"] * chosen.quick
+        process = subprocess.Popen(
+            command,
+            cwd=common.ROOT,
+            env=common.environment(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        timer = threading.Timer(LIMIT, common.kill, [process])
+        timer.start()
+        try:
+            # The usage of a process that has ended includes its children's.
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            timer.cancel()
+        assert process.returncode == 0, f"{command}: exit code {process.returncode}"
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    seconds = [json.loads(each)["train_seconds"] for each in lines]
+    wall = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    return wall * 1e3, (used.ru_utime + used.ru_stime) / len(seconds) * 1e3
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """Return a setting as arguments."""
+    text = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [text if value else f"--no-{text[2:]}"]
+    return [text, str(value)]
+
+
+def in_process(chosen: argparse.Namespace) -> None:
+    """Do what a run does, in this process alone."""
+    config = configured(chosen, chosen.in_process, 3 if chosen.quick else 20)
+    data, storage = dataset.load(config.data, config.validation), open_storage(config.run)
+    digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    trainer = Trainer(config, ALONE, data, storage, digest, Silent())
+    trainer.train(threading.Event(), time.time())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Images per second in one process: our loop, Keras ``fit`` and a plain PyTorch loop.
+
+    python -m benchmarks.throughput --data URI [--only PRESET ...]
+
+Same model, batch, data and update rule on all sides, at the batch size of the preset's source;
+nobody logs, validates or stores anything. Each side is a process; they take turns.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import arrays, common
+from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
+from trainer import presets
+from trainer.presets import PRESETS
+
+WARPED = "cnn-best, warped"
+ROWS = (*PRESETS, WARPED)
+SECONDS = 2.0  # of one turn of one side
+# One learning rate on all sides: peers' loops would need a schedule of their own.
+SAME = {"schedule": "constant", "learning_rate": 1e-3}
+HEAD = ("preset", "batch", "trainyard", "fit", "best fit", "PyTorch", "best PyTorch")
+TIMES = ("times fit", "times best fit", "times PyTorch", "times best PyTorch")
+
+
+@dataclass
+class Contender:
+    """One variant of one side.
+
+    Attributes:
+        side: its process.
+        variant: as the side calls it.
+        batch: images a step.
+        steps: of one turn.
+        rate: images per second of the last turn.
+    """
+
+    side: Side
+    variant: str
+    batch: int
+    steps: int
+    rate: float = 0.0
+
+    def turn(self) -> float:
+        """Train for one turn and return images per second."""
+        answer = self.side.ask(do="train", variant=self.variant, steps=self.steps)
+        self.rate = answer["steps"] * self.batch / answer["seconds"]
+        return self.rate
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.options(main.__doc__, rounds=7)
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS))
+    chosen = common.parse(parser)
+    if chosen.quick:
+        chosen.only = chosen.only[:1]
+    rows, notes = [], []
+    for name in chosen.only:
+        row, note = measure(name, chosen)
+        rows.append(row)
+        notes.append(f"- {note}")
+        print(f"| {' | '.join(row)} |", file=sys.stderr, flush=True)
+    about = (
+        f"Images per second in one process, median (least to greatest) of {chosen.rounds} turns "
+        "of each side, and the median of the ratios of turns next to each other."
+    )
+    explanation = (
+        "`fit` is Keras's on arrays in memory, without metrics; best fit is with the "
+        "`steps_per_execution` that was the fastest. PyTorch is the plain loop, on tensors of "
+        "floats scaled ahead, indexed by a permutation; best PyTorch has what was the fastest "
+        "of a fused optimizer, one thread instead of all, and for convolutions channels-last. "
+        "`cnn-best` trains without its random warps on all sides, which PyTorch does not have; "
+        f"the row `{WARPED}` has them. Trainable parameters are equal on all sides, and the loss "
+        "of each has fallen to less than half; both are checked."
+    )
+    body = "\n\n".join([table((*HEAD, *TIMES), rows), explanation, "\n".join(notes)])
+    common.publish(chosen, "Throughput", about, body)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return what makes all sides train the model of a row."""
+    settings: dict[str, Any] = {"preset": "cnn-best" if name == WARPED else name}
+    if settings["preset"].startswith("cnn"):
+        settings |= SAME
+    if name == "cnn-best":
+        settings["model"] = "benchmarks.tensorflow_side:still"
+    return settings
+
+
+def measure(name: str, chosen: Any) -> tuple[list[str], str]:
+    """Return a row of the table, and what was chosen for it."""
+    seconds = 0.05 if chosen.quick else SECONDS
+    settings = settings_of(name)
+    if chosen.quick:
+        settings |= {"chunk_steps": 4, "validation": 55_000}
+    config = presets.configure({}, settings)
+    with sides(settings, chosen.data, with_torch=name != WARPED) as found:
+        before, variants = check_sides(name, found)
+        make = partial(calibrated, batch=config.batch_size, seconds=seconds)
+        ours = make(found["ours"], "")
+        contenders: dict[str, Contender] = {"trainyard": ours}
+        for kind, label in (("keras", "fit"), ("torch", "PyTorch")):
+            if kind not in found:
+                continue
+            plain, *others = (make(found[kind], variant) for variant in variants[kind])
+            contenders[label] = plain
+            for each in others:
+                each.turn()
+            contenders[f"best {label}"] = max([plain, *others], key=lambda each: each.rate)
+        rates = take_turns({k: v.turn for k, v in contenders.items()}, chosen.rounds)
+        after = {kind: side.ask(do="loss")["loss"] for kind, side in found.items()}
+    if not chosen.quick:
+        stuck = [kind for kind in after if not after[kind] < before[kind] / 2]
+        assert not stuck, f"{name}: no loss falls: {stuck}, {before}, {after}"
+    missing = "no warp" if name == WARPED else ABSENT
+    row = [f"`{name}`", str(config.batch_size), *cells(rates, missing)]
+    best = [f"{k}: {contenders[k].variant}" for k in contenders if k.startswith("best")]
+    losses = ", ".join(f"{k} {before[k]:.2f} to {after[k]:.3f}" for k in after)
+    return row, f"`{name}`: {'; '.join(best)}; loss: {losses}"
+
+
+def cells(rates: dict[str, list[float]], missing: str) -> list[str]:
+    """Return the rates of all sides and our ratios to the peers'."""
+    ours = rates["trainyard"]
+    speeds = [Spread.of(rates[k]).text() if k in rates else missing for k in HEAD[2:]]
+    peers = HEAD[3:]
+    times = [ratios(ours, rates[k]).text(".2f") if k in rates else missing for k in peers]
+    return speeds + times
+
+
+def calibrated(side: Side, variant: str, batch: int, seconds: float) -> Contender:
+    """Return a contender that is compiled and warm, with as many steps as fill a turn."""
+    contender = Contender(side, variant, batch, steps=100 if seconds > 1 else 4)
+    contender.turn()
+    contender.turn()
+    contender.steps = max(contender.steps // 2, round(contender.rate * seconds / batch))
+    return contender
+
+
+def check_sides(name: str, found: dict[str, Side]) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """Return the loss before training and the variants of each side.
+
+    All sides must have the same number of trainable parameters.
+    """
+    told = {kind: side.ask(do="variants") for kind, side in found.items()}
+    counts = {kind: answer["parameters"] for kind, answer in told.items()}
+    assert len(set(counts.values())) == 1, f"{name}: not the same model: {counts}"
+    losses = {kind: side.ask(do="loss")["loss"] for kind, side in found.items()}
+    return losses, {kind: answer["variants"] for kind, answer in told.items()}
+
+
+@contextmanager
+def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[dict[str, Side]]:
+    """Start the sides' processes; PyTorch's where it is installed and wanted."""
+    python = common.pytorch() if with_torch else None
+    with ExitStack() as stack:
+        commands: dict[str, list[str]] = {
+            kind: [
+                *(sys.executable, "-m", "benchmarks.tensorflow_side"),
+                *(kind, json.dumps(settings), data),
+            ]
+            for kind in ("ours", "keras")
+        }
+        if python:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            commands["torch"] = torch_command(python, settings, data, folder)
+        yield {k: stack.enter_context(Side(command)) for k, command in commands.items()}
+
+
+def torch_command(python: str, settings: dict[str, Any], data: str, folder: Path) -> list[str]:
+    """Return the command of a side in PyTorch, whose data are put into a folder."""
+    config = presets.configure({}, settings)
+    path = arrays.save(data, config.validation, folder)
+    return [python, "-m", "benchmarks.torch_side", json.dumps(config.model_dump()), path]
+
+
+if __name__ == "__main__":
+    main()
