@@ -10,7 +10,7 @@ from typing import Any, Literal
 from k8s import manifest, quantity, store
 from k8s.client import Cluster, ConflictError, ForbiddenError
 from k8s.spec import POD_SUFFIX, RunSpec
-from trainer import dataset, run
+from trainer import dataset, run, stream
 from trainer.errors import ConfigError, UnavailableError, UserError, one_line
 
 # What the commands do in a namespace; infra/cluster/submitter.yaml grants exactly this.
@@ -228,9 +228,10 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     config = spec.config
     try:
         source = store.open_folder(spec.data, spec.storage_endpoint)
-        parts = dataset.parse(dataset.read(source), source.uri)
-        data = dataset.assemble(parts, source.uri, config.validation)
-        training = len(data.train.images) + len(data.validation.images)
+        data = dataset.load_from(source, config.validation)
+        if data.shards:
+            stream.plan(data.shards, config)
+        training = data.samples + len(data.validation.images)
         images = f"{training:,} training and {len(data.test.images):,} test images"
         yield Check("data", "ok", f"{spec.data}: {images}, sha256 {data.sha256[:12]}")
     except UnavailableError as error:

@@ -220,6 +220,7 @@ def put(options: argparse.Namespace, arguments: list[str]) -> None:
         train_count=options.train_count,
         test_count=options.test_count,
         seed=options.seed,
+        split=options.shards,
     )
     sys.stdout.write(line + "\n")
 
@@ -413,12 +414,26 @@ def _add_data(commands: Any) -> None:
     )
     putting.add_argument("--to", required=True, metavar="URI", help="folder or gs://BUCKET/PREFIX")
     putting.add_argument(
-        "--train-count", type=int, default=60_000, help="training digits to draw (default: 60000)"
+        "--train-count",
+        "--samples",
+        type=int,
+        default=60_000,
+        metavar="N",
+        help="training digits to draw (default: 60000)",
     )
     putting.add_argument(
         "--test-count", type=int, default=10_000, help="test digits to draw (default: 10000)"
     )
-    putting.add_argument("--seed", type=int, default=0, help="of the digits (default: 0)")
+    putting.add_argument(
+        "--shards",
+        type=int,
+        default=0,
+        metavar="N",
+        help="split the training images into N shards, which are streamed (default: 0, no shards)",
+    )
+    putting.add_argument(
+        "--seed", type=int, default=0, help="of the digits and of shuffling (default: 0)"
+    )
     putting.set_defaults(run_command=put)
 
 

@@ -27,8 +27,12 @@ PLACEMENT = frozenset(
         "ship_logs",
         "report",
         "tensorboard",
+        "memory",
     }
 )
+
+# Settings that are not told at these values, so that runs from before they were there go on.
+UNTOLD = {"shuffle_shards": 1}
 
 
 class TrainConfig(BaseModel):
@@ -42,7 +46,9 @@ class TrainConfig(BaseModel):
         description="your own model, package.module:function of (input_shape, classes) that "
         "returns a keras.Model with one logit a class",
     )
-    data: str = Field("data", description="URI of the folder with the four IDX files")
+    data: str = Field(
+        "data", description="URI of the folder with the four IDX files, or with shards"
+    )
     run: str = Field(
         "runs/{preset}-{digest}",
         description="URI of the run's folder; {preset} and {digest} of the settings are filled in",
@@ -58,6 +64,9 @@ class TrainConfig(BaseModel):
         5.0, gt=0, description="passes over the training images, used where steps is 0"
     )
     steps: int = Field(0, ge=0, description="optimiser steps; 0: as many as epochs need")
+    shuffle_shards: int = Field(
+        1, ge=1, description="shards that are shuffled together, where the data are in shards"
+    )
     optimizer: Literal["sgd", "adam", "adagrad"] = Field("adam", description="update rule")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Literal["constant", "cosine", "one-cycle"] = Field(
@@ -109,6 +118,11 @@ class TrainConfig(BaseModel):
     tensorboard: Literal["off", "on", "histograms"] = Field(
         "on", description="event files in RUN/events; histograms: of the weights, too"
     )
+    memory: int = Field(
+        400,
+        ge=1,
+        description="most that training images take on a worker, where the data are in shards, MiB",
+    )
     report: bool = Field(True, description="write RUN/report.html at the end")
 
     @field_validator("model")
@@ -120,7 +134,8 @@ class TrainConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, by name."""
-        return {k: v for k, v in self.model_dump().items() if k not in PLACEMENT}
+        values = self.model_dump().items()
+        return {k: v for k, v in values if k not in PLACEMENT and (k, v) not in UNTOLD.items()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

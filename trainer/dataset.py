@@ -2,6 +2,7 @@
 
 Each file may be compressed with gzip, and may be named as on LeCun's page
 (``train-images-idx3-ubyte``) or with a dot, as archives unpack it (``train-images.idx3-ubyte``).
+The training files may be in shards (shards.py), which stay where they are.
 """
 
 import contextlib
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer import idx
+from trainer import idx, shards
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.shards import Shards
 from trainer.storage import Entry, Storage, open_storage
 
 FILES = (
@@ -45,12 +47,14 @@ class Dataset:
     """What a model is trained, chosen and judged on.
 
     Attributes:
-        train: At least one image.
+        train: At least one image; none if they are in shards.
         validation: The first images of the training files; none if none were asked for.
         test: At least one image.
         classes: One more than the largest training label, at least 2.
         sha256: SHA-256, in hexadecimal, of the four uncompressed files' own SHA-256 (32 bytes
-            each, in the order of FILES), so it depends neither on gzip nor on the place.
+            each, in the order of FILES), so it depends neither on gzip nor on the place. With
+            shards, that of the index stands for the first two.
+        shards: The training images, where they are not in ``train``.
     """
 
     train: Split
@@ -58,11 +62,17 @@ class Dataset:
     test: Split
     classes: int
     sha256: str
+    shards: Shards | None = None
+
+    @property
+    def samples(self) -> int:
+        """The number of images to train on."""
+        return sum(self.shards.counts) if self.shards else len(self.train.labels)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height and width in pixels, and channels, of every image."""
-        _, height, width, channels = self.train.images.shape
+        _, height, width, channels = self.test.images.shape
         return height, width, channels
 
 
@@ -86,8 +96,44 @@ def load(uri: str, validation: int = 5000) -> Dataset:
         DataError: A file is missing, malformed, or contradicts another.
         UnavailableError: The storage was not reached.
     """
-    storage = open_storage(uri)
+    return load_from(open_storage(uri), validation)
+
+
+def load_from(storage: Storage, validation: int) -> Dataset:
+    """Reads the dataset in a storage; see load()."""
+    _check_folder(storage)
+    found = shards.locate(storage, validation)
+    if found:
+        return _load_sharded(storage, found)
     return assemble(parse(read(storage), storage.uri), storage.uri, validation)
+
+
+def _load_sharded(storage: Storage, found: Shards) -> Dataset:
+    """Reads the test files, and the first shard where images are set apart for validation."""
+    there = locate(storage)
+    whole = [there[name].name for name in FILES[:2] if name in there]
+    if whole:
+        raise DataError(
+            f"{storage.uri}: has {whole[0]} beside the shards of {shards.INDEX}; the training"
+            " images must be in one of them; take the other away"
+        )
+    _check_complete(storage, there, FILES[2:])
+    files = parse({entry.name: read_entry(storage, entry) for entry in there.values()}, storage.uri)
+    test = _pair(files[0].elements, files[1].elements, storage.uri, FILES[2:])
+    index = found.index
+    _check_alike(index.image_shape, index.classes, test, storage.uri)
+    apart = found.validation
+    first = shards.read(storage, found, 0) if apart else shards.Part(test.images, test.labels)
+    sha256 = hashlib.sha256(bytes.fromhex(index.sha256 + files[0].sha256 + files[1].sha256))
+    return Dataset(
+        train=Split(test.images[:0], test.labels[:0]),
+        # Copies, as a view would keep the whole shard in memory.
+        validation=Split(first.images[:apart].copy(), first.labels[:apart].copy()),
+        test=test,
+        classes=index.classes,
+        sha256=sha256.hexdigest(),
+        shards=found,
+    )
 
 
 def locate(storage: Storage) -> dict[str, Entry]:
@@ -153,7 +199,13 @@ def assemble(files: Sequence[IdxFile], where: str, validation: int) -> Dataset:
     train_images, train_labels, test_images, test_labels = (file.elements for file in files)
     train = _pair(train_images, train_labels, where, FILES[:2])
     test = _pair(test_images, test_labels, where, FILES[2:])
-    _check_alike(train, test, where)
+    largest = int(train.labels.max())
+    if largest == 0:
+        raise DataError(
+            f"{where}: every training label is 0; a classifier needs at least two classes; check"
+            f" {FILES[1]}"
+        )
+    _check_alike(train.images.shape[1:], largest + 1, test, where)
     count = len(train.images)
     if not 0 <= validation < count:
         raise ConfigError(
@@ -194,24 +246,18 @@ def _pair(
     return Split(pixels, labels.astype(np.int32))
 
 
-def _check_alike(train: Split, test: Split, where: str) -> None:
-    sizes = ["x".join(map(str, split.images.shape[1:])) for split in (train, test)]
+def _check_alike(shape: Sequence[int], classes: int, test: Split, where: str) -> None:
+    sizes = ["x".join(map(str, size)) for size in (shape, test.images.shape[1:])]
     if sizes[0] != sizes[1]:
         raise DataError(
             f"{where}: training images are {sizes[0]} but test images {sizes[1]} (height x width x"
             " channels); they must be alike; take both from one dataset"
         )
-    largest = int(train.labels.max())
-    if largest == 0:
-        raise DataError(
-            f"{where}: every training label is 0; a classifier needs at least two classes; check"
-            f" {FILES[1]}"
-        )
-    outside = np.flatnonzero(test.labels > largest)
+    outside = np.flatnonzero(test.labels >= classes)
     if outside.size:
         raise DataError(
             f"{where}: test label {test.labels[outside[0]]} at index {outside[0]} lies outside the"
-            f" {largest + 1} classes of the training labels, 0 to {largest}; check {FILES[3]}"
+            f" {classes} classes of the training labels, 0 to {classes - 1}; check {FILES[3]}"
         )
 
 
@@ -224,8 +270,10 @@ def _check_folder(storage: Storage) -> None:
         )
 
 
-def _check_complete(storage: Storage, found: dict[str, Entry]) -> None:
-    missing = [name for name in FILES if name not in found]
+def _check_complete(
+    storage: Storage, found: dict[str, Entry], wanted: Sequence[str] = FILES
+) -> None:
+    missing = [name for name in wanted if name not in found]
     if missing:
         remedy = "put what is missing there" if found else _remedy(storage)
         raise DataError(
@@ -238,7 +286,7 @@ def _remedy(storage: Storage) -> str:
     with contextlib.suppress(UserError):
         for entry in storage.list():
             parent, _, last = entry.name.rpartition("/")
-            if parent and last in aliases(FILES[0]):
+            if parent and last in (*aliases(FILES[0]), shards.INDEX):
                 return f"a dataset lies below it: name {storage.uri}/{parent}"
     return (
         "name the folder of a dataset, or put one there:"

@@ -198,14 +198,15 @@ class _Random:
         return total
 
 
-def draw(count: int, seed: int) -> tuple[Bytes, Bytes]:
-    """Draws ``count`` digits, every ten in a row being each digit once, in random order.
+def draw(count: int, seed: int, first: int = 0) -> tuple[Bytes, Bytes]:
+    """Draws digits first .. first + count - 1, every ten being each digit once, in random order.
 
     Image i depends on the seed and i alone: a longer draw begins with the shorter one.
 
     Args:
         count: Number of images, 0 or more.
         seed: 0 to 2**64 - 1.
+        first: Number of the first image, from 0.
 
     Returns:
         Images, uint8 [count, 28, 28], background 0 and full ink 255, and labels, uint8 [count].
@@ -214,10 +215,14 @@ def draw(count: int, seed: int) -> tuple[Bytes, Bytes]:
     assert 0 <= seed < 2**64, seed
     images = np.empty((count, SIDE, SIDE), np.uint8)
     labels = np.empty(count, np.uint8)
-    for block, start in enumerate(range(0, count, BLOCK)):
-        some_images, some_labels = _draw_block(_Random(seed, block))
-        images[start : start + BLOCK] = some_images[: count - start]
-        labels[start : start + BLOCK] = some_labels[: count - start]
+    done = 0
+    while done < count:
+        block, skipped = divmod(first + done, BLOCK)
+        some = slice(skipped, skipped + count - done)  # ends with the block
+        some_images, some_labels = (array[some] for array in _draw_block(_Random(seed, block)))
+        images[done : done + len(some_labels)] = some_images
+        labels[done : done + len(some_labels)] = some_labels
+        done += len(some_labels)
     return images, labels
 
 

@@ -83,7 +83,8 @@ def encode(array: npt.NDArray[Any], *, compress: bool = False) -> bytes:
         compress: Whether to gzip the file; without a time stamp, so that equal arrays give
             equal bytes.
     """
-    plain = header(array) + array.astype(array.dtype.newbyteorder(">"), copy=False).tobytes()
+    elements = np.ascontiguousarray(array.astype(array.dtype.newbyteorder(">"), copy=False))
+    plain = b"".join((header(array), elements.data))  # one copy: shards are large
     # On MNIST level 1 takes 0.4 s for 11.0 MB, level 6 0.9 s for 9.8 MB, the default, 9, 13 s.
     return gzip.compress(plain, compresslevel=1, mtime=0) if compress else plain
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer import stream
 from trainer.optimizers import Optimizer, Tensor
 
 EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
@@ -36,6 +37,13 @@ class State(NamedTuple):
     buffers: tuple[Tensor, ...]
 
 
+class Data(NamedTuple):
+    """Images uint8 [n, height, width, channels] and labels int32 [n], on every device."""
+
+    images: Tensor
+    labels: Tensor
+
+
 class ChunkResult(NamedTuple):
     """Per step of a chunk, over the global batch: mean loss, accuracy; and whether to stop."""
 
@@ -51,7 +59,8 @@ class Loop:
         strategy: any strategy of ``tf.distribute`` whose replicas run the same program.
         model: maps images uint8 [n, height, width, channels] to logits [n, classes].
         optimizer: the update rule.
-        images: all images that indices refer to, uint8 [n, height, width, channels].
+        images: what indices refer to unless other data are given, uint8 [n, height, width,
+            channels].
         labels: their classes, int32 [n].
         chunk_steps: the most steps in one call.
         xla: whether to compile with XLA.
@@ -92,8 +101,7 @@ class Loop:
         self._chunk = _graph(self._chunk_of, jit_compile=whole)
         self._logits = _graph(self._logits_of, jit_compile=whole)
         self._gather_values = _graph(self._gather_of)
-        self._images = self._on_devices(images)
-        self._labels = self._on_devices(labels)
+        self._data = Data(self._on_devices(images), self._on_devices(labels))
 
     def initial_state(self) -> State:
         """Return the state before step 0, from the model's initial weights, as numpy arrays."""
@@ -114,6 +122,7 @@ class Loop:
         seeds: npt.NDArray[np.uint32],
         first: int,
         stop: bool = False,
+        data: Data | None = None,
     ) -> tuple[State, ChunkResult]:
         """Run steps first .. first + count - 1.
 
@@ -124,6 +133,7 @@ class Loop:
             seeds: for the model's random generators, uint32 [count, generators].
             first: the first step, counted from 0.
             stop: whether this worker was asked to stop; every worker gets to know.
+            data: what indices refer to; always of the same shape, or it is compiled anew.
         """
         count, batch = indices.shape
         assert batch % self.replicas == 0
@@ -131,8 +141,7 @@ class Loop:
         split = indices.reshape(count, self.replicas, batch // self.replicas)
         state, losses, accuracies, stops = self._chunk(
             state,
-            self._images,
-            self._labels,
+            *(data or self._data),
             tf.constant(np.pad(split, ((0, pad), (0, 0), (0, 0)))),
             tf.constant(np.pad(rates, (0, pad))),
             tf.constant(np.pad(seeds, ((0, pad), (0, 0)))),
@@ -144,13 +153,30 @@ class Loop:
             losses.numpy()[:count], accuracies.numpy()[:count], bool(stops.numpy()[:count].any())
         )
 
-    def logits(self, state: State, indices: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    def share(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> Data:
+        """Return arrays of ``stream.allocate`` as data; on a CPU without copying them.
+
+        There the tensors are the arrays' own memory, so what is written into these later is what
+        later calls see.
+        """
+        if tf.config.list_physical_devices("GPU"):
+            return Data(self._on_devices(images), self._on_devices(labels))
+        assert not any(array.ctypes.data % stream.ALIGNMENT for array in (images, labels))
+        # Copying 100 MB takes as long as training on it.
+        pair = [tf.experimental.dlpack.from_dlpack(a.__dlpack__()) for a in (images, labels)]
+        return Data(*(self._on_devices(tensor, tf.identity) for tensor in pair))
+
+    def logits(
+        self, state: State, indices: npt.NDArray[np.int32], data: Data | None = None
+    ) -> npt.NDArray[np.float32]:
         """Return the model's logits without dropout, [n, classes], on this process's devices.
 
         Args:
             state: the state to evaluate.
             indices: of the images, int32 [n].
+            data: what indices refer to.
         """
+        images = (data or self._data).images
         call = self.local_replicas * EVAL_CALL * EVAL_BATCH
         # A worker's share of a split smaller than the gang is empty.
         parts = [np.empty((0, self._model.output_shape[-1]), np.float32)]
@@ -158,7 +184,7 @@ class Loop:
             part = indices[start : start + call]
             padded = np.pad(part, (0, call - len(part)))
             shaped = padded.reshape(self.local_replicas, EVAL_CALL, EVAL_BATCH)
-            result = self._logits(state, self._images, tf.constant(shaped))
+            result = self._logits(state, images, tf.constant(shaped))
             whole = np.concatenate([t.numpy() for t in self._local(result)])
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
@@ -334,10 +360,8 @@ class Loop:
 
         return self.strategy.run(one, args=(values,))
 
-    def _on_devices(self, array: npt.NDArray[Any]) -> Tensor:
-        value = self.strategy.experimental_distribute_values_from_function(
-            lambda _: tf.constant(array)
-        )
+    def _on_devices(self, array: Any, place: Callable[[Any], Tensor] = tf.constant) -> Tensor:
+        value = self.strategy.experimental_distribute_values_from_function(lambda _: place(array))
         # run() returns plain tensors where there is one device; what goes in must be alike.
         return value if self.local_replicas > 1 else self._local(value)[0]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig
+from trainer.config import UNTOLD, TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.storage import ObjectNotFoundError, Storage
 
@@ -71,10 +71,11 @@ def claim(
         existing = read_config(storage) or {}
     for name in TOLD:
         existing.pop(name, None)
+    here, there = {**UNTOLD, **wanted}, {**UNTOLD, **existing}
     differing = [
-        f"{key} ({_short(existing.get(key))} there, {_short(wanted.get(key))} here)"
-        for key in sorted(wanted.keys() | existing.keys())
-        if wanted.get(key) != existing.get(key)
+        f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
     ]
     if differing:
         raise ConfigError(

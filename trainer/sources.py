@@ -1,17 +1,21 @@
 """Where data come from: the mirrors of MNIST, a folder, or the program itself."""
 
 import http.client
+import itertools
 import os
 import queue
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import dataset, digits, idx
+import numpy as np
+import numpy.typing as npt
+
+from trainer import dataset, digits, idx, order, shards
 from trainer.dataset import FILES, Dataset
 from trainer.errors import ConfigError, DataError, UnavailableError
 from trainer.storage import Entry, Storage, open_storage
@@ -51,6 +55,7 @@ def put(
     train_count: int = 60_000,
     test_count: int = 10_000,
     seed: int = 0,
+    split: int = 0,
     mirrors: Sequence[str] = MIRRORS,
     probe_seconds: float = 4.0,
 ) -> str:
@@ -66,6 +71,9 @@ def put(
         train_count: Number of training digits to draw.
         test_count: Number of test digits to draw.
         seed: Of the digits, 0 to 2**63 - 1; training and test digits are from different streams.
+            With ``split`` and another source also of the order in which images go into shards.
+        split: Number of shards to split the training images into, 0 for none. Digits are drawn
+            and written shard by shard, so that they need not fit into memory.
         mirrors: Folders to download from, in the order in which they are tried.
         probe_seconds: How long ``auto`` waits for a mirror to answer.
 
@@ -79,11 +87,17 @@ def put(
     """
     target = open_storage(to_uri)
     there = dataset.locate(target)
-    if source == "auto" and len(there) == len(FILES):
+    sharded = _is_sharded(target, split)
+    if source == "auto" and (sharded or len(there) == len(FILES)):
         return f"{target.uri}: {_describe(dataset.load(to_uri, validation=0))}, kept as it was"
+    _check_room(target, there, split)
+    if split and source == "digits":
+        return _put_digits(target, train_count, test_count, seed, split)
     found = _find(source, lambda: _draw(train_count, test_count, seed), mirrors, probe_seconds)
     files = dataset.parse(found.files, found.where)
     data = dataset.assemble(files, found.where, validation=0)
+    if split:
+        return _put_shuffled(target, found, data, seed, split)
     for name, entry in there.items():
         _check_same(target, entry, files[FILES.index(name)].sha256)
     for name, content in zip(FILES, found.files.values(), strict=True):
@@ -93,10 +107,97 @@ def put(
     return f"{target.uri}: {_describe(data)}, {found.words}{already}"
 
 
+def _is_sharded(target: Storage, split: int) -> bool:
+    try:
+        return shards.locate(target, 0) is not None
+    except DataError:
+        if split:  # what an interrupted put left may be completed
+            return False
+        raise
+
+
+def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None:
+    """Refuse a folder with other files of training images than those that will be written."""
+    ours = {name for number in range(split) for name in shards.names(number, split)}
+    others = [entry.name for name, entry in there.items() if split and name in FILES[:2]]
+    for entry in target.list("train-"):
+        if shards.is_name(entry.name) and entry.name.removesuffix(".gz") not in ours:
+            others.append(entry.name)
+    if others:
+        raise _conflict(target, min(others))
+
+
+def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -> str:
+    """Draws digits and puts them shard by shard."""
+    _check_digits(train, test, seed)
+    if train < 10:
+        raise ConfigError(f"digits: {train} in shards; give at least 10, which are one of each")
+    _check_split(split, train)
+    bounds = _bounds(train, split)
+    parts = (digits.draw(stop - start, 2 * seed, start) for start, stop in bounds)
+    arrays = digits.draw(test, 2 * seed + 1)
+    tests = [idx.encode(array, compress=True) for array in arrays]
+    return _put_parts(target, parts, split, tests, _drawn(seed))
+
+
+def _put_shuffled(target: Storage, found: _Found, data: Dataset, seed: int, split: int) -> str:
+    """Puts images in shuffled order, so that all shards are alike."""
+    _check_split(split, len(data.train.labels))
+    shuffled = order.permutation(seed, 0, len(data.train.labels))
+    images, labels = data.train.images, data.train.labels.astype(np.uint8)
+    if images.shape[-1] == 1:
+        images = images[..., 0]
+    chosen = (shuffled[start:stop] for start, stop in _bounds(len(shuffled), split))
+    parts = ((images[rows], labels[rows]) for rows in chosen)
+    return _put_parts(target, parts, split, list(found.files.values())[2:], found.words)
+
+
+def _put_parts(
+    target: Storage,
+    parts: Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    count: int,
+    tests: Sequence[bytes],
+    words: str,
+) -> str:
+    """Puts one shard after the other, and the index last: without it, there is no dataset."""
+    there = dataset.locate(target)
+    for name, content in zip(FILES[2:], tests, strict=True):
+        if name in there:
+            [file] = dataset.parse({name: content}, target.uri)
+            _check_same(target, there[name], file.sha256)
+        else:
+            _create(target, name, content)
+    listed: list[shards.Shard] = []
+    shape, largest = (0, 0, 1), 0
+    for number, (images, labels) in enumerate(parts):
+        for name, array in zip(shards.names(number, count), (images, labels), strict=True):
+            _create(target, name, idx.encode(array))
+        listed.append(shards.Shard(len(labels), idx.sha256(images), idx.sha256(labels)))
+        height, width, channels = (*images.shape[1:], 1)[:3]
+        shape, largest = (height, width, channels), max(largest, int(labels.max()))
+    _create(target, shards.INDEX, shards.encode(shards.Index(shape, largest + 1, tuple(listed))))
+    stored = _describe(dataset.load(target.uri, validation=0))
+    return f"{target.uri}: {stored}, in {count} shards, {words}"
+
+
+def _bounds(count: int, split: int) -> list[tuple[int, int]]:
+    """First image and the one after the last, of each shard; sizes differ by one at most."""
+    ends = [count * number // split for number in range(split + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _check_split(split: int, images: int) -> None:
+    if not 1 <= split <= min(images, shards.MOST):
+        raise ConfigError(
+            f"shards: {split}: there are {images} training images; give 1 to"
+            f" {min(images, shards.MOST)}"
+        )
+
+
 def _describe(data: Dataset) -> str:
     size = "x".join(map(str, data.input_shape))
     return (
-        f"{len(data.train.images)} training and {len(data.test.images)} test images {size},"
+        f"{data.samples} training and {len(data.test.images)} test images {size},"
         f" {data.classes} classes, sha256 {data.sha256[:12]}"
     )
 
@@ -141,22 +242,35 @@ def _open(source: str) -> _Found:
             " or a folder or URI"
         )
     storage = open_storage(source)
+    if shards.locate(storage, 0):
+        raise ConfigError(
+            f"{storage.uri}: is in shards already; copy the folder as it is, with cp -r or"
+            " gcloud storage cp -r"
+        )
     return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}")
 
 
-def _draw(train_count: int, test_count: int, seed: int) -> _Found:
+def _check_digits(train_count: int, test_count: int, seed: int) -> None:
     if min(train_count, test_count) < 1 or not 0 <= seed < 1 << 63:
         raise ConfigError(
             f"digits: {train_count} for training and {test_count} for testing, seed {seed}; give"
             " counts of at least 1 and a seed of 0 to 2**63 - 1"
         )
+
+
+def _drawn(seed: int) -> str:
+    return f"digits drawn by the program from seed {seed}"
+
+
+def _draw(train_count: int, test_count: int, seed: int) -> _Found:
+    _check_digits(train_count, test_count, seed)
     files: dict[str, bytes] = {}
     # Even streams for training, odd ones for testing: no seed's test digits are another's
     # training digits.
     for stream, count in enumerate((train_count, test_count)):
         for array in digits.draw(count, 2 * seed + stream):
             files[f"{FILES[len(files)]}.gz"] = idx.encode(array, compress=True)
-    return _Found(files, "digits", f"digits drawn by the program from seed {seed}")
+    return _Found(files, "digits", _drawn(seed))
 
 
 def _choose(draw: Callable[[], _Found], mirrors: Sequence[str], seconds: float) -> _Found:

@@ -25,6 +25,7 @@ from trainer import (
     predictions,
     run,
     schedule,
+    stream,
 )
 from trainer.checkpoint import Checkpoint
 from trainer.cluster import Cluster
@@ -32,7 +33,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import Dataset, Split
 from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
 from trainer.eventlog import EventLog, Scored
-from trainer.loop import ChunkResult, Loop, State
+from trainer.loop import ChunkResult, Data, Loop, State
 from trainer.metrics import Score
 from trainer.predictions import Predictions
 from trainer.process import tell_parent
@@ -103,13 +104,15 @@ class Trainer:
         self.config_digest = config_digest
         self.reporter = reporter
         self.loop, self.names = assemble(config, dataset, make_strategy(cluster))
-        samples = len(dataset.train.labels)
+        samples = dataset.samples
         self.total = order.total_steps(samples, config.batch_size, config.epochs, config.steps)
         self.eval_steps = (
             max(1, round(config.eval_epochs * samples / config.batch_size))
             if config.eval_epochs and len(dataset.validation.labels)
             else 0
         )
+        self._stream = stream.Stream(dataset.shards, config, self.total) if dataset.shards else None
+        self._shared: tuple[stream.Buffer, Data] | None = None
         self.uploader = checkpoint.Uploader(reporter.warn)
         self._events: EventLog | None = None
         self._finished: Snapshot | None = None
@@ -139,6 +142,9 @@ class Trainer:
                 + (f"after step {step}" if step is not None else "before its first chunk")
                 + "; the same command goes on from there"
             ) from None
+        finally:
+            if self._stream:
+                self._stream.close()
 
     def _train(self, stop: threading.Event, started: float, first: bool) -> dict[str, Any]:
         at = self._restore()
@@ -270,7 +276,7 @@ class Trainer:
             self.reporter.say(f"resuming at step {at.step}", step=at.step)
 
     def _announce_plan(self) -> None:
-        samples, batch = len(self.dataset.train.labels), self.config.batch_size
+        samples, batch = self.dataset.samples, self.config.batch_size
         self.reporter.say(
             f"{self.config.model or self.config.preset}: {self.total} steps in "
             f"{self.total * batch / samples:.2f} epochs of {samples:,} images "
@@ -287,16 +293,20 @@ class Trainer:
 
     def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
         """Run the next chunk of steps."""
-        config, samples, began = self.config, len(self.dataset.train.labels), time.perf_counter()
+        config, began = self.config, time.perf_counter()
         end = order.chunk_end(at.step, self.total, config.chunk_steps, self.eval_steps)
+        if self._stream:
+            end = min(end, self._stream.end(at.step))
         count = end - at.step
+        indices, data = self._batches(at.step, count)
         state, chunk = self.loop.run_chunk(
             at.state,
-            order.batches(config.seed, samples, config.batch_size, at.step, count),
+            indices,
             schedule.learning_rates(config, self.total, at.step, count),
             order.seeds(config.seed, at.step, count, self.loop.generators),
             at.step,
             stop.is_set(),
+            data,
         )
         seconds = time.perf_counter() - began
         check_losses(chunk.losses, at.step, config, self.storage)
@@ -308,6 +318,16 @@ class Trainer:
             images_per_second=count * config.batch_size / seconds,
         )
         return chunk
+
+    def _batches(self, first: int, count: int) -> tuple[order.Indices, Data | None]:
+        """Return the samples of a chunk of steps, and what they are rows of unless the loop's."""
+        if self._stream is None:
+            samples, batch = self.dataset.samples, self.config.batch_size
+            return order.batches(self.config.seed, samples, batch, first, count), None
+        buffer, indices = self._stream.batches(first, count)
+        if self._shared is None or self._shared[0] is not buffer:  # windows take turns in two
+            self._shared = buffer, self.loop.share(*buffer)
+        return indices, self._shared[1]
 
     def _is_validation(self, step: int) -> bool:
         return bool(self.eval_steps) and (step % self.eval_steps == 0 or step == self.total)
@@ -328,7 +348,7 @@ class Trainer:
         return 0 < self.config.early_stopping <= len(since)
 
     def _record(self, at: Position, **figures: float) -> None:
-        epoch = at.step * self.config.batch_size / len(self.dataset.train.labels)
+        epoch = at.step * self.config.batch_size / self.dataset.samples
         at.records.append(
             {
                 "step": at.step,
@@ -397,8 +417,14 @@ class Trainer:
 
     def logits(self, state: State, split: Split) -> npt.NDArray[np.float32]:
         """Return the logits of a whole split, [n, classes], the same on every worker."""
-        shares = np.array_split(np.arange(len(split.labels), dtype=np.int32), self.cluster.workers)
-        mine = self.loop.logits(state, shares[self.cluster.rank] + np.int32(self._offset(split)))
+        first = self._offset(split)
+        return self._logits(state, np.arange(first, first + len(split.labels), dtype=np.int32))
+
+    def _logits(
+        self, state: State, indices: order.Indices, data: Data | None = None
+    ) -> npt.NDArray[np.float32]:
+        shares = np.array_split(indices, self.cluster.workers)
+        mine = self.loop.logits(state, shares[self.cluster.rank], data)
         longest = len(shares[0])
         padded = np.pad(mine, ((0, longest - len(mine)), (0, 0)))
         parts = self.loop.gather(padded.ravel()).reshape(len(shares), longest, -1)
@@ -407,6 +433,18 @@ class Trainer:
     def score(self, state: State, split: Split) -> Score:
         """Return exact figures over a whole split, the same on every worker."""
         return metrics.score(self.logits(state, split), split.labels)
+
+    def _score_training(self, state: State) -> tuple[float, int]:
+        """Return accuracy on training images, and on how many: all, or the first shards'."""
+        if self._stream is None:
+            return self.score(state, self.dataset.train).accuracy, self.dataset.samples
+        right = images = 0
+        for buffer, count in self._stream.sample():
+            rows = np.arange(count, dtype=np.int32)
+            logits = self._logits(state, rows, self.loop.share(*buffer))
+            right += int((logits.argmax(axis=1) == buffer.labels[:count]).sum())
+            images += count
+        return right / images, images
 
     def _offset(self, split: Split) -> int:
         before = {
@@ -437,17 +475,19 @@ class Trainer:
             self._describe(Predictions(chosen.step, digest, logits, labels))
             if self._events:
                 self._events.finish(at.records, Scored(chosen.step, logits, self.dataset.test))
+        train_accuracy, train_images = self._score_training(chosen.state)
         result: dict[str, Any] = {
             "preset": self.config.preset,
             "test_accuracy": test.accuracy,
             "test_loss": test.loss,
-            "train_accuracy": self.score(chosen.state, self.dataset.train).accuracy,
+            "train_accuracy": train_accuracy,
+            "train_accuracy_images": train_images,
         }
         if len(self.dataset.validation.labels):
             result["validation_accuracy"] = self.score(
                 chosen.state, self.dataset.validation
             ).accuracy
-        samples = len(self.dataset.train.labels)
+        samples = self.dataset.samples
         return result | {
             "steps": at.step,
             "selected_step": chosen.step,
@@ -491,12 +531,12 @@ def make_strategy(cluster: Cluster) -> Any:
 def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop, list[str]]:
     """Return the loop over a dataset, and the names of the state's tensors.
 
-    The loop's indices count training, then validation, then test images.
+    The loop's indices count training (unless in shards), then validation, then test images.
 
     Raises:
         ConfigError: the model cannot be built, or the batch does not fit data or replicas.
     """
-    order.check_batch(config.batch_size, len(dataset.train.labels), strategy.num_replicas_in_sync)
+    order.check_batch(config.batch_size, dataset.samples, strategy.num_replicas_in_sync)
     model = models.build(config, dataset.input_shape, dataset.classes)
     optimizer = optimizers.create(config)
     splits = (dataset.train, dataset.validation, dataset.test)

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trainer import dataset, order, process, progress, run
+from trainer import dataset, order, process, progress, run, stream
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
@@ -60,7 +60,9 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
     process.default_signals()
     reporter = _reporter(config, cluster)
     data = dataset.load(config.data, config.validation)
-    order.check_batch(config.batch_size, len(data.train.labels), cluster.workers)
+    order.check_batch(config.batch_size, data.samples, cluster.workers)
+    if data.shards:
+        stream.plan(data.shards, config)  # refused before TensorFlow is loaded
     storage = open_storage(run.uri(config))
     run.claim(storage, config, data.sha256, data.input_shape, data.classes)
     result = run.read_result(storage)

@@ -23,6 +23,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("epochs", 0, "Input should be greater than 0"),
     ("epochs", "nan", "Input should be a finite number"),
     ("steps", 1.5, "Input should be a valid integer, got a number with a fractional part"),
+    ("shuffle_shards", 0, "Input should be greater than or equal to 1"),
+    ("memory", 0, "Input should be greater than or equal to 1"),
     ("optimizer", "adamw", "Input should be 'sgd', 'adam' or 'adagrad'"),
     ("learning_rate", 0, "Input should be greater than 0"),
     ("learning_rate", float("inf"), "Input should be a finite number"),
@@ -113,7 +115,8 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
     assert FIELDS.keys() >= PLACEMENT
-    assert DEFAULTS.identity().keys() == FIELDS.keys() - PLACEMENT
+    assert DEFAULTS.identity().keys() == FIELDS.keys() - PLACEMENT - config.UNTOLD.keys()
+    assert config.parse({"shuffle_shards": 2}).identity()["shuffle_shards"] == 2
     moved = {
         "data": "gs://b/d",
         "run": "r",
@@ -123,6 +126,7 @@ def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
         "max_restarts": 3,
         "chunk_steps": 7,
         "checkpoint_steps": 8,
+        "memory": 9,
         "keep_checkpoints": 9,
         "log_format": "json",
         "ship_logs": True,

@@ -52,6 +52,15 @@ def test_any_count_is_a_balanced_beginning_of_a_longer_draw(count: int, seed: in
     np.testing.assert_array_equal(labels, more_labels[:count])
 
 
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(0, 1_100), first=st.integers(0, 1_600))
+def test_a_draw_may_begin_anywhere(count: int, first: int) -> None:
+    images, labels = digits.draw(count, 7, first)
+    all_images, all_labels = digits.draw(first + count, 7)
+    np.testing.assert_array_equal(images, all_images[first:])
+    np.testing.assert_array_equal(labels, all_labels[first:])
+
+
 def test_labels_are_shuffled(drawn: tuple[Bytes, Bytes]) -> None:
     tens = drawn[1].reshape(-1, 10)
     assert len(np.unique(tens, axis=0)) > 0.99 * len(tens)

@@ -11,8 +11,9 @@ LAYERS = (
     "errors",
     "config cluster order schedule metrics charts idx ink process rollcall gcs_server",
     "storage",
+    "shards",
     "presets dataset digits sources run checkpoint progress causes logs figures events predictions "
-    "augment optimizers picture page",
+    "augment optimizers picture page stream",
     "restore eventlog runs search",
     "models loop epilogue network compare",
     "train facts curves",

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from trainer import loop, optimizers, order
+from trainer import loop, optimizers, order, stream
 from trainer.config import parse
 from trainer.loop import ChunkResult, Loop, State
 
@@ -340,3 +340,22 @@ def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
     # One process is one worker, however many devices it has.
     values = np.array([3, -(2**62)], np.int64)
     np.testing.assert_array_equal(built(noisy, replicas).gather(values), [values])
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_data_may_be_given_later(replicas: int) -> None:
+    it = build(plain, replicas, images=np.zeros_like(IMAGES[:1]), labels=LABELS[:1])
+    whole = built(plain, replicas)
+    buffer = stream.allocate(SAMPLES, SHAPE)
+    data = it.share(*buffer)
+    buffer.images[:], buffer.labels[:] = IMAGES, LABELS
+    if replicas > 1:  # there it may be copied
+        data = it.share(*buffer)
+    state, wanted = it.place(it.initial_state()), whole.place(whole.initial_state())
+    indices = order.batches(1, SAMPLES, 16, 0, 4)
+    rates, seeds = np.full(4, RATE, np.float32), order.seeds(1, 0, 4, it.generators)
+    state, _ = it.run_chunk(state, indices, rates, seeds, 0, data=data)
+    wanted, _ = whole.run_chunk(wanted, indices, rates, seeds, 0)
+    assert bits(it.host_copy(state)) == bits(whole.host_copy(wanted))
+    rows = np.arange(SAMPLES, dtype=np.int32)
+    assert it.logits(state, rows, data).tobytes() == whole.logits(wanted, rows).tobytes()

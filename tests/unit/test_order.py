@@ -164,3 +164,91 @@ def test_a_batch_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         order.check_batch(*arguments)
+
+
+# Data in shards.
+
+
+@st.composite
+def sharded(draw: st.DrawFn) -> tuple[order.Windows, int, int]:
+    """Windows, a batch no larger than the smallest of them, and the steps of some epochs."""
+    counts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=9))
+    windows = order.Windows(draw(SEEDS), tuple(counts), draw(st.integers(1, len(counts))))
+    batch = draw(st.integers(1, windows.smallest))
+    return windows, batch, draw(st.integers(1, max(1, 3 * sum(counts) // batch)))
+
+
+def delivered(windows: order.Windows, batch: int, first: int, last: int) -> list[list[list[int]]]:
+    """Return the batches of steps as samples [shard, row], by a buffer that is filled by hand."""
+    batches: list[list[list[int]]] = []
+    while first < last:
+        window = windows.of_step(first, batch)
+        end = min(last, window.steps_done(batch))
+        buffer = [[-1, -1]] * (batch - 1) + rows_of(windows, window)
+        if carried := window.carried(batch):
+            before = windows.at(window.start - 1)
+            rows = rows_of(windows, before)
+            buffer[batch - 1 - carried : batch - 1] = [
+                rows[row] for row in windows.carry(before, batch)
+            ]
+        chosen = windows.batches(window, batch, first, end - first)
+        batches += [[buffer[row] for row in rows] for rows in chosen]
+        first = end
+    return batches
+
+
+def rows_of(windows: order.Windows, window: order.Window) -> list[list[int]]:
+    return [[shard, row] for shard in window.shards for row in range(windows.counts[shard])]
+
+
+@given(sharded())
+def test_every_sample_of_every_shard_comes_once_an_epoch(
+    run: tuple[order.Windows, int, int],
+) -> None:
+    windows, batch, steps = run
+    stream = [sample for each in delivered(windows, batch, 0, steps) for sample in each]
+    everything = [[shard, row] for shard, n in enumerate(windows.counts) for row in range(n)]
+    for start in range(0, len(stream), len(everything)):
+        epoch = stream[start : start + len(everything)]
+        assert len({tuple(sample) for sample in epoch}) == len(epoch)
+        if len(epoch) == len(everything):
+            assert sorted(epoch) == everything
+
+
+@given(sharded(), st.data())
+def test_a_resumed_run_takes_the_same_samples_of_shards(
+    run: tuple[order.Windows, int, int], data: st.DataObject
+) -> None:
+    windows, batch, steps = run
+    whole = delivered(windows, batch, 0, steps)
+    for first in data.draw(st.lists(st.integers(0, steps), max_size=4)):
+        assert delivered(windows, batch, first, steps) == whole[first:]
+
+
+@given(sharded())
+def test_a_window_has_as_many_samples_as_is_said(run: tuple[order.Windows, int, int]) -> None:
+    windows, _, _ = run
+    position, epoch = 0, sum(windows.counts)
+    while position < 2 * epoch:
+        window = windows.at(position)
+        assert (window.start, window.epoch) == (position, position // epoch)
+        assert windows.at(window.stop - 1) == window
+        samples = sum(windows.counts[shard] for shard in window.shards)
+        assert window.stop == position + samples
+        assert windows.smallest <= samples <= windows.largest
+        position = window.stop
+    assert position == 2 * epoch
+
+
+def test_epochs_and_windows_have_orders_of_their_own() -> None:
+    windows = order.Windows(1, (50,) * 20, 2)
+    each = [windows.at(position) for position in range(0, 2000, 100)]
+    assert [w.shards for w in each[:10]] != [w.shards for w in each[10:]]
+    orders = {windows.rows(window).tobytes() for window in each}
+    assert len(orders) == len(each)
+
+
+def test_the_order_of_shards_does_not_change_between_versions() -> None:
+    window = order.Windows(5, (3, 4, 5, 6), 2).at(18)
+    assert window == order.Window(1, 0, (3, 1), 18, 28)
+    assert order.Windows(5, (3, 4, 5, 6), 2).rows(window).tolist() == [9, 2, 3, 5, 1, 7, 4, 6, 0, 8]

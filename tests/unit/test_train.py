@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import checkpoint, metrics, order, run
+from tests.unit.test_order import delivered
+from trainer import checkpoint, dataset, idx, metrics, order, run, shards, stream
 from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, Split
@@ -69,11 +70,13 @@ def train(folder: Path, *, stop_after: int | None = None, **settings: Any) -> di
     return train_on(open_storage(str(folder)), config, stop_after)
 
 
-def train_on(storage: Any, config: TrainConfig, stop_after: int | None = None) -> dict[str, Any]:
+def train_on(
+    storage: Any, config: TrainConfig, stop_after: int | None = None, data: Dataset = DATA
+) -> dict[str, Any]:
     stop = threading.Event()
     listener = Listener(stop, stop_after)
-    digest = run.claim(storage, config, DATA.sha256)
-    return Trainer(config, ALONE, DATA, storage, digest, listener).train(stop, started=0.0)
+    digest = run.claim(storage, config, data.sha256)
+    return Trainer(config, ALONE, data, storage, digest, listener).train(stop, started=0.0)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -96,6 +99,84 @@ def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path:
         assert result["weights_sha256"] == whole["weights_sha256"]
         assert result["test_loss"] == whole["test_loss"]
         assert records(folder) == records(tmp_path / "whole")
+
+
+COUNTS = (50, 20, 40, 57)  # DATA's training and validation images, cut
+
+
+@pytest.fixture
+def in_shards(tmp_path: Path) -> Dataset:
+    """DATA in shards, the images for validation first, as in the whole."""
+    parts, whole = tmp_path / "data", (DATA.validation, DATA.train)
+    parts.mkdir()
+    images = np.concatenate([part.images for part in whole])[..., 0]
+    labels = np.concatenate([part.labels for part in whole]).astype(np.uint8)
+    listed, first = [], 0
+    for number, count in enumerate(COUNTS):
+        pair = images[first : first + count], labels[first : first + count]
+        for name, array in zip(shards.names(number, len(COUNTS)), pair, strict=True):
+            (parts / name).write_bytes(idx.encode(array))
+        listed.append(shards.Shard(count, *(idx.sha256(array) for array in pair)))
+        first += count
+    index = shards.Index((6, 6, 1), 4, tuple(listed))
+    (parts / shards.INDEX).write_bytes(shards.encode(index))
+    test = DATA.test.images[..., 0], DATA.test.labels.astype(np.uint8)
+    for name, array in zip(dataset.FILES[2:], test, strict=True):
+        (parts / name).write_bytes(idx.encode(array))
+    return dataset.load(str(parts), validation=37)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_out_of_shards_a_model_is_trained_on_the_order_as_if_all_were_in_memory(
+    each: int, in_shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse(SETTINGS | {"batch_size": 12, "shuffle_shards": each, "validation": 37})
+    found = train_on(open_storage(str(tmp_path / "shards")), config, data=in_shards)
+    assert in_shards.shards is not None
+    counts = in_shards.shards.counts
+    stream = delivered(order.Windows(config.seed, counts, each), 12, 0, 24)
+    starts = [0, *np.cumsum(counts)]
+    wanted = np.array([[starts[shard] + row for shard, row in step] for step in stream], np.int32)
+
+    def batches(_: int, samples: int, batch: int, first: int, count: int) -> order.Indices:
+        assert (samples, batch) == (130, 12)
+        return wanted[first : first + count]
+
+    monkeypatch.setattr(order, "batches", batches)
+    whole = train_on(open_storage(str(tmp_path / "whole")), config)
+    for name in ("weights_sha256", "test_loss", "train_accuracy", "train_accuracy_images"):
+        assert found[name] == whole[name]
+    assert found["validation_accuracy"] == whole["validation_accuracy"]
+    assert found["epochs"] == whole["epochs"]
+
+
+def test_stopped_within_any_window_a_run_ends_as_if_nothing_had_happened(
+    in_shards: Dataset, tmp_path: Path
+) -> None:
+    config = parse(SETTINGS | {"batch_size": 12, "validation": 37})
+    whole = train_on(open_storage(str(tmp_path / "whole")), config, data=in_shards)
+    ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
+    of_windows = [end for end in ends[:-1] if end % 4]
+    assert len(set(of_windows)) > 2
+    for end in {4, of_windows[0], of_windows[-1]}:
+        storage = open_storage(str(tmp_path / str(end)))
+        with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
+            train_on(storage, config, end, in_shards)
+        result = train_on(storage, config, data=in_shards)
+        assert result["weights_sha256"] == whole["weights_sha256"]
+        assert records(tmp_path / str(end)) == records(tmp_path / "whole")
+
+
+def test_early_stopping_leaves_the_windows_in_order(
+    in_shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SCORED", 20)  # the first two shards
+    config = parse(SETTINGS | {"batch_size": 12, "validation": 37, "early_stopping": 1})
+    config = config.model_copy(update={"steps": 2000, "learning_rate": 0.1})
+    result = train_on(open_storage(str(tmp_path / "run")), config, data=in_shards)
+    assert result["steps"] < 2000
+    assert result["train_accuracy_images"] == 33
+    assert result["train_accuracy"] > 0.5
 
 
 def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
