@@ -277,7 +277,7 @@ def test_the_page_s_snippets_run_where_the_trainer_is_not(
     np.save(tmp_path / "wanted.npy", kept.logits[:300].argmax(axis=1))
     blocks = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     assert len(blocks) == 3
-    assert all(block.count("\n") <= 5 for block in blocks)
+    assert all(len(block.split("\n")) <= 8 for block in blocks)
     script = "import importlib.util\nassert importlib.util.find_spec('trainer') is None\n"
     for block in blocks:
         if "onnxruntime" not in block or "onnx" in formats():

@@ -40,4 +40,4 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
     code, out, err = processes.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"report in {run}/report.html"
-    assert (run / "report.html").read_text().count("<section") == page.count("<section")
+    assert "Confusion matrix" in (run / "report.html").read_text()

@@ -224,7 +224,7 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path) -> None:
         taken = str(urllib.parse.urlparse(shown._url).port)
         code, out, err = processes.run("tensorboard", "--run", str(tmp_path), "--port", taken)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert f"port: {taken}: cannot be had on 127.0.0.1: Address already in use" in err
+        assert f"port: {taken}: cannot be had on '127.0.0.1': Address already in use" in err
 
 
 def test_tensorboard_ends_with_us_however_we_end(tmp_path: Path) -> None:
