@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 150.0  # seconds after which a test process is killed
+LIMIT = 300.0  # seconds after which a test process is killed
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what would make a trainer part of a gang."""
-    ours = ("JOB_COMPLETION_INDEX", "TRAINYARD_", "TF_CONFIG")
+    # MAKE and ARGS are of the `make test` that we may be below.
+    ours = ("JOB_COMPLETION_INDEX", "TRAINYARD_", "TF_CONFIG", "MAKE", "MFLAGS", "ARGS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**env, "PYTHONPATH": str(ROOT), **(extra or {})}
 

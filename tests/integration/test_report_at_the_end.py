@@ -1,6 +1,5 @@
 """A run ends with its report, and ends as well without it."""
 
-import shutil
 from pathlib import Path
 
 from tests import processes
@@ -31,13 +30,6 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
 
     (run / "report.html").unlink()
     code, out, err = processes.run(*arguments)  # finished; what is missing is made
-    assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == f"report in {run}/report.html"
-    page = (run / "report.html").read_text()
-    assert "Confusion matrix" in page
-
-    shutil.rmtree(run)
-    code, out, err = processes.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"report in {run}/report.html"
     assert "Confusion matrix" in (run / "report.html").read_text()

@@ -16,7 +16,7 @@ from trainer import checkpoint
 from trainer.gcs_server import Fault, GCSServer
 
 # How many runs are stopped; the figures in docs/reliability.md are from 300.
-STOPS = int(os.environ.get("TRAINYARD_STOPS", "3"))
+STOPS = int(os.environ.get("TRAINYARD_STOPS", "2"))
 SEED = int(os.environ.get("TRAINYARD_STOP_SEED", "0"))
 BORN = 0.1  # seconds until Python runs our first line; before, SIGTERM ends any process
 

@@ -161,7 +161,7 @@ def kill_after_a_part(job: tuple[str, ...], server: GCSServer, env: Mapping[str,
 
 
 def test_a_run_in_a_bucket_is_followed_through_kills(digits: Path, tmp_path: Path) -> None:
-    model = ("--model", "tests.tiny:noisy", "--steps", "3000", "--eval-epochs", "25")
+    model = ("--model", "tests.tiny:noisy", "--steps", "1500", "--eval-epochs", "25")
     job = (*JOB, *model, "--data", str(digits))
     code, _, err = processes.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")
@@ -178,7 +178,7 @@ def test_a_run_in_a_bucket_is_followed_through_kills(digits: Path, tmp_path: Pat
 
             processes.wait_until(lambda: last_point() == first, 60)
             second = kill_after_a_part(stored, server, env)
-            assert first < second < 3000
+            assert first < second < 1500
             processes.wait_until(lambda: last_point() == second, 60)
             code, _, err = processes.run(*stored, env=env)
             assert (code, err) == (0, "")

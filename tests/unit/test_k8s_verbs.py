@@ -14,6 +14,7 @@ import yaml
 
 from k8s import doctor, follow, submit
 from k8s.__main__ import main
+from tests import processes
 from tests.apiserver import ApiServer, Fault
 from tests.controller import Controller
 from tests.runfiles import PLAIN
@@ -209,11 +210,13 @@ def test_pods_of_an_earlier_run_of_the_name_are_waited_for(
         api.add(pod)
 
     def end() -> None:
-        time.sleep(0.3)
+        # It asks for them once or twice when it looks around, and then again and again.
+        processes.wait_until(lambda: sum(r.resource == "pods" for r in api.requests[seen:]) > 4)
         assert ("Job", "default", "mnist") not in api.objects
         for pod in old:
             del api.objects["Pod", "default", pod["metadata"]["name"]]
 
+    seen = len(api.requests)
     thread = threading.Thread(target=end)
     thread.start()
     assert main(["submit", str(run_file)]) == 0

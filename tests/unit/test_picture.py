@@ -119,7 +119,7 @@ def test_the_place_on_the_paper_changes_nothing(
     image = large(number)
     left, top, right, bottom = border
     moved = np.pad(image, ((top, bottom), (left, right)))
-    assert apart(prepared(moved), prepared(image)) < 25
+    assert apart(prepared(moved), prepared(image)) < 12  # a faint row more of ink makes up to 11
     box = digits(Image.fromarray(moved), "moved")[0].box
     there = digits(Image.fromarray(image), "image")[0].box
     assert np.abs(np.subtract(box, there) - (left, top, left, top)).max() <= 2
@@ -130,7 +130,7 @@ def test_the_place_on_the_paper_changes_nothing(
 def test_whole_multiples_of_the_size_change_little(number: int, times: int) -> None:
     image = large(number, 2)
     scaled = image.repeat(times, axis=0).repeat(times, axis=1)
-    assert apart(prepared(scaled), prepared(image)) < 25
+    assert apart(prepared(scaled), prepared(image)) < 18
 
 
 @pytest.mark.parametrize("kind", hostile.KINDS)

@@ -158,7 +158,7 @@ def test_stopped_within_any_window_a_run_ends_as_if_nothing_had_happened(
     ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
     of_windows = [end for end in ends[:-1] if end % 4]
     assert len(set(of_windows)) > 2
-    for end in {4, of_windows[0], of_windows[-1]}:
+    for end in {4, of_windows[-1]}:
         storage = open_storage(str(tmp_path / str(end)))
         with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
             train_on(storage, config, end, in_shards)
