@@ -13,7 +13,7 @@ rank 0's supervisor on port + number of workers.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.errors import ConfigError
@@ -42,6 +42,17 @@ class Cluster:
     def workers(self) -> int:
         """Number of workers, the world size."""
         return len(self.addresses)
+
+    def part(self, cores: Sequence[int]) -> list[int]:
+        """Return this worker's part of a machine's cores, at least one.
+
+        The parts of the ranks are apart, and all of one size or one more, unless there are more
+        workers than cores.
+        """
+        if len(cores) < self.workers:
+            return [cores[self.rank % len(cores)]]
+        first, after = (len(cores) * r // self.workers for r in (self.rank, self.rank + 1))
+        return list(cores[first:after])
 
     def tf_config(self) -> str:
         """Return the value of TF_CONFIG that makes TensorFlow form this gang."""

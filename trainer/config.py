@@ -28,6 +28,7 @@ PLACEMENT = frozenset(
         "report",
         "tensorboard",
         "memory",
+        "threads",
     }
 )
 
@@ -83,7 +84,9 @@ class TrainConfig(BaseModel):
         "float32", description="of the layers' arithmetic; bfloat16 is for GPUs"
     )
     xla: Literal["auto", "on", "off"] = Field(
-        "auto", description="compile with XLA; auto: on GPUs, and on CPUs for dense models"
+        "auto",
+        description="compile with XLA; auto: on GPUs, and on CPUs where one device trains a "
+        "model without convolutions",
     )
     eval_epochs: float = Field(
         1.0, ge=0, description="epochs between validations; 0: only at the end"
@@ -122,6 +125,13 @@ class TrainConfig(BaseModel):
         400,
         ge=1,
         description="most that training images take on a worker, where the data are in shards, MiB",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="threads of TensorFlow's operators on a worker; 0: one for each core, of which "
+        "the workers of a local gang get a part each",
     )
     report: bool = Field(True, description="write RUN/report.html at the end")
 

@@ -89,15 +89,12 @@ class Loop:
         weights = {id(v) for v in model.non_trainable_weights}
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
-        # With several replicas the collective stands between two compiled halves of a step.
+        self.xla = xla
         whole = xla and self.replicas == 1
-        self._gradients = (
-            _graph(self._gradients_of, jit_compile=True)
-            if xla and not whole
-            else self._gradients_of
-        )
-        # On its own XLA always wins here: it makes one kernel of a dozen small operations.
-        self._apply = self._apply_to if whole else _graph(self._apply_to, jit_compile=True)
+        self._gradients, self._apply = self._gradients_of, self._apply_to
+        if xla and not whole:  # the collective stands between two compiled halves of a step
+            self._gradients = _graph(self._gradients_of, jit_compile=True)
+            self._apply = _graph(self._apply_to, jit_compile=True)
         self._chunk = _graph(self._chunk_of, jit_compile=whole)
         self._logits = _graph(self._logits_of, jit_compile=whole)
         self._gather_values = _graph(self._gather_of)

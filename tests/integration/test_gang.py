@@ -140,6 +140,10 @@ def test_one_rank_asked_to_stop_leaves_and_the_gang_waits_for_its_successor(
     run = tmp_path / "run"
     with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
         processes.wait_until(has_metrics(run))
+        parts = [os.sched_getaffinity(pid) for pid in processes.workers(gang.pid).values()]
+        if len(os.sched_getaffinity(0)) > 1:
+            assert set.union(*parts) == os.sched_getaffinity(0)
+            assert not set.intersection(*parts)
         before = processes.supervisors(gang.pid)
         os.kill(before[1], signal.SIGTERM)
         processes.wait_until(lambda: attempts(run))

@@ -116,3 +116,21 @@ def test_the_roll_calls_port_must_exist_too() -> None:
     assert from_environment(environment(0, 3, 65532)) is not None
     message = refusal(environment(0, 3, 65533))
     assert message == "TRAINYARD_PORT: '65533': must be a whole number from 1 to 65532"
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_workers_of_a_machine_take_all_of_its_cores_and_none_twice(
+    workers: int, count: int
+) -> None:
+    cores = list(range(100, 100 + count))
+    parts = [
+        Cluster(rank, ("host:1",) * workers, local=True).part(cores) for rank in range(workers)
+    ]
+    taken = [core for part in parts for core in part]
+    if count >= workers:
+        assert taken == cores
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    else:
+        assert set(taken) == set(cores)
+        assert {len(part) for part in parts} == {1}
+        assert max(map(taken.count, cores)) - min(map(taken.count, cores)) <= 1
