@@ -158,7 +158,7 @@ def logs(options: argparse.Namespace) -> int:
         return _follow(cluster, name, deadline, with_logs=True, rank=options.rank)
     pods = observe.pods(cluster, job)
     lines = printing.from_pods(cluster, pods, options.rank, previous=options.previous)
-    if printing.show(lines, Screen(name, workers)):
+    if printing.show(lines, Screen(workers)):
         return 0
     if options.previous:
         raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
@@ -169,7 +169,7 @@ def _stored_logs(folder: "Storage", rank: int | None) -> int:
     from k8s import logs as printing
     from k8s.screen import Screen
 
-    printing.show_stored(folder, rank, Screen("", 1))
+    printing.show_stored(folder, rank, Screen(1))
     return 0
 
 

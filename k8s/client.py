@@ -26,7 +26,6 @@ KINDS = {
     "Pod": ("v1", "pods", True),
     "Service": ("v1", "services", True),
     "ConfigMap": ("v1", "configmaps", True),
-    "Secret": ("v1", "secrets", True),
     "ServiceAccount": ("v1", "serviceaccounts", True),
     "Event": ("v1", "events", True),
     "Namespace": ("v1", "namespaces", False),
@@ -35,7 +34,6 @@ KINDS = {
     "LimitRange": ("v1", "limitranges", True),
     "Job": ("batch/v1", "jobs", True),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies", True),
-    "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
     "LocalQueue": ("kueue.x-k8s.io/v1beta1", "localqueues", True),
     "Workload": ("kueue.x-k8s.io/v1beta1", "workloads", True),
 }
@@ -120,16 +118,14 @@ class Cluster:
                 return None
             raise
 
-    def list(
-        self, kind: str, *, labels: str = "", fields: str = "", all_namespaces: bool = False
-    ) -> list[Object]:
-        """Return all objects of a kind that match a label and a field selector.
+    def list(self, kind: str, *, labels: str = "", all_namespaces: bool = False) -> list[Object]:
+        """Return all objects of a kind that match a label selector.
 
         The API server leaves ``kind`` and ``apiVersion`` out of a list's items. A kind of Kueue's
         that the cluster does not know has no objects.
         """
         path = self._route(kind, namespace="" if all_namespaces else None)
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
+        query = {"labelSelector": labels, "limit": str(PAGE)}
         items: list[Object] = []
         while True:
             try:
@@ -162,9 +158,9 @@ class Cluster:
         self.warnings += _warnings(response.headers.getlist("Warning"))
         return _object(response.data)
 
-    def patch(self, kind: str, name: str, patch: Object, *, dry_run: bool = False) -> Object:
+    def patch(self, kind: str, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch (RFC 7386); return the object as stored."""
-        return self._json("PATCH", self._route(kind, name=name), _dry(dry_run), patch)
+        return self._json("PATCH", self._route(kind, name=name), {}, patch)
 
     def delete(self, kind: str, name: str) -> bool:
         """Delete an object, and in the background what it owns; False where there is none."""
@@ -182,7 +178,6 @@ class Cluster:
         pod: str,
         *,
         follow: bool = False,
-        previous: bool = False,
         tail: int | None = None,
         since: str | None = None,
     ) -> Iterator[tuple[str, str]]:
@@ -194,7 +189,6 @@ class Cluster:
         Args:
             pod: its name.
             follow: wait for more lines.
-            previous: of the container before its last restart.
             tail: the last lines only.
             since: lines later than this only. The API counts in whole seconds; lines of the
                 same second that were received before are left out here.
@@ -204,7 +198,6 @@ class Cluster:
         """
         query = {"container": CONTAINER, "timestamps": "true", "sinceTime": since or ""}
         query |= {"follow": "true"} if follow else {}
-        query |= {"previous": "true"} if previous else {}
         query |= {"tailLines": str(tail)} if tail is not None else {}
         path = self._route("Pod", name=pod) + "/log"
         try:

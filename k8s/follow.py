@@ -103,7 +103,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._job = submit.find(self.cluster, self.name)
-        self._screen = Screen(self.name, view.workers(self._job))
+        self._screen = Screen(view.workers(self._job))
         self._streams = Streams(self.cluster)
         self._progress = view.Progress()
         self._phase = ""

@@ -17,8 +17,7 @@ WARNING = "yellow"
 class Screen:
     """Lines on standard output; on a terminal rank 0's figures are a bar below them."""
 
-    def __init__(self, name: str, workers: int) -> None:
-        self._name = name
+    def __init__(self, workers: int) -> None:
         self._width = len(str(max(0, workers - 1)))
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar: Bar | None = None

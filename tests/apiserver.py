@@ -39,7 +39,6 @@ KINDS = {
     ("v1", "pods"): "Pod",
     ("v1", "services"): "Service",
     ("v1", "configmaps"): "ConfigMap",
-    ("v1", "secrets"): "Secret",
     ("v1", "serviceaccounts"): "ServiceAccount",
     ("v1", "events"): "Event",
     ("v1", "namespaces"): "Namespace",
@@ -48,11 +47,10 @@ KINDS = {
     ("v1", "limitranges"): "LimitRange",
     ("batch/v1", "jobs"): "Job",
     ("networking.k8s.io/v1", "networkpolicies"): "NetworkPolicy",
-    ("scheduling.k8s.io/v1", "priorityclasses"): "PriorityClass",
     ("kueue.x-k8s.io/v1beta1", "localqueues"): "LocalQueue",
     ("kueue.x-k8s.io/v1beta1", "workloads"): "Workload",
 }
-CLUSTER_WIDE = {"Namespace", "Node", "PriorityClass"}
+CLUSTER_WIDE = {"Namespace", "Node"}
 REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -154,7 +152,7 @@ class ApiServer:
     Tests read and change the attributes at any time:
 
     - ``objects[kind, namespace, name]``; the namespace is "" for kinds outside of namespaces.
-    - ``logs[pod]`` and ``previous[pod]``: (time, line) pairs; see ``push`` and ``end``.
+    - ``logs[pod]``: (time, line) pairs; see ``push`` and ``end``.
     - ``faults``: the first one that strikes counts; ``requests``: all that arrived, in order.
     - ``token``: "" takes any; another one answers 401 to all others.
     - ``denied``: (verb, resource) pairs that RBAC refuses, such as ("get", "pods/log").
@@ -165,7 +163,6 @@ class ApiServer:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.logs: dict[str, list[tuple[str, str]]] = {}
-        self.previous: dict[str, list[tuple[str, str]]] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.token = ""
@@ -279,8 +276,7 @@ class ApiServer:
         if self.token and request.token != self.token:
             raise RefusedError(401, "Unauthorized")
         self._authorize(request)
-        pod, query = request.name, request.query
-        logs = self.previous if query.get("previous") == "true" else self.logs
+        pod, query, logs = request.name, request.query, self.logs
         if pod not in logs:
             raise self._no_log(request)
         first = max(0, len(logs[pod]) - int(query.get("tailLines", 10**9)))
@@ -301,8 +297,6 @@ class ApiServer:
         if ("Pod", request.namespace, request.name) not in self.objects:
             return _missing(request)
         container = f'container "trainer" in pod "{request.name}"'
-        if request.query.get("previous") == "true":
-            return RefusedError(400, f"previous terminated {container} not found")
         return RefusedError(400, f"{container} is waiting to start: ContainerCreating")
 
     def _kind(self, request: Request) -> str:
@@ -382,7 +376,6 @@ class ApiServer:
             if other == kind
             and request.namespace in ("", namespace)
             and selected(obj["metadata"].get("labels", {}), request.query.get("labelSelector", ""))
-            and selected(flat(obj), request.query.get("fieldSelector", ""))
         ]
         start = int(base64.b64decode(request.query.get("continue", "")) or 0)
         end = start + (int(request.query.get("limit", 0)) or len(found))
@@ -423,17 +416,6 @@ def merge(old: Any, patch: Any) -> Any:
     return new
 
 
-def flat(obj: Object, prefix: str = "") -> dict[str, str]:
-    """The fields of an object by dotted path, as field selectors name them."""
-    fields: dict[str, str] = {}
-    for key, value in obj.items():
-        if isinstance(value, dict):
-            fields |= flat(value, f"{prefix}{key}.")
-        else:
-            fields[prefix + key] = str(value)
-    return fields
-
-
 def second(stamp: str) -> datetime | None:
     """The whole second of an RFC 3339 time, or None for another text."""
     parts = re.fullmatch(r"([-\d]{10}T[:\d]{8})(?:\.\d+)?(Z|[-+]\d\d:\d\d)", stamp)
@@ -441,7 +423,7 @@ def second(stamp: str) -> datetime | None:
 
 
 def selected(values: dict[str, str], selector: str) -> bool:
-    """Whether labels or fields meet a selector: a=b, a!=b, a, !a, a in (b,c), a notin (b,c)."""
+    """Whether labels meet a selector: a=b, a!=b, a, !a, a in (b,c), a notin (b,c)."""
     for term in re.findall(r"(?:\([^)]*\)|[^,(])+", selector):
         if several := re.fullmatch(r"\s*(\S+) (in|notin) \(([^)]*)\)\s*", term):
             key, how, listed = several.groups()

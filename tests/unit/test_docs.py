@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.__main__ import _parser
+from trainer import arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -67,7 +67,7 @@ def test_make_knows_its_targets(command: str) -> None:
 def test_the_trainer_takes_its_commands(command: str) -> None:
     words = shlex.split(command.partition(" #")[0].replace("...", "more"))[3:]
     if "--help" not in words:
-        assert _parser().parse_args(words).run_command
+        assert arguments.create().parse_args(words).command
 
 
 def test_pictures_are_small() -> None:

@@ -20,6 +20,7 @@ LAYERS = (
     "evaluate report export predict tensorboard sweep worker supervisor",
     "gang terminal",
     "chaos",
+    "arguments",
     "__main__",
 )
 LAYER = {module: place for place, layer in enumerate(LAYERS) for module in layer.split()}

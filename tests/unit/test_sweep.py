@@ -8,8 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import __main__ as main
-from trainer import presets, search, sweep
+from trainer import arguments, presets, search, sweep
 from trainer.config import PLACEMENT
 from trainer.errors import ConfigError
 
@@ -159,7 +158,7 @@ settings_of = st.fixed_dictionaries(
 @given(settings_of)
 def test_a_runs_arguments_mean_exactly_its_settings(settings: dict[str, Any]) -> None:
     config = presets.configure({"validation": 100, "eval_epochs": 1.0, **settings}, {})
-    options = main._parser().parse_args(search.arguments(config))
+    options = arguments.create().parse_args(search.arguments(config))
     flags = {n: v for n in type(config).model_fields if (v := getattr(options, n)) is not None}
     assert presets.configure({}, flags) == config
 
