@@ -1,6 +1,6 @@
 """A side: one of two processes that add up vectors, by the means that the arguments name.
 
-    python -m benchmarks.allreduce tensorflow|torch|sockets|"round trip" RANK PORT
+    python -m benchmarks.allreduce ring|tensorflow|torch|sockets|"round trip" RANK PORT
 
 ``torch`` runs where nothing of the trainer is installed, so each imports what it needs itself.
 Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
@@ -21,8 +21,32 @@ Sums = Callable[[int, int], object]  # takes floats and repeats
 PATIENCE = 60.0  # seconds for the other process to be there
 
 
+def ring(rank: int, port: int) -> Sums:
+    """Return sums by the trainer's ring."""
+    import numpy as np
+
+    from trainer.ring import Ring
+
+    there = connected(rank, port)
+
+    def gather(own: Any) -> Any:
+        there.sendall(own.tobytes())
+        other = np.frombuffer(there.recv(own.nbytes, socket.MSG_WAITALL), own.dtype)
+        return np.stack([own, other] if rank == 0 else [other, own])
+
+    mine = Ring(rank, ("127.0.0.1",) * 2, ("127.0.0.1", 0), gather)
+
+    def sums(floats: int, repeats: int) -> None:
+        values = np.ones(floats, np.float32)
+        for _ in range(repeats):
+            values = mine.sum(values)
+            values /= 2
+
+    return sums
+
+
 def tensorflow(rank: int, port: int) -> Sums:
-    """Return sums by the strategy that the trainer uses, in a loop of the graph."""
+    """Return sums by TensorFlow's collective, in a loop of the graph."""
     import tensorflow as tf
 
     from trainer.cluster import Cluster
@@ -135,6 +159,7 @@ def exchange(there: socket.socket, ours: bytearray, theirs: bytearray) -> None:
 
 
 KINDS: dict[str, Callable[[int, int], Sums]] = {
+    "ring": ring,
     "tensorflow": tensorflow,
     "torch": torch,
     "sockets": sockets,

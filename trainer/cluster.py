@@ -6,10 +6,10 @@ The contract is that of a Kubernetes Indexed Job with a headless Service of the 
     TRAINYARD_WORKERS      number of workers
     TRAINYARD_SERVICE      name of the Service; worker r answers at SERVICE-r.SERVICE
     TRAINYARD_PORT         port every worker listens on, default 2222; rank 0's supervisor
-                           listens on the next one
+                           listens on the next one, and the workers' ring on the one after
 
 With the service ``localhost`` all workers share one machine, rank r listens on port + r, and
-rank 0's supervisor on port + number of workers.
+rank 0's supervisor on port + number of workers; the ring takes free ports.
 """
 
 import json
@@ -54,6 +54,18 @@ class Cluster:
         first, after = (len(cores) * r // self.workers for r in (self.rank, self.rank + 1))
         return list(cores[first:after])
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Host of each worker, by rank."""
+        return tuple(address.rpartition(":")[0].strip("[]") for address in self.addresses)
+
+    @property
+    def ring_address(self) -> tuple[str, int]:
+        """Where this worker's place in the ring is called; port 0 stands for a free one."""
+        # The port of a pod is known ahead, for its NetworkPolicy.
+        port = int(self.addresses[self.rank].rpartition(":")[2]) + 2
+        return (self.hosts[self.rank], 0) if self.local else ("", port)
+
     def tf_config(self) -> str:
         """Return the value of TF_CONFIG that makes TensorFlow form this gang."""
         return json.dumps(
@@ -88,7 +100,7 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
     workers = _number(env, "TRAINYARD_WORKERS", 1, 1024, "1")
     rank = _number(env, "JOB_COMPLETION_INDEX", 0, workers - 1)
     service = env.get("TRAINYARD_SERVICE", "")
-    last_port = 65535 - (workers if service == LOCAL else 1)
+    last_port = 65535 - (workers if service == LOCAL else 2)
     port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
     if workers == 1:
         return Cluster(0, (f"localhost:{port}",), local=True)

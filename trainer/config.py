@@ -29,6 +29,7 @@ PLACEMENT = frozenset(
         "tensorboard",
         "memory",
         "threads",
+        "all_reduce",
     }
 )
 
@@ -87,6 +88,11 @@ class TrainConfig(BaseModel):
         "auto",
         description="compile with XLA; auto: on GPUs, and on CPUs where one device trains a "
         "model without convolutions",
+    )
+    all_reduce: Literal["auto", "ring", "tensorflow"] = Field(
+        "auto",
+        description="how workers add up their gradients: by a ring of our own or by TensorFlow's "
+        "collectives; auto: ring on CPUs",
     )
     eval_epochs: float = Field(
         1.0, ge=0, description="epochs between validations; 0: only at the end"

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from trainer import stream
 from trainer.optimizers import Optimizer, Tensor
+from trainer.ring import Ring
 
 EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
 EVAL_CALL = 10  # such batches in one graph call
@@ -90,6 +91,7 @@ class Loop:
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
         self.xla = xla
+        self.ring: Ring | None = None  # sums in place of the strategy, if it is given in time
         whole = xla and self.replicas == 1
         self._gradients, self._apply = self._gradients_of, self._apply_to
         if xla and not whole:  # the collective stands between two compiled halves of a step
@@ -268,10 +270,16 @@ class Loop:
             flat = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in values], 0)
             # Each replica's loss is already its share of the global mean; the layers' running
             # statistics are averaged by the same sum.
-            flat = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+            flat = self._sum(flat, context)
             gradients, buffers, loss, accuracy, stop = _unflatten(flat, values, len(gradients))
         state = self._apply(state, gradients, buffers, rate, step)
         return state, loss, accuracy, stop
+
+    def _sum(self, flat: Tensor, context: Any) -> Tensor:
+        """Return the sum of all replicas' vectors."""
+        if self.ring is None:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        return tf.ensure_shape(tf.numpy_function(self.ring.sum, [flat], tf.float32), flat.shape)
 
     def _gradients_of(
         self, state: State, images: Tensor, labels: Tensor, seeds: Tensor, replica: Tensor

@@ -38,6 +38,7 @@ from trainer.metrics import Score
 from trainer.predictions import Predictions
 from trainer.process import tell_parent
 from trainer.progress import Reporter
+from trainer.ring import Ring, RingError
 from trainer.storage import Storage
 
 # What TensorFlow raises on a worker whose peer is gone.
@@ -133,20 +134,26 @@ class Trainer:
         """
         try:
             return self._train(stop, started, first)
-        except PEER_LOST as error:
-            if self.cluster.workers == 1:
+        except (*PEER_LOST, RingError, tf.errors.UnknownError) as error:
+            why = self._lost_peer(error)
+            if why is None:
                 raise
             step = self.rescue()
             raise StoppedError(
-                f"rank {self.cluster.rank} lost a peer ({type(error).__name__}) "
+                f"rank {self.cluster.rank} lost a peer ({why}) "
                 + (f"after step {step}" if step is not None else "before its first chunk")
                 + "; the same command goes on from there"
             ) from None
         finally:
             if self._stream:
                 self._stream.close()
+            if self.loop.ring:
+                self.loop.ring.close()
 
     def _train(self, stop: threading.Event, started: float, first: bool) -> dict[str, Any]:
+        if self._wants_ring():
+            gang = self.cluster
+            self.loop.ring = Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
         at = self._restore()
         self._announce(at, first)
         if self.cluster.rank == 0:
@@ -177,6 +184,30 @@ class Trainer:
         if not self._meet() and run.read_result(self.storage) is None:
             raise StoppedError(f"rank {self.cluster.rank} lost a peer before the result was stored")
         return result
+
+    def _lost_peer(self, error: Exception) -> str | None:
+        """Return how a peer was lost, or None where the error means something else."""
+        if self.cluster.workers == 1:
+            return None
+        if isinstance(error, PEER_LOST):
+            return type(error).__name__
+        if isinstance(error, RingError):
+            return str(error)
+        # What the ring raises inside of the graph comes out of it as an unknown error.
+        broken = self.loop.ring.error if self.loop.ring else None
+        return str(broken) if broken else None
+
+    def _wants_ring(self) -> bool:
+        """Whether gradients are summed by our own ring, see benchmarks/results.md.
+
+        GPUs have NCCL, and a ring needs a neighbour.
+        """
+        if self.cluster.workers == 1 or self.loop.local_replicas > 1:
+            return False
+        on_gpus = bool(tf.config.list_physical_devices("GPU"))
+        return self.config.all_reduce == "ring" or (
+            self.config.all_reduce == "auto" and not on_gpus
+        )
 
     @property
     def finished_step(self) -> int | None:
@@ -291,9 +322,10 @@ class Trainer:
             workers=self.cluster.workers,
         )
         device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        threads = _threads()
+        threads, all_reduce = _threads(), "ring" if self.loop.ring else "TensorFlow"
         self.reporter.say(
-            f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}",
+            f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
+            + (f", all-reduce: {all_reduce}" if self.cluster.workers > 1 else ""),
             device=device,
             threads=threads,
             xla=self.loop.xla,

@@ -90,9 +90,9 @@ def test_a_gang_of_one_needs_no_service() -> None:
         ("TRAINYARD_WORKERS", "1025", 1, 1024),
         ("TRAINYARD_WORKERS", "two", 1, 1024),
         ("TRAINYARD_WORKERS", "2.0", 1, 1024),
-        ("TRAINYARD_PORT", "0", 1, 65534),
-        ("TRAINYARD_PORT", "65535", 1, 65534),
-        ("TRAINYARD_PORT", " 4000", 1, 65534),
+        ("TRAINYARD_PORT", "0", 1, 65533),
+        ("TRAINYARD_PORT", "65535", 1, 65533),
+        ("TRAINYARD_PORT", " 4000", 1, 65533),
     ],
 )
 def test_a_variable_out_of_range_is_named(changed: str, value: str, low: int, high: int) -> None:

@@ -95,7 +95,8 @@ def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     assert gang.addresses[3] == "fashion-3.fashion:2222"
     assert gang.roll_call == "fashion-0.fashion:2223"
     ports = {port["containerPort"] for port in container["ports"]}
-    assert ports == {2222, 2223}
+    assert gang.ring_address == ("", 2224)
+    assert ports == {2222, 2223, 2224}
 
 
 def test_the_config_is_what_the_run_file_says() -> None:

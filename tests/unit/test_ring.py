@@ -1,0 +1,126 @@
+"""The ring among threads, over real sockets."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer import ring
+from trainer.ring import Ring, RingError, Vector
+
+LIMIT = 30.0
+Rows = npt.NDArray[np.int64]
+
+
+def meeting(count: int) -> Callable[[int], Callable[[Rows], Rows]]:
+    """Return a function that gives each rank its ``gather`` among threads."""
+    rows: list[Rows] = [np.empty(0, np.int64)] * count
+    barrier = threading.Barrier(count)
+
+    def gather_of(rank: int) -> Callable[[Rows], Rows]:
+        def gather(own: Rows) -> Rows:
+            rows[rank] = own
+            barrier.wait(LIMIT)
+            return np.stack(rows)
+
+        return gather
+
+    return gather_of
+
+
+@contextlib.contextmanager
+def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[Ring]]]:
+    gather_of, hosts = meeting(count), ["127.0.0.1"] * count
+    with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
+        made = pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), gather_of(r)), range(count))
+        yield pool, [stack.enter_context(each) for each in made]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.lists(st.integers(1, 5000), min_size=1, max_size=3))
+def test_all_get_the_same_bits_of_the_sum(count: int, sizes: list[int]) -> None:
+    with joined(count) as (pool, rings):
+        for turn, size in enumerate(sizes):
+            random = np.random.default_rng([turn, size])
+            vectors = random.normal(size=(count, size)).astype(np.float32)
+            before = vectors.copy()
+            sums = list(pool.map(lambda r: rings[r].sum(vectors[r]), range(count)))  # noqa: B023
+            assert len({each.tobytes() for each in sums}) == 1
+            np.testing.assert_allclose(sums[0], vectors.sum(axis=0, dtype=float), atol=1e-5)
+            assert np.array_equal(vectors, before)
+
+
+def test_more_than_the_sockets_hold_passes() -> None:
+    with joined(2) as (pool, rings):
+        vectors = np.random.default_rng(1).normal(size=(2, 4_000_000)).astype(np.float32)
+        one, two = pool.map(lambda r: rings[r].sum(vectors[r]), range(2))
+        assert np.array_equal(one, vectors[0] + vectors[1])
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_worker_is_noticed_by_its_neighbours(lost: int) -> None:
+    vector = np.ones(1000, np.float32)
+
+    def fail(each: Ring) -> RingError:
+        with pytest.raises(RingError, match="the ring is broken: ") as caught:
+            each.sum(vector)
+        each.close()  # as the process does that ends then
+        assert each.error is caught.value
+        return caught.value
+
+    with joined(3) as (pool, rings):
+        rings[lost].close()
+        left = [each for rank, each in enumerate(rings) if rank != lost]
+        assert len(list(pool.map(fail, left))) == 2
+
+
+def test_a_stranger_is_not_let_in() -> None:
+    gather_of, hosts = meeting(2), ["127.0.0.1"] * 2
+    strangers: list[socket.socket] = []
+
+    def with_strangers(rank: int) -> Callable[[Rows], Rows]:
+        def gather(own: Rows) -> Rows:
+            for said in (b"", b"x" * ring.TOKEN, b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100):
+                strangers.append(socket.create_connection(("127.0.0.1", int(own[0])), LIMIT))
+                strangers[-1].sendall(said)
+                strangers[-1].shutdown(socket.SHUT_WR)
+            return gather_of(rank)(own)
+
+        return gather
+
+    with ThreadPoolExecutor(2) as pool:
+        rings = list(pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), with_strangers(r)), range(2)))
+        one, two = pool.map(lambda r: rings[r].sum(np.full(3, r, np.float32)), range(2))
+        assert one.tolist() == two.tolist() == [1.0] * 3
+    for each in rings:
+        each.close()
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_neighbour_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring, "CONNECT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def gather(own: Rows) -> Rows:
+            return np.stack([own, np.array([port, *own[1:]], np.int64)])
+
+        with pytest.raises(RingError, match=r"the worker before did not call port \d+$"):
+            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+    with pytest.raises(RingError, match=r"rank 1 cannot be reached at 127.0.0.1:\d+: "):
+        Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+
+
+def test_vectors_are_float32() -> None:
+    vector: Vector = np.ones(3, np.float32)
+    with joined(2) as (pool, rings):
+        assert {r.dtype for r in pool.map(lambda each: each.sum(vector), rings)} == {vector.dtype}
