@@ -202,7 +202,7 @@ class Trainer:
 
         GPUs have NCCL, and a ring needs a neighbour.
         """
-        if self.cluster.workers == 1 or self.loop.local_replicas > 1:
+        if self.loop.replicas == 1 or self.loop.local_replicas > 1:
             return False
         on_gpus = bool(tf.config.list_physical_devices("GPU"))
         return self.config.all_reduce == "ring" or (
