@@ -108,16 +108,17 @@ def test_a_stranger_is_not_let_in() -> None:
 
 def test_a_neighbour_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "CONNECT", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # refuses until it listens, and nobody else gets its port
 
         def gather(own: Rows) -> Rows:
-            return np.stack([own, np.array([port, *own[1:]], np.int64)])
+            return np.stack([own, np.array([other.getsockname()[1], *own[1:]], np.int64)])
 
+        with pytest.raises(RingError, match=r"rank 1 cannot be reached at 127.0.0.1:\d+: "):
+            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+        other.listen()
         with pytest.raises(RingError, match=r"the worker before did not call port \d+$"):
             Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
-    with pytest.raises(RingError, match=r"rank 1 cannot be reached at 127.0.0.1:\d+: "):
-        Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
 
 
 def test_vectors_are_float32() -> None:
