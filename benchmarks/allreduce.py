@@ -50,10 +50,12 @@ def tensorflow(rank: int, port: int) -> Sums:
     import tensorflow as tf
 
     from trainer.cluster import Cluster
-    from trainer.train import make_strategy
+    from trainer.devices import keep_to_part, make_strategy
 
     addresses = tuple(f"127.0.0.1:{port + r}" for r in range(2))
-    strategy = make_strategy(Cluster(rank, addresses, local=True))
+    cluster = Cluster(rank, addresses, local=True)
+    tf.config.threading.set_intra_op_parallelism_threads(keep_to_part(cluster))
+    strategy = make_strategy(cluster)
 
     def add(values: Any) -> Any:
         context = tf.distribute.get_replica_context()

@@ -28,6 +28,7 @@ from benchmarks.common import Spread, table, take_turns
 from trainer import checkpoint, dataset, eventlog, presets, run
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
+from trainer.devices import set_threads
 from trainer.loop import ChunkResult
 from trainer.storage import open_storage
 from trainer.train import Position, Trainer
@@ -313,6 +314,7 @@ def in_process(chosen: argparse.Namespace) -> None:
     config = configured(chosen, chosen.in_process, 3 if chosen.quick else 20)
     data, storage = dataset.load(config.data, config.validation), open_storage(config.run)
     digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    set_threads(config, ALONE, data)
     trainer = Trainer(config, ALONE, data, storage, digest, Silent())
     trainer.train(threading.Event(), time.time())
 

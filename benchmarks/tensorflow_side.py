@@ -22,8 +22,9 @@ from trainer.augment import Warp
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
+from trainer.devices import make_strategy, set_threads
 from trainer.optimizers import ADAGRAD_START
-from trainer.train import assemble, make_strategy
+from trainer.train import assemble
 
 PROBE = 2000  # images whose loss is looked at
 TOTAL = 10**6  # steps of the schedule; it is constant
@@ -152,6 +153,7 @@ def main() -> None:
     kind, settings, uri = sys.argv[1:]
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
+    set_threads(config, ALONE, data)
     side: Ours | Fit = Ours(config, data) if kind == "ours" else Fit(config, data)
     serve(answers(side, data.train.labels))
 

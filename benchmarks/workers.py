@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -100,13 +100,17 @@ def compare(case: Case, data: str, rounds: int) -> list[str]:
 def scale(case: Case, data: str, rounds: int) -> list[str]:
     """Return a line of the table of one core against two."""
     first, second, *_ = sorted(os.sched_getaffinity(0))
-    one, two = partial(train, case, data, [first]), partial(train, case, data, [first, second])
-    rates = take_turns({"one": one, "two": two}, rounds)
+    lone = itertools.cycle(([first], [second]))  # the cores need not be equally fast
+    work = {
+        "one": lambda: train(case, data, next(lone)),
+        "two": lambda: train(case, data, [first, second]),
+    }
+    rates = take_turns(work, rounds)
     spreads = [Spread.of(rates[name]).text() for name in ("one", "two")]
     return [case.title, *spreads, ratios(rates["two"], rates["one"]).text(".2f")]
 
 
-def train(case: Case, data: str, cores: list[int | None]) -> float:
+def train(case: Case, data: str, cores: Sequence[int | None]) -> float:
     """Run a gang of ours with a core for each worker, or None, and return images per second."""
     count, port = len(cores), common.free_ports(len(cores) + 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -137,7 +137,7 @@ class TrainConfig(BaseModel):
         ge=0,
         le=1024,
         description="threads of TensorFlow's operators on a worker; 0: one for each core, of which "
-        "the workers of a local gang get a part each",
+        "the workers of a local gang get a part each; only one where steps are small",
     )
     report: bool = Field(True, description="write RUN/report.html at the end")
 

@@ -10,9 +10,10 @@ from trainer import checkpoint, dataset, metrics
 from trainer.checkpoint import Checkpoint
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
+from trainer.devices import make_strategy
 from trainer.errors import ConfigError
 from trainer.restore import Restored, restore
-from trainer.train import assemble, make_strategy, named, unnamed
+from trainer.train import assemble, named, unnamed
 
 
 @dataclass(frozen=True)

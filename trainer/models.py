@@ -6,6 +6,8 @@ and prediction all start from the same bytes.
 """
 
 import importlib
+import itertools
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -192,6 +194,28 @@ BUILDERS: dict[str, Builder] = {
     "cnn": cnn,
     "cnn-best": cnn_best,
 }
+
+
+# Units of the hidden layers of the presets that are dense throughout.
+HIDDEN: dict[str, tuple[int, ...]] = {
+    "softmax": (),
+    "single-layer": (),
+    "linear-512-256-128": (512, 256, 128),
+    "mlp-100": (100,),
+    "mlp-65-65": (65, 65),
+    "dnn-128-32": (128, 32),
+}
+
+
+def multiply_adds(config: TrainConfig, input_shape: Shape, classes: int) -> int | None:
+    """Return how many a dense preset takes forward for one image, None for any other model.
+
+    It is known without building the model, which is too late to choose threads.
+    """
+    if config.model is not None or config.preset not in HIDDEN:
+        return None
+    widths = (math.prod(input_shape), *HIDDEN[config.preset], classes)
+    return sum(before * after for before, after in itertools.pairwise(widths))
 
 
 def _sequential(input_shape: Shape, *stack: Any) -> Any:

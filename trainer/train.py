@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import tensorflow as tf
 import trainer
 from trainer import (
     checkpoint,
+    devices,
     eventlog,
     metrics,
     models,
@@ -104,7 +104,7 @@ class Trainer:
         self.storage = storage
         self.config_digest = config_digest
         self.reporter = reporter
-        self.loop, self.names = assemble(config, dataset, make_strategy(cluster, config.threads))
+        self.loop, self.names = assemble(config, dataset, devices.make_strategy(cluster))
         samples = dataset.samples
         self.total = order.total_steps(samples, config.batch_size, config.epochs, config.steps)
         self.eval_steps = (
@@ -204,9 +204,8 @@ class Trainer:
         """
         if self.loop.replicas == 1 or self.loop.local_replicas > 1:
             return False
-        on_gpus = bool(tf.config.list_physical_devices("GPU"))
         return self.config.all_reduce == "ring" or (
-            self.config.all_reduce == "auto" and not on_gpus
+            self.config.all_reduce == "auto" and not devices.on_gpus()
         )
 
     @property
@@ -321,8 +320,8 @@ class Trainer:
             replicas=self.loop.replicas,
             workers=self.cluster.workers,
         )
-        device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        threads, all_reduce = _threads(), "ring" if self.loop.ring else "TensorFlow"
+        device = "GPU" if devices.on_gpus() else "CPU"
+        threads, all_reduce = devices.threads(), "ring" if self.loop.ring else "TensorFlow"
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
             + (f", all-reduce: {all_reduce}" if self.cluster.workers > 1 else ""),
@@ -549,47 +548,6 @@ class Trainer:
         }
 
 
-def make_strategy(cluster: Cluster, threads: int = 0) -> Any:
-    """Return the strategy for this gang and this machine's devices.
-
-    Several workers: MultiWorkerMirroredStrategy, which waits until all have joined. One worker:
-    MirroredStrategy over several GPUs, else the default strategy.
-
-    Args:
-        cluster: the gang.
-        threads: of TensorFlow's operators; 0 for what the machine has, of which the workers of a
-            local gang are kept to a part each.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        tf.config.experimental.enable_op_determinism()
-    if not threads and cluster.local and cluster.workers > 1 and not gpus:
-        # Each process takes all cores otherwise, and they are in each other's way.
-        threads = _keep_to_part(cluster)
-    if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-    if cluster.workers > 1:
-        os.environ["TF_CONFIG"] = cluster.tf_config()
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
-
-
-def _threads() -> int:
-    """Return how many threads one of TensorFlow's operators may use."""
-    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")  # as the manifest of a Job sets it
-    told: int = tf.config.threading.get_intra_op_parallelism_threads()
-    return told or (int(asked) if asked.isdecimal() else 0) or (os.cpu_count() or 1)
-
-
-def _keep_to_part(cluster: Cluster) -> int:
-    """Keep this process to its part of the cores, and return how many these are."""
-    if not hasattr(os, "sched_setaffinity"):  # macOS
-        return max(1, (os.cpu_count() or 1) // cluster.workers)
-    part = cluster.part(sorted(os.sched_getaffinity(0)))
-    os.sched_setaffinity(0, part)
-    return len(part)
-
-
 def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop, list[str]]:
     """Return the loop over a dataset, and the names of the state's tensors.
 
@@ -609,7 +567,7 @@ def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop
         np.concatenate([split.images for split in splits]),
         np.concatenate([split.labels for split in splits]),
         chunk_steps=config.chunk_steps,
-        xla=_is_xla_faster(model, strategy) if config.xla == "auto" else config.xla == "on",
+        xla=devices.is_xla_faster(model, strategy) if config.xla == "auto" else config.xla == "on",
         label_smoothing=config.label_smoothing,
     )
     parameters = [variable.path for variable in model.trainable_variables]
@@ -618,17 +576,6 @@ def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop
     names += [f"buffers/{variable.path}" for variable in model.non_trainable_weights]
     assert len(set(names)) == len(names), "variable paths must be unique"
     return loop, names
-
-
-def _is_xla_faster(model: Any, strategy: Any) -> bool:
-    """Whether XLA makes steps faster, see benchmarks/results.md.
-
-    On CPUs it has no match for oneDNN's convolutions, and where a collective parts the step in
-    two, calling the halves takes what they gain.
-    """
-    if tf.config.list_physical_devices("GPU"):
-        return True
-    return strategy.num_replicas_in_sync == 1 and not models.has_convolutions(model)
 
 
 def named(state: State, names: list[str]) -> Arrays:

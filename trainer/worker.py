@@ -159,8 +159,10 @@ def _work(
     result = run.read_result(storage)  # there, if the gang broke at the very end
     if result is None:
         with contextlib.closing(reporter):
+            from trainer.devices import set_threads
             from trainer.train import Trainer
 
+            set_threads(config, cluster, data)
             trainer = Trainer(config, cluster, data, storage, config_digest, reporter)
             tell_parent(event="joined")
             orders.trainer = trainer

@@ -17,6 +17,7 @@ LAYERS = (
     "augment optimizers picture page stream",
     "restore eventlog runs search",
     "models loop epilogue network compare",
+    "devices",
     "train facts curves",
     "evaluate report export predict tensorboard sweep worker supervisor",
     "gang terminal",
@@ -35,14 +36,14 @@ WITHIN = {
 }
 # Who may import a package, at any place in the module.
 OWNERS: dict[str, set[str]] = {
-    "tensorflow": {"augment", "optimizers", "loop", "train", "export"},
+    "tensorflow": {"augment", "optimizers", "loop", "devices", "train", "export"},
     "keras": {"augment", "models", "export"},
     "google": {"storage"},
     "kubernetes": set(),
     "k8s": set(),
     "tensorboard": {"events"},
 }
-WITH_TENSORFLOW = {"augment", "optimizers", "models", "loop", "train", "evaluate"}
+WITH_TENSORFLOW = {"augment", "optimizers", "models", "loop", "devices", "train", "evaluate"}
 
 MODULES = sorted(path.stem for path in (ROOT / "trainer").glob("*.py") if path.stem != "__init__")
 

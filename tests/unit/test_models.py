@@ -1,6 +1,5 @@
 import gc
 import importlib
-import itertools
 import math
 import sys
 from pathlib import Path
@@ -20,15 +19,6 @@ gc.freeze()  # every build collects garbage: not among TensorFlow's own objects,
 
 MNIST = ((28, 28, 1), 10)
 OTHER = ((20, 24, 3), 4)
-# Units of the dense layers before the output.
-HIDDEN: dict[str, tuple[int, ...]] = {
-    "softmax": (),
-    "single-layer": (),
-    "linear-512-256-128": (512, 256, 128),
-    "mlp-100": (100,),
-    "mlp-65-65": (65, 65),
-    "dnn-128-32": (128, 32),
-}
 
 
 def build(shape: models.Shape = MNIST[0], classes: int = MNIST[1], **settings: Any) -> Any:
@@ -45,7 +35,7 @@ def images(shape: models.Shape, count: int = 3) -> npt.NDArray[np.uint8]:
 
 def test_every_preset_has_a_model() -> None:
     assert models.BUILDERS.keys() == PRESETS.keys()
-    assert HIDDEN.keys() == PRESETS.keys() - {"cnn", "cnn-best"}
+    assert models.HIDDEN.keys() == PRESETS.keys() - {"cnn", "cnn-best"}
 
 
 @pytest.mark.parametrize("case", [MNIST, OTHER])
@@ -57,10 +47,9 @@ def test_a_preset_takes_images_of_any_shape(preset: str, case: tuple[models.Shap
     assert logits.shape == (3, classes)
     assert logits.dtype == np.float32
     assert models.has_convolutions(model) == preset.startswith("cnn")
-    if preset in HIDDEN:
-        sizes = [math.prod(shape), *HIDDEN[preset], classes]
-        wanted = sum(a * b + b for a, b in itertools.pairwise(sizes))
-        assert model.count_params() == wanted
+    kernels = [v.shape for v in model.trainable_variables if v.path.endswith("kernel")]
+    wanted = sum(map(math.prod, kernels)) if preset in models.HIDDEN else None
+    assert models.multiply_adds(parse({"preset": preset}), shape, classes) == wanted
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -15,9 +15,10 @@ from trainer import checkpoint, dataset, idx, metrics, order, run, shards, strea
 from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, Split
+from trainer.devices import make_strategy
 from trainer.errors import ConfigError, StoppedError, UnavailableError
 from trainer.storage import LocalStorage, open_storage
-from trainer.train import Trainer, assemble, make_strategy
+from trainer.train import Trainer, assemble
 
 RNG = np.random.default_rng(5)
 CENTRES = RNG.integers(0, 200, (4, 6, 6, 1))
