@@ -7,7 +7,16 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("throughput", "time_to_accuracy", "workers", "safeties", "startup", "limits")
+NAMES = (
+    "throughput",
+    "time_to_accuracy",
+    "workers",
+    "safeties",
+    "startup",
+    "limits",
+    "streaming",
+    "scaling",
+)
 
 
 def main() -> int:

@@ -11,12 +11,14 @@ import functools
 import json
 import os
 import platform
+import resource
 import select
 import signal
 import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,16 +177,46 @@ def serve(work: Callable[..., Answer]) -> None:
         answers.flush()
 
 
+def run(command: Sequence[str], limit: float) -> resource.struct_rusage:
+    """Run a command to its end and return what it used, its children included.
+
+    Raises:
+        RuntimeError: it failed, or took longer than the limit (seconds) and was killed.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    timer = threading.Timer(limit, _end, [process.pid])
+    timer.start()
+    try:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        timer.cancel()
+        kill(process)
+    if process.returncode:
+        raise RuntimeError(f"{command}: exit code {process.returncode}")
+    return used
+
+
 def kill(process: subprocess.Popen[Any]) -> None:
     """SIGKILL a process and all below it: TensorFlow swallows SIGTERM, and children lead sessions.
 
     It need not run any more; what it has left behind ends by itself, see trainer/process.py.
     """
     if process.poll() is None:
-        for pid in (process.pid, *descendants(process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _end(process.pid)
     process.wait()
+
+
+def _end(pid: int) -> None:
+    for each in (pid, *descendants(pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import common
+from benchmarks.allreduce import FLOATS
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.tensorflow_side import Ours
 from benchmarks.throughput import settings_of
@@ -29,7 +30,6 @@ from trainer.presets import PRESETS
 COPIES = (16, 64)  # of a product in one graph call, at least and at most
 ENOUGH = 1e9  # floating-point operations beside which a call costs nothing
 SECONDS = 1.0  # of one turn
-FLOATS = {"softmax": 7_850, "mlp-100": 79_510, "cnn": 79_786, "4 MB": 1_000_000}
 WHOLE = 4  # bytes of a float
 
 

@@ -12,9 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import threading
@@ -279,22 +277,7 @@ def whole_run(chosen: argparse.Namespace, *, supervised: bool) -> tuple[float, f
             command = [sys.executable, "-m", "benchmarks.safeties", "--preset", chosen.preset]
             command += ["--data", chosen.data, "--in-process", folder]
             command += ["--quick"] * chosen.quick
-        process = subprocess.Popen(
-            command,
-            cwd=common.ROOT,
-            env=common.environment(),
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        timer = threading.Timer(LIMIT, common.kill, [process])
-        timer.start()
-        try:
-            # The usage of a process that has ended includes its children's.
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        finally:
-            timer.cancel()
-        assert process.returncode == 0, f"{command}: exit code {process.returncode}"
+        used = common.run(command, LIMIT)
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     seconds = [json.loads(each)["train_seconds"] for each in lines]
     wall = (seconds[-1] - seconds[0]) / (len(seconds) - 1)

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
-from benchmarks import common, safeties, throughput, time_to_accuracy, workers
+from benchmarks import common, safeties, scaling, throughput, time_to_accuracy, workers
 from benchmarks.__main__ import NAMES
 from benchmarks.common import Side, Spread
 from benchmarks.time_to_accuracy import NEVER, Reached
@@ -91,6 +92,16 @@ def test_kill_takes_all_below_also_in_other_sessions() -> None:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(child)
+
+
+def test_a_command_tells_what_it_and_its_children_used() -> None:
+    fill = "b'x' * 50_000_000"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {fill!r}])"
+    assert common.run([sys.executable, "-c", code], 60).ru_maxrss > 50_000_000 / 1024
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        common.run([sys.executable, "-c", "raise SystemExit(3)"], 60)
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        common.run([sys.executable, "-c", "import time; time.sleep(600)"], 0.2)
 
 
 def alive(pid: int) -> bool:
@@ -189,6 +200,28 @@ def test_the_products_of_a_step_are_all_there_and_can_be_computed() -> None:
     for product in [*dense, *convolutions, *of("cnn-best", 2)]:
         result = product.compute(*map(tf.zeros, product.shapes))
         assert result.shape.num_elements() > 0
+
+
+def test_the_costs_of_a_step_are_found_again_in_steps_that_they_make() -> None:
+    costs = scaling.Costs(step=1e-3, image=60e-6, hop=40e-6)
+    measured = {
+        (count, batch): scaling.step_seconds(costs, count, batch, crowd=scaling.crowd(count, 2))
+        for count in scaling.WORKERS
+        for batch in scaling.BATCHES
+    }
+    assert measured[1, 96] == pytest.approx(1e-3 + 96 * 60e-6)
+    assert measured[4, 96] == pytest.approx(2 * (1e-3 + 24 * 60e-6) + 6 * 40e-6)
+    assert astuple(scaling.fit(measured, 2)) == pytest.approx(astuple(costs))
+
+
+def test_a_ring_sends_each_worker_the_vector_twice_less_its_own_part() -> None:
+    free = scaling.Costs(0.0, 0.0, 0.0)
+    slow = scaling.Network(latency=0.0, bandwidth=4e6)  # a million floats a second
+    for count in (1, 2, 4):
+        seconds = scaling.step_seconds(free, count, 4, floats=1000, network=slow)
+        assert seconds == pytest.approx(2e-3 * (count - 1) / count)
+    far = scaling.Network(latency=1e-4, bandwidth=float("inf"))
+    assert scaling.step_seconds(free, 64, 64, network=far) == pytest.approx(126e-4)
 
 
 def test_all_benchmarks_and_presets_are_there() -> None:
