@@ -39,7 +39,7 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 presets: $(VENV)/trainer  ## Train every preset, write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
 
-bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure against Keras and PyTorch (2 hours)
+bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure against Keras and PyTorch (2 hours, 6.4 GB)
 	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
 chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, compare weights (10 minutes)

@@ -289,7 +289,7 @@ def machine() -> str:
     versions.append(f"PyTorch {pytorch_version() or ABSENT}")
     return (
         f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB; "
-        f"{platform.system()} {platform.release()}; {', '.join(versions)}; "
+        f"{platform.system()} {platform.release().partition('-')[0]}; {', '.join(versions)}; "
         f"{now}, load {load:.2f} at the start"
     )
 

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling --data URI
 
 A worker has one thread and is kept to a core; where there are more workers than cores, they share.
-docs/scaling.md says what follows from it, and what it leaves out.
+XLA is off, as it is in gangs on CPUs, so that one worker does what several do.
 """
 
 import argparse
@@ -32,6 +32,15 @@ FIXED, OWN = 2048, 256  # images of a global batch, and of each worker's part of
 BETWEEN_FAILURES = 54 * 24 * 3600 * 16_384 / 419
 PREEMPTED = 24 * 3600.0  # seconds a worker lasts where each is taken away once a day
 RESTART = 5.0  # seconds without progress after a fault, see docs/reliability.md
+
+
+class Plain(Case):
+    """A case without XLA."""
+
+    @property
+    def flags(self) -> list[str]:
+        """Arguments of a run of ours."""
+        return [*super().flags, "--xla", "off"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ def measure(
     cores = sorted(os.sched_getaffinity(0))
     work: dict[tuple[int, int], Callable[[], float]] = {}
     for batch in batches:
-        case = Case(preset, batch, 3 if chosen.quick else max(4, IMAGES // CHUNKS // batch))
+        case = Plain(preset, batch, 3 if chosen.quick else max(4, IMAGES // CHUNKS // batch))
         for workers in gangs:
             places = [cores[rank % len(cores)] for rank in range(workers)]
             work[workers, batch] = partial(train, case, chosen.data, places)

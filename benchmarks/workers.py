@@ -77,7 +77,7 @@ def main() -> None:
     body = [
         table(["model", "trainyard", "PyTorch DDP, gloo", "times DDP"], against),
         "Two workers kept to a core each against one worker kept to one core, with the same "
-        "global batch:",
+        "global batch (XLA compiles the steps of one worker of `mlp-100`, not those of a gang):",
         table(["model", "one worker, one core", "two workers, two cores", "times one"], scaling),
     ]
     common.publish(chosen, "Two workers", about, "\n\n".join(body))
