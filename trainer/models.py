@@ -208,9 +208,9 @@ HIDDEN: dict[str, tuple[int, ...]] = {
 
 
 def multiply_adds(config: TrainConfig, input_shape: Shape, classes: int) -> int | None:
-    """Return how many a dense preset takes forward for one image, None for any other model.
+    """Return the multiply-adds of one image's forward pass, None unless the preset is dense.
 
-    It is known without building the model, which is too late to choose threads.
+    The model need not be built: once it is, TensorFlow's threads can no longer be chosen.
     """
     if config.model is not None or config.preset not in HIDDEN:
         return None

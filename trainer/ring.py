@@ -15,8 +15,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -125,17 +123,6 @@ class Ring:
         """Leave the ring."""
         self._left.close()
         self._right.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _call(host: str, port: int, rank: int) -> socket.socket:

@@ -40,7 +40,7 @@ def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[Ring]]]:
     gather_of, hosts = meeting(count), ["127.0.0.1"] * count
     with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
         made = pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), gather_of(r)), range(count))
-        yield pool, [stack.enter_context(each) for each in made]
+        yield pool, [stack.enter_context(contextlib.closing(each)) for each in made]
 
 
 @settings(max_examples=25, deadline=None)
@@ -89,9 +89,10 @@ def test_a_stranger_is_not_let_in() -> None:
     def with_strangers(rank: int) -> Callable[[Rows], Rows]:
         def gather(own: Rows) -> Rows:
             for said in (b"", b"x" * ring.TOKEN, b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100):
-                strangers.append(socket.create_connection(("127.0.0.1", int(own[0])), LIMIT))
-                strangers[-1].sendall(said)
-                strangers[-1].shutdown(socket.SHUT_WR)
+                stranger = socket.create_connection(("127.0.0.1", int(own[0])), LIMIT)
+                strangers.append(stranger)
+                stranger.sendall(said)
+                stranger.shutdown(socket.SHUT_WR)
             return gather_of(rank)(own)
 
         return gather
