@@ -153,7 +153,8 @@ def main() -> None:
     kind, settings, uri = sys.argv[1:]
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
-    set_threads(config, ALONE, data)
+    if kind == "ours" or config.preset in models.HIDDEN:  # the threads of parts are no help to fit
+        set_threads(config, ALONE, data)
     side: Ours | Fit = Ours(config, data) if kind == "ours" else Fit(config, data)
     serve(answers(side, data.train.labels))
 

@@ -136,8 +136,9 @@ class TrainConfig(BaseModel):
         0,
         ge=0,
         le=1024,
-        description="threads of TensorFlow's operators on a worker; 0: one for each core, of which "
-        "the workers of a local gang get a part each; only one where steps are small",
+        description="threads that a worker computes on; 0: one for each core, of which the workers "
+        "of a local gang get a part each; only one where steps are small. Presets with "
+        "convolutions have each compute a part of the batch",
     )
     report: bool = Field(True, description="write RUN/report.html at the end")
 

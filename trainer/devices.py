@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import models
+from trainer import models, parts
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
@@ -22,10 +22,11 @@ def on_gpus() -> bool:
 
 
 def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None:
-    """Choose how many threads an operator of TensorFlow may use, before its first one runs.
+    """Choose what TensorFlow's threads do, before its first operator runs.
 
     The workers of a local gang are kept to a part of the cores each: they would all take all
-    cores, and be in each other's way.
+    cores, and be in each other's way. Where a model convolves, the threads take a part of the
+    batch each, see ``parts``, in place of one operator all together.
     """
     count = config.threads
     if not count and not on_gpus():
@@ -33,8 +34,26 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
             count = keep_to_part(cluster) if cluster.local else 0
         elif _is_small(config, dataset):
             count = 1
+    if _is_cut(config) and not on_gpus():
+        total = count or threads()
+        cut = parts.count(total, config.batch_size // cluster.workers)
+        if cut > 1:
+            tf.config.threading.set_inter_op_parallelism_threads(cut)
+            count = total // cut
     if count:
         tf.config.threading.set_intra_op_parallelism_threads(count)
+
+
+def _is_cut(config: TrainConfig) -> bool:
+    """Return whether steps are computed in parts: presets with convolutions, which are in a row."""
+    convolves = config.model is None and config.preset not in models.HIDDEN
+    return convolves and config.precision == "float32" and config.xla != "on"
+
+
+def parts_of(config: TrainConfig) -> int:
+    """Return in how many parts a replica's batch is computed, as ``set_threads`` chose."""
+    chosen: int = tf.config.threading.get_inter_op_parallelism_threads()
+    return chosen if chosen and _is_cut(config) else 1
 
 
 def _is_small(config: TrainConfig, dataset: Dataset) -> bool:
@@ -45,7 +64,7 @@ def _is_small(config: TrainConfig, dataset: Dataset) -> bool:
 def keep_to_part(cluster: Cluster) -> int:
     """Keep this process to its part of the cores, and return how many these are."""
     if not hasattr(os, "sched_setaffinity"):  # macOS
-        return max(1, (os.cpu_count() or 1) // cluster.workers)
+        return max(1, _cores() // cluster.workers)
     part = cluster.part(sorted(os.sched_getaffinity(0)))
     os.sched_setaffinity(0, part)
     return len(part)
@@ -55,7 +74,13 @@ def threads() -> int:
     """Return how many threads one of TensorFlow's operators may use."""
     asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")  # as the manifest of a Job sets it
     told: int = tf.config.threading.get_intra_op_parallelism_threads()
-    return told or (int(asked) if asked.isdecimal() else 0) or (os.cpu_count() or 1)
+    return told or (int(asked) if asked.isdecimal() else 0) or _cores()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_strategy(cluster: Cluster) -> Any:

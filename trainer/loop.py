@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from trainer import stream
 from trainer.optimizers import Optimizer, Tensor
+from trainer.parts import call_in_parts
 from trainer.ring import Ring
 
 EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
@@ -66,6 +67,8 @@ class Loop:
         chunk_steps: the most steps in one call.
         xla: whether to compile with XLA.
         label_smoothing: share of the target spread over all classes.
+        parts: how many parts of a replica's batch are computed side by side (``parts.py``); only
+            for layers in a row, and without XLA.
     """
 
     def __init__(
@@ -79,7 +82,9 @@ class Loop:
         chunk_steps: int,
         xla: bool,
         label_smoothing: float = 0.0,
+        parts: int = 1,
     ) -> None:
+        assert parts == 1 or not xla
         self.strategy = strategy
         self.replicas: int = strategy.num_replicas_in_sync
         self.local_replicas: int = self.replicas // max(1, _workers(strategy))
@@ -87,6 +92,7 @@ class Loop:
         self._optimizer = optimizer
         self._label_smoothing = label_smoothing
         self._chunk_steps = chunk_steps
+        self.parts = parts
         weights = {id(v) for v in model.non_trainable_weights}
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
@@ -287,9 +293,15 @@ class Loop:
         """Return this replica's share of the gradients, statistics, mean loss and accuracy."""
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
-            logits, others = self._model.stateless_call(
-                state.parameters, self._others(state.buffers, seeds, replica), images, training=True
-            )
+            others = self._others(state.buffers, seeds, replica)
+            if self.parts > 1:
+                logits, others = call_in_parts(
+                    self._model, state.parameters, others, images, self.parts
+                )
+            else:
+                logits, others = self._model.stateless_call(
+                    state.parameters, others, images, training=True
+                )
             logits = tf.cast(logits, tf.float32)
             losses = _cross_entropy(labels, logits, self._label_smoothing)
             loss = tf.reduce_mean(losses) / self.replicas
@@ -356,7 +368,9 @@ class Loop:
             return tf.cast(logits, tf.float32)
 
         classes = self._model.output_shape[-1]
-        logits = tf.map_fn(one, rows, fn_output_signature=tf.float32, parallel_iterations=1)
+        logits = tf.map_fn(
+            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts
+        )
         return tf.reshape(logits, [-1, classes])
 
     def _gather_of(self, values: Tensor) -> Tensor:

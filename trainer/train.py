@@ -321,13 +321,16 @@ class Trainer:
             workers=self.cluster.workers,
         )
         device = "GPU" if devices.on_gpus() else "CPU"
-        threads, all_reduce = devices.threads(), "ring" if self.loop.ring else "TensorFlow"
+        parts, all_reduce = self.loop.parts, "ring" if self.loop.ring else "TensorFlow"
+        threads = parts * devices.threads()
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
+            + (f", batch in {parts} parts" if parts > 1 else "")
             + (f", all-reduce: {all_reduce}" if self.cluster.workers > 1 else ""),
             device=device,
             threads=threads,
             xla=self.loop.xla,
+            parts=parts,
         )
 
     def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
@@ -569,6 +572,7 @@ def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop
         chunk_steps=config.chunk_steps,
         xla=devices.is_xla_faster(model, strategy) if config.xla == "auto" else config.xla == "on",
         label_smoothing=config.label_smoothing,
+        parts=devices.parts_of(config),
     )
     parameters = [variable.path for variable in model.trainable_variables]
     names = [f"parameters/{path}" for path in parameters]

@@ -1,4 +1,5 @@
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,53 @@ DATA = Dataset(NONE, NONE, NONE, 10, "")
 PODS = Cluster(0, ("a-0.a:1", "a-1.a:1"), local=False)
 
 
+CORES = len(os.sched_getaffinity(0))
+
+
 @pytest.mark.parametrize(
     ("settings", "cluster", "asked"),
     [
-        ({"preset": "softmax"}, ALONE, [1]),  # small steps are slower with more
-        ({"preset": "softmax", "batch_size": 1000}, ALONE, []),
-        ({"preset": "dnn-128-32"}, ALONE, []),
-        ({"preset": "cnn", "batch_size": 1}, ALONE, []),  # nothing is known of its steps
-        ({"preset": "softmax", "model": "a.b:c"}, ALONE, []),
-        ({"preset": "softmax", "threads": 3}, ALONE, [3]),
-        ({"preset": "softmax"}, PODS, []),  # the pod has the processors that it asked for
+        ({"preset": "softmax"}, ALONE, {"intra": 1}),  # small steps are slower with more
+        ({"preset": "softmax", "batch_size": 1000}, ALONE, {}),
+        ({"preset": "dnn-128-32"}, ALONE, {}),
+        ({"preset": "softmax", "model": "a.b:c"}, ALONE, {}),
+        ({"preset": "softmax", "threads": 3}, ALONE, {"intra": 3}),
+        ({"preset": "softmax"}, PODS, {}),  # the pod has the processors that it asked for
+        # Convolutions: a thread for each part of the batch.
+        ({"preset": "cnn", "threads": 2}, ALONE, {"inter": 2, "intra": 1}),
+        ({"preset": "cnn", "threads": 8}, ALONE, {"inter": 4, "intra": 2}),  # of 32 images
+        ({"preset": "cnn", "threads": 8}, PODS, {"inter": 2, "intra": 4}),  # of the worker's 64
+        ({"preset": "cnn", "threads": 1}, ALONE, {"intra": 1}),
+        ({"preset": "cnn", "batch_size": 1, "threads": 2}, ALONE, {"intra": 2}),
+        ({"preset": "cnn", "threads": 2, "xla": "on"}, ALONE, {"intra": 2}),
+        ({"preset": "cnn", "threads": 2, "model": "a.b:c"}, ALONE, {"intra": 2}),
+        ({"preset": "cnn", "threads": 2, "precision": "mixed_bfloat16"}, ALONE, {"intra": 2}),
+        (
+            {"preset": "cnn", "batch_size": 32 * CORES},
+            ALONE,
+            {"inter": CORES, "intra": 1} if CORES > 1 else {},
+        ),
     ],
 )
-def test_threads_depend_on_the_size_of_a_step(
+def test_threads_depend_on_what_a_step_does(
     settings: dict[str, Any],
     cluster: Cluster,
-    asked: list[int],
+    asked: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    got: list[int] = []
-    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", got.append)
+    got: dict[str, int] = {}
+    for kind in ("intra", "inter"):
+        monkeypatch.setattr(
+            tf.config.threading,
+            f"set_{kind}_op_parallelism_threads",
+            partial(got.__setitem__, kind),
+        )
+    monkeypatch.setattr(
+        tf.config.threading, "get_inter_op_parallelism_threads", lambda: got.get("inter", 0)
+    )
     before = os.sched_getaffinity(0)
-    devices.set_threads(presets.configure({}, settings), cluster, DATA)
+    config = presets.configure({}, settings)
+    devices.set_threads(config, cluster, DATA)
     assert got == asked
+    assert devices.parts_of(config) == asked.get("inter", 1)
     assert os.sched_getaffinity(0) == before

@@ -14,7 +14,7 @@ LAYERS = (
     "storage",
     "shards",
     "presets dataset digits sources run checkpoint progress causes logs figures events predictions "
-    "augment optimizers picture page stream",
+    "augment optimizers parts picture page stream",
     "restore eventlog runs search",
     "models loop epilogue network compare",
     "devices",
@@ -36,14 +36,23 @@ WITHIN = {
 }
 # Who may import a package, at any place in the module.
 OWNERS: dict[str, set[str]] = {
-    "tensorflow": {"augment", "optimizers", "loop", "devices", "train", "export"},
-    "keras": {"augment", "models", "export"},
+    "tensorflow": {"augment", "optimizers", "parts", "loop", "devices", "train", "export"},
+    "keras": {"augment", "models", "parts", "export"},
     "google": {"storage"},
     "kubernetes": set(),
     "k8s": set(),
     "tensorboard": {"events"},
 }
-WITH_TENSORFLOW = {"augment", "optimizers", "models", "loop", "devices", "train", "evaluate"}
+WITH_TENSORFLOW = {
+    "augment",
+    "optimizers",
+    "parts",
+    "models",
+    "loop",
+    "devices",
+    "train",
+    "evaluate",
+}
 
 MODULES = sorted(path.stem for path in (ROOT / "trainer").glob("*.py") if path.stem != "__init__")
 
