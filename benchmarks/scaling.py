@@ -3,7 +3,8 @@
     python -m benchmarks.scaling --data URI
 
 A worker has one thread and is kept to a core; where there are more workers than cores, they share.
-XLA is off, as it is in gangs on CPUs, so that one worker does what several do.
+XLA is off, as it is in gangs on CPUs, so that one worker does what several do. What follows from
+it is in docs/scaling.md.
 """
 
 import argparse
