@@ -186,12 +186,12 @@ def test_every_safety_has_as_many_stretches_on_either_side_and_neither_is_always
 def test_the_products_of_a_step_are_all_there_and_can_be_computed() -> None:
     import tensorflow as tf
 
-    from benchmarks import limits
+    from benchmarks import arithmetic
     from trainer import models, presets
 
-    def of(preset: str, batch: int) -> list[limits.Product]:
+    def of(preset: str, batch: int) -> list[arithmetic.Product]:
         config = presets.configure({}, {"preset": preset})
-        return limits.products(models.build(config, (28, 28, 1), 10), batch)
+        return arithmetic.products(models.build(config, (28, 28, 1), 10), batch)
 
     dense = of("mlp-100", 32)
     assert [p.name for p in dense] == ["forward", "weights", "forward", "weights", "input"]
