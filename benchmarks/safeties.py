@@ -223,6 +223,7 @@ def stretches(chosen: argparse.Namespace) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         config = configured(chosen, folder, (len(guards) + 1) * STRETCH)
         data, storage = dataset.load(chosen.data, config.validation), open_storage(folder)
+        set_threads(config, ALONE, data)
         digest = run.claim(storage, config, data.sha256)
         trainer = Stretches(config, ALONE, data, storage, digest, Silent())
         trainer.start(guards)
