@@ -22,6 +22,7 @@ from trainer import cluster as clusters
 from trainer import export as exports
 from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError, one_line
+from trainer.imports import quick_imports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +76,8 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
     """Report the figures of a run's weights on the test images of a dataset."""
     del arguments
     with _native_noise_dropped():
-        from trainer import evaluate as evaluation
+        with quick_imports():
+            from trainer import evaluate as evaluation
 
         report = evaluation.evaluate(options.run, options.data)
     sys.stdout.write(evaluation.as_json(report) if options.json else evaluation.as_text(report))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from trainer import dataset, predictions
 from trainer.config import nearest
 from trainer.errors import ConfigError, DataError, UserError, one_line
+from trainer.imports import quick_imports
 from trainer.restore import Restored, restore
 from trainer.storage import Storage, open_storage
 
@@ -115,7 +116,8 @@ def export(run_uri: str, to: str | None, formats: str | None, say: Callable[[str
     names = choose(formats)
     restored = restore(run_uri)
     storage = open_storage(to or f"{restored.storage.uri}/{FOLDER}")
-    from trainer import models
+    with quick_imports():
+        from trainer import models
 
     model = models.load(restored)
     reference = _reference(restored, lambda images: Outputs(_logits(model, images)))

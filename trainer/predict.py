@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer import metrics, picture
 from trainer.compare import printable
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.imports import quick_imports
 from trainer.ink import Box
 from trainer.restore import Restored
 
@@ -108,7 +109,8 @@ def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
     Raises:
         ConfigError, DataError: the model cannot be built or does not fit its weights.
     """
-    from trainer import models  # loads TensorFlow, which mistakes in pictures need not wait for
+    with quick_imports():  # of TensorFlow, which mistakes in pictures need not wait for
+        from trainer import models
 
     model = models.load(restored)
     shape = restored.settings.input_shape

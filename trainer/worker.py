@@ -28,6 +28,7 @@ from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
 from trainer.errors import StoppedError, UserError, one_line
+from trainer.imports import quick_imports
 from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.storage import Storage, open_storage
@@ -71,7 +72,8 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         _tell(result, storage, reporter)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import trainer.train  # noqa: F401
+    with quick_imports():
+        import trainer.train  # noqa: F401
 
     tell_parent(event="prepared")
 

@@ -8,7 +8,7 @@ from tests.imports import loaded, names_imported
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    "errors",
+    "errors imports",
     "ring",
     "config cluster order schedule metrics charts idx ink process rollcall gcs_server",
     "storage",
@@ -102,3 +102,16 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...])
     assert {"trainer.config", "trainer.storage", "numpy"} <= names
     for package in ("tensorflow", "keras", "google.cloud", "google.auth", "kubernetes"):
         assert not {n for n in names if n == package or n.startswith(f"{package}.")}, package
+
+
+def test_tensorflow_is_imported_without_scikit_learn_which_can_be_had_afterwards() -> None:
+    code = """
+import gc
+from trainer.imports import quick_imports
+with quick_imports():
+    import trainer.train, sys
+    assert "keras" in sys.modules and "sklearn.base" not in sys.modules
+assert gc.isenabled()
+import sklearn.metrics
+"""
+    assert {"tensorflow", "sklearn.metrics"} <= loaded("-c", code)
