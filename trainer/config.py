@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.errors import ConfigError
 
-# Settings that say where and how a run executes. All others decide the weights it ends with:
-# they are written to RUN/config.json, and a run folder with others there is refused.
+# Settings that say where and how a run executes. All others decide the weights it ends with: they
+# are written to RUN/config.json, and a run folder with others there is refused. What workers,
+# threads and all_reduce change in the weights is in docs/reliability.md.
 PLACEMENT = frozenset(
     {
         "data",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trainer.errors import DataError
 
+LONGEST_HEADER = 20  # bytes: of four dimensions
 MAX_BYTES = 1 << 32
 """The largest array decode() makes unless told otherwise, in bytes: 4 GiB."""
 

@@ -23,7 +23,10 @@ Vector = npt.NDArray[np.float32]
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 TOKEN = 32  # bytes that a worker must know to be let in
-CONNECT = 60.0  # seconds for the neighbours to be connected
+CONNECT = 30.0  # seconds for the neighbours to be connected
+# Seconds without an answer of a neighbour's machine after which it is taken for gone. A worker that
+# stores something may not read for 150 s, but its machine answers.
+SILENCE = 180
 
 
 class RingError(Exception):
@@ -52,7 +55,7 @@ class Ring:
         self.error: RingError | None = None
         self._rank, self._count = rank, len(hosts)
         self._received = np.empty(0, np.float32)
-        with socket.create_server(listen) as server:
+        with _listen(listen) as server:
             token = np.frombuffer(secrets.token_bytes(TOKEN), np.int64)
             told = gather(np.array([server.getsockname()[1], *token], np.int64))
             right = (rank + 1) % self._count
@@ -65,6 +68,7 @@ class Ring:
                 raise RingError(f"the ring did not close: {error.strerror or error}") from None
         for each in (self._left, self._right):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _limit_silence(each)
             each.setblocking(False)
 
     def sum(self, vector: Vector) -> Vector:
@@ -125,12 +129,38 @@ class Ring:
         self._right.close()
 
 
-def _call(host: str, port: int, rank: int) -> socket.socket:
+def _listen(address: tuple[str, int]) -> socket.socket:
     try:
-        return socket.create_connection((host, port), CONNECT)
+        return socket.create_server(address)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RingError(f"rank {rank} cannot be reached at {host}:{port}: {reason}") from None
+        raise RingError(f"port {address[1]} cannot be listened on: {reason}") from None
+
+
+def _limit_silence(connection: socket.socket) -> None:
+    """Have the kernel end a connection over which nothing comes through any more.
+
+    Nobody else would notice that packets are lost between two workers that both reach rank 0.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    settings = {"KEEPIDLE": SILENCE // 3, "KEEPINTVL": SILENCE // 9, "KEEPCNT": 6}
+    settings["USER_TIMEOUT"] = SILENCE * 1000  # of what was sent; in ms
+    for name, value in settings.items():
+        if option := getattr(socket, f"TCP_{name}", None):  # macOS has not all of them
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _call(host: str, port: int, rank: int) -> socket.socket:
+    """Return a connection to a worker, which listens already."""
+    deadline = time.monotonic() + CONNECT
+    while True:
+        try:
+            return socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
+        except OSError as error:  # its name may be new to this node's DNS
+            reason = error.strerror or str(error)
+        if time.monotonic() + 0.1 > deadline:
+            raise RingError(f"rank {rank} cannot be reached at {host}:{port}: {reason}")
+        time.sleep(0.1)
 
 
 def _accept(server: socket.socket, token: bytes) -> socket.socket:

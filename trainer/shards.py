@@ -206,8 +206,14 @@ def _files(storage: Storage, index: Index, there: dict[str, Entry]) -> tuple[tup
 
 
 def _check_size(storage: Storage, entry: Entry, elements: int) -> None:
-    """Refuse at once what is too short, before hours of training lead to it."""
-    if not entry.name.endswith(".gz") and entry.size <= elements:
+    """Refuse at once what has not its size, before hours of training lead to it."""
+    if elements + idx.LONGEST_HEADER > idx.MAX_BYTES:
+        raise DataError(
+            f"{storage.uri}/{entry.name}: {elements} elements, above the limit of {idx.MAX_BYTES} "
+            "bytes a file; put the dataset again in more shards"
+        )
+    fitting = range(elements + 1, elements + idx.LONGEST_HEADER + 1)
+    if not entry.name.endswith(".gz") and entry.size not in fitting:
         raise DataError(
             f"{storage.uri}/{entry.name}: has {entry.size} bytes, but {INDEX} lists {elements} "
             "elements; fetch the file again, or put the dataset again"

@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import math
 import os
 import queue
 import threading
@@ -85,6 +86,8 @@ def put(
         DataError: The source is incomplete or malformed, or a mirror's files are not MNIST.
         UnavailableError: The storage, or every mirror, was out of reach.
     """
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"seed: {seed}; give 0 to 2**63 - 1")
     target = open_storage(to_uri)
     there = dataset.locate(target)
     sharded = _is_sharded(target, split)
@@ -129,10 +132,10 @@ def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None
 
 def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -> str:
     """Draws digits and puts them shard by shard."""
-    _check_digits(train, test, seed)
+    _check_digits(train, test)
     if train < 10:
         raise ConfigError(f"digits: {train} in shards; give at least 10, which are one of each")
-    _check_split(split, train)
+    _check_split(split, train, digits.SIDE**2)
     bounds = _bounds(train, split)
     parts = (digits.draw(stop - start, 2 * seed, start) for start, stop in bounds)
     arrays = digits.draw(test, 2 * seed + 1)
@@ -142,7 +145,7 @@ def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -
 
 def _put_shuffled(target: Storage, found: _Found, data: Dataset, seed: int, split: int) -> str:
     """Puts images in shuffled order, so that all shards are alike."""
-    _check_split(split, len(data.train.labels))
+    _check_split(split, len(data.train.labels), math.prod(data.input_shape))
     shuffled = order.permutation(seed, 0, len(data.train.labels))
     images, labels = data.train.images, data.train.labels.astype(np.uint8)
     if images.shape[-1] == 1:
@@ -186,11 +189,17 @@ def _bounds(count: int, split: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _check_split(split: int, images: int) -> None:
+def _check_split(split: int, images: int, pixels: int) -> None:
     if not 1 <= split <= min(images, shards.MOST):
         raise ConfigError(
             f"shards: {split}: there are {images} training images; give 1 to"
             f" {min(images, shards.MOST)}"
+        )
+    least = math.ceil(images / ((idx.MAX_BYTES - idx.LONGEST_HEADER) // pixels))
+    if split < least:
+        raise ConfigError(
+            f"shards: {split}: {images} training images in so few would make files of more than"
+            f" {idx.MAX_BYTES} bytes; give at least {least}"
         )
 
 
@@ -250,11 +259,10 @@ def _open(source: str) -> _Found:
     return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}")
 
 
-def _check_digits(train_count: int, test_count: int, seed: int) -> None:
-    if min(train_count, test_count) < 1 or not 0 <= seed < 1 << 63:
+def _check_digits(train_count: int, test_count: int) -> None:
+    if min(train_count, test_count) < 1:
         raise ConfigError(
-            f"digits: {train_count} for training and {test_count} for testing, seed {seed}; give"
-            " counts of at least 1 and a seed of 0 to 2**63 - 1"
+            f"digits: {train_count} for training and {test_count} for testing; give at least 1 each"
         )
 
 
@@ -263,7 +271,7 @@ def _drawn(seed: int) -> str:
 
 
 def _draw(train_count: int, test_count: int, seed: int) -> _Found:
-    _check_digits(train_count, test_count, seed)
+    _check_digits(train_count, test_count)
     files: dict[str, bytes] = {}
     # Even streams for training, odd ones for testing: no seed's test digits are another's
     # training digits.

@@ -77,7 +77,7 @@ def plan(data: Shards, config: TrainConfig) -> Plan:
             f"{len(data.counts)} shards and one more while it is read take {needed} MiB; give "
             f"--memory {needed}, {fewer}or put the data in more shards"
         )
-    everything = sum(data.counts) * (image + 1)
+    everything = sum(shard.count for shard in data.index.shards) * (image + 1)
     if spare - file >= everything:
         return Plan(windows, rows, 1, keep=True)
     readers = min(int(spare // file), windows.each, _MOST_READERS)

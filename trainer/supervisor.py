@@ -184,7 +184,7 @@ class Supervisor:
             try:
                 self._host = Host(address, self._cluster.workers, self._later(self._hear))
             except OSError as error:
-                self._check_patience(now, port, os.strerror(error.errno or 0))
+                self._check_patience(now, int(port), os.strerror(error.errno or 0))
                 return
         self._journal = causes.Journal(
             lambda: open_storage(run.uri(self._config)), self._reporter.warn
@@ -476,15 +476,14 @@ class Supervisor:
         connected = self._roll_call is not None or (self._link and self._missing != [0])
         if self._told_ready or not connected:
             return
-        if trouble := _port_trouble(self._cluster):
-            port = self._cluster.addresses[self._rank].rpartition(":")[2]
-            self._check_patience(now, port, trouble)
+        if trouble := _port_trouble(self._cluster, self._config):
+            self._check_patience(now, *trouble)
             return
         self._port_taken_since = None
         self._told_ready = True
         self._tell(event="ready")
 
-    def _check_patience(self, now: float, port: str, trouble: str) -> None:
+    def _check_patience(self, now: float, port: int, trouble: str) -> None:
         """Give whoever holds our port some time.
 
         Raises:
@@ -498,17 +497,22 @@ class Supervisor:
             )
 
 
-def _port_trouble(cluster: Cluster) -> str | None:
-    """Return why this rank's worker could not listen: it would leave its peers waiting."""
+def _port_trouble(cluster: Cluster, config: TrainConfig) -> tuple[int, str] | None:
+    """Return where this rank's worker could not listen, and why: it would leave its peers waiting.
+
+    Both of its ports count, TensorFlow's and, unless it has none, the ring's.
+    """
     if cluster.workers == 1:
         return None
     host, _, port = cluster.addresses[cluster.rank].rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host if cluster.local else "", int(port)))
-        except OSError as error:
-            return error.strerror or str(error)
+    listening = [(host if cluster.local else "", int(port)), cluster.ring_address]
+    for address in listening[: 1 if config.all_reduce == "tensorflow" else None]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                return address[1], error.strerror or str(error)
     return None
 
 

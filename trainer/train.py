@@ -104,7 +104,9 @@ class Trainer:
         self.storage = storage
         self.config_digest = config_digest
         self.reporter = reporter
-        self.loop, self.names = assemble(config, dataset, devices.make_strategy(cluster))
+        strategy = devices.make_strategy(cluster)
+        order.check_batch(config.batch_size, dataset.samples, strategy.num_replicas_in_sync)
+        self.loop, self.names = assemble(config, dataset, strategy)
         samples = dataset.samples
         self.total = order.total_steps(samples, config.batch_size, config.epochs, config.steps)
         self.eval_steps = (
@@ -152,8 +154,8 @@ class Trainer:
 
     def _train(self, stop: threading.Event, started: float, first: bool) -> dict[str, Any]:
         if self._wants_ring():
-            gang = self.cluster
-            self.loop.ring = Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
+            self.loop.ring = self._join_ring()
+        tell_parent(event="joined")
         at = self._restore()
         self._announce(at, first)
         if self.cluster.rank == 0:
@@ -207,6 +209,22 @@ class Trainer:
         return self.config.all_reduce == "ring" or (
             self.config.all_reduce == "auto" and not devices.on_gpus()
         )
+
+    def _join_ring(self) -> Ring:
+        """Return this worker's place in the ring, once all have theirs.
+
+        Raises:
+            UnavailableError: a neighbour was not reached, though it had joined the gang and the
+                roll call misses nobody: another try would meet the same wall.
+        """
+        gang = self.cluster
+        try:
+            return Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
+        except RingError as error:
+            raise UnavailableError(
+                f"rank {gang.rank}: {error}; open the ring's port between all workers, or give "
+                "--all-reduce tensorflow"
+            ) from None
 
     @property
     def finished_step(self) -> int | None:
@@ -322,7 +340,7 @@ class Trainer:
         )
         device = "GPU" if devices.on_gpus() else "CPU"
         parts, all_reduce = self.loop.parts, "ring" if self.loop.ring else "TensorFlow"
-        threads = parts * devices.threads()
+        threads = devices.threads(parts)
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
             + (f", batch in {parts} parts" if parts > 1 else "")
@@ -557,9 +575,8 @@ def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop
     The loop's indices count training (unless in shards), then validation, then test images.
 
     Raises:
-        ConfigError: the model cannot be built, or the batch does not fit data or replicas.
+        ConfigError: the model cannot be built.
     """
-    order.check_batch(config.batch_size, dataset.samples, strategy.num_replicas_in_sync)
     model = models.build(config, dataset.input_shape, dataset.classes)
     optimizer = optimizers.create(config)
     splits = (dataset.train, dataset.validation, dataset.test)

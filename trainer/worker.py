@@ -166,7 +166,6 @@ def _work(
 
             set_threads(config, cluster, data)
             trainer = Trainer(config, cluster, data, storage, config_digest, reporter)
-            tell_parent(event="joined")
             orders.trainer = trainer
             result = trainer.train(
                 orders.stop, started=float(os.environ[STARTED]), first=attempt == 1

@@ -29,8 +29,8 @@ CORES = len(os.sched_getaffinity(0))
         ({"preset": "softmax"}, PODS, {}),  # the pod has the processors that it asked for
         # Convolutions: a thread for each part of the batch.
         ({"preset": "cnn", "threads": 2}, ALONE, {"inter": 2, "intra": 1}),
-        ({"preset": "cnn", "threads": 8}, ALONE, {"inter": 4, "intra": 2}),  # of 32 images
-        ({"preset": "cnn", "threads": 8}, PODS, {"inter": 2, "intra": 4}),  # of the worker's 64
+        ({"preset": "cnn", "threads": 8}, ALONE, {"inter": 4, "intra": 4}),  # of 32 images
+        ({"preset": "cnn", "threads": 8}, PODS, {"inter": 2, "intra": 6}),  # of the worker's 64
         ({"preset": "cnn", "threads": 1}, ALONE, {"intra": 1}),
         ({"preset": "cnn", "batch_size": 1, "threads": 2}, ALONE, {"intra": 2}),
         ({"preset": "cnn", "threads": 2, "xla": "on"}, ALONE, {"intra": 2}),
@@ -63,5 +63,11 @@ def test_threads_depend_on_what_a_step_does(
     config = presets.configure({}, settings)
     devices.set_threads(config, cluster, DATA)
     assert got == asked
-    assert devices.parts_of(config) == asked.get("inter", 1)
+    parts = devices.parts_of(config)
+    assert parts == asked.get("inter", 1)
+    if parts > 1:
+        monkeypatch.setattr(
+            tf.config.threading, "get_intra_op_parallelism_threads", lambda: got["intra"]
+        )
+        assert devices.threads(parts) == (config.threads or CORES)
     assert os.sched_getaffinity(0) == before

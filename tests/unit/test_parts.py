@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_loop import CLASSES, LABELS, RANDOM, SHAPE, build, run
-from trainer import models, parts, presets
+from trainer import loop, models, parts, presets
 
 IMAGES = RANDOM.integers(0, 256, (48, 28, 28, 1)).astype(np.uint8)
 WEIGHING = RANDOM.normal(size=(48, 10)).astype(np.float32)
@@ -58,11 +58,21 @@ def convolving() -> Any:
     )
 
 
-def test_a_run_in_parts_has_the_losses_and_logits_of_one_in_whole_batches() -> None:
+def test_a_run_in_parts_has_the_losses_and_logits_of_one_in_whole_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts: list[int] = []
+
+    def call(*arguments: Any) -> Any:
+        cuts.append(arguments[-1])
+        return parts.call_in_parts(*arguments)
+
+    monkeypatch.setattr(loop, "call_in_parts", call)
     whole, cut = build(convolving), build(convolving, parts=4)
     state, losses = run(whole, [8, 16])
     state_cut, losses_cut = run(cut, [8, 16])
     np.testing.assert_allclose(losses_cut, losses, rtol=1e-4)
+    assert set(cuts) == {4}
     assert losses[-1] < losses[0]
     indices = np.arange(len(LABELS), dtype=np.int32)
     np.testing.assert_allclose(

@@ -82,6 +82,22 @@ def test_a_lost_worker_is_noticed_by_its_neighbours(lost: int) -> None:
         assert len(list(pool.map(fail, left))) == 2
 
 
+def test_a_neighbour_that_falls_silent_is_not_waited_for_without_end() -> None:
+    with joined(2) as (_, rings):
+        for each in (rings[0]._left, rings[0]._right):
+            assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < ring.SILENCE
+            sent = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert sent == ring.SILENCE * 1000
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        with pytest.raises(RingError, match=f"^port {address[1]} cannot be listened on: "):
+            Ring(0, ["127.0.0.1"] * 2, address, lambda own: own)
+
+
 def test_a_stranger_is_not_let_in() -> None:
     gather_of, hosts = meeting(2), ["127.0.0.1"] * 2
     strangers: list[socket.socket] = []

@@ -127,6 +127,19 @@ def test_a_dataset_is_whole_or_in_shards(folder: Path, tmp_path: Path) -> None:
         sources.put("digits", str(whole), train_count=17, test_count=20, split=2)
 
 
+def test_no_file_is_written_that_is_too_large_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idx, "MAX_BYTES", 20 + 6 * 784)
+    with pytest.raises(ConfigError, match=r"more than 4724 bytes; give at least 3$"):
+        sources.put("digits", str(tmp_path), train_count=17, test_count=20, split=2)
+    sources.put("digits", str(tmp_path), train_count=17, test_count=20, split=3)
+    dataset.load(str(tmp_path), 2)
+    monkeypatch.setattr(idx, "MAX_BYTES", 20 + 5 * 784)
+    with pytest.raises(DataError, match="put the dataset again in more shards"):
+        dataset.load(str(tmp_path), 2)
+
+
 @pytest.mark.parametrize("split", [-1, 18, 100_000])
 def test_a_number_of_shards_that_cannot_be(split: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"shards: {split}: there are 17 training images"):
@@ -170,6 +183,14 @@ def relist(folder: Path) -> None:
     (folder / shards.INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
+def relist_compressed(folder: Path) -> None:
+    """Let it promise other sizes than files have whose sizes say nothing."""
+    relist(folder)
+    for name in (IMAGES, LABELS):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+
+
 def recount(folder: Path) -> None:
     """Let the index promise fewer classes than there are."""
     index = json.loads((folder / shards.INDEX).read_text())
@@ -187,6 +208,7 @@ def recount(folder: Path) -> None:
         (change(LABELS, lambda data: data[:-1] + bytes([data[-1] ^ 1])), f"{LABELS}: is not the"),
         (change(IMAGES, lambda data: data[:500]), f"{IMAGES}: has 500 bytes, but shards.json"),
         (change(LABELS, lambda _: b""), f"{LABELS}: has 0 bytes"),
+        (change(IMAGES, lambda data: data + bytes(100)), f"{IMAGES}: has "),
         (change(IMAGES, lambda data: data + b"x"), f"{IMAGES}: the IDX header promises"),
         (lambda folder: (folder / IMAGES).unlink(), f"no {IMAGES} there"),
         (lambda folder: (folder / LABELS).unlink(), f"no {LABELS} there"),
@@ -196,7 +218,8 @@ def recount(folder: Path) -> None:
         (change(shards.INDEX, lambda data: data[:100]), "shards.json: damaged"),
         (change(shards.INDEX, lambda _: b"[]"), "shards.json: damaged"),
         (change(shards.INDEX, lambda d: d.replace(b'"count": 5', b'"count": 0')), "damaged"),
-        (relist, f"{IMAGES}: holds 6x28x28 and 6 labels, but shards.json lists 5x28x28x1"),
+        (relist, f"{IMAGES}: has 4720 bytes, but shards.json lists 3920 elements"),
+        (relist_compressed, f"{IMAGES}.gz: holds 6x28x28 and 6 labels, but shards.json lists 5x28"),
         (recount, r"a label is 9, but shards.json lists 2 classes"),
     ],
 )

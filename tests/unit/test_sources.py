@@ -215,12 +215,21 @@ def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"train_count": 0}, {"test_count": -1}, {"seed": -1}, {"seed": 1 << 63}]
+    "options", [{"train_count": 0}, {"test_count": -1}, {"train_count": 0, "split": 2}]
 )
 def test_digits_that_cannot_be_drawn_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="counts of at least 1 and a seed of 0 to"):
+    with pytest.raises(ConfigError, match=r"give at least 1 each$"):
         sources.put("digits", str(tmp_path), **(COUNTS | options))
     assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_out_of_range_is_refused_whatever_it_would_decide(
+    tmp_path: Path, some_digits: Path, seed: int
+) -> None:
+    for source in ("digits", str(some_digits)):
+        message = refusal(ConfigError, source, tmp_path / "to", seed=seed, split=2)
+        assert message == f"seed: {seed}; give 0 to 2**63 - 1"
 
 
 def test_mnist_comes_from_the_first_mirror_that_has_it(

@@ -1,6 +1,7 @@
 """The straight line from configuration to result, in process, on a tiny real model."""
 
 import json
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.unit.test_order import delivered
-from trainer import checkpoint, dataset, idx, metrics, order, run, shards, stream
+from trainer import checkpoint, dataset, idx, metrics, order, ring, run, shards, stream
 from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.dataset import Dataset, Split
@@ -320,6 +322,31 @@ def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: 
     newest, before, *_ = checkpoint.steps(open_storage(str(tmp_path)))
     assert restored(tmp_path, agreed=True) == [before, before]
     assert restored(tmp_path, agreed=False) == [before, newest]  # so the test sees it
+
+
+def test_a_ring_that_cannot_be_closed_ends_the_run_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "CONNECT", 0.2)
+    storage, config = open_storage(str(tmp_path)), parse(SETTINGS)
+    digest = run.claim(storage, config, DATA.sha256)
+    trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+    trainer.cluster = Cluster(0, ("127.0.0.1:1", "127.0.0.1:2"), local=True)
+    trainer.loop.replicas = 2
+    with socket.socket() as wall:
+        wall.bind(("127.0.0.1", 0))  # refuses, as it does not listen
+        port = wall.getsockname()[1]
+
+        def gather(own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            return np.stack([own, np.array([port, *own[1:]])])
+
+        trainer.loop.gather = gather  # type: ignore[method-assign, assignment]
+        with pytest.raises(UnavailableError) as caught:
+            trainer.train(threading.Event(), started=0.0)
+    assert str(caught.value) == (
+        f"rank 0: rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open the "
+        "ring's port between all workers, or give --all-reduce tensorflow"
+    )
 
 
 def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_path: Path) -> None:
