@@ -45,7 +45,9 @@ def as_yaml(items: list[Object]) -> str:
 
 def settings(spec: RunSpec) -> str:
     """Return the trainer's settings as it reads them: what the run file gives, and no default."""
-    given = {"preset": spec.config.preset, "log_format": "json", **spec.train}
+    given = {"log_format": "json", **spec.train}
+    if spec.config.model is None:  # its settings would come with its name
+        given = {"preset": spec.config.preset, **given}
     placed = {"data": spec.data, "run": spec.run_uri, "workers": spec.workers, "ship_logs": True}
     text: str = yaml.safe_dump({**given, **placed})
     return text

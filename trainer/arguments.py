@@ -64,7 +64,8 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train a model, or go on with a run",
         description="Train a model, or go on with a run that was interrupted. A preset changes "
-        "some of the defaults below; a file and flags win over it.",
+        "some of the defaults below; a file and flags win over it. A model of your own has the "
+        "defaults, unless a preset is named too.",
         epilog=f"presets, with what they change:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

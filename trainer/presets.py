@@ -82,10 +82,10 @@ PRESETS: dict[str, Preset] = {
     "cnn": Preset(
         "small convolutional net, the shortest time to 99%",
         {
-            "epochs": 1.8,
+            "epochs": 1.2,
             "batch_size": 128,
             "schedule": "one-cycle",
-            "learning_rate": 1e-2,
+            "learning_rate": 4e-2,
             "label_smoothing": 0.1,
             "eval_epochs": 0,
         },
@@ -109,6 +109,9 @@ PRESETS: dict[str, Preset] = {
 def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> TrainConfig:
     """Merge defaults, the preset's settings, a file's values and flags; the later one wins.
 
+    A model of the user's own has the settings of a preset only if one is named: those were chosen
+    for another model.
+
     Raises:
         ConfigError: an unknown preset or setting, or a value against its rule.
     """
@@ -119,7 +122,8 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
             f"preset: {name!r}: no such preset{nearest(str(name), PRESETS)} "
             f"(known: {', '.join(PRESETS)})"
         )
-    settings = dict(PRESETS[name].settings)
+    own = chosen.get("model") is not None and "preset" not in chosen
+    settings = {} if own else dict(PRESETS[name].settings)
     for values in (file_values, flags):
         # Epochs asked for must not lose against steps of a lower layer.
         if "epochs" in values and "steps" not in values:

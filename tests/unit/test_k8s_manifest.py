@@ -99,8 +99,12 @@ def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     assert ports == {2222, 2223, 2224}
 
 
-def test_the_config_is_what_the_run_file_says() -> None:
-    full = spec.parse(FULL, "run.yaml")
+@pytest.mark.parametrize(
+    "train",
+    [FULL["train"], {}, {"model": "models.mine:wide"}, {"model": "a.b:c", "preset": "softmax"}],
+)
+def test_the_config_is_what_the_run_file_says(train: dict[str, Any]) -> None:
+    full = spec.parse({**FULL, "train": train}, "run.yaml")
     written = yaml.safe_load(manifest.objects(full)[0]["data"]["config.yaml"])
     assert presets.configure(written, {}) == full.config
     assert set(written) < set(config.TrainConfig.model_fields)

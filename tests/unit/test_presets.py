@@ -68,6 +68,15 @@ def test_cnn_is_the_default() -> None:
     assert configure({}, {}) == configure({}, {"preset": "cnn"})
 
 
+def test_a_model_of_ones_own_has_a_presets_settings_only_if_it_is_named() -> None:
+    own = {"model": "mymodels:wide"}
+    plain = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    assert configure({}, own) == configure(own, {}) == TrainConfig(**{**plain, **own})
+    named = configure({"preset": "cnn"}, own)
+    assert named == configure({}, {**PRESETS["cnn"].settings, **own})
+    assert configure({}, {"model": None}) == configure({}, {})
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
