@@ -7,7 +7,7 @@ They lie in the run's folder in parts, each written once, whose names sort as th
     events/events.out.tfevents.3-end                  for the HParams plugin
     events/train/events.out.tfevents.00000500         after the earlier parts, up to step 500
     events/validation/events.out.tfevents.00000500
-    events/test/events.out.tfevents.00000774
+    events/test/events.out.tfevents.00000516
 
 The same figure has the same name in train, validation and test, so that TensorBoard draws them
 into one chart. The packages that make a part are imported with the first one, on the thread that
