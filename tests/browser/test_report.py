@@ -103,6 +103,13 @@ def answer(page: Any) -> str:
     return str(page.locator("[data-draw=answer]").text_content())
 
 
+def probabilities(page: Any) -> list[tuple[str, str]]:
+    """Return the shown probability of each class, as (label, percent)."""
+    page.evaluate(SETTLED)
+    rows = page.locator("[data-draw=probability]").all_inner_texts()
+    return [(label, percent) for label, percent in map(str.split, rows)]
+
+
 def ink(page: Any) -> int:
     """Return how many pixels of what the model sees are not black."""
     page.evaluate(SETTLED)
@@ -146,8 +153,7 @@ def test_a_digit_drawn_with_the_mouse_is_read(page: Any, digit: str) -> None:
     draw(page, digit)
     read, _, percent = answer(page).partition(", ")
     assert read == digit
-    rows = page.locator("[data-draw=probability]").all_inner_texts()
-    shares = [row.split() for row in rows]
+    shares = probabilities(page)
     assert [label for label, _ in shares] == [str(i) for i in range(10)]
     assert dict(shares)[digit] == percent
     assert sum(float(share.rstrip("%")) for _, share in shares) == pytest.approx(100, abs=0.6)
@@ -160,7 +166,7 @@ def test_probabilities_follow_the_pen(page: Any) -> None:
     page.mouse.down()
     for spot in others:
         page.mouse.move(*spot, steps=4)
-        seen.add(answer(page))
+        seen.add(tuple(probabilities(page)))
     assert len(seen) == len(others)
     page.mouse.up()
     end = ink(page)
