@@ -20,7 +20,7 @@ from benchmarks.tensorflow_side import Ours
 from trainer import dataset, models, presets
 from trainer.cluster import ALONE
 from trainer.devices import parts_of, set_threads
-from trainer.parts import in_a_row
+from trainer.forward import at_once, in_a_row, input_gradient, is_filled, together
 
 COPIES = (16, 64)  # of a product in one graph call, at least and at most
 ENOUGH = 1e9  # floating-point operations beside which a call costs nothing
@@ -49,7 +49,7 @@ def main() -> None:
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
     set_threads(config, ALONE, data)
-    parts = parts_of(config)
+    parts = parts_of(config) or 1
     model = models.build(config, data.input_shape, data.classes)
     found = products(model, config.batch_size // parts)
     ours = Ours(config, data)
@@ -74,15 +74,29 @@ def products(model: Any, batch: int) -> list[Product]:
         batch: images.
     """
     found: list[Product] = []
-    for layer in in_a_row(model):
+    for layer, *more in together(in_a_row(model)):
         kind = type(layer).__name__
         first = not found
-        if kind == "Dense":
-            inputs, units = layer.kernel.shape
-            found += dense(inputs, units, batch, first=first)
-        elif kind == "Conv2D":
-            found += convolution(layer, batch, first=first)
+        if more and at_once([layer, *more], batch):
+            found += chain([layer, *more], batch, first=first)
+            continue
+        for each in (layer, *more):
+            if kind == "Dense":
+                inputs, units = each.kernel.shape
+                found += dense(inputs, units, batch, first=first and each is layer)
+            elif kind == "Conv2D":
+                found += convolution(each, batch, first=first)
     return found
+
+
+def chain(group: list[Any], batch: int, *, first: bool) -> list[Product]:
+    """Return the products of dense layers that are multiplied with each other."""
+    units, found = group[-1].units, list[Product]()
+    for layer in group[:-1]:
+        # The layer takes the place of the images, the product of those after it that of a layer.
+        inputs, inner = layer.kernel.shape
+        found += dense(inner, units, inputs, first=False)
+    return found + dense(group[0].kernel.shape[0], units, batch, first=first)
 
 
 def dense(inputs: int, units: int, batch: int, *, first: bool) -> list[Product]:
@@ -132,8 +146,12 @@ def convolution(layer: Any, batch: int, *, first: bool) -> list[Product]:
             "input",
             flops,
             (kernel, outputs),
-            lambda w, g: raw.Conv2DBackpropInput(
-                input_sizes=images, filter=w, out_backprop=g, **settings
+            lambda w, g: (
+                input_gradient(g, w, images, layer.strides, settings["padding"])
+                if is_filled(layer)
+                else raw.Conv2DBackpropInput(
+                    input_sizes=images, filter=w, out_backprop=g, **settings
+                )
             ),
         ),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import models, parts
+from trainer import forward, models
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset
@@ -26,7 +26,7 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
 
     The workers of a local gang are kept to a part of the cores each: they would all take all
     cores, and be in each other's way. Where a model convolves, the threads take a part of the
-    batch each, see ``parts``, in place of one operator all together.
+    batch each, see ``forward``, in place of one operator all together.
     """
     count = config.threads
     if not count and not on_gpus():
@@ -34,9 +34,9 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
             count = keep_to_part(cluster) if cluster.local else 0
         elif _is_small(config, dataset):
             count = 1
-    if _is_cut(config) and not on_gpus():
+    if _is_cut(config):
         total = count or threads()
-        cut = parts.count(total, config.batch_size // cluster.workers)
+        cut = forward.parts(total, config.batch_size // cluster.workers)
         if cut > 1:
             tf.config.threading.set_inter_op_parallelism_threads(cut)
             count = max(1, total - cut)  # shared by all parts, which are threads themselves
@@ -45,13 +45,19 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
 
 
 def _is_cut(config: TrainConfig) -> bool:
-    """Return whether steps are computed in parts: presets with convolutions, which are in a row."""
-    convolves = config.model is None and config.preset not in models.HIDDEN
-    return convolves and config.precision == "float32" and config.xla != "on"
+    """Return whether steps may be computed in parts: presets with convolutions."""
+    return _is_reordered(config) and config.preset not in models.HIDDEN and config.xla != "on"
 
 
-def parts_of(config: TrainConfig) -> int:
-    """Return in how many parts a replica's batch is computed, as ``set_threads`` chose."""
+def _is_reordered(config: TrainConfig) -> bool:
+    """Return whether steps are computed as ``forward`` does: presets, whose layers are in a row."""
+    return config.model is None and config.precision == "float32" and not on_gpus()
+
+
+def parts_of(config: TrainConfig) -> int | None:
+    """Return the parts of a replica's batch, as ``set_threads`` chose; None: see ``Loop``."""
+    if not _is_reordered(config):
+        return None
     chosen: int = tf.config.threading.get_inter_op_parallelism_threads()
     return chosen if chosen and _is_cut(config) else 1
 

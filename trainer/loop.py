@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import stream
+from trainer import forward, stream
 from trainer.optimizers import Optimizer, Tensor
-from trainer.parts import call_in_parts
 from trainer.ring import Ring
 
 EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
@@ -67,8 +66,9 @@ class Loop:
         chunk_steps: the most steps in one call.
         xla: whether to compile with XLA.
         label_smoothing: share of the target spread over all classes.
-        parts: how many parts of a replica's batch are computed side by side (``parts.py``); only
-            for layers in a row, and without XLA.
+        parts: how many parts of a replica's batch are computed side by side, in the order of
+            ``forward.py``; only for layers in a row, and more than one only without XLA. None: as
+            Keras computes the model.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Loop:
         chunk_steps: int,
         xla: bool,
         label_smoothing: float = 0.0,
-        parts: int = 1,
+        parts: int | None = None,
     ) -> None:
-        assert parts == 1 or not xla
+        assert (parts or 1) == 1 or not xla
         self.strategy = strategy
         self.replicas: int = strategy.num_replicas_in_sync
         self.local_replicas: int = self.replicas // max(1, _workers(strategy))
@@ -294,13 +294,13 @@ class Loop:
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
             others = self._others(state.buffers, seeds, replica)
-            if self.parts > 1:
-                logits, others = call_in_parts(
-                    self._model, state.parameters, others, images, self.parts
-                )
-            else:
+            if self.parts is None:
                 logits, others = self._model.stateless_call(
                     state.parameters, others, images, training=True
+                )
+            else:
+                logits, others = forward.call(
+                    self._model, state.parameters, others, images, self.parts
                 )
             logits = tf.cast(logits, tf.float32)
             losses = _cross_entropy(labels, logits, self._label_smoothing)
@@ -369,7 +369,7 @@ class Loop:
 
         classes = self._model.output_shape[-1]
         logits = tf.map_fn(
-            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts
+            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts or 1
         )
         return tf.reshape(logits, [-1, classes])
 

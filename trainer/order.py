@@ -35,7 +35,11 @@ def permutation(seed: int, epoch: int, samples: int, lane: int = 0) -> Indices:
     """
     key = np.array([seed, lane], np.uint64)
     words = np.random.Philox(key=key, counter=[0, 0, 0, epoch]).random_raw(samples)
-    order = np.argsort(words, kind="stable").astype(np.int32)
+    places = np.argsort(words)  # takes a quarter of a stable sort's time, but leaves ties to chance
+    ordered = words[places]
+    if (ordered[1:] == ordered[:-1]).any():
+        places = np.argsort(words, kind="stable")
+    order = places.astype(np.int32)
     order.flags.writeable = False  # the cache hands the same array to everybody
     return order
 

@@ -339,7 +339,7 @@ class Trainer:
             workers=self.cluster.workers,
         )
         device = "GPU" if devices.on_gpus() else "CPU"
-        parts, all_reduce = self.loop.parts, "ring" if self.loop.ring else "TensorFlow"
+        parts, all_reduce = self.loop.parts or 1, "ring" if self.loop.ring else "TensorFlow"
         threads = devices.threads(parts)
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"

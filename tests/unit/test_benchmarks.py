@@ -195,11 +195,18 @@ def test_the_products_of_a_step_are_all_there_and_can_be_computed() -> None:
     dense = of("mlp-100", 32)
     assert [p.name for p in dense] == ["forward", "weights", "forward", "weights", "input"]
     assert [p.flops for p in dense] == [2 * 32 * 78400.0] * 2 + [2 * 32 * 1000.0] * 3
+    chain = of("linear-512-256-128", 128)  # its last three layers are multiplied with each other
+    assert [p.flops for p in chain] == [
+        *[2 * 784 * 512 * 10.0] * 3,
+        *[2 * 512 * 256 * 10.0] * 3,
+        *[2 * 256 * 128 * 10.0] * 3,
+        *[2 * 128 * 784 * 10.0] * 2,
+    ]
     convolutions = of("cnn", 2)
     assert len(convolutions) == 2 + 3 * 3
     # 12 x 12 outputs of 16 filters, each of 5 x 5 products of one channel.
     assert convolutions[0].flops == 2 * 2 * 12 * 12 * 16 * 5 * 5
-    for product in [*dense, *convolutions, *of("cnn-best", 2)]:
+    for product in [*dense, *chain, *convolutions, *of("cnn-best", 2)]:
         result = product.compute(*map(tf.zeros, product.shapes))
         assert result.shape.num_elements() > 0
 

@@ -14,7 +14,7 @@ LAYERS = (
     "storage",
     "shards",
     "presets dataset digits sources run checkpoint progress causes logs figures events predictions "
-    "augment optimizers parts picture page stream",
+    "augment optimizers forward picture page stream",
     "restore eventlog runs search",
     "models loop epilogue network compare",
     "devices",
@@ -36,8 +36,8 @@ WITHIN = {
 }
 # Who may import a package, at any place in the module.
 OWNERS: dict[str, set[str]] = {
-    "tensorflow": {"augment", "optimizers", "parts", "loop", "devices", "train", "export"},
-    "keras": {"augment", "models", "parts", "export"},
+    "tensorflow": {"augment", "optimizers", "forward", "loop", "devices", "train", "export"},
+    "keras": {"augment", "models", "forward", "export"},
     "google": {"storage"},
     "kubernetes": set(),
     "k8s": set(),
@@ -46,7 +46,7 @@ OWNERS: dict[str, set[str]] = {
 WITH_TENSORFLOW = {
     "augment",
     "optimizers",
-    "parts",
+    "forward",
     "models",
     "loop",
     "devices",

@@ -72,7 +72,7 @@ def build(
     images: npt.NDArray[np.uint8] = IMAGES,
     labels: npt.NDArray[np.int32] = LABELS,
     label_smoothing: float = 0.0,
-    parts: int = 1,
+    parts: int | None = None,
     **settings: Any,
 ) -> Loop:
     keras.utils.set_random_seed(seed)
