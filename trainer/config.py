@@ -12,7 +12,7 @@ from trainer.errors import ConfigError
 
 # Settings that say where and how a run executes. All others decide the weights it ends with: they
 # are written to RUN/config.json, and a run folder with others there is refused. What workers,
-# threads and all_reduce change in the weights is in docs/reliability.md.
+# threads, all_reduce and layers change in the weights is in docs/reliability.md.
 PLACEMENT = frozenset(
     {
         "data",
@@ -31,6 +31,7 @@ PLACEMENT = frozenset(
         "memory",
         "threads",
         "all_reduce",
+        "layers",
     }
 )
 
@@ -94,6 +95,11 @@ class TrainConfig(BaseModel):
         "auto",
         description="how workers add up their gradients: by a ring of our own or by TensorFlow's "
         "collectives; auto: ring on CPUs",
+    )
+    layers: Literal["auto", "keras"] = Field(
+        "auto",
+        description="how training computes layers: one after the other on the whole batch, as "
+        "Keras does; auto: those of presets on CPUs in an order that is faster there",
     )
     eval_epochs: float = Field(
         1.0, ge=0, description="epochs between validations; 0: only at the end"

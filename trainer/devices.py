@@ -51,7 +51,9 @@ def _is_cut(config: TrainConfig) -> bool:
 
 def _is_reordered(config: TrainConfig) -> bool:
     """Return whether steps are computed as ``forward`` does: presets, whose layers are in a row."""
-    return config.model is None and config.precision == "float32" and not on_gpus()
+    if config.layers == "keras" or config.model is not None:
+        return False
+    return config.precision == "float32" and not on_gpus()
 
 
 def parts_of(config: TrainConfig) -> int | None:

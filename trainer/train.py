@@ -339,16 +339,18 @@ class Trainer:
             workers=self.cluster.workers,
         )
         device = "GPU" if devices.on_gpus() else "CPU"
-        parts, all_reduce = self.loop.parts or 1, "ring" if self.loop.ring else "TensorFlow"
-        threads = devices.threads(parts)
+        parts, all_reduce = self.loop.parts, "ring" if self.loop.ring else "TensorFlow"
+        layers = {None: "Keras", 1: "reordered"}.get(parts, f"in {parts} parts")
+        threads = devices.threads(parts or 1)
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
-            + (f", batch in {parts} parts" if parts > 1 else "")
+            f", layers: {layers}"
             + (f", all-reduce: {all_reduce}" if self.cluster.workers > 1 else ""),
             device=device,
             threads=threads,
             xla=self.loop.xla,
-            parts=parts,
+            layers=layers,
+            parts=parts or 1,
         )
 
     def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:

@@ -26,7 +26,7 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
     code, out, err = processes.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"results in {run}/"
-    assert "\ndevice: CPU, threads: 1, XLA: on\n" in out
+    assert "\ndevice: CPU, threads: 1, XLA: on, layers: reordered\n" in out
     values = result(run)
     assert 0.5 < values["test_accuracy"] <= 1
     assert f"test accuracy {values['test_accuracy']:.2%}" in out

@@ -34,6 +34,7 @@ CORES = len(os.sched_getaffinity(0))
         ({"preset": "cnn", "threads": 1}, ALONE, {"intra": 1}),
         ({"preset": "cnn", "batch_size": 1, "threads": 2}, ALONE, {"intra": 2}),
         ({"preset": "cnn", "threads": 2, "xla": "on"}, ALONE, {"intra": 2}),
+        ({"preset": "cnn", "threads": 2, "layers": "keras"}, ALONE, {"intra": 2}),
         ({"preset": "cnn", "threads": 2, "model": "a.b:c"}, ALONE, {"intra": 2}),
         ({"preset": "cnn", "threads": 2, "precision": "mixed_bfloat16"}, ALONE, {"intra": 2}),
         (
@@ -65,7 +66,7 @@ def test_threads_depend_on_what_a_step_does(
     assert got == asked
     parts = devices.parts_of(config)
     own = config.model is not None or config.precision != "float32"
-    assert parts == (None if own else asked.get("inter", 1))
+    assert parts == (None if own or config.layers == "keras" else asked.get("inter", 1))
     if parts and parts > 1:
         monkeypatch.setattr(
             tf.config.threading, "get_intra_op_parallelism_threads", lambda: got["intra"]
