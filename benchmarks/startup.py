@@ -4,15 +4,18 @@
 
 ``trainer train`` is started as the gang starts it, and tells of its stages; its first chunk is one
 step, so that the last stage is tracing, compiling and that step. ``k8s submit`` sends to an API
-server on the loopback interface that answers at once, and looks into a store there.
+server on the loopback interface that answers at once, and looks into a store there. The image's
+size is that of the packages that it installs, as they are installed here.
 """
 
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import yaml
@@ -66,6 +69,8 @@ def main() -> None:
         "At rest is while the worker trains; the forkserver keeps what its workers share, so that "
         "the sizes do not add up: what all of them take is the sum of their proportional shares "
         "(PSS).",
+        f"The image adds {image_size():,.0f} MiB to its base, packages and the trainer, not "
+        f"compressed; {package_size('tensorflow-cpu'):,.0f} MiB of them are TensorFlow.",
     ]
     common.publish(chosen, "Start-up and memory", about, "\n\n".join(body))
 
@@ -149,6 +154,25 @@ def status(pid: int) -> Memory:
             if value.endswith(" kB"):
                 found[key] = int(value.split()[0]) / 1024
     return found if "VmRSS" in found else {}
+
+
+def image_size() -> float:
+    """Return the MiB of what the Dockerfile copies into the image."""
+    locked = (common.ROOT / "requirements" / "trainer.txt").read_text()
+    names = set(re.findall(r"^([\w.-]+)==", locked, re.MULTILINE))  # once a Python version
+    ours = sum(each.stat().st_size for each in (common.ROOT / "trainer").rglob("*.*"))
+    return sum(map(package_size, names)) + ours / 2**20
+
+
+def package_size(name: str) -> float:
+    """Return the MiB of an installed package, without headers for C++; 0 on other platforms."""
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        return 0.0
+    kept = {each for each in files if each.parts[:2] != ("tensorflow", "include")}
+    paths = (Path(str(each.locate())) for each in kept)
+    return sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
 
 
 def submit() -> tuple[float, float]:
