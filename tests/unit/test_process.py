@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.processes import ROOT, environment, wait_until
-from trainer.process import STATUS_FD, Child, Event, tell_parent
+from trainer.process import STATUS_FD, TUNABLES, Child, Event, huge_pages, tell_parent
 
 LIMIT = 30.0  # seconds after which something that should happen did not
 STOPPABLE = f"""
@@ -313,3 +313,16 @@ def test_adopted_processes_are_reaped_but_not_the_known_child() -> None:
     """
     with script(code) as process:
         assert line(process) == "-9"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_memory_is_in_huge_pages_unless_that_is_told_otherwise(before: str, after: str) -> None:
+    assert huge_pages({TUNABLES: before}) == {TUNABLES: after}
+    assert huge_pages({})[TUNABLES] == "glibc.malloc.hugetlb=1"
