@@ -19,8 +19,14 @@ from benchmarks.common import Answer, serve
 from benchmarks.tensorflow_side import Ours
 from trainer import dataset, models, presets
 from trainer.cluster import ALONE
-from trainer.devices import parts_of, set_threads
-from trainer.forward import at_once, in_a_row, input_gradient, is_filled, together
+from trainer.devices import is_reordered, parts_of, set_threads
+from trainer.forward import (
+    goes_back_unstrided,
+    in_a_row,
+    input_gradient,
+    multiplies_first,
+    together,
+)
 
 COPIES = (16, 64)  # of a product in one graph call, at least and at most
 ENOUGH = 1e9  # floating-point operations beside which a call costs nothing
@@ -49,9 +55,9 @@ def main() -> None:
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
     set_threads(config, ALONE, data)
-    parts = parts_of(config) or 1
+    parts = parts_of(config)
     model = models.build(config, data.input_shape, data.classes)
-    found = products(model, config.batch_size // parts)
+    found = products(model, config.batch_size // parts, reordered=is_reordered(config))
     ours = Ours(config, data)
     bare = [alone(product, parts) for product in found]
     ours.train("", 1)
@@ -66,18 +72,19 @@ def main() -> None:
     serve(work)
 
 
-def products(model: Any, batch: int) -> list[Product]:
+def products(model: Any, batch: int, *, reordered: bool) -> list[Product]:
     """Return the matrix products and convolutions of a training step.
 
     Args:
         model: whose layers stand in a row.
         batch: images.
+        reordered: whether they are those of ``forward.py``.
     """
     found: list[Product] = []
     for layer, *more in together(in_a_row(model)):
         kind = type(layer).__name__
         first = not found
-        if more and at_once([layer, *more], batch):
+        if reordered and more and multiplies_first([layer, *more], batch):
             found += chain([layer, *more], batch, first=first)
             continue
         for each in (layer, *more):
@@ -85,7 +92,7 @@ def products(model: Any, batch: int) -> list[Product]:
                 inputs, units = each.kernel.shape
                 found += dense(inputs, units, batch, first=first and each is layer)
             elif kind == "Conv2D":
-                found += convolution(each, batch, first=first)
+                found += convolution(each, batch, first=first, reordered=reordered)
     return found
 
 
@@ -120,7 +127,7 @@ def dense(inputs: int, units: int, batch: int, *, first: bool) -> list[Product]:
     return made[:2] if first else made
 
 
-def convolution(layer: Any, batch: int, *, first: bool) -> list[Product]:
+def convolution(layer: Any, batch: int, *, first: bool, reordered: bool) -> list[Product]:
     """Return the convolutions of a layer: forward, for its weights, and for its input."""
     images, kernel = (batch, *layer.input.shape[1:]), tuple(layer.kernel.shape)
     outputs = (batch, *layer.output.shape[1:])
@@ -147,8 +154,8 @@ def convolution(layer: Any, batch: int, *, first: bool) -> list[Product]:
             flops,
             (kernel, outputs),
             lambda w, g: (
-                input_gradient(g, w, images, layer.strides, settings["padding"])
-                if is_filled(layer)
+                input_gradient(g, w, images, layer.strides)
+                if reordered and goes_back_unstrided(layer)
                 else raw.Conv2DBackpropInput(
                     input_sizes=images, filter=w, out_backprop=g, **settings
                 )

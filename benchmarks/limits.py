@@ -43,11 +43,11 @@ def main() -> None:
     )
     body = [
         table([*head, "share of the step"], rows),
-        "Bare are TensorFlow's own products and convolutions, forward and backward, each of the "
-        "step's shapes, on as many threads and in as many parts side by side; the first layer's "
-        "has no gradient for its input. The rest of a step is gathering and scaling images, "
-        "activations, normalisation, loss and the update; where XLA compiles the step, its "
-        "products may be faster than the bare ones.",
+        "Bare are TensorFlow's own products and convolutions, forward and backward, those of the "
+        "step with its shapes and in its order (`trainer/forward.py`), on as many threads and in "
+        "as many parts side by side; the first layer's has no gradient for its input. The rest of "
+        "a step is gathering and scaling images, activations, normalisation, loss and the update; "
+        "where XLA compiles the step, its products may be faster than the bare ones.",
         "The sum of a vector of a gradient's size over two processes on the loopback interface:",
         table(lines, collectives(chosen)),
         "Sockets carry what a sum over two needs, half of the vector each way and the other half "

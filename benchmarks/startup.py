@@ -160,7 +160,8 @@ def image_size() -> float:
     """Return the MiB of what the Dockerfile copies into the image."""
     locked = (common.ROOT / "requirements" / "trainer.txt").read_text()
     names = set(re.findall(r"^([\w.-]+)==", locked, re.MULTILINE))  # once a Python version
-    ours = sum(each.stat().st_size for each in (common.ROOT / "trainer").rglob("*.*"))
+    code = (each for each in (common.ROOT / "trainer").rglob("*.*") if each.suffix != ".pyc")
+    ours = sum(each.stat().st_size for each in code)
     return sum(map(package_size, names)) + ours / 2**20
 
 

@@ -4,7 +4,8 @@
 
 Ours are runs of ``python -m trainer train``, one process for each rank as in pods; images per
 second come from their metrics, without the first chunk, in which they compile. The peer's gang has
-the same model and global batch, gloo over loopback, and one thread a process, as torchrun sets it.
+the same model and global batch, gloo over loopback, and one thread a process, as torchrun sets it;
+its memory is in huge pages, as ours is.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.throughput import settings_of, torch_command
+from trainer import process
 from trainer.cluster import environment
 
 LIMIT = 300.0  # seconds of one run
@@ -169,6 +171,7 @@ def peers(case: Case, data: str) -> Iterator[list[Side]]:
         command = torch_command(python, settings, data, Path(folder))
         for rank in range(2):
             env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+            env |= process.huge_pages(os.environ)
             env |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
             gang.append(Side(command, env=env))
         try:

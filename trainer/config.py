@@ -98,8 +98,8 @@ class TrainConfig(BaseModel):
     )
     layers: Literal["auto", "keras"] = Field(
         "auto",
-        description="how training computes layers: one after the other on the whole batch, as "
-        "Keras does; auto: those of presets on CPUs in an order that is faster there",
+        description="keras: training computes them one after the other, each for the whole batch; "
+        "auto: those of presets, in float32, on CPUs in an order that is faster there",
     )
     eval_epochs: float = Field(
         1.0, ge=0, description="epochs between validations; 0: only at the end"
@@ -144,8 +144,8 @@ class TrainConfig(BaseModel):
         ge=0,
         le=1024,
         description="threads that a worker computes on; 0: one for each core, of which the workers "
-        "of a local gang get a part each; only one where steps are small. Presets with "
-        "convolutions have each compute a part of the batch",
+        "of a local gang get a part each; only one where steps are small. Where presets "
+        "with convolutions have their layers reordered, each computes a part of the batch",
     )
     report: bool = Field(True, description="write RUN/report.html at the end")
 

@@ -36,7 +36,7 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
             count = 1
     if _is_cut(config):
         total = count or threads()
-        cut = forward.parts(total, config.batch_size // cluster.workers)
+        cut = forward.parts_for(total, config.batch_size // cluster.workers)
         if cut > 1:
             tf.config.threading.set_inter_op_parallelism_threads(cut)
             count = max(1, total - cut)  # shared by all parts, which are threads themselves
@@ -44,22 +44,20 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
         tf.config.threading.set_intra_op_parallelism_threads(count)
 
 
-def _is_cut(config: TrainConfig) -> bool:
-    """Return whether steps may be computed in parts: presets with convolutions."""
-    return _is_reordered(config) and config.preset not in models.HIDDEN and config.xla != "on"
-
-
-def _is_reordered(config: TrainConfig) -> bool:
-    """Return whether steps are computed as ``forward`` does: presets, whose layers are in a row."""
+def is_reordered(config: TrainConfig) -> bool:
+    """Return whether ``forward`` computes the layers: a preset's, which are in a row, on CPUs."""
     if config.layers == "keras" or config.model is not None:
         return False
     return config.precision == "float32" and not on_gpus()
 
 
-def parts_of(config: TrainConfig) -> int | None:
-    """Return the parts of a replica's batch, as ``set_threads`` chose; None: see ``Loop``."""
-    if not _is_reordered(config):
-        return None
+def _is_cut(config: TrainConfig) -> bool:
+    """Return whether steps may be computed in parts: presets with convolutions."""
+    return is_reordered(config) and config.preset not in models.HIDDEN and config.xla != "on"
+
+
+def parts_of(config: TrainConfig) -> int:
+    """Return in how many parts a replica's batch is computed, as ``set_threads`` chose."""
     chosen: int = tf.config.threading.get_inter_op_parallelism_threads()
     return chosen if chosen and _is_cut(config) else 1
 

@@ -6,7 +6,7 @@ What is computed is what Keras computes for these layers, up to rounding:
   threads at about the cost of what they save. Parts that never meet, but in the sums of batch
   norm, do keep several cores busy.
 - Dense layers with nothing between them as one product of matrices, in the cheaper order.
-- For the gradient of a strided convolution's input, a convolution without stride.
+- Back through a strided convolution as through one without stride.
 """
 
 import itertools
@@ -28,7 +28,7 @@ LEAST = 32  # images of a part; smaller ones were not measured
 MOST_FILLING = 1.5
 
 
-def parts(threads: int, batch: int) -> int:
+def parts_for(threads: int, batch: int) -> int:
     """Return into how many equal parts a batch is cut.
 
     Args:
@@ -61,17 +61,19 @@ def call(
     values = itertools.chain(trainable, others)
     with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
         batch = tf.split(images, count)
+        first = True  # nobody wants the gradient of what comes before the first parameters
         for layer, *more in together(in_a_row(model)):
             if more:
                 batch = [_multiplied([layer, *more], part) for part in batch]
-            elif isinstance(layer, layers.Conv2D) and is_filled(layer):
+            elif not first and isinstance(layer, layers.Conv2D) and goes_back_unstrided(layer):
                 batch = [_convolved(layer, part) for part in batch]
             elif isinstance(layer, BY_IMAGE):
                 batch = [layer(part) for part in batch]
             elif count > 1 and isinstance(layer, layers.BatchNormalization):
                 batch = _normalized(layer, batch)
-            else:  # draws random numbers for the whole batch, or is not known
+            else:  # draws random numbers for the whole batch, or looks at all of it
                 batch = tf.split(layer(tf.concat(batch, 0), training=True), count)
+            first = first and not layer.trainable_variables
         logits = tf.concat(batch, 0)
     return logits, [scope.get_current_value(each) for each in model.non_trainable_variables]
 
@@ -104,8 +106,8 @@ def together(stack: Iterable[Any]) -> Iterator[list[Any]]:
         yield group
 
 
-def at_once(group: list[layers.Dense], count: int) -> bool:
-    """Return whether dense layers are multiplied with each other before so many images come.
+def multiplies_first(group: list[layers.Dense], count: int) -> bool:
+    """Return whether dense layers are multiplied with each other, then so many images with that.
 
     A product of matrices may be computed from either end (matrix chain ordering). From the last
     layer on, the matrices stay as narrow as its outputs are, and an image is multiplied by one of
@@ -120,7 +122,7 @@ def at_once(group: list[layers.Dense], count: int) -> bool:
 def _multiplied(group: list[layers.Dense], inputs: Tensor) -> Tensor:
     """Return the outputs of dense layers without activations between them."""
     assert inputs.shape.rank == 2
-    if not at_once(group, inputs.shape[0]):
+    if not multiplies_first(group, inputs.shape[0]):
         for layer in group:
             inputs = layer(inputs)
         return inputs
@@ -133,34 +135,32 @@ def _multiplied(group: list[layers.Dense], inputs: Tensor) -> Tensor:
     return last.activation(tf.matmul(inputs, kernel) + bias)
 
 
-def is_filled(layer: layers.Conv2D) -> bool:
-    """Return whether the gradient of a convolution's input is computed without its stride."""
+def goes_back_unstrided(layer: layers.Conv2D) -> bool:
+    """Return whether ``input_gradient`` is for a layer, and faster."""
     filling = 1.0
     for size, stride in zip(layer.kernel_size, layer.strides, strict=True):
         filling *= -(-size // stride) * stride / size
-    plain = layer.groups == 1 and set(layer.dilation_rate) == {1}
-    plain = plain and layer.data_format == "channels_last" and layer.padding in ("same", "valid")
+    plain = (layer.groups, layer.data_format, layer.padding) == (1, "channels_last", "valid")
     return plain and max(layer.strides) > 1 and filling <= MOST_FILLING
 
 
 def _convolved(layer: layers.Conv2D, images: Tensor) -> Tensor:
-    """Return the layer's outputs, whose gradient convolves without stride."""
-    strides, padding = [1, *layer.strides, 1], layer.padding.upper()
+    """Return the layer's outputs, which go back by ``input_gradient``."""
+    strides = [1, *layer.strides, 1]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def convolved(images: Tensor, kernel: Tensor) -> Any:
         def gradients(gradient: Tensor) -> tuple[Tensor, Tensor]:
-            return input_gradient(
-                gradient, kernel, images.shape, layer.strides, padding
-            ), tf.raw_ops.Conv2DBackpropFilter(
+            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
                 input=images,
                 filter_sizes=kernel.shape,
                 out_backprop=gradient,
                 strides=strides,
-                padding=padding,
+                padding="VALID",
             )
+            return input_gradient(gradient, kernel, images.shape, layer.strides), of_kernel
 
-        return tf.nn.conv2d(images, kernel, strides, padding), gradients
+        return tf.nn.conv2d(images, kernel, strides, "VALID"), gradients
 
     outputs = convolved(images, tf.convert_to_tensor(layer.kernel))
     if layer.use_bias:
@@ -169,13 +169,9 @@ def _convolved(layer: layers.Conv2D, images: Tensor) -> Tensor:
 
 
 def input_gradient(
-    gradient: Tensor,
-    kernel: Tensor,
-    shape: Sequence[int],
-    strides: tuple[int, int],
-    padding: str,
+    gradient: Tensor, kernel: Tensor, shape: Sequence[int], strides: tuple[int, int]
 ) -> Tensor:
-    """Return the gradient of a strided convolution's input.
+    """Return the gradient of the input of a strided convolution without padding.
 
     With the kernel filled up with zeros to a multiple of the stride, s x s neighbours of the input
     are the channels of one place, on which a kernel that is s times smaller moves without stride.
@@ -185,38 +181,28 @@ def input_gradient(
         kernel: [height, width, channels, filters].
         shape: of the input, [n, height, width, channels].
         strides: down and across.
-        padding: SAME or VALID.
     """
-    count, *sides, channels = shape
-    *sizes, _, filters = kernel.shape
-    tall, wide = (-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
+    count, height, width, channels = shape
+    tall, wide, _, filters = kernel.shape
     down, across = strides
-    filling = [[0, tall * down - sizes[0]], [0, wide * across - sizes[1]], [0, 0], [0, 0]]
-    blocks = tf.reshape(tf.pad(kernel, filling), [tall, down, wide, across, channels, filters])
+    high, broad = -(-tall // down), -(-wide // across)
+    filling = [[0, high * down - tall], [0, broad * across - wide], [0, 0], [0, 0]]
+    blocks = tf.reshape(tf.pad(kernel, filling), [high, down, broad, across, channels, filters])
     depth = down * across * channels
-    rows, columns = gradient.shape[1] + tall - 1, gradient.shape[2] + wide - 1
+    rows, columns = gradient.shape[1] + high - 1, gradient.shape[2] + broad - 1
     found = tf.raw_ops.Conv2DBackpropInput(
         input_sizes=[count, rows, columns, depth],
-        filter=tf.reshape(tf.transpose(blocks, [0, 2, 1, 3, 4, 5]), [tall, wide, depth, filters]),
+        filter=tf.reshape(tf.transpose(blocks, [0, 2, 1, 3, 4, 5]), [high, broad, depth, filters]),
         out_backprop=gradient,
         strides=[1, 1, 1, 1],
         padding="VALID",
     )
     found = tf.reshape(found, [count, rows, columns, down, across, channels])
-    found = tf.reshape(
-        tf.transpose(found, [0, 1, 3, 2, 4, 5]), [count, rows * down, columns * across, channels]
-    )
-    # SAME puts the greater half of the border behind.
-    borders = [
-        max(0, (outputs - 1) * stride + size - side) // 2 if padding == "SAME" else 0
-        for outputs, stride, size, side in zip(
-            gradient.shape[1:3], strides, sizes, sides, strict=True
-        )
-    ]
-    top, left = borders
-    found = found[:, top : top + sides[0], left : left + sides[1]]
-    missing = [[0, sides[0] - found.shape[1]], [0, sides[1] - found.shape[2]]]  # no output sees it
-    return tf.pad(found, [[0, 0], *missing, [0, 0]])
+    found = tf.transpose(found, [0, 1, 3, 2, 4, 5])
+    found = tf.reshape(found, [count, rows * down, columns * across, channels])
+    found = found[:, :height, :width]
+    unseen = [[0, height - found.shape[1]], [0, width - found.shape[2]]]  # by any output
+    return tf.pad(found, [[0, 0], *unseen, [0, 0]])
 
 
 def _normalized(layer: layers.BatchNormalization, batch: list[Tensor]) -> list[Tensor]:

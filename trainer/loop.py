@@ -66,9 +66,8 @@ class Loop:
         chunk_steps: the most steps in one call.
         xla: whether to compile with XLA.
         label_smoothing: share of the target spread over all classes.
-        parts: how many parts of a replica's batch are computed side by side, in the order of
-            ``forward.py``; only for layers in a row, and more than one only without XLA. None: as
-            Keras computes the model.
+        reordered: whether the model is computed by ``forward.py``; only for layers in a row.
+        parts: how many parts of a replica's batch that computes side by side; only without XLA.
     """
 
     def __init__(
@@ -82,9 +81,10 @@ class Loop:
         chunk_steps: int,
         xla: bool,
         label_smoothing: float = 0.0,
-        parts: int | None = None,
+        reordered: bool = False,
+        parts: int = 1,
     ) -> None:
-        assert (parts or 1) == 1 or not xla
+        assert parts == 1 or (reordered and not xla)
         self.strategy = strategy
         self.replicas: int = strategy.num_replicas_in_sync
         self.local_replicas: int = self.replicas // max(1, _workers(strategy))
@@ -92,7 +92,7 @@ class Loop:
         self._optimizer = optimizer
         self._label_smoothing = label_smoothing
         self._chunk_steps = chunk_steps
-        self.parts = parts
+        self.reordered, self.parts = reordered, parts
         weights = {id(v) for v in model.non_trainable_weights}
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
@@ -294,13 +294,13 @@ class Loop:
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
             others = self._others(state.buffers, seeds, replica)
-            if self.parts is None:
-                logits, others = self._model.stateless_call(
-                    state.parameters, others, images, training=True
-                )
-            else:
+            if self.reordered:
                 logits, others = forward.call(
                     self._model, state.parameters, others, images, self.parts
+                )
+            else:
+                logits, others = self._model.stateless_call(
+                    state.parameters, others, images, training=True
                 )
             logits = tf.cast(logits, tf.float32)
             losses = _cross_entropy(labels, logits, self._label_smoothing)
@@ -369,7 +369,7 @@ class Loop:
 
         classes = self._model.output_shape[-1]
         logits = tf.map_fn(
-            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts or 1
+            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts
         )
         return tf.reshape(logits, [-1, classes])
 

@@ -340,17 +340,18 @@ class Trainer:
         )
         device = "GPU" if devices.on_gpus() else "CPU"
         parts, all_reduce = self.loop.parts, "ring" if self.loop.ring else "TensorFlow"
-        layers = {None: "Keras", 1: "reordered"}.get(parts, f"in {parts} parts")
-        threads = devices.threads(parts or 1)
+        layers = "reordered" if self.loop.reordered else "keras"
+        threads = devices.threads(parts)
         self.reporter.say(
             f"device: {device}, threads: {threads}, XLA: {'on' if self.loop.xla else 'off'}"
-            f", layers: {layers}"
+            + f", layers: {layers}"
+            + (f" in {parts} parts" if parts > 1 else "")
             + (f", all-reduce: {all_reduce}" if self.cluster.workers > 1 else ""),
             device=device,
             threads=threads,
             xla=self.loop.xla,
             layers=layers,
-            parts=parts or 1,
+            parts=parts,
         )
 
     def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
@@ -591,6 +592,7 @@ def assemble(config: TrainConfig, dataset: Dataset, strategy: Any) -> tuple[Loop
         chunk_steps=config.chunk_steps,
         xla=devices.is_xla_faster(model, strategy) if config.xla == "auto" else config.xla == "on",
         label_smoothing=config.label_smoothing,
+        reordered=devices.is_reordered(config),
         parts=devices.parts_of(config),
     )
     parameters = [variable.path for variable in model.trainable_variables]

@@ -94,6 +94,7 @@ def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
         processes.wait_until(has_metrics(run))
         supervisors, lost = processes.supervisors(gang.pid), processes.workers(gang.pid)
         other = lost[1 - rank]
+        assert "glibc.malloc.hugetlb=1" in processes.environment_of(other)["GLIBC_TUNABLES"]
         os.kill(lost[rank], number)
         processes.wait_until(lambda: attempts(run), 60)
         processes.wait_until(lambda: newest(run) > attempts(run)[0]["last_step"] + CHUNK)

@@ -65,11 +65,30 @@ def test_threads_depend_on_what_a_step_does(
     devices.set_threads(config, cluster, DATA)
     assert got == asked
     parts = devices.parts_of(config)
-    own = config.model is not None or config.precision != "float32"
-    assert parts == (None if own or config.layers == "keras" else asked.get("inter", 1))
-    if parts and parts > 1:
+    assert parts == asked.get("inter", 1)
+    if parts > 1:
         monkeypatch.setattr(
             tf.config.threading, "get_intra_op_parallelism_threads", lambda: got["intra"]
         )
         assert devices.threads(parts) == (config.threads or CORES)
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "reordered"),
+    [
+        ({"preset": "cnn"}, False, True),
+        ({"preset": "mlp-100", "xla": "on"}, False, True),
+        ({"preset": "cnn", "layers": "keras"}, False, False),
+        ({"preset": "cnn", "model": "a.b:c"}, False, False),
+        ({"preset": "cnn", "precision": "mixed_bfloat16"}, False, False),
+        ({"preset": "cnn"}, True, False),
+    ],
+)
+def test_layers_of_presets_are_reordered_on_cpus(
+    settings: dict[str, Any], gpus: bool, reordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "on_gpus", lambda: gpus)
+    config = presets.configure({}, settings)
+    assert devices.is_reordered(config) == reordered
+    assert reordered or devices.parts_of(config) == 1

@@ -59,24 +59,28 @@ def test_dense_layers_are_together_up_to_an_activation(stack: list[Any], sizes: 
     assert [layer for group in groups for layer in group] == stack
 
 
-@pytest.mark.parametrize("units", [(16, 3), (16, 8, 3), (3, 200)])
+@pytest.mark.parametrize(
+    ("units", "images", "first"),
+    [((16, 3), 40, True), ((16, 8, 3), 40, True), ((16, 3), 2, False), ((3, 200), 40, False)],
+)
 @pytest.mark.parametrize("bias", [True, False])
-def test_dense_layers_multiplied_at_once_are_those_layers(
-    units: tuple[int, ...], bias: bool
+def test_dense_layers_are_the_same_in_any_order(
+    units: tuple[int, ...], images: int, first: bool, bias: bool
 ) -> None:
     stack = [Dense(n, use_bias=bias, bias_initializer="normal") for n in units]
     stack[-1].activation = keras.activations.tanh
     model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), *stack])
-    images = RANDOM.random((40, *SHAPE)).astype(np.float32)
+    assert forward.multiplies_first(stack, images) == first
+    inputs = RANDOM.random((images, *SHAPE)).astype(np.float32)
     values = [tf.convert_to_tensor(each) for each in model.trainable_variables]
 
-    def step(together: bool) -> list[Any]:
+    def step(reordered: bool) -> list[Any]:
         with tf.GradientTape() as tape:
             tape.watch(values)
-            if together:
-                outputs, _ = forward.call(model, values, [], images, 1)
+            if reordered:
+                outputs, _ = forward.call(model, values, [], inputs, 1)
             else:
-                outputs, _ = model.stateless_call(values, [], images, training=True)
+                outputs, _ = model.stateless_call(values, [], inputs, training=True)
             loss = tf.reduce_sum(tf.square(outputs))
         return [outputs, *tape.gradient(loss, values)]
 
@@ -84,26 +88,53 @@ def test_dense_layers_multiplied_at_once_are_those_layers(
         np.testing.assert_allclose(got, told, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "strides", "settings", "unstrided"),
+    [
+        (5, 2, {}, True),
+        (4, 2, {}, True),
+        (5, (1, 2), {}, True),
+        (3, 2, {}, False),  # there it takes longer
+        (1, 2, {}, False),
+        (5, 1, {}, False),
+        (5, 2, {"padding": "same"}, False),
+        (5, 2, {"groups": 2}, False),
+    ],
+)
+def test_back_through_which_convolutions_there_is_no_stride(
+    size: int, strides: int | tuple[int, int], settings: dict[str, Any], unstrided: bool
+) -> None:
+    layer = keras.layers.Conv2D(4, size, strides=strides, **settings)
+    assert forward.goes_back_unstrided(layer) == unstrided
+
+
 @given(
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
+    outputs=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    unseen=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     kernel=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     strides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.sampled_from(["SAME", "VALID"]),
 )
 def test_the_gradient_of_a_convolutions_input_is_tensorflows(
-    height: int, width: int, kernel: tuple[int, int], strides: tuple[int, int], padding: str
+    outputs: tuple[int, int],
+    unseen: tuple[int, int],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
 ) -> None:
-    if padding == "VALID":
-        height, width = height + kernel[0] - 1, width + kernel[1] - 1
-    images = tf.constant(RANDOM.normal(size=(2, height, width, 3)).astype(np.float32))
-    weights = tf.constant(RANDOM.normal(size=(*kernel, 3, 5)).astype(np.float32))
+    """With rows and columns at the ends that no output sees, as long as they make none."""
+    height, width = (
+        (count - 1) * stride + size + min(more, stride - 1)
+        for count, stride, size, more in zip(outputs, strides, kernel, unseen, strict=True)
+    )
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(2, height, width, 3)).astype(np.float32))
+    weights = tf.constant(random.normal(size=(*kernel, 3, 5)).astype(np.float32))
     with tf.GradientTape() as tape:
         tape.watch(images)
-        outputs = tf.nn.conv2d(images, weights, [1, *strides, 1], padding)
-    gradient = tf.constant(RANDOM.normal(size=outputs.shape).astype(np.float32))
-    told = tape.gradient(outputs, images, output_gradients=gradient)
-    got = forward.input_gradient(gradient, weights, images.shape, strides, padding)
+        found = tf.nn.conv2d(images, weights, [1, *strides, 1], "VALID")
+    assert found.shape[1:3] == outputs
+    gradient = tf.constant(random.normal(size=found.shape).astype(np.float32))
+    told = tape.gradient(found, images, output_gradients=gradient)
+    got = forward.input_gradient(gradient, weights, images.shape, strides)
     np.testing.assert_allclose(got, told, rtol=1e-4, atol=1e-4)
 
 
@@ -116,6 +147,7 @@ def convolving() -> Any:
             layers.Conv2D(4, 3, use_bias=False),
             layers.BatchNormalization(scale=False, momentum=0.5),
             layers.ReLU(),
+            layers.Conv2D(4, 2, strides=2, activation="relu"),
             layers.Dropout(0.3),
             keras.Sequential([layers.Flatten(), layers.Dense(8)]),
             layers.BatchNormalization(center=False, momentum=0.5),
@@ -124,8 +156,9 @@ def convolving() -> Any:
     )
 
 
-def test_a_run_in_parts_has_the_losses_and_logits_of_one_in_whole_batches(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("settings", [{"parts": 4}, {"xla": True}, {"replicas": 2}])
+def test_a_run_reordered_has_the_losses_and_logits_of_keras(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuts: list[int] = []
 
@@ -135,16 +168,18 @@ def test_a_run_in_parts_has_the_losses_and_logits_of_one_in_whole_batches(
 
     original = forward.call
     monkeypatch.setattr(forward, "call", call)
-    whole, cut = build(convolving), build(convolving, parts=4)
-    state, losses = run(whole, [8, 16])
-    state_cut, losses_cut = run(cut, [8, 16])
-    np.testing.assert_allclose(losses_cut, losses, rtol=1e-4)
-    assert set(cuts) == {4}
+    as_keras = build(convolving, **{**settings, "parts": 1})
+    reordered = build(convolving, **settings, reordered=True)
+    state, losses = run(as_keras, [8, 16])
+    assert not cuts
+    state_reordered, losses_reordered = run(reordered, [8, 16])
+    np.testing.assert_allclose(losses_reordered, losses, rtol=1e-4)
+    assert set(cuts) == {settings.get("parts", 1)}
     assert losses[-1] < losses[0]
     indices = np.arange(len(LABELS), dtype=np.int32)
     np.testing.assert_allclose(
-        cut.logits(cut.place(state_cut), indices),
-        whole.logits(whole.place(state), indices),
+        reordered.logits(reordered.place(state_reordered), indices),
+        as_keras.logits(as_keras.place(state), indices),
         atol=1e-3,
     )
 
@@ -153,7 +188,7 @@ def test_a_run_in_parts_has_the_losses_and_logits_of_one_in_whole_batches(
 def test_parts_are_equal_and_large_enough_and_no_more_than_threads(
     threads: int, batch: int
 ) -> None:
-    count = forward.parts(threads, batch)
+    count = forward.parts_for(threads, batch)
     assert 1 <= count <= threads
     assert batch % count == 0
     assert count == 1 or batch // count >= forward.LEAST
@@ -164,4 +199,4 @@ def test_parts_are_equal_and_large_enough_and_no_more_than_threads(
     [(1, 128, 1), (2, 128, 2), (3, 128, 2), (8, 128, 4), (2, 129, 1), (3, 129, 3), (2, 63, 1)],
 )
 def test_there_are_as_many_parts_as_there_may_be(threads: int, batch: int, count: int) -> None:
-    assert forward.parts(threads, batch) == count
+    assert forward.parts_for(threads, batch) == count

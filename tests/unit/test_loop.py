@@ -72,7 +72,8 @@ def build(
     images: npt.NDArray[np.uint8] = IMAGES,
     labels: npt.NDArray[np.int32] = LABELS,
     label_smoothing: float = 0.0,
-    parts: int | None = None,
+    reordered: bool = False,
+    parts: int = 1,
     **settings: Any,
 ) -> Loop:
     keras.utils.set_random_seed(seed)
@@ -86,6 +87,7 @@ def build(
         chunk_steps=chunk_steps,
         xla=xla,
         label_smoothing=label_smoothing,
+        reordered=reordered,
         parts=parts,
     )
 

@@ -3,6 +3,7 @@ import itertools
 import re
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,23 @@ def test_the_order_is_the_same_on_every_machine_and_numpy() -> None:
     digest = hashlib.sha256(order.permutation(1, 0, 60_000).astype("<i4").tobytes()).hexdigest()
     assert digest == "8793b348f83604014b026b3437a89247d3c1f120e1d74250f526c71b28c1a660"
     assert order.permutation(7, 3, 10).tolist() == [2, 0, 7, 3, 5, 4, 8, 9, 1, 6]
+
+
+def test_samples_with_equal_random_numbers_are_in_their_own_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = np.random.default_rng(1).integers(0, 50, 1000).astype(np.uint64)
+
+    class Repeating:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def random_raw(self, count: int) -> npt.NDArray[np.uint64]:
+            return words[:count]
+
+    monkeypatch.setattr(np.random, "Philox", Repeating)
+    got = order.permutation.__wrapped__(1, 0, 1000)
+    assert got.tolist() == sorted(range(1000), key=lambda sample: (words[sample], sample))
 
 
 def test_the_cached_permutation_cannot_be_changed() -> None:
