@@ -180,7 +180,7 @@ def test_a_run_reordered_has_the_losses_and_logits_of_keras(
     np.testing.assert_allclose(
         reordered.logits(reordered.place(state_reordered), indices),
         as_keras.logits(as_keras.place(state), indices),
-        atol=1e-3,
+        atol=5e-3,  # Adam makes steps of the rounding of what batch norm takes off again
     )
 
 
