@@ -74,7 +74,7 @@ def main() -> None:
         print(scaling[-1], file=sys.stderr, flush=True)
     about = (
         "Two workers on this machine. Images per second, median (least to greatest) of "
-        f"{chosen.rounds} runs of each side in turns."
+        f"{chosen.rounds} runs of each side in turns, both with memory in huge pages."
     )
     body = [
         table(["model", "trainyard", "PyTorch DDP, gloo", "times DDP"], against),
