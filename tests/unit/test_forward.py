@@ -32,8 +32,15 @@ def step_of(model: Any, count: int) -> list[Any]:
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_logits_statistics_and_gradients_are_those_of_keras(preset: str, count: int) -> None:
+def test_logits_statistics_and_gradients_are_those_of_keras(
+    preset: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = models.build(presets.configure({}, {"preset": preset}), (28, 28, 1), 10)
+    # Among a million units one may be so near to the kink of ReLU that rounding turns it on or off.
+    monkeypatch.setattr(keras.layers.ReLU, "call", lambda _, inputs: keras.ops.softplus(inputs))
+    for layer in forward.in_a_row(model):
+        if getattr(layer, "activation", None) is keras.activations.relu:
+            layer.activation = keras.activations.softplus
     for weight in model.trainable_variables:  # scales of 1 and shifts of 0 would hide mistakes
         weight.assign(weight + 0.1 * RANDOM.normal(size=weight.shape))
     for got, told in zip(step_of(model, count), step_of(model, 0), strict=True):
