@@ -9,6 +9,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from k8s import view
+from trainer.text import printable
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 WARNING = "yellow"
@@ -25,7 +26,7 @@ class Screen:
 
     def say(self, message: str, style: str | None = None) -> None:
         """Print a line of our own."""
-        self._console.print(Text(message, style or ""))
+        self._console.print(Text(printable(message), style or ""))
         sys.stdout.flush()
 
     def line(self, rank: int, facts: dict[str, Any], progress: view.Progress) -> None:
@@ -42,9 +43,8 @@ class Screen:
     def ranked(self, rank: int, text: str, style: str | None = None) -> None:
         """Print a line with its rank before it."""
         # What a model prints must not move the cursor or set the terminal's title.
-        text = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
         prefix = Text(f"{rank:>{self._width}} | ", COLOURS[rank % len(COLOURS)])
-        self._console.print(prefix + Text(text, style or ""))
+        self._console.print(prefix + Text(printable(text), style or ""))
         sys.stdout.flush()
 
     def close(self) -> None:

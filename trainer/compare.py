@@ -16,6 +16,7 @@ from trainer import presets, runs
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.runs import Run
+from trainer.text import printable
 
 READERS = 8  # runs that are read at the same time
 # The figures of the terminal's table, and how many columns of it each takes.
@@ -225,11 +226,6 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "-" if value is None else str(value)
-
-
-def printable(text: str) -> str:
-    """Return text that neither moves a terminal's cursor nor changes its colours."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _read_or_error(uri: str) -> Run | DataError:

@@ -10,6 +10,8 @@ The message is one line: what, the value, the rule, the remedy. ``__main__`` pri
 standard error and exits with ``exit_code``; a traceback means a defect of the program.
 """
 
+from trainer.text import printable
+
 
 class UserError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -43,4 +45,4 @@ class StoppedError(UserError):
 
 def one_line(error: UserError) -> str:
     """Return an error's message on one line, short enough for a pipe to take it whole."""
-    return " ".join(str(error).split())[:2000]
+    return printable(" ".join(str(error).split())[:2000])

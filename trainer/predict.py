@@ -12,11 +12,11 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import metrics, picture
-from trainer.compare import printable
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.imports import quick_imports
 from trainer.ink import Box
 from trainer.restore import Restored
+from trainer.text import printable
 
 STANDARD_INPUT = "-"
 LARGEST = 200 * 10**6  # bytes of a file

@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trainer import compare, curves, dataset, run
-from trainer.compare import printable, shown
+from trainer.compare import shown
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.process import Child, Event
 from trainer.search import Planned, Sweep, arguments, plan
 from trainer.storage import open_storage
+from trainer.text import printable
 
 PAGE = "compare.html"
 GRACE = 45.0  # seconds from the request to stop until a run is killed; it gives its workers less

@@ -12,6 +12,7 @@ from rich.text import Text
 from trainer import report
 from trainer.charts import MOST_POINTS, Kind, Points, text, thin
 from trainer.facts import Facts, Quality
+from trainer.text import printable
 
 COLUMNS = 80
 CURVE_COLUMNS, CURVE_ROWS = 60, 4
@@ -25,16 +26,16 @@ def as_text(found: Facts) -> str:
     console = Console(
         file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, highlight=False
     )
-    console.print(_clean(f"{found.name}  {found.uri}"))
+    console.print(Text(printable(f"{found.name}  {found.uri}")))
     headline = report.headline(found)
     for parts in (headline[:2], headline[2:]):
-        console.print(_clean("  ".join(parts)))
+        console.print(Text(printable("  ".join(parts))))
     _print_curves(console, found)
     if isinstance(found.quality, Quality):
         _print_quality(console, found.quality)
     else:
         _section(console, "test images")
-        console.print(_clean(found.quality))
+        console.print(Text(printable(found.quality)))
     _section(console, "settings that differ from the defaults")
     changed = [each for each in report.settings(found.stored) if each.changed]
     rows = ((each.name, each.value, f"default {each.default or 'none'}") for each in changed)
@@ -69,7 +70,7 @@ def _print_curves(console: Console, found: Facts) -> None:
     reason = found.metrics if isinstance(found.metrics, str) else "No step has been reported yet."
     steps = found.points("loss") or found.points("accuracy")
     if not steps:
-        console.print(_clean(reason))
+        console.print(Text(printable(reason)))
         return
     if len(steps) == 1:  # no curve
         at = text(steps[0][0], "number")
@@ -121,10 +122,12 @@ def _print_quality(console: Console, quality: Quality) -> None:
 def _print_restarts(console: Console, found: Facts) -> None:
     _section(console, "restarts")
     if isinstance(found.attempts, str):
-        console.print(_clean(found.attempts))
+        console.print(Text(printable(found.attempts)))
         return
     for before, after in zip(found.attempts, found.attempts[1:], strict=False):
-        console.print(_clean(f"from step {after.first_step}: {before.cause or 'no cause told'}"))
+        console.print(
+            Text(printable(f"from step {after.first_step}: {before.cause or 'no cause told'}"))
+        )
     if len(found.attempts) < 2:
         console.print("none")
 
@@ -139,10 +142,5 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], justify: str = "
     for head in heads:
         table.add_column(head, justify="right" if justify == "right" else "left")
     for row in rows:
-        table.add_row(*map(_clean, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
-
-
-def _clean(words: str) -> Text:
-    """Return text from a run's folder without characters that could steer the terminal."""
-    return Text("".join(each if each.isprintable() else "?" for each in words))

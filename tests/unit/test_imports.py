@@ -8,7 +8,8 @@ from tests.imports import loaded, names_imported
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    "errors imports",
+    "text imports",
+    "errors",
     "ring",
     "config cluster order schedule metrics charts idx ink process rollcall gcs_server",
     "storage",

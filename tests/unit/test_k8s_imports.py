@@ -17,7 +17,18 @@ LAYERS = (
     "__main__",
 )
 LAYER = {module: place for place, layer in enumerate(LAYERS) for module in layer.split()}
-TRAINER = {"errors", "config", "presets", "storage", "run", "dataset", "progress", "logs", "stream"}
+TRAINER = {
+    "errors",
+    "config",
+    "presets",
+    "storage",
+    "run",
+    "dataset",
+    "progress",
+    "logs",
+    "stream",
+    "text",
+}
 MODULES = sorted(path.stem for path in (ROOT / "k8s").glob("*.py") if path.stem != "__init__")
 
 
