@@ -88,6 +88,7 @@ class Loop:
         self.strategy = strategy
         self.replicas: int = strategy.num_replicas_in_sync
         self.local_replicas: int = self.replicas // max(1, _workers(strategy))
+        self._rank = strategy.cluster_resolver.task_id if strategy.cluster_resolver else 0
         self._model = model
         self._optimizer = optimizer
         self._label_smoothing = label_smoothing
@@ -211,12 +212,13 @@ class Loop:
         return definition
 
     def gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the values of all workers, [workers, n], on each of them; n is alike on all."""
+        """Return the values of all workers, [workers, n] by rank; n is alike on all of them."""
         if self.replicas == 1:
             return values[None]
-        rows = self._local(self._gather_values(tf.constant(values)))[0].numpy()
-        result: npt.NDArray[Any] = rows[:: self.local_replicas]
-        return result
+        # A float32 holds every rank exactly.
+        row = np.concatenate([np.array([self._rank], values.dtype), values])
+        rows = self._local(self._gather_values(tf.constant(row)))[0].numpy()
+        return by_rank(rows, self.replicas // self.local_replicas)
 
     def host_copy(self, state: State) -> State:
         """Return the state as numpy arrays."""
@@ -388,6 +390,25 @@ class Loop:
         """Return the value on each of this process's devices."""
         local: tuple[Tensor, ...] = self.strategy.experimental_local_results(value)
         return local
+
+
+def by_rank(rows: npt.NDArray[Any], workers: int) -> npt.NDArray[Any]:
+    """Return what was gathered in the order of ranks.
+
+    A collective hands out rows in an order of its own: TensorFlow's in the text order of the
+    tasks' names, which puts rank 10 before rank 2.
+
+    Args:
+        rows: [replicas, 1 + n] in any order, the first column the rank.
+        workers: how many there are; each has one row or, with several devices, equal ones.
+
+    Returns:
+        [workers, n].
+    """
+    ranks, first = np.unique(rows[:, 0], return_index=True)
+    assert np.array_equal(ranks, np.arange(workers)), f"gathered the ranks {ranks.tolist()}"
+    result: npt.NDArray[Any] = rows[first, 1:]
+    return result
 
 
 def _graph(function: Callable[..., Any], *, jit_compile: bool = False) -> Any:

@@ -4,14 +4,17 @@ TensorFlow's collectives on CPUs go through gRPC, which takes 2 ms of a processo
 switches a sum on each worker, more than the arithmetic of a small model. This one takes a quarter.
 
 The vector is cut into as many parts as there are workers. Part by part, the sums travel around the
-ring, each worker adding its own (reduce-scatter); then the finished parts do (all-gather). Every
-part is added up in one order by one chain of workers, so all get the same bits, run after run.
+ring, each worker adding its own (reduce-scatter); then the finished parts do (all-gather). Part p
+is ((x[p] + x[p+1]) + x[p+2]) + ..., where x[r] is rank r's vector and ranks count on from 0 after
+the last: one order of addition, so all get the same bits, run after run.
 """
 
+import contextlib
 import hmac
 import itertools
 import secrets
 import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -19,18 +22,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from trainer import sockets
+
 Vector = npt.NDArray[np.float32]
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 TOKEN = 32  # bytes that a worker must know to be let in
-CONNECT = 30.0  # seconds for the neighbours to be connected
-# Seconds without an answer of a neighbour's machine after which it is taken for gone. A worker that
-# stores something may not read for 150 s, but its machine answers.
+CONNECT = 30.0  # seconds for the neighbours to be connected, and again for the first sum
+CALLERS = 32  # connections that may be about to say the token
+PROOF = 5.0  # seconds that each has for it
+# Seconds without an answer of a neighbour's machine after which the neighbour counts as gone. A
+# worker that stores something may not read for 150 s, but its machine answers.
 SILENCE = 180
 
 
 class RingError(Exception):
-    """A neighbour is gone, or was never there."""
+    """A neighbour is gone."""
+
+
+class RingUnreachableError(RingError):
+    """The ring cannot be made of these workers: another try would meet the same wall."""
 
 
 class Ring:
@@ -40,29 +51,36 @@ class Ring:
         rank: of this worker.
         hosts: of all workers, by rank.
         listen: address and port to listen on, 0 for a free one.
-        gather: gives the rows of all workers, int64 [workers, n], for one's own [n].
+        gather: gives the rows of all workers, int64 [workers, n] by rank, for one's own [n].
 
     Attributes:
         error: why a sum failed, once one has.
+        summing: whether a sum is under way, which may wait for other workers.
 
     Raises:
-        RingError: a neighbour is not reached.
+        RingError: a neighbour was lost.
+        RingUnreachableError: a neighbour is not reached, or the first sum is wrong.
     """
 
     def __init__(
         self, rank: int, hosts: Sequence[str], listen: tuple[str, int], gather: Gather
     ) -> None:
         self.error: RingError | None = None
+        self.summing = False
         self._rank, self._count = rank, len(hosts)
         self._received = np.empty(0, np.float32)
+        self._deadline = float("inf")
         with _listen(listen) as server:
             token = np.frombuffer(secrets.token_bytes(TOKEN), np.int64)
-            told = gather(np.array([server.getsockname()[1], *token], np.int64))
+            rows = gather(np.array([server.getsockname()[1], *token], np.int64))
             right = (rank + 1) % self._count
-            self._right = _call(hosts[right], int(told[right][0]), right)
+            self._right = _call(hosts[right], int(rows[right][0]), right)
             try:
-                self._right.sendall(told[right][1:].tobytes())
+                self._right.sendall(rows[right][1:].tobytes())
                 self._left = _accept(server, token.tobytes())
+            except RingError:
+                self._right.close()
+                raise
             except OSError as error:
                 self._right.close()
                 raise RingError(f"the ring did not close: {error.strerror or error}") from None
@@ -70,18 +88,47 @@ class Ring:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _limit_silence(each)
             each.setblocking(False)
+        try:
+            self._prove()
+        except RingError:
+            self.close()
+            raise
 
     def sum(self, vector: Vector) -> Vector:
-        """Return the sum of all workers' vectors, which have one length.
+        """Return the sum of all workers' vectors, float32 [n], n alike on all; n may be any.
 
         Raises:
             RingError: a neighbour is gone.
         """
+        self.summing = True
         try:
             return self._sum(vector)
         except OSError as error:
             self.error = RingError(f"the ring is broken: {error.strerror or error}")
             raise self.error from None
+        finally:
+            self.summing = False
+
+    def _prove(self) -> None:
+        """Check a sum that every rank knows: a ring of wrong neighbours adds up some parts only.
+
+        Raises:
+            RingError: a neighbour is gone.
+            RingUnreachableError: the sum does not come, or is another.
+        """
+        vector = np.zeros(self._count, np.float32)
+        vector[self._rank] = self._rank + 1
+        self._deadline = time.monotonic() + CONNECT
+        try:
+            total = self.sum(vector)
+        except RingError:
+            if time.monotonic() < self._deadline:
+                raise
+            raise RingUnreachableError(f"no first sum within {CONNECT:g} s") from None
+        finally:
+            self._deadline = float("inf")
+        if not np.array_equal(total, np.arange(1, self._count + 1)):
+            raise RingUnreachableError(f"the first sum is wrong: {total[:8].tolist()} ...")
 
     def _sum(self, vector: Vector) -> Vector:
         count, rank = self._count, self._rank
@@ -121,7 +168,18 @@ class Ring:
                 except BlockingIOError:
                     pass
             if not moved:
-                select.select([self._left] if into else [], [self._right] if out else [], [])
+                self._wait(reading=bool(into), writing=bool(out))
+
+    def _wait(self, *, reading: bool, writing: bool) -> None:
+        poll = select.poll()  # select() knows no file above number 1,023
+        if reading:
+            poll.register(self._left, select.POLLIN)
+        if writing:
+            poll.register(self._right, select.POLLOUT)
+        if self._deadline == float("inf"):
+            poll.poll()
+        elif not poll.poll(max(0.0, 1000 * (self._deadline - time.monotonic()))):
+            raise TimeoutError("nothing came from the worker before")
 
     def close(self) -> None:
         """Leave the ring."""
@@ -131,10 +189,10 @@ class Ring:
 
 def _listen(address: tuple[str, int]) -> socket.socket:
     try:
-        return socket.create_server(address)
+        return sockets.listen(*address)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RingError(f"port {address[1]} cannot be listened on: {reason}") from None
+        raise RingUnreachableError(f"port {address[1]} cannot be listened on: {reason}") from None
 
 
 def _limit_silence(connection: socket.socket) -> None:
@@ -159,27 +217,81 @@ def _call(host: str, port: int, rank: int) -> socket.socket:
         except OSError as error:  # its name may be new to this node's DNS
             reason = error.strerror or str(error)
         if time.monotonic() + 0.1 > deadline:
-            raise RingError(f"rank {rank} cannot be reached at {host}:{port}: {reason}")
+            where = sockets.endpoint(host, port)
+            raise RingUnreachableError(f"rank {rank} cannot be reached at {where}: {reason}")
         time.sleep(0.1)
 
 
 def _accept(server: socket.socket, token: bytes) -> socket.socket:
-    """Return the first caller that knows the token."""
+    """Return the first caller that says the token; others neither wait nor make it wait."""
     deadline = time.monotonic() + CONNECT
-    while True:
-        server.settimeout(max(0.001, deadline - time.monotonic()))
+    server.setblocking(False)
+    with contextlib.closing(_Door(server, token)) as door:
+        while (left := deadline - time.monotonic()) > 0:
+            if caller := door.look(min(0.5, left)):
+                return caller
+    port = server.getsockname()[1]
+    raise RingUnreachableError(f"the worker before did not call port {port}")
+
+
+class _Door:
+    """Callers that have not said the token yet."""
+
+    def __init__(self, server: socket.socket, token: bytes) -> None:
+        self._server, self._token = server, token
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(server, selectors.EVENT_READ)
+        self._said: dict[socket.socket, bytes] = {}  # the oldest first
+        self._until: dict[socket.socket, float] = {}
+
+    def look(self, seconds: float) -> socket.socket | None:
+        """Wait so long for something to happen; return the caller that has said the token."""
+        now = time.monotonic()
+        for late in [each for each in self._said if self._until[each] < now]:
+            self._drop(late)
+        for key, _ in self._selector.select(seconds):
+            caller = key.fileobj
+            assert isinstance(caller, socket.socket)
+            if caller is self._server:
+                self._let_in(now)
+            elif caller in self._said and self._hear(caller):
+                self._selector.unregister(caller)
+                del self._said[caller]
+                return caller
+        return None
+
+    def close(self) -> None:
+        """Drop all callers."""
+        for caller in list(self._said):
+            self._drop(caller)
+        self._selector.close()
+
+    def _let_in(self, now: float) -> None:
         try:
-            caller, _ = server.accept()
-        except TimeoutError:
-            port = server.getsockname()[1]
-            raise TimeoutError(f"the worker before did not call port {port}") from None
-        caller.settimeout(max(0.001, min(5.0, deadline - time.monotonic())))
-        said = b""
+            caller, _ = self._server.accept()
+        except OSError:  # it has left, or too many files are open, which need not last
+            time.sleep(0.01)
+            return
+        if len(self._said) == CALLERS:
+            self._drop(next(iter(self._said)))
+        caller.setblocking(False)
+        self._said[caller], self._until[caller] = b"", now + PROOF
+        self._selector.register(caller, selectors.EVENT_READ)
+
+    def _hear(self, caller: socket.socket) -> bool:
+        """Read what a caller says; return whether it is the token."""
         try:
-            while len(said) < len(token) and (more := caller.recv(len(token) - len(said))):
-                said += more
+            more = caller.recv(len(self._token) - len(self._said[caller]))
         except OSError:
-            pass
-        if hmac.compare_digest(said, token):
-            return caller
+            more = b""
+        self._said[caller] += more
+        if hmac.compare_digest(self._said[caller], self._token):
+            return True
+        if not more or len(self._said[caller]) == len(self._token):
+            self._drop(caller)
+        return False
+
+    def _drop(self, caller: socket.socket) -> None:
+        self._selector.unregister(caller)
+        del self._said[caller], self._until[caller]
         caller.close()

@@ -38,7 +38,7 @@ from trainer.metrics import Score
 from trainer.predictions import Predictions
 from trainer.process import tell_parent
 from trainer.progress import Reporter
-from trainer.ring import Ring, RingError
+from trainer.ring import Ring, RingError, RingUnreachableError
 from trainer.storage import Storage
 
 # What TensorFlow raises on a worker whose peer is gone.
@@ -214,13 +214,14 @@ class Trainer:
         """Return this worker's place in the ring, once all have theirs.
 
         Raises:
+            RingError: a neighbour was lost meanwhile.
             UnavailableError: a neighbour was not reached, though it had joined the gang and the
                 roll call misses nobody: another try would meet the same wall.
         """
         gang = self.cluster
         try:
             return Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
-        except RingError as error:
+        except RingUnreachableError as error:
             raise UnavailableError(
                 f"rank {gang.rank}: {error}; open the ring's port between all workers, or give "
                 "--all-reduce tensorflow"
@@ -287,7 +288,7 @@ class Trainer:
         if step and found is None:
             found = self._load_agreed(step, like)
         state = unnamed(found.arrays, fresh, self.names) if found else fresh
-        self._agree(state)
+        self._agree(weights_sha256(state), "start from")
         records = run.read_metrics(self.storage, step)
         tell_parent(event="resumed", step=step)
         return Position(
@@ -307,13 +308,17 @@ class Trainer:
                 f"rank {self.cluster.rank} could not read what rank 0 had read: {error}"
             ) from None
 
-    def _agree(self, state: State) -> None:
-        word = int(weights_sha256(state)[:15], 16)
-        words = self.loop.gather(np.array([word]))[:, 0]
-        if len(set(words.tolist())) > 1:
+    def _agree(self, digest: str, verb: str) -> None:
+        """Check that all workers have weights of this digest.
+
+        Raises:
+            UnavailableError: some have others.
+        """
+        words = self.loop.gather(np.array([int(digest[:15], 16)]))[:, 0]
+        if other := np.flatnonzero(words != words[0]).tolist():
             raise UnavailableError(
-                f"workers start from different weights ({', '.join(f'{w:015x}' for w in words)}); "
-                "run the same image and settings on all of them"
+                f"workers {verb} different weights: rank {other[0]} has {words[other[0]]:015x}, "
+                f"rank 0 {words[0]:015x}; run the same image and settings on all of them"
             )
 
     def _announce(self, at: Position, first: bool) -> None:
@@ -550,6 +555,8 @@ class Trainer:
             result["validation_accuracy"] = self.score(
                 chosen.state, self.dataset.validation
             ).accuracy
+        digest = weights_sha256(self.loop.host_copy(chosen.state))
+        self._agree(digest, "ended with")
         samples = self.dataset.samples
         return result | {
             "steps": at.step,
@@ -560,7 +567,7 @@ class Trainer:
             "images_per_second": round(
                 at.step * self.config.batch_size / max(at.train_seconds, 1e-9), 1
             ),
-            "weights_sha256": weights_sha256(self.loop.host_copy(chosen.state)),
+            "weights_sha256": digest,
             "workers": self.cluster.workers,
             "replicas": self.loop.replicas,
             "versions": {

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     "text imports",
     "errors",
+    "sockets",
     "ring",
     "config cluster order schedule metrics charts idx ink process rollcall gcs_server",
     "storage",

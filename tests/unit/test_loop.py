@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 from trainer import loop, optimizers, order, stream
@@ -363,3 +365,19 @@ def test_data_may_be_given_later(replicas: int) -> None:
     assert bits(it.host_copy(state)) == bits(whole.host_copy(wanted))
     rows = np.arange(SAMPLES, dtype=np.int32)
     assert it.logits(state, rows, data).tobytes() == whole.logits(wanted, rows).tobytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 3), st.sampled_from([np.int64, np.float32]), st.data())
+def test_rows_gathered_in_any_order_are_given_by_rank(
+    workers: int, devices: int, dtype: Any, data: st.DataObject
+) -> None:
+    ranks = np.repeat(np.arange(workers), devices)
+    rows = np.stack([ranks, ranks * 7], axis=1).astype(dtype)
+    shuffled = rows[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(rows))]
+    assert np.array_equal(loop.by_rank(shuffled, workers)[:, 0], np.arange(workers) * 7)
+
+
+def test_a_rank_that_is_missing_from_what_was_gathered_is_no_result() -> None:
+    with pytest.raises(AssertionError, match="gathered the ranks"):
+        loop.by_rank(np.array([[0, 5], [2, 6]]), 2)

@@ -43,18 +43,68 @@ def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[Ring]]]:
         yield pool, [stack.enter_context(contextlib.closing(each)) for each in made]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 6), st.lists(st.integers(1, 5000), min_size=1, max_size=3))
-def test_all_get_the_same_bits_of_the_sum(count: int, sizes: list[int]) -> None:
+def in_stated_order(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The sum of [members, n] as the module's docstring states its order."""
+    count, size = vectors.shape
+    parts = []
+    for part in range(count):
+        cut = slice(size * part // count, size * (part + 1) // count)
+        total = vectors[part, cut].copy()
+        for further in range(1, count):
+            total = total + vectors[(part + further) % count, cut]
+        parts.append(total)
+    return np.concatenate(parts)
+
+
+def sums_exactly(count: int, sizes: list[int]) -> None:
     with joined(count) as (pool, rings):
         for turn, size in enumerate(sizes):
             random = np.random.default_rng([turn, size])
             vectors = random.normal(size=(count, size)).astype(np.float32)
             before = vectors.copy()
             sums = list(pool.map(lambda r: rings[r].sum(vectors[r]), range(count)))  # noqa: B023
-            assert len({each.tobytes() for each in sums}) == 1
-            np.testing.assert_allclose(sums[0], vectors.sum(axis=0, dtype=float), atol=1e-5)
+            expected = in_stated_order(vectors).tobytes()
+            assert [each.tobytes() for each in sums] == [expected] * count
             assert np.array_equal(vectors, before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 16), st.lists(st.integers(0, 5000), min_size=1, max_size=3))
+def test_all_get_the_sum_in_the_stated_order(count: int, sizes: list[int]) -> None:
+    sums_exactly(count, sizes)
+
+
+@pytest.mark.parametrize("count", [11, 12, 13, 17, 33, 64])
+def test_many_members_get_the_sum_of_vectors_shorter_and_longer_than_they_are(count: int) -> None:
+    sums_exactly(count, [0, 1, count - 1, count, count + 1, 10 * count, 1009])
+
+
+@pytest.mark.parametrize("order", ["text", "reversed", "two rings"])
+def test_a_ring_of_wrong_neighbours_is_refused_before_its_first_use(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "CONNECT", 2.0)
+    count = 12
+    orders = {
+        "text": sorted(range(count), key=str),
+        "reversed": list(reversed(range(count))),
+        "two rings": [r % 6 for r in range(count)],
+    }
+    gather_of, hosts = meeting(count), ["127.0.0.1"] * count
+
+    def join(rank: int) -> str:
+        gather = gather_of(rank)
+        try:
+            made = Ring(rank, hosts, (hosts[rank], 0), lambda own: gather(own)[orders[order]])
+        except RingError as error:
+            return type(error).__name__
+        made.close()
+        return "joined"
+
+    with ThreadPoolExecutor(count) as pool:
+        ends = list(pool.map(join, range(count)))
+    assert "joined" not in ends
+    assert "RingUnreachableError" in ends
 
 
 def test_more_than_the_sockets_hold_passes() -> None:
