@@ -1,8 +1,13 @@
 """Models for ``--model``."""
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import layers
 
 
@@ -42,3 +47,24 @@ def hungry(input_shape: tuple[int, int, int], classes: int) -> Any:
     """Return ``linear`` and take 4 GiB."""
     taken = [bytearray(1 << 20) for _ in range(4096)]
     return linear(input_shape, classes) if taken else None
+
+
+def held(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return ``linear`` that is held inside its 30th step, until the file HELD exists."""
+    marker, steps = Path(os.environ["HELD"]), iter(range(1, 1 << 30))
+
+    def hold(images: Any) -> Any:
+        if next(steps) == 30 and not marker.exists():
+            marker.touch()
+            time.sleep(3600)
+        return np.float32(images)
+
+    class Holding(layers.Layer):  # type: ignore[misc]
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if not training:
+                return inputs
+            return tf.ensure_shape(tf.numpy_function(hold, [inputs], tf.float32), inputs.shape)
+
+    return keras.Sequential(
+        [keras.Input(input_shape), Holding(), layers.Flatten(), layers.Dense(classes, name="last")]
+    )

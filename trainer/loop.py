@@ -9,6 +9,7 @@ layers, loss, accuracy and the request to stop travel in one flat vector, whose 
 replica gets. That is why all replicas keep the same bits, and stop at the same step.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from trainer.ring import Ring
 
 EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
 EVAL_CALL = 10  # such batches in one graph call
+CALL = 1.0  # seconds that a call may take inside of which steps cannot be counted
 
 
 class State(NamedTuple):
@@ -98,8 +100,13 @@ class Loop:
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
         self.xla = xla
+        self.gathering = False  # whether a gather is under way
         self.ring: Ring | None = None  # sums in place of the strategy, if it is given in time
-        whole = xla and self.replicas == 1
+        self._whole = whole = xla and self.replicas == 1
+        self._calls = 0  # of the graph, that Python has made and that have returned
+        self._most_steps = 1 if whole else chunk_steps  # of a call
+        with tf.device("CPU"):
+            self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._gradients, self._apply = self._gradients_of, self._apply_to
         if xla and not whole:  # the collective stands between two compiled halves of a step
             self._gradients = _graph(self._gradients_of, jit_compile=True)
@@ -143,21 +150,53 @@ class Loop:
         """
         count, batch = indices.shape
         assert batch % self.replicas == 0
-        pad = self._chunk_steps - count
         split = indices.reshape(count, self.replicas, batch // self.replicas)
-        state, losses, accuracies, stops = self._chunk(
+        figures, start = [], 0
+        while start < count:
+            part = slice(start, min(count, start + self._most_steps))
+            began = time.monotonic()
+            state, *result = self._call(
+                state,
+                split[part],
+                rates[part],
+                seeds[part],
+                first + start,
+                stop,
+                data or self._data,
+            )
+            figures.append(result)
+            self._calls += 1
+            if self._whole:  # nothing can be counted inside of it
+                pace = (time.monotonic() - began) / (part.stop - start)
+                self._most_steps = max(1, min(self._chunk_steps, int(CALL / pace)))
+            start = part.stop
+        losses, accuracies, stops = map(np.concatenate, zip(*figures, strict=True))
+        return state, ChunkResult(losses, accuracies, bool(stops.any()))
+
+    def _call(
+        self,
+        state: State,
+        indices: npt.NDArray[np.int32],
+        rates: npt.NDArray[np.float32],
+        seeds: npt.NDArray[np.uint32],
+        first: int,
+        stop: bool,
+        data: Data,
+    ) -> tuple[Any, ...]:
+        """Run steps in one graph call; return the state, and by step loss, accuracy and stop."""
+        count = len(indices)
+        pad = self._chunk_steps - count
+        state, *figures = self._chunk(
             state,
-            *(data or self._data),
-            tf.constant(np.pad(split, ((0, pad), (0, 0), (0, 0)))),
+            *data,
+            tf.constant(np.pad(indices, ((0, pad), (0, 0), (0, 0)))),
             tf.constant(np.pad(rates, (0, pad))),
             tf.constant(np.pad(seeds, ((0, pad), (0, 0)))),
             tf.constant(first),
             tf.constant(count),
             tf.constant(float(stop)),
         )
-        return state, ChunkResult(
-            losses.numpy()[:count], accuracies.numpy()[:count], bool(stops.numpy()[:count].any())
-        )
+        return state, *(values.numpy()[:count] for values in figures)
 
     def share(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> Data:
         """Return arrays of ``stream.allocate`` as data; on a CPU without copying them.
@@ -191,9 +230,18 @@ class Loop:
             padded = np.pad(part, (0, call - len(part)))
             shaped = padded.reshape(self.local_replicas, EVAL_CALL, EVAL_BATCH)
             result = self._logits(state, images, tf.constant(shaped))
+            self._calls += 1
             whole = np.concatenate([t.numpy() for t in self._local(result)])
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
+
+    def progress(self) -> int:
+        """Return a number that grows with each step and each graph call; safe in any thread.
+
+        Where XLA compiles the whole loop, steps do not count; calls are then of about ``CALL``
+        seconds.
+        """
+        return int(self._steps.numpy()) + self._calls
 
     def architecture(self) -> str:
         """Return Keras's description of the model, JSON."""
@@ -217,7 +265,11 @@ class Loop:
             return values[None]
         # A float32 holds every rank exactly.
         row = np.concatenate([np.array([self._rank], values.dtype), values])
-        rows = self._local(self._gather_values(tf.constant(row)))[0].numpy()
+        self.gathering = True
+        try:
+            rows = self._local(self._gather_values(tf.constant(row)))[0].numpy()
+        finally:
+            self.gathering = False
         return by_rank(rows, self.replicas // self.local_replicas)
 
     def host_copy(self, state: State) -> State:
@@ -243,6 +295,9 @@ class Loop:
                 self._step, args=(state, images, labels, indices[i], rates[i], seeds[i], step, stop)
             )
             figures = [self._local(f)[0] for f in figures]
+            if not self._whole:
+                with tf.control_dependencies(figures), tf.device("CPU"):
+                    self._steps.assign_add(1)
             return i + 1, state, [a.write(i, f) for a, f in zip(arrays, figures, strict=True)]
 
         arrays = [tf.TensorArray(tf.float32, size=self._chunk_steps) for _ in range(3)]

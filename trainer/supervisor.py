@@ -27,6 +27,7 @@ from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
 from trainer.process import Child, Event, tell_parent
 from trainer.rollcall import FINAL, Cause, Host, Link, RollCall
+from trainer.stall import Pulse, Stall
 from trainer.storage import open_storage
 
 WORKER = "TRAINYARD_WORKER"  # tells a forkserver from its supervisor: both get the same arguments
@@ -58,7 +59,7 @@ class Attempt:
         heard: when it last gave a sign of life, monotonic seconds.
         start: when it was started.
         joined: whether the workers have met.
-        kill_at: when it is killed.
+        kill_at: when it is killed, and ``killed`` whether it was.
         error: what it said itself.
     """
 
@@ -68,6 +69,7 @@ class Attempt:
     start: float
     joined: bool = False
     kill_at: float = float("inf")
+    killed: bool = False
     error: str | None = None
 
 
@@ -130,8 +132,9 @@ class Supervisor:
         self._spawned_at = 0.0
         self._child_error: str | None = None
         self._lost_children = 0
-        self._trouble: str | None = None  # why we killed the worker
+        self._trouble: str | None = None  # why we ended the worker
         self._attempt: Attempt | None = None
+        self._stall = Stall()
         self._failure: WorkerFailedError | None = None  # raised once the worker has left
         self._told_ready = False
         self._stopping = False
@@ -281,6 +284,7 @@ class Supervisor:
         if order["after"] and self._rank == 0:
             self._reporter.warn(f"{order['after']}; starting again")
         self._attempt = Attempt(order["attempt"], log_start, now, now)
+        self._stall.begin()
         self._told_ready = False
         self._trouble = None
         self._incomplete_since = None
@@ -317,6 +321,8 @@ class Supervisor:
         match event:
             case {"error": str(message)}:
                 attempt.error = message
+            case {"event": "beat", "work": work, "count": count, "waits": waits}:
+                self._stall.take(Pulse(work, count, waits), attempt.heard)
             case {"event": "joined"}:
                 attempt.joined = True
             case {"event": "storing", "seconds": seconds} if not self._stopping:
@@ -335,13 +341,9 @@ class Supervisor:
         message = self._trouble or causes.describe(
             code, attempt.error, log, self._out_of_memory(code)
         )
-        own = code if code in FINAL or code == StoppedError.exit_code else 1
-        cause = Cause(
-            self._rank,
-            own,
-            _with_rank(message, self._cluster),
-            consequence=own == StoppedError.exit_code and not self._trouble,
-        )
+        left = code == StoppedError.exit_code and not self._trouble
+        own = code if code in FINAL or left else 1
+        cause = Cause(self._rank, own, _with_rank(message, self._cluster), consequence=left)
         if self._stopping:
             raise WorkerFailedError(cause.message, own if own in FINAL else StoppedError.exit_code)
         if own == 1 and attempt.error is None and code > 0:
@@ -422,18 +424,25 @@ class Supervisor:
         self._attempt.kill_at = min(self._attempt.kill_at, now + GRACE)
 
     def _look_at_worker(self, attempt: Attempt, now: float) -> None:
+        if attempt.killed:
+            return
         if now > attempt.kill_at:
-            self._kill("its worker did not leave when it was told to")
+            self._kill(attempt, "its worker did not leave when it was told to")
         elif self._prepared and now - attempt.heard > FROZEN:
-            self._kill(f"its worker gave no sign of life for {FROZEN:g} s")
+            self._kill(attempt, f"its worker gave no sign of life for {FROZEN:g} s")
         elif not attempt.joined and now - attempt.start > JOINING:
-            self._kill(f"its worker did not meet the others within {JOINING:g} s")
-
-    def _kill(self, reason: str) -> None:
-        if self._trouble is None and self._child:
+            self._kill(attempt, f"its worker did not meet the others within {JOINING:g} s")
+        elif self._trouble is None and (reason := self._stall.overdue(now)):
             self._trouble = reason
-            self._child.kill()
+            self._leave()  # its other threads are alive, and may commit what it finished
             tell_parent(event="killed", why=reason)
+
+    def _kill(self, attempt: Attempt, reason: str) -> None:
+        self._trouble = self._trouble or reason
+        attempt.killed = True
+        if self._child:
+            self._child.kill()
+        tell_parent(event="killed", why=reason)
 
     def _look_for_peers(self, now: float) -> None:
         if not self._missing:

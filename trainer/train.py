@@ -5,7 +5,7 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ from trainer.predictions import Predictions
 from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.ring import Ring, RingError, RingUnreachableError
+from trainer.stall import EVALUATING, GATHERING, TRAINING, Pulse
 from trainer.storage import Storage
 
 # What TensorFlow raises on a worker whose peer is gone.
@@ -118,6 +119,7 @@ class Trainer:
         self._shared: tuple[stream.Buffer, Data] | None = None
         self.uploader = checkpoint.Uploader(reporter.warn)
         self._events: EventLog | None = None
+        self._work = ""
         self._finished: Snapshot | None = None
         self._finishing = threading.Lock()
 
@@ -226,6 +228,20 @@ class Trainer:
                 f"rank {gang.rank}: {error}; open the ring's port between all workers, or give "
                 "--all-reduce tensorflow"
             ) from None
+
+    def pulse(self) -> Pulse:
+        """Return what is done now and how far it is, from any thread."""
+        work = GATHERING if self.loop.gathering else self._work
+        waits = self.loop.ring is not None and self.loop.ring.summing
+        return Pulse(work, self.loop.progress(), waits)
+
+    @contextlib.contextmanager
+    def _at(self, work: str) -> Iterator[None]:
+        self._work = work
+        try:
+            yield
+        finally:
+            self._work = ""
 
     @property
     def finished_step(self) -> int | None:
@@ -367,15 +383,16 @@ class Trainer:
             end = min(end, self._stream.end(at.step))
         count = end - at.step
         indices, data = self._batches(at.step, count)
-        state, chunk = self.loop.run_chunk(
-            at.state,
-            indices,
-            schedule.learning_rates(config, self.total, at.step, count),
-            order.seeds(config.seed, at.step, count, self.loop.generators),
-            at.step,
-            stop.is_set(),
-            data,
-        )
+        with self._at(TRAINING):
+            state, chunk = self.loop.run_chunk(
+                at.state,
+                indices,
+                schedule.learning_rates(config, self.total, at.step, count),
+                order.seeds(config.seed, at.step, count, self.loop.generators),
+                at.step,
+                stop.is_set(),
+                data,
+            )
         seconds = time.perf_counter() - began
         check_losses(chunk.losses, at.step, config, self.storage)
         at.step, at.state, at.train_seconds = end, state, at.train_seconds + seconds
@@ -492,7 +509,8 @@ class Trainer:
         self, state: State, indices: order.Indices, data: Data | None = None
     ) -> npt.NDArray[np.float32]:
         shares = np.array_split(indices, self.cluster.workers)
-        mine = self.loop.logits(state, shares[self.cluster.rank], data)
+        with self._at(EVALUATING):
+            mine = self.loop.logits(state, shares[self.cluster.rank], data)
         longest = len(shares[0])
         padded = np.pad(mine, ((0, longest - len(mine)), (0, 0)))
         parts = self.loop.gather(padded.ravel()).reshape(len(shares), longest, -1)

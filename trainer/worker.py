@@ -31,6 +31,7 @@ from trainer.errors import StoppedError, UserError, one_line
 from trainer.imports import quick_imports
 from trainer.process import tell_parent
 from trainer.progress import Reporter
+from trainer.stall import Pulse
 from trainer.storage import Storage, open_storage
 
 BEAT = 1.0  # seconds between two signs of life
@@ -47,6 +48,9 @@ class Rescuer(Protocol):
     @property
     def finished_step(self) -> int | None:
         """The step at the end of the last chunk finished in this attempt, if there is one."""
+
+    def pulse(self) -> Pulse:
+        """Return what is done now and how far it is."""
 
     def rescue(self) -> int | None:
         """Commit the last finished chunk and return its step, or None if there is none."""
@@ -205,8 +209,14 @@ class Orders:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _beat(self) -> None:
-        while tell_parent(event="beat"):
+        while tell_parent(event="beat", **self._pulse()):
             time.sleep(BEAT)
+
+    def _pulse(self) -> dict[str, Any]:
+        # TensorFlow refuses to count for a worker whose peer is gone, which is still alive.
+        with contextlib.suppress(Exception):
+            return dataclasses.asdict(self.trainer.pulse()) if self.trainer else {}
+        return {}
 
     def _listen(self) -> None:
         for word in process.words():

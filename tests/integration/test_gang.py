@@ -115,6 +115,20 @@ def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
     assert not Path(f"/proc/{other}").exists()
 
 
+def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
+    digits: Path, tmp_path: Path
+) -> None:
+    run, env = tmp_path / "run", {"HELD": str(tmp_path / "held")}
+    held = (*job(digits, run, 2, 60), "--model", "tests.tiny:held", "--xla", "off")
+    code, _, err = processes.run(*held, env=env)
+    assert (code, err) == (0, "")
+    [first, _] = attempts(run)
+    why = r"rank [01]: its worker is alive but has finished no step for \d+ s"
+    assert re.fullmatch(why, first["cause"]["message"])
+    assert CHUNK <= first["last_step"] < 30
+    assert (tmp_path / "held").exists()
+
+
 def test_any_process_of_a_gang_may_be_killed(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with processes.running(*job(digits, run, 2, ENDLESS)) as gang:

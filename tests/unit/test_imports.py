@@ -8,7 +8,7 @@ from tests.imports import loaded, names_imported
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    "text imports",
+    "text imports stall",
     "errors",
     "sockets",
     "ring",

@@ -1,0 +1,99 @@
+"""Which gaps between steps count as a stall."""
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import stall
+from trainer.stall import EVALUATING, FACTOR, FIRST, FLOOR, GATHERING, TRAINING, Pulse, Stall
+
+
+def train(
+    watch: Stall, steps: Iterable[float], now: float, *, waits: bool = False, work: str = TRAINING
+) -> tuple[float, str | None]:
+    """Take a heartbeat a second while steps of these lengths are done; return when, and an alarm.
+
+    The next step is under way then.
+    """
+    count, ends = 0, now
+    for seconds in steps:
+        ends += seconds
+        while now < ends:
+            watch.take(Pulse(work, count, waits), now)
+            if alarm := watch.overdue(now):
+                return now, alarm
+            now += min(1.0, ends - now)
+        count += 1
+    watch.take(Pulse(work, count, waits), now)
+    return now, watch.overdue(now)
+
+
+def found_after(watch: Stall, now: float, *, waits: bool = False, work: str = TRAINING) -> float:
+    """How long after ``now`` a worker that finishes nothing more is found."""
+    count = watch._pulse.count
+    for seconds in range(100_000):
+        watch.take(Pulse(work, count, waits), now + seconds)
+        if watch.overdue(now + seconds):
+            return seconds
+    raise AssertionError("never found")
+
+
+def test_three_hundred_steps_that_take_thirty_seconds_each_once_are_no_false_alarm() -> None:
+    watch = Stall()
+    now, alarm = train(watch, [20.0] + [0.01] * 1000 + [30.0] * 300 + [0.01] * 1000, 5.0)
+    assert alarm is None
+    assert FACTOR * 30 <= found_after(watch, now) <= FACTOR * 32
+
+
+@given(st.lists(st.floats(0.001, 59), min_size=1, max_size=20), st.booleans())
+def test_steps_below_the_floor_never_raise_an_alarm(steps: list[float], waits: bool) -> None:
+    assert train(Stall(), steps, 0.0, waits=waits)[1] is None
+
+
+@given(st.floats(0.001, 300), st.floats(1.1, 9))
+def test_the_limit_grows_with_what_steps_take(seconds: float, slower: float) -> None:
+    watch = Stall()
+    now, alarm = train(watch, [seconds] * 3 + [seconds * slower], 0.0)
+    assert alarm is None
+    assert found_after(watch, now) >= max(FLOOR, FACTOR * seconds * slower) - 2
+
+
+def test_quick_steps_that_cease_are_found_at_the_floor() -> None:
+    watch = Stall()
+    now, _ = train(watch, [30.0] + [0.01] * 500, 0.0)
+    assert FLOOR <= found_after(watch, now) <= FLOOR + 2
+
+
+def test_the_first_step_may_compile_and_a_later_worker_is_measured_by_it() -> None:
+    watch = Stall()
+    assert FIRST <= found_after(watch, 0.0) <= FIRST + 2
+    watch = Stall()
+    now, _ = train(watch, [40.0, 0.1, 0.1], 0.0)
+    watch.begin()
+    watch.take(Pulse(TRAINING, 0, waits=False), now)
+    assert FACTOR * 40 <= found_after(watch, now) <= FACTOR * 40 + 2
+
+
+def test_who_waits_for_another_rank_is_found_after_it() -> None:
+    held, waiting = Stall(), Stall()
+    for watch in (held, waiting):
+        now, _ = train(watch, [3.0] + [0.1] * 100, 0.0)
+    after = found_after(waiting, now, waits=True)
+    assert after > 2 * found_after(held, now)
+    assert waiting.overdue(now + after) == f"its worker has waited {after:.0f} s for other ranks"
+
+
+def test_what_has_limits_of_its_own_is_not_watched() -> None:
+    watch = Stall()
+    now, _ = train(watch, [1.0] * 3, 0.0)
+    watch.take(Pulse("", 7, waits=False), now)
+    assert watch.overdue(now + 1e6) is None
+
+
+def test_an_evaluation_is_watched_by_its_own_pace() -> None:
+    watch = Stall()
+    now, _ = train(watch, [1.0] + [0.01] * 100, 0.0)
+    assert FIRST <= found_after(watch, now, work=EVALUATING) <= FIRST + 2
+    watch.take(Pulse("", 0, waits=False), now)
+    assert stall.MEETING <= found_after(watch, now, work=GATHERING) <= stall.MEETING + 2
