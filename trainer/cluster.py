@@ -1,4 +1,6 @@
-"""Who is in the gang: rank, worker count and addresses, from the environment. Pure.
+"""Who is in the gang: rank, worker count and addresses, from the environment.
+
+Pure but for a look at which loopback address this machine has.
 
 The contract is that of a Kubernetes Indexed Job with a headless Service of the Job's name:
 
@@ -16,6 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer import sockets
 from trainer.errors import ConfigError
 
 DEFAULT_PORT = 2222
@@ -28,7 +31,7 @@ class Cluster:
 
     Attributes:
         rank: of this worker, from 0.
-        addresses: host:port of each worker, by rank.
+        addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
         roll_call: host:port where rank 0's supervisor hears the others' (see rollcall.py).
     """
@@ -57,13 +60,13 @@ class Cluster:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Host of each worker, by rank."""
-        return tuple(address.rpartition(":")[0].strip("[]") for address in self.addresses)
+        return tuple(sockets.split_endpoint(address)[0] for address in self.addresses)
 
     @property
     def ring_address(self) -> tuple[str, int]:
         """Where this worker's place in the ring is called; port 0 stands for a free one."""
         # The port of a pod is known ahead, for its NetworkPolicy.
-        port = int(self.addresses[self.rank].rpartition(":")[2]) + 2
+        port = sockets.split_endpoint(self.addresses[self.rank])[1] + 2
         return (self.hosts[self.rank], 0) if self.local else ("", port)
 
     def tf_config(self) -> str:
@@ -109,9 +112,9 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
             "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
         )
     if service == LOCAL:
-        # An address and not the name, which may also resolve to one that nobody listens on.
-        addresses = tuple(f"127.0.0.1:{port + r}" for r in range(workers))
-        return Cluster(rank, addresses, local=True, roll_call=f"127.0.0.1:{port + workers}")
+        host = sockets.loopback()
+        local = [sockets.endpoint(host, port + r) for r in range(workers + 1)]
+        return Cluster(rank, tuple(local[:-1]), local=True, roll_call=local[-1])
     hosts = [f"{service}-{r}.{service}" for r in range(workers)]
     addresses = tuple(f"{host}:{port}" for host in hosts)
     return Cluster(rank, addresses, local=False, roll_call=f"{hosts[0]}:{port + 1}")

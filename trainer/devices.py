@@ -103,6 +103,8 @@ def make_strategy(cluster: Cluster) -> Any:
         tf.config.experimental.enable_op_determinism()
     if cluster.workers > 1:
         os.environ["TF_CONFIG"] = cluster.tf_config()
+        # gRPC would send what is for the peers to the proxy that the environment names.
+        os.environ["no_grpc_proxy"] = ",".join(cluster.hosts)
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 

@@ -12,7 +12,6 @@ import contextlib
 import queue
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import cluster as clusters
-from trainer import process
+from trainer import membership, process, sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
 from trainer.process import Child, Event
@@ -68,6 +67,7 @@ class Gang:
     ) -> None:
         self._arguments, self._config, self._log, self._listen = arguments, config, log, listen
         self.port = config.port or _free_ports(config.workers + 1)
+        self._key = membership.new()
         self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
         self._failures: list[tuple[int, str]] = []
         self._kill_at = float("inf")
@@ -105,6 +105,7 @@ class Gang:
 
     def _start(self, rank: int) -> Child:
         env = clusters.environment(rank, self._config.workers, self.port)
+        env[membership.VARIABLE] = self._key
         started: list[Child] = []
         tell = self._events.put
         started.append(
@@ -160,12 +161,13 @@ def _epitaph(rank: int, code: int) -> str:
 
 def _free_ports(count: int) -> int:
     """Return the first of ``count`` adjacent free ports below the range for outgoing calls."""
+    host = sockets.loopback()
     # From a random one on, so that gangs started together do not pick the same.
     for first in range(20000 + secrets.randbelow(10000), 32768 - count):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                    stack.enter_context(sockets.listen(host, port))
             except OSError:
                 continue
             return first

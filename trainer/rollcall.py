@@ -13,16 +13,9 @@ worker of an attempt meets one of another.
     finished   its worker is done
     gone       its connection was lost
 
-``RollCall`` is pure: events in, orders out. ``Host`` and ``Link`` carry them between machines as
-JSON lines over TCP; a side that hears nothing for SILENCE seconds takes the other for lost.
+This is pure: events in, orders out. wire.py carries them between machines.
 """
 
-import contextlib
-import json
-import socket
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,9 +24,8 @@ from trainer.errors import ConfigError, DataError, UnavailableError
 Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
 
-BEAT = 2.0  # seconds between two signs of life
-SILENCE = 12.0  # seconds without one after which a connection is lost
-MAX_LINE = 65_536  # bytes of one message; whoever sends more is no supervisor
+FEW = 8  # missing ranks up to which all hear of each arrival and loss
+MOST_STEPS = 1 << 53
 FINAL = {ConfigError.exit_code, DataError.exit_code, UnavailableError.exit_code}
 
 
@@ -117,7 +109,7 @@ class RollCall:
                 self._present.add(rank)
                 # The successor of one that was lost as it finished has that to hear of.
                 self._finished.discard(rank)
-                return self._tell_missing()
+                return self._tell_missing(rank)
             case "ready":
                 if rank not in self._at_work:  # else it said so before it heard of the start
                     self._ready.add(rank)
@@ -147,9 +139,14 @@ class RollCall:
         if self._attempt:
             self._close(now)
 
-    def _tell_missing(self) -> list[Order]:
-        waiting = {"order": "waiting", "missing": self.missing()}
-        return [(rank, waiting) for rank in sorted(self._present)]
+    def _tell_missing(self, newcomer: int | None = None) -> list[Order]:
+        """Tell who is missing: all, or a newcomer alone where many are.
+
+        A thousand arrivals, each told to a thousand ranks, would keep rank 0 busy for minutes.
+        """
+        missing = self.missing()
+        ranks = [r for r in self._present if len(missing) <= FEW or r == newcomer]
+        return [(rank, {"order": "waiting", "missing": missing}) for rank in sorted(ranks)]
 
     def _lose(self, rank: int, now: float) -> list[Order]:
         self._present.discard(rank)
@@ -223,232 +220,41 @@ class RollCall:
         return [(rank, order) for rank in sorted(self._present - self._finished)]
 
 
-class Wire:
-    """JSON objects, one a line, over a connection that must not be silent."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(SILENCE)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = connection
-        self._file = connection.makefile("rb")
-        self._sending = threading.Lock()
-
-    def read(self) -> Event | None:
-        """Return the next object, or None when the connection is lost or talks nonsense."""
-        try:
-            line = self._file.readline(MAX_LINE)
-            value = json.loads(line) if line.endswith(b"\n") else None
-        except (OSError, ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
-
-    def send(self, value: Event) -> bool:
-        """Send one object; return False if the connection is lost."""
-        try:
-            with self._sending:
-                self.connection.sendall((json.dumps(value) + "\n").encode())
-        except OSError:
-            return False
-        return True
-
-    def beat(self) -> None:
-        """Give signs of life from a thread of its own, as long as there is a connection."""
-
-        def run() -> None:
-            while self.send({"beat": True}):
-                time.sleep(BEAT)
-
-        threading.Thread(target=run, daemon=True).start()
-
-    def drop(self) -> None:
-        """End the connection, also for whoever reads from it now."""
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
-        self.connection.close()
-
-
-class Host:
-    """Where the other ranks' supervisors connect.
-
-    Args:
-        address: host and port to listen on.
-        workers: size of the gang.
-        tell: called with a rank and its event, from a thread of its own.
-
-    Attributes:
-        hosts: the host of each rank that has connected, as its supervisor and this one see it;
-            so workers find each other without names, which lag behind replaced pods.
-
-    Raises:
-        OSError: the address cannot be listened on.
-    """
-
-    def __init__(
-        self, address: tuple[str, int], workers: int, tell: Callable[[int, Event], object]
-    ) -> None:
-        self.hosts: dict[int, str] = {}
-        self._workers, self._tell = workers, tell
-        self._lock = threading.Lock()
-        # A lost one stays until it is dismissed: the next must not get orders that are for it.
-        self._wires: dict[int, Wire] = {}
-        self._closed = threading.Event()
-        self._server = socket.create_server(address)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def send(self, rank: int, order: Event) -> None:
-        """Send an order; to a rank that is lost it is no use and does no harm."""
-        with self._lock:
-            find = self._wires.pop if order["order"] == "dismissed" else self._wires.get
-            wire = find(rank, None)
-        if wire:
-            wire.send(order)
-
-    def close(self) -> None:
-        """Listen no more and drop all connections."""
-        self._closed.set()
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        with self._lock:
-            wires = list(self._wires.values())
-        for wire in wires:
-            wire.drop()
-
-    def _accept(self) -> None:
-        while not self._closed.is_set():
-            try:
-                connection, _ = self._server.accept()
-            except OSError:  # also when too many files are open, which need not last
-                self._closed.wait(0.2)
-            else:
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        wire = Wire(connection)
-        match wire.read():
-            case {
-                "rank": int(rank),
-                "workers": int(workers),
-                "host": str(own),
-                "leader": str(ours),
-            }:
-                refusal = self._admit(wire, rank, workers)
-            case _:
-                wire.drop()
-                return
-        if refusal:
-            wire.send({"order": "refused", "why": refusal})
-            wire.drop()
-            return
-        self.hosts |= {rank: own, 0: ours}
-        self._tell(rank, {"event": "here"})
-        wire.beat()
-        while (event := wire.read()) is not None:
-            if _is_sound(event):
-                self._tell(rank, event)
-        wire.drop()
-        self._tell(rank, {"event": "gone"})
-
-    def _admit(self, wire: Wire, rank: int, workers: int) -> str | None:
-        """Take a connection in, or return why not."""
-        if workers != self._workers or not 0 < rank < workers:
-            return f"rank {rank} of {workers} workers called a gang of {self._workers}"
-        with self._lock:
-            if rank in self._wires:
-                return f"another supervisor of rank {rank} is connected"
-            self._wires[rank] = wire
-        return None
-
-
-def _is_sound(event: Event) -> bool:
-    """Return whether an event from outside may be handled."""
+def is_sound(event: Event, rank: int) -> bool:
+    """Return whether an event that a member of this rank sent may be handled."""
     match event:
-        case {"event": "ready" | "stopping" | "finished"} | {"event": "committed", "step": int()}:
+        case {"event": "ready" | "stopping" | "finished"}:
             return True
-        case {
-            "event": "ended",
-            "cause": {
-                "rank": int(),
-                "code": int(),
-                "message": str(),
-                "consequence": bool(),
-                "asked": bool(),
-                **rest,
-            },
-        }:
-            return not rest
+        case {"event": "committed", "step": int(step)}:
+            return 0 <= step <= MOST_STEPS
+        case {"event": "ended", "cause": dict(cause)}:
+            return _is_cause(cause) and cause["rank"] == rank
     return False
 
 
-class Link:
-    """A supervisor's connection to rank 0's; it connects again whenever it is lost.
+def is_order(order: Event) -> bool:
+    """Return whether an order from outside may be obeyed."""
+    match order:
+        case {"order": "waiting", "missing": list(ranks)}:
+            return all(isinstance(rank, int) for rank in ranks)
+        case {"order": "start", "attempt": int(), "after": str() | None, "addresses": list(each)}:
+            return all(isinstance(address, str) for address in each)
+        case {"order": "leave", "attempt": int()}:
+            return True
+        case {"order": "give_up", "cause": dict(cause), "restarts": int()}:
+            return _is_cause(cause)
+    return False
 
-    Args:
-        address: host and port of rank 0's.
-        rank: of this supervisor.
-        workers: size of the gang.
-        tell: called with every order, and with ``{"order": "connected"}`` and
-            ``{"order": "lost"}``, from a thread of its own.
 
-    Attributes:
-        trouble: what the last try to connect ran into.
-    """
-
-    def __init__(
-        self, address: tuple[str, int], rank: int, workers: int, tell: Callable[[Event], object]
-    ) -> None:
-        self.trouble = "not tried yet"
-        self._address, self._rank, self._workers, self._tell = address, rank, workers, tell
-        self._wire: Wire | None = None
-        self._closed = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def send(self, event: Event) -> None:
-        """Send an event, if there is a connection."""
-        if wire := self._wire:
-            wire.send(event)
-
-    def close(self) -> None:
-        """Leave."""
-        self._closed.set()
-        if wire := self._wire:
-            wire.drop()
-
-    def _run(self) -> None:
-        while not self._closed.wait(0.2):
-            try:
-                connection = socket.create_connection(self._address, timeout=SILENCE)
-            except OSError as error:
-                self.trouble = error.strerror or str(error)
-            else:
-                self._converse(Wire(connection))
-
-    def _greet(self, wire: Wire) -> Event | None:
-        """Say who calls and return the first order, or None when the connection is lost."""
-        try:
-            own, leader = wire.connection.getsockname()[0], wire.connection.getpeername()[0]
-        except OSError:
-            return None
-        hello = {"rank": self._rank, "workers": self._workers, "host": own, "leader": leader}
-        wire.send(hello)
-        return wire.read()
-
-    def _converse(self, wire: Wire) -> None:
-        order = self._greet(wire)
-        if order is None or order.get("order") == "refused":
-            self.trouble = str((order or {}).get("why", "no answer"))
-            wire.drop()
-            return
-        self._wire = wire
-        if self._closed.is_set():  # `close` may have come too early to see the connection
-            wire.drop()
-        self._tell({"order": "connected"})
-        wire.beat()
-        while order is not None:
-            if "order" in order:
-                self._tell(order)
-            order = wire.read()
-        self._wire = None
-        wire.drop()
-        self.trouble = "the connection was lost"
-        self._tell({"order": "lost"})
+def _is_cause(cause: Event) -> bool:
+    match cause:
+        case {
+            "rank": int(),
+            "code": int(),
+            "message": str(),
+            "consequence": bool(),
+            "asked": bool(),
+            **rest,
+        }:
+            return not rest
+    return False

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import resource
 import socket
 
@@ -20,16 +21,29 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the port is taken, or the address is not this machine's.
     """
-    if not host and socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-            )
-        except OSError as error:  # IPv6 may be compiled in and switched off
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            with contextlib.suppress(_NoAddressError):
+                return _create(host, port, socket.AF_INET6, dual=True)
+        return _create(host, port, family)
+    except OSError as error:  # the text of Python's own names the address once more
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+
+
+class _NoAddressError(OSError):
+    """The machine has no address of this family: IPv6 may be compiled in and switched off."""
+
+
+def _create(host: str, port: int, family: int, *, dual: bool = False) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=family, dualstack_ipv6=dual, backlog=BACKLOG
+        )
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _NoAddressError(error.errno, os.strerror(error.errno)) from None
+        raise
 
 
 def loopback() -> str:

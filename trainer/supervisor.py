@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -21,14 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer import causes, epilogue, logs, process, progress, run
+from trainer import causes, epilogue, logs, membership, process, progress, run, sockets
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
 from trainer.process import Child, Event, tell_parent
-from trainer.rollcall import FINAL, Cause, Host, Link, RollCall
+from trainer.rollcall import FINAL, Cause, RollCall
 from trainer.stall import Pulse, Stall
 from trainer.storage import open_storage
+from trainer.wire import Host, Link
 
 WORKER = "TRAINYARD_WORKER"  # tells a forkserver from its supervisor: both get the same arguments
 TICK = 0.05  # seconds between two looks at the clock
@@ -89,6 +89,7 @@ def supervise(
         WorkerFailedError: the gang failed, with the first cause.
         StoppedError: asked to stop.
     """
+    sockets.allow_many_files()
     if config.ship_logs:
         shipper = logs.Shipper(
             lambda: open_storage(run.uri(config)),
@@ -144,6 +145,11 @@ class Supervisor:
         self._port_taken_since: float | None = None
         self._roll_call: RollCall | None = None
         self._journal: causes.Journal | None = None
+        self._keyring = membership.Keyring(
+            lambda: open_storage(run.uri(config)), os.environ.get(membership.VARIABLE)
+        )
+        self._key: bytes | None = None  # of the roll call that this rank holds
+        self._key_asked = False
         self._host: Host | None = None
         self._link: Link | None = None
 
@@ -168,6 +174,9 @@ class Supervisor:
             self._link.close()
         if self._host:
             self._host.close()
+            removing = threading.Thread(target=self._remove_key, daemon=True)
+            removing.start()
+            removing.join(3)  # a store may take its time
         if self._roll_call and self._journal:
             self._roll_call.close(time.time())
             self._write_attempts()
@@ -177,23 +186,52 @@ class Supervisor:
 
     def _connect(self, now: float) -> None:
         """Join the roll call, or hold it; the data are loaded, so this rank can take part."""
-        host, _, port = self._cluster.roll_call.rpartition(":")
+        workers = self._cluster.workers
         if self._rank != 0:
+            address = sockets.split_endpoint(self._cluster.roll_call)
             tell = self._later(self._obey)
-            self._link = Link((host, int(port)), self._rank, self._cluster.workers, tell)
+            self._link = Link(address, self._rank, workers, self._keyring.read, tell)
             return
-        if self._cluster.workers > 1:
-            address = (host if self._cluster.local else "", int(port))
-            try:
-                self._host = Host(address, self._cluster.workers, self._later(self._hear))
-            except OSError as error:
-                self._check_patience(now, int(port), os.strerror(error.errno or 0))
-                return
+        if workers > 1 and not self._listen(now):
+            return
         self._journal = causes.Journal(
             lambda: open_storage(run.uri(self._config)), self._reporter.warn
         )
         self._roll_call = RollCall(self._cluster.workers, self._config.max_restarts)
         self._hear(0, {"event": "here"})
+
+    def _listen(self, now: float) -> bool:
+        """Return whether the other ranks can call; else try again later."""
+        if not self._key_asked:
+            self._key_asked = True
+            threading.Thread(target=self._make_key, daemon=True).start()
+        if self._key is None:
+            return False
+        host, port = sockets.split_endpoint(self._cluster.roll_call)
+        address = (host if self._cluster.local else "", port)
+        hear, warn = self._later(self._hear), self._reporter.warn
+        try:
+            self._host = Host(address, self._cluster.workers, self._key, hear, warn)
+        except OSError as error:
+            self._check_patience(now, port, os.strerror(error.errno or 0))
+            return False
+        return True
+
+    def _make_key(self) -> None:
+        """Make the gang's key, on a thread of its own: a store may take its time."""
+        try:
+            key = self._keyring.make()
+        except UserError as error:
+            self._events.put(partial(self._fail, error))
+        else:
+            self._events.put(partial(setattr, self, "_key", key))
+
+    def _fail(self, error: UserError) -> None:
+        raise error
+
+    def _remove_key(self) -> None:
+        with contextlib.suppress(UserError):  # the next start writes another over it
+            self._keyring.remove()
 
     def _later(self, call: Callable[..., None]) -> Callable[..., None]:
         """Return what puts a call into our queue, from any thread."""
@@ -221,8 +259,8 @@ class Supervisor:
 
     def _addresses(self) -> list[str]:
         hosts = self._host.hosts if self._host else {}
-        named = [address.rpartition(":") for address in self._cluster.addresses]
-        return [f"{_bracketed(hosts.get(r, n[0]))}:{n[2]}" for r, n in enumerate(named)]
+        named = map(sockets.split_endpoint, self._cluster.addresses)
+        return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
 
     def _write_attempts(self) -> None:
         assert self._roll_call
@@ -514,20 +552,14 @@ def _port_trouble(cluster: Cluster, config: TrainConfig) -> tuple[int, str] | No
     """
     if cluster.workers == 1:
         return None
-    host, _, port = cluster.addresses[cluster.rank].rpartition(":")
-    listening = [(host if cluster.local else "", int(port)), cluster.ring_address]
+    host, port = sockets.split_endpoint(cluster.addresses[cluster.rank])
+    listening = [(host if cluster.local else "", port), cluster.ring_address]
     for address in listening[: 1 if config.all_reduce == "tensorflow" else None]:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                return address[1], error.strerror or str(error)
+        try:
+            sockets.listen(*address).close()
+        except OSError as error:
+            return address[1], error.strerror or str(error)
     return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _with_rank(message: str, cluster: Cluster) -> str:

@@ -17,8 +17,8 @@ import pytest
 from trainer import causes, run
 from trainer.causes import CGROUPS, Journal, Memory, describe, leave_message
 from trainer.errors import UnavailableError
-from trainer.rollcall import MAX_LINE
 from trainer.storage import LocalStorage, Storage
+from trainer.wire import MAX_LINE
 
 LIMIT = 20.0  # seconds after which something that should happen did not
 NO_LIMIT = "9223372036854771712"  # version 1

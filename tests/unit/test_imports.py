@@ -13,7 +13,8 @@ LAYERS = (
     "sockets",
     "ring",
     "config cluster order schedule metrics charts idx ink process rollcall gcs_server",
-    "storage",
+    "storage wire",
+    "membership",
     "shards",
     "presets dataset digits sources run checkpoint progress causes logs figures events predictions "
     "augment optimizers forward picture page stream",
