@@ -104,7 +104,7 @@ def make_strategy(cluster: Cluster) -> Any:
     if cluster.workers > 1:
         os.environ["TF_CONFIG"] = cluster.tf_config()
         # gRPC would send what is for the peers to the proxy that the environment names.
-        os.environ["no_grpc_proxy"] = ",".join(cluster.hosts)
+        os.environ["no_grpc_proxy"] = ",".join(cluster.hosts)  # noqa: SIM112
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
