@@ -6,11 +6,13 @@ to stop, ports are taken and the store fails. Each run must end with the undistu
 """
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
+import queue
 import random
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trainer import presets, run, sources
+from trainer import presets, run, sockets, sources
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UserError
 from trainer.gang import Gang
@@ -30,26 +32,29 @@ from trainer.gcs_server import Fault, GCSServer, Verb
 from trainer.process import Event
 from trainer.storage import open_storage
 
-Kind = Literal["kill", "pod", "freeze", "stop", "store", "port"]
+Kind = Literal["kill", "pod", "freeze", "hold", "stop", "store", "port"]
 KINDS: dict[Kind, str] = {
     "kill": "SIGKILL of a worker",
     "pod": "SIGKILL of a supervisor's tree",
     "freeze": "SIGSTOP of a worker",
+    "hold": "one thread of a worker held",
     "stop": "SIGTERM of a supervisor",
     "store": "store down, slow or losing answers",
     "port": "SIGKILL, then its port taken",
 }
 WEIGHTS: dict[Kind, int] = {
-    "kill": 45,
+    "kill": 44,
     "pod": 10,
     "freeze": 8,
+    "hold": 1,
     "stop": 12,
     "store": 15,
     "port": 10,
 }
 _SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
+PTRACE_SEIZE, PTRACE_INTERRUPT, WAIT_ALL = 0x4206, 0x4207, 0x40000000  # Linux's, see ptrace(2)
 BUCKET = "chaos"
-HANG = 120.0  # seconds without a step after which a gang is taken to hang
+HANG = 240.0  # seconds without a step after which a gang hangs; a held worker takes 60 to find
 WARM = 5  # faults that a supervisor has seen before its growth counts
 OVERLAP = 0.2  # share of faults that do not wait until the gang has recovered
 
@@ -83,14 +88,14 @@ class Outcome:
     """What was counted and measured; times in seconds.
 
     Recoveries are those of faults that struck a stepping gang and a healthy store, not of those
-    that overlap; from the fault to the end of the first chunk after it. Frozen workers are found,
-    by rank, when their supervisors kill them. Lost steps are finished
+    that overlap; from the fault to the end of the first chunk after it. Frozen and held workers are
+    found, by kind and rank, when their supervisors give them up. Lost steps are finished
     ones that are done again, after a single fault or after several that overlap.
     """
 
     faults: Counter[Kind] = field(default_factory=Counter)
     recoveries: dict[Kind, list[float]] = field(default_factory=dict)
-    found: dict[int, list[float]] = field(default_factory=dict)
+    found: dict[Kind, dict[int, list[float]]] = field(default_factory=dict)
     lost_steps: list[int] = field(default_factory=list)
     lost_steps_overlapping: list[int] = field(default_factory=list)
     runs: int = 0
@@ -132,6 +137,7 @@ class Watch:
         self.workers: dict[int, tuple[int, int]] = {}  # rank -> pids of worker and forkserver
         self._started: dict[int, float] = {}  # rank -> when its worker was started
         self.step = 0  # the last one finished
+        self._steps: dict[int, int] = {}  # and by rank
         self.lost: list[tuple[int, int]] = []  # steps done again after so many faults
         self.struck = 0  # faults since the gang went on
         self.killed: dict[int, float] = {}  # rank -> when its supervisor gave its worker up
@@ -155,6 +161,7 @@ class Watch:
                         self.lost.append((max(0, self.step - step), self.struck))
                     self.step, self.struck = step, 0
                 case {"event": "step", "step": step}:
+                    self._steps[rank] = step
                     self.step = max(self.step, step)
                     self.stepped_at = now
                     self._step_of_start = self._started.get(rank, self._step_of_start)
@@ -178,6 +185,16 @@ class Watch:
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     return False
             return None if self.over else True
+
+    def await_step_of(self, rank: int) -> bool:
+        """Wait for the end of a rank's chunk, some seconds at most; return whether it came."""
+        deadline = time.monotonic() + 5
+        with self._changed:
+            before = self._steps.get(rank)
+            while not self.over and self._steps.get(rank) == before:
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    return False
+            return not self.over
 
     def wait(self, seconds: float) -> bool:
         """Wait so long; return False if the run ended before."""
@@ -271,8 +288,9 @@ class Chaos:
         if stepped and alone:
             self.outcome.recoveries.setdefault(fault.kind, []).append(time.monotonic() - struck)
         found = watch.killed.get(fault.rank, 0.0) - struck
-        if fault.kind == "freeze" and found > 0:
-            self.outcome.found.setdefault(fault.rank, []).append(found)
+        if fault.kind in ("freeze", "hold") and found > 0:
+            by_rank = self.outcome.found.setdefault(fault.kind, {})
+            by_rank.setdefault(fault.rank, []).append(found)
         return stepped is False
 
     def _strike(self, fault: Planned, gang: Gang, watch: Watch) -> float | None:
@@ -285,6 +303,8 @@ class Chaos:
         if rank is None:
             return None
         supervisor, below = rank.child.process.pid, watch.workers.get(fault.rank, ())
+        if fault.kind == "hold":
+            return _hold_thread(below[0]) if below and watch.await_step_of(fault.rank) else None
         if fault.kind in ("stop", "pod"):
             hit = (
                 _signal(supervisor, signal.SIGTERM)
@@ -472,9 +492,12 @@ def figures(outcome: Outcome, config: TrainConfig) -> dict[str, Any]:
             }
             for kind, times in outcome.recoveries.items()
         },
-        "frozen_found_seconds": {
-            rank: {"count": len(times), "worst": round(max(times), 2)}
-            for rank, times in sorted(outcome.found.items())
+        "found_seconds": {
+            kind: {
+                rank: {"count": len(times), "worst": round(max(times), 2)}
+                for rank, times in sorted(by_rank.items())
+            }
+            for kind, by_rank in outcome.found.items()
         },
         "lost_steps": {
             "total": sum(outcome.lost_steps + outcome.lost_steps_overlapping),
@@ -508,8 +531,11 @@ def describe(outcome: Outcome, config: TrainConfig) -> Iterator[str]:
                     f"worst {recovery['worst']:.1f} s"
                 )
             yield line
-    for rank, found in told["frozen_found_seconds"].items():
-        yield f"rank {rank} frozen {found['count']} times, found within {found['worst']} s"
+    words = {"freeze": "frozen", "hold": "held"}
+    for kind, by_rank in told["found_seconds"].items():
+        for rank, found in by_rank.items():
+            times = f"{found['count']} time{'' if found['count'] == 1 else 's'}"
+            yield f"rank {rank} {words[kind]} {times}, found within {found['worst']} s"
     yield f"hangs {outcome.hangs}, other weights at the end {outcome.mismatches}"
     lost = told["lost_steps"]
     yield (
@@ -539,6 +565,35 @@ def _signal(pid: int, number: int) -> bool:
     return True
 
 
+def _hold_thread(pid: int) -> float | None:
+    """Stop the main thread of a process and no other; return when, or None if it was gone.
+
+    Raises:
+        ChaosError: this machine does not let processes be traced.
+    """
+    held: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def trace() -> None:  # whoever traces a thread has to stay, and to take its end
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 2
+        failed = libc.ptrace(PTRACE_SEIZE, pid, None, None)
+        failed = failed or libc.ptrace(PTRACE_INTERRUPT, pid, None, None)
+        held.put(ctypes.get_errno() if failed else 0)
+        with contextlib.suppress(ChildProcessError):
+            while not failed and os.WIFSTOPPED(os.waitpid(pid, WAIT_ALL)[1]):
+                pass
+
+    threading.Thread(target=trace, daemon=True).start()
+    error = held.get()
+    if error == errno.ESRCH:
+        return None
+    if error:
+        raise ChaosError(
+            f"hold: threads cannot be traced here ({os.strerror(error)}); leave it out of --kinds"
+        )
+    return time.monotonic()
+
+
 def _wipe_out(pids: tuple[int, ...]) -> bool:
     """SIGKILL them so fast that none can act on another's end."""
     for pid in pids:
@@ -548,16 +603,12 @@ def _wipe_out(pids: tuple[int, ...]) -> bool:
 
 def _hold(port: int, seconds: float) -> None:
     """Take a port as soon as it is free, for some time."""
-    deadline = time.monotonic() + 2
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                holder.bind(("127.0.0.1", port))
-                holder.listen()
-                time.sleep(seconds)
-                return
-            time.sleep(0.001)
+    deadline, host = time.monotonic() + 2, sockets.loopback()
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), sockets.listen(host, port):
+            time.sleep(seconds)
+            return
+        time.sleep(0.001)
 
 
 def _tail(log: Path) -> str:

@@ -100,7 +100,7 @@ class Loop:
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
         self.xla = xla
-        self.gathering = False  # whether a gather is under way
+        self.gathering: int | None = None  # the progress when the gather under way began
         self.ring: Ring | None = None  # sums in place of the strategy, if it is given in time
         self._whole = whole = xla and self.replicas == 1
         self._calls = 0  # of the graph, that Python has made and that have returned
@@ -236,7 +236,7 @@ class Loop:
         return np.concatenate(parts)
 
     def progress(self) -> int:
-        """Return a number that grows with each step and each graph call; safe in any thread.
+        """Return a number that grows with each step, gather and call; safe in any thread.
 
         Where XLA compiles the whole loop, steps do not count; calls are then of about ``CALL``
         seconds.
@@ -265,11 +265,11 @@ class Loop:
             return values[None]
         # A float32 holds every rank exactly.
         row = np.concatenate([np.array([self._rank], values.dtype), values])
-        self.gathering = True
+        self.gathering = self.progress()
         try:
             rows = self._local(self._gather_values(tf.constant(row)))[0].numpy()
         finally:
-            self.gathering = False
+            self.gathering = None
         return by_rank(rows, self.replicas // self.local_replicas)
 
     def host_copy(self, state: State) -> State:
@@ -296,8 +296,7 @@ class Loop:
             )
             figures = [self._local(f)[0] for f in figures]
             if not self._whole:
-                with tf.control_dependencies(figures), tf.device("CPU"):
-                    self._steps.assign_add(1)
+                self._count(figures)
             return i + 1, state, [a.write(i, f) for a, f in zip(arrays, figures, strict=True)]
 
         arrays = [tf.TensorArray(tf.float32, size=self._chunk_steps) for _ in range(3)]
@@ -434,7 +433,14 @@ class Loop:
         def one(row: Tensor) -> Tensor:
             return tf.distribute.get_replica_context().all_gather(row[None], axis=0)
 
-        return self.strategy.run(one, args=(values,))
+        rows = self.strategy.run(one, args=(values,))
+        self._count(self._local(rows))
+        return rows
+
+    def _count(self, done: Any) -> None:
+        """Count, inside of the graph, what these tensors finish."""
+        with tf.control_dependencies(list(done)), tf.device("CPU"):
+            self._steps.assign_add(1)
 
     def _on_devices(self, array: Any, place: Callable[[Any], Tensor] = tf.constant) -> Tensor:
         value = self.strategy.experimental_distribute_values_from_function(lambda _: place(array))

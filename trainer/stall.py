@@ -11,10 +11,9 @@ FLOOR = 60.0  # seconds; a machine that swaps or is throttled holds up any step 
 FACTOR = 10.0  # times the longest step so far
 FIRST = 900.0  # seconds for a first step of which nothing is known: it traces and compiles
 WAITING = 3.0  # times the limit where a step waits for other ranks: they are found first
-MEETING = 1800.0  # seconds to wait for other ranks outside of steps, where they may use the store
+OTHER = 1800.0  # seconds for all else: a store that recovers, or other ranks that wait for it
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
-WHAT = {TRAINING: "step", EVALUATING: "batch of its evaluation"}
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,9 @@ class Pulse:
     """What a heartbeat tells.
 
     Attributes:
-        work: TRAINING, EVALUATING, GATHERING, or empty for what has limits of its own.
+        work: TRAINING, EVALUATING, GATHERING (what all ranks have), or empty for all else.
         count: grows with every step.
-        waits: whether the step waits for other ranks now.
+        waits: whether it waits for other ranks now.
     """
 
     work: str
@@ -35,15 +34,15 @@ class Pulse:
 class Stall:
     """Finds the worker of one rank stalled; knows from its predecessors how long steps take."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self._first: dict[str, float] = {}  # by work: seconds of a worker's first step
         self._longest: dict[str, float] = {}  # of all others
-        self.begin()
+        self.begin(now)
 
-    def begin(self) -> None:
-        """Take note that another worker was started."""
+    def begin(self, now: float) -> None:
+        """Take note that another worker was started at ``now``, monotonic seconds."""
         self._pulse = Pulse("", 0, waits=False)
-        self._since = 0.0
+        self._since = now
         self._begun: set[str] = set()  # work of which this worker has finished a step
 
     def take(self, pulse: Pulse, now: float) -> None:
@@ -59,11 +58,11 @@ class Stall:
 
     def limit(self) -> float:
         """Return how long the step under way may take, seconds."""
-        work = self._pulse.work
-        if not work:
-            return float("inf")
-        if work == GATHERING:
-            return MEETING
+        work, waits = self._pulse.work, self._pulse.waits
+        if work == GATHERING and not waits:  # it has come, and nothing is made of it
+            return FLOOR
+        if work not in (TRAINING, EVALUATING):
+            return OTHER
         if work not in self._begun and work not in self._first:
             limit = FIRST
         else:
@@ -71,14 +70,15 @@ class Stall:
             if work in self._begun:
                 known = self._longest.get(work, known)
             limit = max(FLOOR, FACTOR * known)
-        return limit * WAITING if self._pulse.waits else limit
+        return limit * WAITING if waits else limit
 
     def overdue(self, now: float) -> str | None:
         """Return in words that the worker has stalled at ``now``, or None if it has not."""
         if now - self._since <= self.limit():
             return None
         seconds = f"{now - self._since:.0f} s"
-        if self._pulse.work == GATHERING or self._pulse.waits:
+        if self._pulse.waits:
             return f"its worker has waited {seconds} for other ranks"
-        what = WHAT[self._pulse.work]
-        return f"its worker is alive but has finished no {what} for {seconds}"
+        what = {TRAINING: "step", EVALUATING: "batch of its evaluation"}
+        unit = what.get(self._pulse.work, "work")
+        return f"its worker is alive but has finished no {unit} for {seconds}"

@@ -135,7 +135,7 @@ class Supervisor:
         self._lost_children = 0
         self._trouble: str | None = None  # why we ended the worker
         self._attempt: Attempt | None = None
-        self._stall = Stall()
+        self._stall = Stall(time.monotonic())
         self._failure: WorkerFailedError | None = None  # raised once the worker has left
         self._told_ready = False
         self._stopping = False
@@ -322,7 +322,7 @@ class Supervisor:
         if order["after"] and self._rank == 0:
             self._reporter.warn(f"{order['after']}; starting again")
         self._attempt = Attempt(order["attempt"], log_start, now, now)
-        self._stall.begin()
+        self._stall.begin(now)
         self._told_ready = False
         self._trouble = None
         self._incomplete_since = None

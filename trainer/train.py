@@ -231,9 +231,11 @@ class Trainer:
 
     def pulse(self) -> Pulse:
         """Return what is done now and how far it is, from any thread."""
-        work = GATHERING if self.loop.gathering else self._work
+        gathering, count = self.loop.gathering, self.loop.progress()
+        if gathering is not None:
+            return Pulse(GATHERING, count, waits=count == gathering)
         waits = self.loop.ring is not None and self.loop.ring.summing
-        return Pulse(work, self.loop.progress(), waits)
+        return Pulse(self._work, count, waits)
 
     @contextlib.contextmanager
     def _at(self, work: str) -> Iterator[None]:

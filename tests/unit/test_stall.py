@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ def found_after(watch: Stall, now: float, *, waits: bool = False, work: str = TR
 
 
 def test_three_hundred_steps_that_take_thirty_seconds_each_once_are_no_false_alarm() -> None:
-    watch = Stall()
+    watch = Stall(0.0)
     now, alarm = train(watch, [20.0] + [0.01] * 1000 + [30.0] * 300 + [0.01] * 1000, 5.0)
     assert alarm is None
     assert FACTOR * 30 <= found_after(watch, now) <= FACTOR * 32
@@ -48,35 +49,35 @@ def test_three_hundred_steps_that_take_thirty_seconds_each_once_are_no_false_ala
 
 @given(st.lists(st.floats(0.001, 59), min_size=1, max_size=20), st.booleans())
 def test_steps_below_the_floor_never_raise_an_alarm(steps: list[float], waits: bool) -> None:
-    assert train(Stall(), steps, 0.0, waits=waits)[1] is None
+    assert train(Stall(0.0), steps, 0.0, waits=waits)[1] is None
 
 
 @given(st.floats(0.001, 300), st.floats(1.1, 9))
 def test_the_limit_grows_with_what_steps_take(seconds: float, slower: float) -> None:
-    watch = Stall()
+    watch = Stall(0.0)
     now, alarm = train(watch, [seconds] * 3 + [seconds * slower], 0.0)
     assert alarm is None
     assert found_after(watch, now) >= max(FLOOR, FACTOR * seconds * slower) - 2
 
 
 def test_quick_steps_that_cease_are_found_at_the_floor() -> None:
-    watch = Stall()
+    watch = Stall(0.0)
     now, _ = train(watch, [30.0] + [0.01] * 500, 0.0)
     assert FLOOR <= found_after(watch, now) <= FLOOR + 2
 
 
 def test_the_first_step_may_compile_and_a_later_worker_is_measured_by_it() -> None:
-    watch = Stall()
+    watch = Stall(0.0)
     assert FIRST <= found_after(watch, 0.0) <= FIRST + 2
-    watch = Stall()
+    watch = Stall(0.0)
     now, _ = train(watch, [40.0, 0.1, 0.1], 0.0)
-    watch.begin()
+    watch.begin(now)
     watch.take(Pulse(TRAINING, 0, waits=False), now)
     assert FACTOR * 40 <= found_after(watch, now) <= FACTOR * 40 + 2
 
 
 def test_who_waits_for_another_rank_is_found_after_it() -> None:
-    held, waiting = Stall(), Stall()
+    held, waiting = Stall(0.0), Stall(0.0)
     for watch in (held, waiting):
         now, _ = train(watch, [3.0] + [0.1] * 100, 0.0)
     after = found_after(waiting, now, waits=True)
@@ -84,16 +85,25 @@ def test_who_waits_for_another_rank_is_found_after_it() -> None:
     assert waiting.overdue(now + after) == f"its worker has waited {after:.0f} s for other ranks"
 
 
-def test_what_has_limits_of_its_own_is_not_watched() -> None:
-    watch = Stall()
-    now, _ = train(watch, [1.0] * 3, 0.0)
-    watch.take(Pulse("", 7, waits=False), now)
-    assert watch.overdue(now + 1e6) is None
-
-
-def test_an_evaluation_is_watched_by_its_own_pace() -> None:
-    watch = Stall()
+@pytest.mark.parametrize(
+    ("pulse", "limit", "words"),
+    [
+        (Pulse("", 9, waits=False), stall.OTHER, "is alive but has finished no work"),
+        (Pulse(GATHERING, 9, waits=True), stall.OTHER, "has waited"),
+        (Pulse(GATHERING, 9, waits=False), FLOOR, "is alive but has finished no work"),
+        (Pulse(EVALUATING, 9, waits=False), FIRST, "has finished no batch of its evaluation"),
+    ],
+)
+def test_whatever_a_worker_does_has_a_limit(pulse: Pulse, limit: float, words: str) -> None:
+    watch = Stall(0.0)
     now, _ = train(watch, [1.0] + [0.01] * 100, 0.0)
-    assert FIRST <= found_after(watch, now, work=EVALUATING) <= FIRST + 2
-    watch.take(Pulse("", 0, waits=False), now)
-    assert stall.MEETING <= found_after(watch, now, work=GATHERING) <= stall.MEETING + 2
+    for seconds in range(int(limit) + 2):
+        watch.take(pulse, now + seconds)
+    assert watch.overdue(now + limit - 1) is None
+    assert words in str(watch.overdue(now + limit + 1))
+
+
+def test_a_worker_that_never_gives_a_heartbeat_of_its_own_has_one_too() -> None:
+    watch = Stall(1e6)
+    assert watch.overdue(1e6 + stall.OTHER - 1) is None
+    assert watch.overdue(1e6 + stall.OTHER + 1)
