@@ -66,6 +66,7 @@ class Gang:
         listen: Callable[[int, Event], object] = lambda *_: None,
     ) -> None:
         self._arguments, self._config, self._log, self._listen = arguments, config, log, listen
+        sockets.allow_many_files()
         self.port = config.port or _free_ports(config.workers + 1)
         self._key = membership.new()
         self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()

@@ -254,14 +254,14 @@ def test_asked_to_stop_the_last_chunk_is_committed_and_the_next_run_goes_on(
 def test_the_number_of_workers_may_change_between_two_starts(digits: Path, tmp_path: Path) -> None:
     losses: dict[tuple[int, ...], list[float]] = {}
     weights: dict[tuple[int, ...], str] = {}
-    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (1, 3))
+    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (1, 12, 3))
     for sizes in plans:
         run = tmp_path / "-".join(map(str, sizes))
         for turn, workers in enumerate(sizes):
             last = turn == len(sizes) - 1
             # A sum of two numbers is the same in either order, whoever adds them up.
             all_reduce = "tensorflow" if sizes == (2, 2) and last else "auto"
-            stop_at = None if last else 100
+            stop_at = None if last else 100 * (turn + 1)
             code, _, err = _until(run, digits, workers, stop_at, all_reduce)
             assert code == (0 if last else 75), err
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

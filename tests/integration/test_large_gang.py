@@ -1,0 +1,66 @@
+"""More workers than have one digit: where text order and numeric order part."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import processes
+from trainer import checkpoint
+from trainer import run as runs
+from trainer.storage import open_storage
+
+# The figures in the documentation are from 12 and 16, killed three times.
+WORKERS = int(os.environ.get("TRAINYARD_WORKERS_TRIED", "12"))
+KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
+BATCH, STEPS, CHUNK = 240, 600, 20
+
+
+def job(data: Path, run: Path, workers: int) -> tuple[str, ...]:
+    return (
+        *("train", "--model", "tests.tiny:linear", "--workers", str(workers)),
+        *("--batch-size", str(BATCH - BATCH % workers), "--learning-rate", "0.01"),
+        *("--validation", "300", "--steps", str(STEPS), "--chunk-steps", str(CHUNK)),
+        *("--checkpoint-steps", str(CHUNK), "--data", str(data), "--run", str(run)),
+    )
+
+
+def newest(run: Path) -> int:
+    return max(checkpoint.steps(open_storage(str(run))), default=0)
+
+
+def ended(run: Path) -> tuple[list[float], dict[str, Any]]:
+    """Training losses by chunk, and the result."""
+    storage = open_storage(str(run))
+    lines = runs.read_metrics(storage, STEPS)
+    return [line["loss"] for line in lines if "loss" in line], runs.read_result(storage) or {}
+
+
+def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_path: Path) -> None:
+    alone, whole, killed = (tmp_path / name for name in ("alone", "whole", "killed"))
+    batch = ("--batch-size", str(BATCH - BATCH % WORKERS))
+    assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
+    assert processes.run(*job(digits, whole, WORKERS))[::2] == (0, "")
+    seed = int(os.environ.get("TRAINYARD_KILL_SEED", "0"))
+    moments = random.Random(seed)
+    with processes.running(*job(digits, killed, WORKERS)) as gang:
+        for step in sorted(moments.sample(range(CHUNK, STEPS // 2), KILLS)):
+            processes.wait_until(lambda: newest(killed) >= step, 250)  # noqa: B023
+            os.kill(moments.choice(list(processes.workers(gang.pid).values())), signal.SIGKILL)
+        assert processes.finish(gang)[0] == 0
+    attempts = (killed / "attempts.jsonl").read_text().splitlines()
+    assert len(attempts) == KILLS + 1
+    (losses_alone, one), (losses, many), (_, again) = map(ended, (alone, whole, killed))
+    np.testing.assert_allclose(losses, losses_alone, rtol=1e-4)
+    assert many["weights_sha256"] == again["weights_sha256"], seed
+    assert many["test_loss"] == again["test_loss"]
+    assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
+    model = ("--model", "tests.tiny:linear")
+    code, out, _ = processes.run("evaluate", "--run", str(whole), *model, "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == many["test_accuracy"]
