@@ -7,6 +7,7 @@ would. What comes from a run is text that nobody checked: it is escaped everywhe
 import base64
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ from trainer.storage import open_storage
 MOST_PIXELS = 64  # of an image's longer side
 
 
-def render(template: str, **facts: Any) -> bytes:
-    """Return the page of a template that extends ``base.html``, UTF-8."""
+def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> bytes:
+    """Return the page of a template that extends ``base.html``, UTF-8.
+
+    Args:
+        template: its name.
+        shown: all charts that the template shows.
+        facts: what it is about.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer", "pages"),
         autoescape=True,
@@ -32,6 +39,7 @@ def render(template: str, **facts: Any) -> bytes:
         lstrip_blocks=True,
     )
     environment.globals |= {"palette": charts.PALETTE, "dashes": charts.DASHES}
+    environment.globals["drawings"] = charts.draw(shown)
     environment.filters["value"] = charts.text
     # Lone surrogates, which JSON may hold, have no UTF-8.
     text: str = environment.get_template(template).render(facts)
