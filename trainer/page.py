@@ -5,6 +5,7 @@ would. What comes from a run is text that nobody checked: it is escaped everywhe
 """
 
 import base64
+import functools
 import io
 import os
 from collections.abc import Sequence
@@ -31,6 +32,14 @@ def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> b
         shown: all charts that the template shows.
         facts: what it is about.
     """
+    drawings = charts.draw(shown)
+    # Lone surrogates, which JSON may hold, have no UTF-8.
+    text: str = _environment().get_template(template).render(drawings=drawings, **facts)
+    return text.encode(errors="replace")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer", "pages"),
         autoescape=True,
@@ -39,11 +48,8 @@ def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> b
         lstrip_blocks=True,
     )
     environment.globals |= {"palette": charts.PALETTE, "dashes": charts.DASHES}
-    environment.globals["drawings"] = charts.draw(shown)
     environment.filters["value"] = charts.text
-    # Lone surrogates, which JSON may hold, have no UTF-8.
-    text: str = environment.get_template(template).render(facts)
-    return text.encode(errors="replace")
+    return environment
 
 
 def write(target: str, data: bytes) -> None:

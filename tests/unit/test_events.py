@@ -357,7 +357,7 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
     tmp_path: Path,
 ) -> None:
     store, folder = Store(str(tmp_path / "store")), tmp_path / "here"
-    mirror = Mirror(store, folder)
+    mirror = Mirror(store, folder, pytest.fail)
     assert mirror.refresh() == []
     train = [f"deep/a/{eventlog.step_name('train', step)}" for step in (1, 2, 3, 4)]
     store.put(*train[:2], "b/" + eventlog.object_name(eventlog.SETTINGS), "deep/a/config.json")
@@ -388,5 +388,5 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
 def test_a_run_by_itself_has_the_name_of_its_folder(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "cnn-1"))
     store.put(eventlog.step_name("train", 1))
-    assert Mirror(store, tmp_path / "here").refresh() == ["cnn-1"]
+    assert Mirror(store, tmp_path / "here", pytest.fail).refresh() == ["cnn-1"]
     assert json.dumps(list(shown(tmp_path / "here"))) == '["cnn-1/train"]'
