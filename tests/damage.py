@@ -49,17 +49,17 @@ POINT = checkpoint.object_name(1000)
 EVENTS = (eventlog.step_name("train", 1000), eventlog.object_name(eventlog.SETTINGS))
 
 
-def make(folder: Path, preset: str = "softmax") -> Path:
+def make(folder: Path, model: str | None = None) -> Path:
     """Write a finished run on drawn images of 8 x 8, with a model that predicts."""
     from trainer import models, optimizers
     from trainer.config import TrainConfig
 
-    where = make_run(folder, preset=preset, validation=VALIDATION)
-    config = TrainConfig(preset=preset)
-    model, slots = models.build(config, (8, 8, 1), 10), optimizers.create(config).slots
-    for variable in model.trainable_variables:
+    where = make_run(folder, preset="softmax", model=model, validation=VALIDATION)
+    config = TrainConfig(preset="softmax", model=model)
+    built, slots = models.build(config, (8, 8, 1), 10), optimizers.create(config).slots
+    parameters, buffers = built.trainable_variables, built.non_trainable_weights
+    for variable in parameters:
         variable.assign(np.random.default_rng(1).normal(0, 0.1, variable.shape))
-    parameters, buffers = model.trainable_variables, model.non_trainable_weights
     arrays = {f"parameters/{each.path}": each.numpy() for each in parameters}
     arrays |= {f"{slot}/{each.path}": each.numpy() for slot in slots for each in parameters}
     arrays |= {f"buffers/{each.path}": each.numpy() for each in buffers}
@@ -68,12 +68,12 @@ def make(folder: Path, preset: str = "softmax") -> Path:
     stored = json.loads((where / run.CONFIG).read_bytes()) | {"data_sha256": data.sha256}
     storage.replace(run.CONFIG, run.pretty(stored))
     images, labels = data.test.images, data.test.labels
-    logits = np.asarray(model(images, training=False))
+    logits = np.asarray(built(images, training=False))
     found = Predictions(1000, predictions.images_sha256(images), logits, labels)
     storage.replace(run.PREDICTIONS, predictions.encode(found))
     point = Checkpoint(1000, arrays, _digest(stored), ((200, 0.5), (1000, 0.9)))
     storage.replace(POINT, checkpoint.encode(point))
-    storage.replace(run.ARCHITECTURE, model.to_json().encode())
+    storage.replace(run.ARCHITECTURE, built.to_json().encode())
     storage.replace(run.rank_metrics(1), run.lines(metric_lines(900)))
     attempts = [attempt(1, 0, 400, "lost a peer"), attempt(2, 400, 1000, None)]
     storage.replace(run.ATTEMPTS, run.lines(attempts))
@@ -182,7 +182,7 @@ def _change_json(folder: Path, rng: Random) -> str:
     except (OSError, ValueError, TypeError, RecursionError):
         return f"{name}: no longer JSON"
     if name == run.CONFIG and rng.random() < 0.9:
-        _sign(folder, lambda point: point)
+        sign(folder, lambda point: point)
     return f"{name}: {trail}"
 
 
@@ -214,7 +214,7 @@ def _digest(stored: dict[str, Any]) -> str:
     return run.digest({name: value for name, value in stored.items() if name not in run.TOLD})
 
 
-def _sign(folder: Path, change: Callable[[Checkpoint], Checkpoint]) -> None:
+def sign(folder: Path, change: Callable[[Checkpoint], Checkpoint]) -> None:
     """Change the checkpoint and make it one of the folder's run, whatever that says."""
     try:
         digest = _digest(json.loads((folder / run.CONFIG).read_bytes()))
@@ -257,7 +257,7 @@ def _change_tensors(folder: Path, rng: Random) -> str:
         return Checkpoint(step, arrays, point.config_digest, validations)
 
     try:
-        _sign(folder, change)
+        sign(folder, change)
     except Exception:
         return f"{POINT}: cannot be written so"
     return f"{POINT}: signed {trail}"
