@@ -19,6 +19,7 @@ import safetensors.numpy
 from tests.folders import attempt, make_run, metric_lines
 from trainer import checkpoint, dataset, eventlog, events, predictions, run
 from trainer.checkpoint import Checkpoint
+from trainer.config import parse
 from trainer.predictions import Predictions
 from trainer.storage import LocalStorage
 
@@ -52,10 +53,9 @@ EVENTS = (eventlog.step_name("train", 1000), eventlog.object_name(eventlog.SETTI
 def make(folder: Path, model: str | None = None) -> Path:
     """Write a finished run on drawn images of 8 x 8, with a model that predicts."""
     from trainer import models, optimizers
-    from trainer.config import TrainConfig
 
     where = make_run(folder, preset="softmax", model=model, validation=VALIDATION)
-    config = TrainConfig(preset="softmax", model=model)
+    config = parse({"preset": "softmax", "model": model})
     built, slots = models.build(config, (8, 8, 1), 10), optimizers.create(config).slots
     parameters, buffers = built.trainable_variables, built.non_trainable_weights
     for variable in parameters:
@@ -150,7 +150,7 @@ def _hostile(rng: Random) -> Any:
 
 def _spoil(value: Any, rng: Random) -> str:
     """Change a JSON value somewhere inside and return where."""
-    place, trail = value, []
+    place, trail = value, list[str]()
     while True:
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
         if not keys or (isinstance(place, dict) and rng.random() < 0.05):

@@ -267,10 +267,16 @@ def _learning_rate(
     if not total:
         # metrics.jsonl has the epoch with 4 decimals: the last one is the most exact.
         share = (number(done[-1].get("epoch")) or 0) / config.epochs
-        total = max(last, round(last / share) if share > 0 else last)
+        total = max(last, round(min(last / share, run.MOST_STEPS)) if share > 0 else last)
+    total = min(total, run.MOST_STEPS)
     steps = np.unique(np.linspace(0, last - 1, min(last, MOST_POINTS)).astype(np.int64))
-    rates = (schedule.learning_rates(config, total, int(step), 1)[0] for step in steps)
-    return tuple((float(step + 1), float(rate)) for step, rate in zip(steps, rates, strict=True))
+    with np.errstate(over="ignore"):
+        rates = [schedule.learning_rates(config, total, int(step), 1)[0] for step in steps]
+    return tuple(
+        (float(step + 1), float(rate))
+        for step, rate in zip(steps, rates, strict=True)
+        if np.isfinite(rate)
+    )
 
 
 def _attempts(storage: Storage) -> list[Attempt]:
