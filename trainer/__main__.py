@@ -94,6 +94,8 @@ def predict(options: argparse.Namespace, arguments: list[str]) -> None:
     from trainer.restore import restore_with
 
     restored = restore_with(options.run, options.model)
+    with _native_noise_dropped():
+        predicting.check_large(restored)
     seen, errors = predicting.look(options.pictures, restored.settings.input_shape, options.prepare)
     if seen:
         with _native_noise_dropped():

@@ -144,6 +144,9 @@ def _restore(storage: Storage, of_run: Settings, most: int) -> Restored:
     best = checkpoint.best_step(found.validations)
     if of_run.config.keep_best and best is not None and best != found.step:
         found = checkpoint.load(storage, best, None, of_run.digest, most)
+    for path, array in weights(found.arrays).items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"run: {storage.uri}: damaged: its weights {path!r} are not finite")
     return Restored(storage, of_run, found.step, found.arrays)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -232,15 +233,17 @@ def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
         return None
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict) or not _is_flat(values, MOST_DEPTH):
+    if not isinstance(values, dict) or not _is_plain(values, MOST_DEPTH):
         raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
     return values
 
 
-def _is_flat(value: Any, depth: int) -> bool:
-    """Return whether no more than ``depth`` lists and objects lie in each other."""
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether all numbers are finite, and at most ``depth`` values lie in each other."""
+    if isinstance(value, float):
+        return math.isfinite(value)
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth >= 0 and all(_is_flat(each, depth - 1) for each in inner)
+    return depth >= 0 and all(_is_plain(each, depth - 1) for each in inner)
 
 
 def _from_anywhere(data: str) -> str:

@@ -1,8 +1,10 @@
 """Somebody's run folder is data, whatever it names: no verb runs its code or leaves the folder."""
 
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ PAYLOAD = "from pathlib import Path\n\nPath(__file__).with_name('mark').write_te
 FOLDER = "bucket/runs/evil"
 REFERENCE = "bucket.runs.evil.payload:f"
 OWN = "tests.tiny:linear"  # what the user has
+MOST_MEMORY = 1 << 31  # bytes
 REFUSED = f"has a model of its own, '{REFERENCE}'"
 TRAINING = ("--data", "bucket/data", "--validation", "10", "--batch-size", "20")
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
@@ -183,3 +186,66 @@ def test_too_little_room_for_the_library_that_draws_costs_the_charts_alone(place
     assert "This chart could not be drawn" in (place / "page.html").read_text()
     assert verb(place, "report", "--run", FOLDER)[0] == 0
     assert "could not be drawn" not in (place / FOLDER / run.REPORT).read_text()
+
+
+def shape(height: int, width: int, preset: str = "softmax") -> Callable[[Path], None]:
+    """Return what has a run name images of this size; its checkpoint has its digest."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / run.CONFIG).read_bytes())
+        config |= {"input_shape": [height, width, 1], "preset": preset, "model": None}
+        (folder / run.CONFIG).write_text(json.dumps(config))
+        damage.sign(folder, lambda point: point)
+
+    return spoil
+
+
+def many_lines(folder: Path) -> None:
+    line = b'{"step": 1, "train_seconds": 1}\n'
+    (folder / run.METRICS).write_bytes(line * 5_000_000)
+    (folder / run.rank_metrics(1)).write_bytes(line * 900_000)
+
+
+def huge_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != run.CONFIG:
+            with path.open("ab") as file:
+                file.truncate(1 << 40)
+
+
+def huge_header(folder: Path) -> None:
+    for path in folder.rglob("*.safetensors"):
+        path.write_bytes((1 << 62).to_bytes(8, "little") + b"{" * (1 << 20))
+
+
+SHOW = (("report",), ("report", "--text"), ("compare", "--output", "page.html"))
+OPEN = (("predict", "one.png"), ("evaluate",), ("export",))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verbs"),
+    [
+        (shape(100_000, 100_000), OPEN[:1]),
+        (shape(2048, 2048, "linear-512-256-128"), OPEN),
+        (many_lines, SHOW),
+        (huge_files, (*SHOW, *OPEN[:1])),
+        (huge_header, (*SHOW[:1], *OPEN[:1])),
+    ],
+    ids=["shape", "dense", "lines", "files", "header"],
+)
+def test_no_size_that_a_folder_names_takes_the_memory(
+    place: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    verbs: tuple[tuple[str, ...], ...],
+) -> None:
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
+    spoil(folder)
+    for words in verbs:
+        where = (str(folder),) if words[0] == "compare" else ("--run", str(folder))
+        code, _, err = verb(place, *words, *where)
+        assert code in (0, 2, 65), err
+        assert err.count("\n") <= 1
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak < MOST_MEMORY
