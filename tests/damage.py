@@ -86,8 +86,8 @@ def damage(good: Path, target: Path, rng: Random) -> str:
     """Copy a good run, damage the copy and return in words how."""
     shutil.copytree(good, target)
     done = [_one(target, rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
-    if rng.random() < 0.03:  # last, as it is not to be read here
-        done.append(_grow(target, rng))
+    if rng.random() < 0.1:  # last, as what it leaves is not to be read here
+        done.append(rng.choice([_change_place, _change_place, _grow])(target, rng))
     return "; ".join(done)
 
 
@@ -98,7 +98,6 @@ def _one(folder: Path, rng: Random) -> str:
         *([_change_bytes] * 6),
         *([_change_tensors] * 4),
         *([_change_header] * 3),
-        _change_place,
     )
     return rng.choice(ways)(folder, rng)
 
@@ -298,7 +297,7 @@ def _change_header(folder: Path, rng: Random) -> str:
         data = path.read_bytes()
         header = json.loads(_header(data))
         body = data[8 + len(_header(data)) :]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return f"{path.name}: no header"
     size = None
     way = rng.choice(["spoil", "spoil", "size", "deep", "many"])
