@@ -23,6 +23,7 @@ from trainer import export as exports
 from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError, one_line
 from trainer.imports import quick_imports
+from trainer.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             sys.stderr.write(f"trainer: {message}\n")
         return error.exit_code
+    except MemoryError:
+        sys.stderr.write("trainer: out of memory; give it more, or smaller data\n")
+        return 1
     except KeyboardInterrupt:
         return 130  # as a shell counts SIGINT
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
@@ -79,7 +83,7 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
         with quick_imports():
             from trainer import evaluate as evaluation
 
-        report = evaluation.evaluate(options.run, options.data)
+        report = evaluation.evaluate(options.run, options.data, options.model)
     sys.stdout.write(evaluation.as_json(report) if options.json else evaluation.as_text(report))
 
 
@@ -87,9 +91,11 @@ def predict(options: argparse.Namespace, arguments: list[str]) -> None:
     """Read people's own pictures; those that cannot be read are told at the end."""
     del arguments
     from trainer import predict as predicting
-    from trainer.restore import restore
+    from trainer.restore import restore_with
 
-    restored = restore(options.run)
+    restored = restore_with(options.run, options.model)
+    with _native_noise_dropped():
+        predicting.check_large(restored)
     seen, errors = predicting.look(options.pictures, restored.settings.input_shape, options.prepare)
     if seen:
         with _native_noise_dropped():
@@ -112,7 +118,11 @@ def export(options: argparse.Namespace, arguments: list[str]) -> None:
     del arguments
     with _native_noise_dropped():
         exports.export(
-            options.run, options.to, options.format, lambda line: sys.stdout.write(f"{line}\n")
+            options.run,
+            options.to,
+            options.format,
+            lambda line: sys.stdout.write(f"{printable(line)}\n"),
+            options.model,
         )
 
 
@@ -123,7 +133,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     from trainer import curves
 
     def warn(message: str) -> None:
-        sys.stderr.write(f"trainer: warning: {message}\n")
+        sys.stderr.write(f"trainer: warning: {printable(message)}\n")
 
     comparison = comparing.compare(options.runs, warn)
     width = max(80, shutil.get_terminal_size((80, 24)).columns)
@@ -156,11 +166,11 @@ def tensorboard(options: argparse.Namespace, arguments: list[str]) -> None:
     from trainer import tensorboard as boards
 
     def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{printable(line)}\n")
         sys.stdout.flush()
 
     def warn(line: str) -> None:
-        sys.stderr.write(f"trainer: warning: {line}\n")
+        sys.stderr.write(f"trainer: warning: {printable(line)}\n")
 
     boards.serve(options.run, options.host, options.port, stop, say, warn)
 

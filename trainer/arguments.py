@@ -43,6 +43,7 @@ def create() -> Parser:
     evaluating.add_argument(
         "--data", metavar="URI", help="dataset to take the test images of (default: the run's)"
     )
+    _add_own_model(evaluating)
     evaluating.add_argument("--json", action="store_true", help="print JSON")
     _add_report(commands)
     _add_predict(commands)
@@ -92,6 +93,7 @@ def _add_predict(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--run", required=True, metavar="URI", help="the run's folder")
+    _add_own_model(parser)
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file; - is standard input")
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="(default: text)"
@@ -122,11 +124,21 @@ def _add_export(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--run", required=True, metavar="URI", help="the run's folder")
+    _add_own_model(parser)
     parser.add_argument("--to", metavar="URI", help="folder for the exports (default: RUN/model)")
     parser.add_argument(
         "--format",
         metavar="LIST",
         help=f"with commas: {', '.join(export.FORMATS)} (default: those whose packages are there)",
+    )
+
+
+def _add_own_model(parser: Any) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="TEXT",
+        help="your own model, package.module:function, where the run was trained with one; what "
+        "the run's folder names is never imported",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer import run
 from trainer.errors import UserError
-from trainer.storage import ObjectNotFoundError, Storage
+from trainer.storage import ObjectNotFoundError, Storage, read_at_most
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows what is in it
 CGROUPS = Path("/sys/fs/cgroup")
@@ -168,6 +168,7 @@ class Journal:
 
 def _read(storage: Storage) -> list[str]:
     try:
-        return storage.read(run.ATTEMPTS).decode(errors="replace").splitlines()
+        data = read_at_most(storage, run.ATTEMPTS, run.MOST_ATTEMPTS)
+        return data.decode(errors="replace").splitlines()
     except ObjectNotFoundError:
         return []

@@ -5,8 +5,12 @@ run says reaches it. Its colours are those of PALETTE for a light page; the page
 exchanges each of them, by its value, for the variable that follows the theme.
 """
 
+import contextlib
+import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -39,6 +43,15 @@ DASHES: tuple[list[int], ...] = ([], [6, 3], [2, 2], [8, 3, 2, 3])  # of series 
 
 _TINY = 1e-100  # what is below might be divided by too often
 _SURPLUS = re.compile(r' (?:aria-[a-z]+|role|class|pointer-events)="[^"]*"')
+
+# The library holds a browser's engine, which reserves 64 GB of addresses and ends its process where
+# it cannot have them, as under `ulimit -v`.
+_PROGRAM = """
+import json, sys, vl_convert
+for spec in json.load(sys.stdin):
+    print(json.dumps(vl_convert.vegalite_to_svg(spec)), flush=True)
+"""
+_PATIENCE = 40.0  # seconds for all charts of a page, which take one or two
 
 Kind = Literal["number", "percent"]
 Points = tuple[tuple[float, float], ...]
@@ -90,14 +103,6 @@ class Chart:
     y: tuple[float, float]
 
     @property
-    def svg(self) -> Markup:
-        """The picture, without scripts, ids or names from outside."""
-        import vl_convert
-
-        # Of its attributes some are for readers of a chart that is not one picture.
-        return Markup(_SURPLUS.sub("", vl_convert.vegalite_to_svg(self.spec)))  # noqa: S704
-
-    @property
     def hover(self) -> dict[str, Any]:
         """What page.js needs to tell the value of a point; positions in the SVG's pixels."""
         return {
@@ -130,6 +135,33 @@ class Chart:
         ]
 
 
+def draw(charts: Sequence[Chart]) -> dict[str, Markup]:
+    """Return the pictures of charts by key, without scripts, ids or names from outside.
+
+    A process of its own draws them. What it fails to draw is missing.
+    """
+    if not charts:
+        return {}
+    specs = json.dumps([chart.spec for chart in charts], allow_nan=False).encode()
+    with contextlib.suppress(OSError):
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            output = child.communicate(specs, _PATIENCE)[0]
+        except subprocess.TimeoutExpired:
+            child.kill()
+            output = child.communicate()[0]
+        *lines, _ = output.split(b"\n")  # behind the last one, what was cut by the process's end
+        # Of its attributes some are for readers of a chart that is not one picture.
+        pictures = (Markup(_SURPLUS.sub("", json.loads(line))) for line in lines)  # noqa: S704
+        return {chart.key: svg for chart, svg in zip(charts, pictures, strict=False)}
+    return {}
+
+
 def line(
     key: str,
     title: str,
@@ -149,7 +181,7 @@ def line(
         series: at least one with a point; points beyond MOST_POINTS are thinned out.
         kind: of the values.
         best: which extreme the gist names.
-        from_zero: whether the values' axis starts at 0.
+        from_zero: whether the values' axis has 0, too.
         marks: where on the axis to draw a dashed line, such as a restart.
         x_name: of the axis.
     """
@@ -157,7 +189,8 @@ def line(
     assert thinned, f"chart {key} without a point"
     xs = [x for each in thinned for x, _ in each.points]
     ys = [y for each in thinned for _, y in each.points]
-    y_ticks = ticks(0.0 if from_zero else min(ys), max(ys))
+    among = [*ys, 0.0] if from_zero else ys
+    y_ticks = ticks(min(among), max(among))
     x_end = max(*xs, *marks, 1)
     x_ticks = [tick for tick in ticks(0, x_end, 4, whole=True) if tick <= x_end]
     x, y = (0.0, float(x_end)), (y_ticks[0], y_ticks[-1])

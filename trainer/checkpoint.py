@@ -7,6 +7,7 @@ whichever worker commits step k commits the same bytes, so whoever comes first w
 
 import hashlib
 import json
+import math
 import re
 import sys
 import threading
@@ -20,11 +21,12 @@ import safetensors
 import safetensors.numpy
 
 from trainer.errors import DataError, UserError
-from trainer.storage import ObjectNotFoundError, Storage
+from trainer.storage import ObjectNotFoundError, Storage, read_at_most
 
 PREFIX = "checkpoints/"
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _KEY = "trainyard"  # the one metadata key: safetensors does not keep the order of several
+_MOST_HEADER = 1 << 24  # bytes: of about 100,000 tensors
 _UNSIGNED = "0" * 64  # stands for the digest while the digest is made
 
 
@@ -76,6 +78,8 @@ def decode(data: bytes, name: str) -> Checkpoint:
     """
     try:
         size = int.from_bytes(data[:8], "little")
+        if size > _MOST_HEADER:
+            raise ValueError
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_KEY])
         digest = facts["sha256"].encode()
         header = data[: 8 + size].replace(digest, _UNSIGNED.encode(), 1)
@@ -83,17 +87,21 @@ def decode(data: bytes, name: str) -> Checkpoint:
         actual.update(memoryview(data)[8 + size :])
         if len(digest) != len(_UNSIGNED) or actual.hexdigest().encode() != digest:
             raise ValueError("its SHA-256 does not match")
+        validations = tuple((int(s), float(a)) for s, a in facts["validations"])
+        if type(facts["step"]) is not int or not all(math.isfinite(a) for _, a in validations):
+            raise ValueError
         return Checkpoint(
             step=facts["step"],
             arrays=safetensors.numpy.load(data),
             config_digest=facts["config"],
-            validations=tuple((int(s), float(a)) for s, a in facts["validations"]),
+            validations=validations,
         )
     except (
         ValueError,
         KeyError,
         TypeError,
         AttributeError,
+        OverflowError,
         RecursionError,
         safetensors.SafetensorError,
     ) as error:
@@ -141,15 +149,22 @@ def commit(storage: Storage, checkpoint: Checkpoint) -> None:
 
 
 def load(
-    storage: Storage, step: int, like: Mapping[str, npt.NDArray[Any]] | None, config_digest: str
+    storage: Storage,
+    step: int,
+    like: Mapping[str, npt.NDArray[Any]] | None,
+    config_digest: str,
+    most: int | None = None,
 ) -> Checkpoint:
-    """Read one checkpoint and check that it fits ``like``, where that is given.
+    """Read one checkpoint of at most ``most`` bytes; check that it fits ``like``, if given.
 
     Raises:
         DataError: it is missing, damaged, of another model or of another run.
     """
     name = object_name(step)
-    checkpoint = decode(storage.read(name), f"{storage.uri}/{name}")
+    if like is not None:
+        most = _MOST_HEADER + sum(array.nbytes for array in like.values())
+    data = storage.read(name) if most is None else read_at_most(storage, name, most)
+    checkpoint = decode(data, f"{storage.uri}/{name}")
     if like is not None:
         check_fits(checkpoint, like, f"{storage.uri}/{name}")
     if checkpoint.config_digest != config_digest or checkpoint.step != step:
@@ -162,6 +177,7 @@ def newest_good(
     like: Mapping[str, npt.NDArray[Any]] | None,
     config_digest: str,
     warn: Callable[[str], None],
+    most: int | None = None,
 ) -> Checkpoint | None:
     """Return the newest checkpoint that is whole and fits, or None where there is none.
 
@@ -170,13 +186,14 @@ def newest_good(
         like: arrays whose names, shapes and dtypes the checkpoint must have; None for any.
         config_digest: of the run's settings.
         warn: told of every checkpoint passed over.
+        most: bytes of a checkpoint, where ``like`` does not say.
     """
     gone: set[int] = set()
     listed = steps(storage)
     while listed:
         step = listed.pop(0)
         try:
-            return load(storage, step, like, config_digest)
+            return load(storage, step, like, config_digest, most)
         except ObjectNotFoundError:
             # Another gang pruned it since, so it has committed a newer one. Going on to those
             # before, which may be gone too, could end with none and start the run over.

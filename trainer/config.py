@@ -179,6 +179,8 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         config = TrainConfig.model_validate(dict(values))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
+        if not problem["loc"]:
+            raise ConfigError("settings: a name is not valid Unicode; remove it") from None
         field = str(problem["loc"][0])
         if problem["type"] == "extra_forbidden":
             raise ConfigError(

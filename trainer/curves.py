@@ -15,8 +15,10 @@ MOST_LOSS = 10.0
 
 def as_page(comparison: Comparison) -> bytes:
     """Return the table and the curves as one HTML page, UTF-8."""
+    made = curves(comparison)
     return page.render(
         "compare.html",
+        made,
         rows=[
             {
                 "row": row,
@@ -27,7 +29,7 @@ def as_page(comparison: Comparison) -> bytes:
         ],
         settings=comparison.settings,
         notes=notes(comparison),
-        charts=curves(comparison),
+        charts=made,
         coloured=COLOURED,
         most_loss=MOST_LOSS,
         cut=any(r.loss is not None and not r.loss <= MOST_LOSS for r in _all_records(comparison)),

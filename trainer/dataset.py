@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -173,19 +174,24 @@ def read_entry(storage: Storage, entry: Entry) -> bytes:
     return storage.read(entry.name)
 
 
-def parse(files: Mapping[str, bytes], where: str) -> list[IdxFile]:
+def parse(files: Mapping[str, bytes], where: str, max_bytes: int = idx.MAX_BYTES) -> list[IdxFile]:
     """Decodes and digests files by name, in parallel: zlib and hashlib let other threads run.
 
+    Args:
+        files: their bytes.
+        where: their folder, for messages.
+        max_bytes: the largest array accepted.
+
     Raises:
-        DataError: One is malformed, or its elements are not uint8; ``where`` is its folder.
+        DataError: One is malformed, or its elements are not uint8.
     """
     names = [f"{where}/{name}" for name in files]
     with ThreadPoolExecutor(len(FILES)) as pool:
-        return list(pool.map(_parse_one, files.values(), names))
+        return list(pool.map(_parse_one, files.values(), names, repeat(max_bytes)))
 
 
-def _parse_one(data: bytes, name: str) -> IdxFile:
-    elements = idx.decode(data, name)
+def _parse_one(data: bytes, name: str, max_bytes: int) -> IdxFile:
+    elements = idx.decode(data, name, max_bytes)
     if elements.dtype != np.uint8:
         raise DataError(
             f"{name}: the elements are {elements.dtype}; images and labels must be uint8 (0x08);"

@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from trainer import checkpoint, dataset, metrics
+from trainer import checkpoint, dataset, metrics, models
 from trainer.checkpoint import Checkpoint
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
 from trainer.devices import make_strategy
 from trainer.errors import ConfigError
-from trainer.restore import Restored, restore
+from trainer.restore import Restored, restore_with
+from trainer.text import printable
 from trainer.train import assemble, named, unnamed
 
 
@@ -43,15 +44,21 @@ class Report:
     confusion: list[list[int]]
 
 
-def evaluate(run_uri: str, data_uri: str | None) -> Report:
+def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
     """Score a run's weights: the best validation's with keep_best, else the last ones.
+
+    Args:
+        run_uri: the run's folder.
+        data_uri: the dataset; the run's if None.
+        model: see ``restore_with``.
 
     Raises:
         ConfigError: the folder is no run's, or the data does not fit the model.
         DataError: no checkpoint is good.
     """
-    restored = restore(run_uri)
+    restored = restore_with(run_uri, model)
     storage = restored.storage
+    models.check_size(restored)
     config, data = _dataset(restored, data_uri)
     loop, names = assemble(config, data, make_strategy(ALONE))
     like = loop.initial_state()
@@ -74,7 +81,9 @@ def as_text(report: Report) -> str:
     """Return the report for people, at most 80 columns wide for ten classes."""
     classes = range(len(report.recall))
     lines = [
-        f"{report.run} at step {report.step}, on {report.images} test images of {report.data}",
+        printable(
+            f"{report.run} at step {report.step}, on {report.images} test images of {report.data}"
+        ),
         f"accuracy {report.accuracy:.2%}  loss {report.loss:.4f}",
         "",
         "class  precision   recall",
@@ -98,6 +107,12 @@ def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dat
     if data_uri is None and data.sha256 != of_run.data_sha256:
         raise ConfigError(
             f"data: {config.data}: no longer what the run was trained on; give --data"
+        )
+    if data.input_shape != of_run.input_shape or data.classes != of_run.classes:
+        sizes = ["x".join(map(str, each.input_shape)) for each in (data, of_run)]
+        raise ConfigError(
+            f"data: {config.data}: images are {sizes[0]} of {data.classes} classes, and the run's "
+            f"model takes {sizes[1]} of {of_run.classes}; give other --data"
         )
     return config, data
 

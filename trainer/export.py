@@ -21,7 +21,7 @@ from trainer import dataset, predictions
 from trainer.config import nearest
 from trainer.errors import ConfigError, DataError, UserError, one_line
 from trainer.imports import quick_imports
-from trainer.restore import Restored, restore
+from trainer.restore import Restored, restore_with
 from trainer.storage import Storage, open_storage
 
 FOLDER = "model"  # below the run's
@@ -98,7 +98,13 @@ class Export:
     seconds: float
 
 
-def export(run_uri: str, to: str | None, formats: str | None, say: Callable[[str], object]) -> None:
+def export(
+    run_uri: str,
+    to: str | None,
+    formats: str | None,
+    say: Callable[[str], object],
+    own_model: str | None = None,
+) -> None:
     """Write the model of a run in some formats, check all of them, then store them.
 
     Args:
@@ -106,6 +112,7 @@ def export(run_uri: str, to: str | None, formats: str | None, say: Callable[[str
         to: folder for the exports; the run's folder ``model`` if None.
         formats: names with commas; if None, those whose packages are installed.
         say: takes each line of what was done.
+        own_model: see ``restore_with``.
 
     Raises:
         ConfigError: a format is unknown or its packages are missing, or the folder is no run's.
@@ -114,8 +121,8 @@ def export(run_uri: str, to: str | None, formats: str | None, say: Callable[[str
             model, and the others were stored.
     """
     names = choose(formats)
-    restored = restore(run_uri)
-    storage = open_storage(to or f"{restored.storage.uri}/{FOLDER}")
+    restored = restore_with(run_uri, own_model)
+    storage, below = (restored.storage, f"{FOLDER}/") if to is None else (open_storage(to), "")
     with quick_imports():
         from trainer import models
 
@@ -136,14 +143,14 @@ def export(run_uri: str, to: str | None, formats: str | None, say: Callable[[str
                 failed.append(f"{name}: cannot hold this model: {_reason(error)}")
         for each in exports:
             began = time.monotonic()
-            size = _store(storage, each)
+            size = _store(storage, below, each)
             seconds = each.seconds + time.monotonic() - began
             say(
                 f"{each.target:<13}{size / 1e6:>7.2f} MB  probabilities within "
                 f"{each.difference:.1e}  {seconds:.1f} s"
             )
     if exports:
-        say(f"stored in {storage.uri}/")
+        say(f"stored in {storage.uri}/{below}")
     if failed:
         raise UserError("; ".join(failed) + "; --format with the other formats leaves it out")
 
@@ -253,8 +260,8 @@ def _make(form: Format, model: Any, reference: Reference, folder: Path) -> Expor
     return Export(form.target, path, difference, time.monotonic() - began)
 
 
-def _store(storage: Storage, made: Export) -> int:
-    """Store an export's files and return their size, bytes."""
+def _store(storage: Storage, below: str, made: Export) -> int:
+    """Store an export's files below a name and return their size, bytes."""
     if made.path.is_file():
         files = {made.target: made.path}
     else:
@@ -267,7 +274,7 @@ def _store(storage: Storage, made: Export) -> int:
     # A server that watches the folder takes a version for whole once this file is there.
     for name in sorted(files, key=lambda name: name.endswith(MODEL_PB)):
         data = files[name].read_bytes()
-        storage.replace(name, data)
+        storage.replace(below + name, data)
         size += len(data)
     return size
 

@@ -5,6 +5,7 @@ says why. Text in a run's folder is anybody's, and so are the types of values in
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trainer import dataset, metrics, network, predictions, restore, run, schedule
+from trainer import checkpoint, dataset, metrics, network, predictions, restore, run, schedule
 from trainer.charts import MOST_POINTS, Points
 from trainer.errors import ConfigError, DataError, UserError, one_line
-from trainer.storage import ObjectNotFoundError, Storage, open_storage
+from trainer.storage import ObjectNotFoundError, Storage, open_storage, read_at_most
 
 T = TypeVar("T")
 Images = npt.NDArray[np.uint8]
@@ -24,6 +25,9 @@ Images = npt.NDArray[np.uint8]
 UNFINISHED = "The run has not finished: this is known at its end."
 NONE_STORED = f"The run has finished, but its folder holds no {run.PREDICTIONS}."
 _HUGE = 1e100
+_MOST_ARCHITECTURE = 1 << 22  # bytes
+_MOST_IMAGES = 1 << 30  # bytes of the test images
+MOST_WRONG = 36  # images that are kept of those taken for another class
 _PATIENCE = 20.0  # seconds for each call to the dataset's bucket; a report can do without
 
 
@@ -52,7 +56,8 @@ class Quality:
         matrix: how often class i (row) was taken for class j (column), int64.
         precision, recall, f1: by class.
         bins: of the probability of the predicted class.
-        wrong: the images that were taken for another class, the most confident first.
+        wrong: MOST_WRONG of the images that were taken for another class, at most, the most
+            confident first.
     """
 
     matrix: npt.NDArray[np.int64]
@@ -72,6 +77,11 @@ class Quality:
     def images(self) -> int:
         """Return the number of test images."""
         return int(self.matrix.sum())
+
+    @property
+    def errors(self) -> int:
+        """Return how many test images were taken for another class."""
+        return self.images - int(np.trace(self.matrix))
 
     @property
     def accuracy(self) -> float:
@@ -170,7 +180,7 @@ def gather(run_uri: str) -> Facts:
         DataError: its config.json is damaged.
         UnavailableError: the run's storage was not reached.
     """
-    storage = open_storage(run_uri)
+    storage = run.open_folder(run_uri)
     stored = run.read_config(storage)
     if stored is None:
         raise ConfigError(f"run: {storage.uri}: no {run.CONFIG} there; give the folder of a run")
@@ -212,7 +222,7 @@ def judge(found: predictions.Predictions) -> Quality:
     matrix = metrics.confusion(predicted, found.labels, found.logits.shape[1])
     precision, recall = metrics.precision_recall(matrix)
     misses = np.flatnonzero(~right)
-    misses = misses[np.argsort(-confidence[misses], kind="stable")]
+    misses = misses[np.argsort(-confidence[misses], kind="stable")][:MOST_WRONG]
     return Quality(
         matrix=matrix,
         precision=precision,
@@ -257,15 +267,22 @@ def _learning_rate(
     if not total:
         # metrics.jsonl has the epoch with 4 decimals: the last one is the most exact.
         share = (number(done[-1].get("epoch")) or 0) / config.epochs
-        total = max(last, round(last / share) if share > 0 else last)
+        total = max(last, round(min(last / share, run.MOST_STEPS)) if share > 0 else last)
+    total = min(total, run.MOST_STEPS)
     steps = np.unique(np.linspace(0, last - 1, min(last, MOST_POINTS)).astype(np.int64))
-    rates = (schedule.learning_rates(config, total, int(step), 1)[0] for step in steps)
-    return tuple((float(step + 1), float(rate)) for step, rate in zip(steps, rates, strict=True))
+    with np.errstate(over="ignore"):
+        rates = [schedule.learning_rates(config, total, int(step), 1)[0] for step in steps]
+    return tuple(
+        (float(step + 1), float(rate))
+        for step, rate in zip(steps, rates, strict=True)
+        if np.isfinite(rate)
+    )
 
 
 def _attempts(storage: Storage) -> list[Attempt]:
     try:
-        lines = storage.read(run.ATTEMPTS).decode(errors="replace").splitlines()
+        data = read_at_most(storage, run.ATTEMPTS, run.MOST_ATTEMPTS)
+        lines = data.decode(errors="replace").splitlines()
     except ObjectNotFoundError:
         return []
     try:
@@ -299,10 +316,16 @@ def _test_images(
     if missing:
         return f"The dataset is not there any more: no {missing[0]} in {storage.uri}."
     files = {entries[name].name: dataset.read_entry(storage, entries[name]) for name in names}
-    images, labels = (file.elements for file in dataset.parse(files, storage.uri))
+    parsed = dataset.parse(files, storage.uri, _MOST_IMAGES)
+    images, labels = (file.elements for file in parsed)
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.ndim != 4 or labels.shape != images.shape[:1] or 0 in images.shape:
+    if (
+        images.ndim != 4
+        or labels.shape != images.shape[:1]
+        or 0 in images.shape
+        or math.prod(images.shape[1:]) > restore.MOST_VALUES
+    ):
         return f"The test files in {storage.uri} do not fit together."
     if not isinstance(found, str) and not (
         np.array_equal(labels, found.labels)
@@ -314,10 +337,16 @@ def _test_images(
 
 def _network(run_uri: str, storage: Storage) -> Mapping[str, Any] | str:
     """Return the model as the page computes it, see network.describe."""
+    largest = max((entry.size for entry in storage.list(checkpoint.PREFIX)), default=0)
+    if largest > network.MAX_BYTES:
+        return network.refusal(
+            f"its checkpoint has {largest:,} bytes, and a page takes {network.MAX_WEIGHTS:,} "
+            "weights at most"
+        )
     restored = restore.restore(run_uri)
     settings = restored.settings
     try:
-        architecture = json.loads(storage.read(run.ARCHITECTURE))
+        architecture = json.loads(read_at_most(storage, run.ARCHITECTURE, _MOST_ARCHITECTURE))
     except ObjectNotFoundError:
         architecture = None
     except (ValueError, RecursionError):

@@ -21,6 +21,7 @@ Config = Mapping[str, Any]
 Shape = tuple[int, ...]
 
 MAX_WEIGHTS = 250_000  # 1.3 MB in base64: the page is to stay below 2 MB
+MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of them
 REMEDY = "python -m trainer predict reads pictures with it."
 
 # What Keras means by a name given as activation, in terms of network.js.
@@ -144,7 +145,7 @@ def describe(
         if network.shape != (classes,):
             raise _UnfitError(f"its output has shape {network.shape}, not one value a class")
     except _UnfitError as reason:
-        return f"This model is not in the page: {reason}. {REMEDY}"
+        return refusal(str(reason))
     row = b"".join(array.tobytes() for array in network.weights)
     return {
         "input_shape": list(input_shape),
@@ -152,6 +153,11 @@ def describe(
         "layers": network.layers,
         "weights": base64.b64encode(row).decode(),
     }
+
+
+def refusal(reason: str) -> str:
+    """Return a sentence that says why a model is not in the page, and what to do instead."""
+    return f"This model is not in the page: {reason}. {REMEDY}"
 
 
 def _check_sizes(variables: Mapping[str, Array], input_shape: Shape) -> None:

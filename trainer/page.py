@@ -5,8 +5,10 @@ would. What comes from a run is text that nobody checked: it is escaped everywhe
 """
 
 import base64
+import functools
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,22 @@ from trainer.storage import open_storage
 MOST_PIXELS = 64  # of an image's longer side
 
 
-def render(template: str, **facts: Any) -> bytes:
-    """Return the page of a template that extends ``base.html``, UTF-8."""
+def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> bytes:
+    """Return the page of a template that extends ``base.html``, UTF-8.
+
+    Args:
+        template: its name.
+        shown: all charts that the template shows.
+        facts: what it is about.
+    """
+    drawings = charts.draw(shown)
+    # Lone surrogates, which JSON may hold, have no UTF-8.
+    text: str = _environment().get_template(template).render(drawings=drawings, **facts)
+    return text.encode(errors="replace")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trainer", "pages"),
         autoescape=True,
@@ -33,9 +49,7 @@ def render(template: str, **facts: Any) -> bytes:
     )
     environment.globals |= {"palette": charts.PALETTE, "dashes": charts.DASHES}
     environment.filters["value"] = charts.text
-    # Lone surrogates, which JSON may hold, have no UTF-8.
-    text: str = environment.get_template(template).render(facts)
-    return text.encode(errors="replace")
+    return environment
 
 
 def write(target: str, data: bytes) -> None:

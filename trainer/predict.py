@@ -1,6 +1,7 @@
 """What a run's model reads on people's own pictures."""
 
 import json
+import math
 import stat
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ STANDARD_INPUT = "-"
 LARGEST = 200 * 10**6  # bytes of a file
 UNSURE = 0.1  # probability from which on the second choice is told too
 BATCH = 256  # images the model is given at once
+MOST_VALUES = 1 << 24  # of a batch
+LARGE = 1 << 18  # values of an image
 SHOWN = 640  # pixels of the longer side of the original beside what the model saw
 CELL = 112  # pixels of an enlarged image there
 ACROSS = 5  # of them in a row, at most
@@ -103,6 +106,19 @@ def look(
     return seen, errors
 
 
+def check_large(restored: Restored) -> None:
+    """Check, where images are so large that preparing them takes long, that the weights fit them.
+
+    Raises:
+        ConfigError, DataError: see ``models.check_size``.
+    """
+    if math.prod(restored.settings.input_shape) > LARGE:
+        with quick_imports():
+            from trainer import models
+
+        models.check_size(restored)
+
+
 def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
     """Return what a run's model reads, picture by picture, digit by digit.
 
@@ -115,10 +131,11 @@ def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
     model = models.load(restored)
     shape = restored.settings.input_shape
     images = np.stack([digit.image.reshape(shape) for each in seen for digit in each.digits])
+    batch = min(BATCH, max(1, MOST_VALUES // images[0].size))
     logits = np.concatenate(
         [
-            np.asarray(model(images[start : start + BATCH], training=False), np.float32)
-            for start in range(0, len(images), BATCH)
+            np.asarray(model(images[start : start + batch], training=False), np.float32)
+            for start in range(0, len(images), batch)
         ]
     )
     boxes = [(each.name, digit.box) for each in seen for digit in each.digits]

@@ -11,9 +11,10 @@ import safetensors.numpy
 
 from trainer import run
 from trainer.errors import DataError
-from trainer.storage import ObjectNotFoundError, Storage
+from trainer.storage import ObjectNotFoundError, Storage, read_at_most
 
 _KEY = "trainyard"
+MOST_BYTES = 1 << 27  # of the object: 3 million images of ten classes
 MOST_CLASSES = 256  # labels of IDX files are bytes
 
 
@@ -53,11 +54,13 @@ def read(storage: Storage) -> Predictions | None:
         DataError: the object is damaged.
     """
     try:
-        data = storage.read(run.PREDICTIONS)
+        data = read_at_most(storage, run.PREDICTIONS, MOST_BYTES)
     except ObjectNotFoundError:
         return None
     try:
         size = int.from_bytes(data[:8], "little")
+        if size > 1 << 16:
+            raise ValueError
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_KEY])
         arrays = safetensors.numpy.load(data)
         logits, labels = arrays["logits"], arrays["labels"]
@@ -69,12 +72,15 @@ def read(storage: Storage) -> Predictions | None:
             raise ValueError
         if labels.size and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
             raise ValueError
-        return Predictions(int(facts["step"]), str(facts["images_sha256"]), logits, labels)
+        if type(facts["step"]) is not int or not 0 <= facts["step"] <= run.MOST_STEPS:
+            raise ValueError
+        return Predictions(facts["step"], str(facts["images_sha256"]), logits, labels)
     except (
         ValueError,
         KeyError,
         TypeError,
         AttributeError,
+        OverflowError,
         RecursionError,
         safetensors.SafetensorError,
     ):

@@ -11,9 +11,7 @@ from trainer import charts, facts, metrics, page, run
 from trainer.charts import Chart, Series
 from trainer.config import TrainConfig
 from trainer.facts import Facts, Quality
-from trainer.storage import open_storage
 
-MOST_WRONG = 36  # images in the gallery
 SAMPLES = 10  # images of each class
 
 # The captions of the four charts in the order of the page.
@@ -60,7 +58,7 @@ def write(run_uri: str, output: str | None = None) -> str:
     if output is not None:
         page.write(output, html(found))
         return output
-    open_storage(found.uri).replace(run.REPORT, html(found))
+    run.open_folder(found.uri).replace(run.REPORT, html(found))
     return f"{found.uri}/{run.REPORT}"
 
 
@@ -68,15 +66,18 @@ def html(found: Facts) -> bytes:
     """Return the page, UTF-8."""
     quality = found.quality
     described = isinstance(found.network, Mapping)
+    lines = curves(found)
+    diagram = quality if isinstance(quality, str) else calibration(quality)
     return page.render(
         "report.html",
+        [each for each in (*(chart for _, chart in lines), diagram) if isinstance(each, Chart)],
         facts=found,
         headline=headline(found),
-        curves=curves(found),
+        curves=lines,
         cells=None if isinstance(quality, str) else cells(quality),
         wrong=gallery(found),
         samples=samples(found),
-        calibration=quality if isinstance(quality, str) else calibration(quality),
+        calibration=diagram,
         settings=settings(found.stored),
         data=data_rows(found),
         result=result_rows(found.result),
@@ -182,7 +183,7 @@ def gallery(found: Facts) -> list[Picture] | str:
     images = found.images[0]
     return [
         Picture(page.png(images[wrong.index : wrong.index + 1]), wrong)
-        for wrong in found.quality.wrong[:MOST_WRONG]
+        for wrong in found.quality.wrong
     ]
 
 

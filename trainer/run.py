@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.config import UNTOLD, TrainConfig
 from trainer.errors import ConfigError, DataError
-from trainer.storage import ObjectNotFoundError, Storage
+from trainer.storage import ObjectNotFoundError, Storage, open_storage, read_at_most
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -18,8 +20,28 @@ PREDICTIONS = "predictions.safetensors"
 ARCHITECTURE = "model/architecture.json"
 REPORT = "report.html"
 
+# What a file of a folder that anybody may have written can be at most. A line of metrics is about
+# 150 bytes.
+MOST_OBJECT = 1 << 18  # bytes of CONFIG and of RESULT
+MOST_DEPTH = 20  # of lists and objects in each other there
+MOST_METRICS = 1 << 27  # bytes
+MOST_LINES = 1_000_000  # of metrics
+MOST_ATTEMPTS = 1 << 24  # bytes
+MOST_STEPS = 1 << 53  # up to which every integer is a float
+
+_SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
+
 # In config.json for its readers; two runs that differ in these alone are the same.
 TOLD = ("data", "input_shape", "classes")
+
+
+def open_folder(uri: str) -> Storage:
+    """Return a run's folder to read what anybody may have put there; no link leads out of it.
+
+    Raises:
+        ConfigError, UnavailableError: see ``open_storage``.
+    """
+    return open_storage(uri, links=False)
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -103,38 +125,95 @@ def read_result(storage: Storage) -> dict[str, Any] | None:
     return _read_object(storage, RESULT)
 
 
+def find_result(storage: Storage, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return how the run ended, None where its last checkpoint has yet to say.
+
+    Args:
+        storage: the run's folder.
+        warn: told of a damaged result, which training then makes from that checkpoint.
+    """
+    try:
+        result = read_result(storage)
+        for name in _SAID_AT_THE_END:
+            if result is not None and not isinstance(result.get(name), int | float):
+                raise DataError(f"{storage.uri}/{RESULT}: damaged: {name} is no number")
+    except DataError as error:
+        warn(f"{error}; making it from the newest checkpoint")
+        return None
+    return result
+
+
 def rank_metrics(rank: int) -> str:
     """Return the name of the metrics that one rank stored when it lost a peer."""
     return f"metrics-rank-{rank}.jsonl"
 
 
-def read_metrics(storage: Storage, until: int) -> list[dict[str, Any]]:
+def read_metrics(
+    storage: Storage, until: int, warn: Callable[[str], None] | None = None
+) -> list[dict[str, Any]]:
     """Return the metrics lines of steps up to ``until``; those after are done again.
 
     Where rank 0 died, the lines that it had not stored come from another rank.
 
+    Args:
+        storage: the run's folder.
+        until: the last step that is wanted.
+        warn: told of damaged lines, which are left out then.
+
     Raises:
-        DataError: an object is damaged.
+        DataError: an object is damaged, and nobody is warned.
     """
-    records = _read_lines(storage, METRICS, until)
+    records = _read_lines(storage, METRICS, until, warn)
     last = records[-1]["step"] if records else 0
-    others = [entry.name for entry in storage.list("metrics-rank-")] if last < until else []
-    tails = (_read_lines(storage, name, until) for name in others)
+    others = [
+        entry.name
+        for entry in (storage.list("metrics-rank-") if last < until else ())
+        if re.fullmatch(r"metrics-rank-\d{1,4}\.jsonl", entry.name)
+    ]
+    tails = (_read_lines(storage, name, until, warn) for name in others)
     missing = ([line for line in tail if line["step"] > last] for tail in tails)
     return records + max(missing, key=len, default=[])
 
 
-def _read_lines(storage: Storage, name: str, until: int) -> list[dict[str, Any]]:
+def _read_lines(
+    storage: Storage, name: str, until: int, warn: Callable[[str], None] | None
+) -> list[dict[str, Any]]:
     try:
-        text = storage.read(name).decode()
-        lines = [json.loads(line) for line in text.splitlines()]
-        return [line for line in lines if line["step"] <= until]
+        lines = read_at_most(storage, name, MOST_METRICS).splitlines()
+        if len(lines) > MOST_LINES:
+            raise DataError(f"{storage.uri}/{name}: damaged: more than {MOST_LINES:,} lines")
+        found = [each for line in lines if (each := _metrics_line(line))]
+        damaged = len(lines) - len(found)
+        if damaged and warn is None:
+            raise DataError(f"{storage.uri}/{name}: damaged: must be one JSON object a line")
     except ObjectNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(
-            f"{storage.uri}/{name}: damaged: must be one JSON object a line; delete it"
-        ) from None
+    except (DataError, ConfigError) as error:
+        if warn is None:
+            raise DataError(f"{error}; delete it") from None
+        warn(f"{error}; going on without these metrics")
+        return []
+    if damaged and warn:
+        warn(
+            f"{storage.uri}/{name}: {damaged} of {len(lines)} lines are damaged; "
+            "going on without their metrics"
+        )
+    return [line for line in found if line["step"] <= until]
+
+
+def _metrics_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's values, or None where it is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    step, seconds = values.get("step"), values.get("train_seconds", 0.0)
+    whole = type(step) is int and 0 <= step <= MOST_STEPS
+    # False for NaN, too.
+    timed = type(seconds) in (int, float) and 0 <= seconds < 1e15
+    return values if whole and timed else None
 
 
 def lines(records: list[dict[str, Any]]) -> bytes:
@@ -149,14 +228,22 @@ def pretty(values: Mapping[str, Any]) -> bytes:
 
 def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
     try:
-        values = json.loads(storage.read(name))
+        values = json.loads(read_at_most(storage, name, MOST_OBJECT))
     except ObjectNotFoundError:
         return None
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not _is_plain(values, MOST_DEPTH):
         raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
     return values
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether all numbers are finite, and at most ``depth`` values lie in each other."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_is_plain(each, depth - 1) for each in inner)
 
 
 def _from_anywhere(data: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from trainer import run
 from trainer.errors import ConfigError, DataError
-from trainer.storage import ObjectNotFoundError, Storage, open_storage
+from trainer.storage import ObjectNotFoundError, Storage, read_at_most
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -83,7 +83,7 @@ def find(uris: Iterable[str]) -> list[str]:
     """
     found: dict[str, str] = {}
     for uri in uris:
-        storage = open_storage(uri)
+        storage = run.open_folder(uri)
         if any(entry.name == run.CONFIG for entry in storage.list(run.CONFIG)):
             runs = [storage.uri]
         else:
@@ -107,7 +107,7 @@ def read(uri: str) -> Run:
         ConfigError: the folder is no run's.
         DataError: an object is damaged.
     """
-    storage = open_storage(uri)
+    storage = run.open_folder(uri)
     settings = run.read_config(storage)
     if settings is None:
         raise ConfigError(f"{storage.uri}: no {run.CONFIG} there; give the folder of a run")
@@ -144,7 +144,8 @@ def _checked(
 
 def _attempts(storage: Storage) -> list[Any]:
     try:
-        return [json.loads(line) for line in storage.read(run.ATTEMPTS).splitlines()]
+        data = read_at_most(storage, run.ATTEMPTS, run.MOST_ATTEMPTS)
+        return [json.loads(line) for line in data.splitlines()]
     except ObjectNotFoundError:
         return []
     except (ValueError, RecursionError):

@@ -77,7 +77,7 @@ class Storage(Protocol):
         """Remove the object; one that is not there is no error."""
 
 
-def open_storage(uri: str, *, deadline: float = 120.0) -> Storage:
+def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> Storage:
     """Return the storage at ``uri``: a path, ``file://PATH`` or ``gs://BUCKET[/PREFIX]``.
 
     What follows ``file://`` is a path as it stands, nothing in it is percent-decoded.
@@ -85,6 +85,7 @@ def open_storage(uri: str, *, deadline: float = 120.0) -> Storage:
     Args:
         uri: of a folder.
         deadline: time for each call to a bucket, seconds.
+        links: whether links in a local folder may lead out of it; see LocalStorage.
 
     Raises:
         ConfigError: The scheme is unknown, or the path, bucket or prefix is not valid.
@@ -92,9 +93,9 @@ def open_storage(uri: str, *, deadline: float = 120.0) -> Storage:
     """
     scheme, separator, rest = uri.partition("://")
     if not separator and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri):
-        return LocalStorage(uri)
+        return LocalStorage(uri, links=links)
     if separator and scheme.lower() == "file":
-        return LocalStorage(rest, uri=uri)
+        return LocalStorage(rest, uri=uri, links=links)
     if separator and scheme.lower() == "gs":
         bucket, _, prefix = rest.partition("/")
         return GCSStorage(bucket, prefix.rstrip("/"), deadline=deadline)
@@ -102,6 +103,21 @@ def open_storage(uri: str, *, deadline: float = 120.0) -> Storage:
         f"storage {uri!r}: the scheme is not known; "
         "give a path, file://PATH or gs://BUCKET[/PREFIX]"
     )
+
+
+def read_at_most(storage: Storage, name: str, most: int) -> bytes:
+    """Return an object whose size nobody vouches for, of at most so many bytes.
+
+    Raises:
+        ObjectNotFoundError: there is none.
+        DataError: it is larger; nothing of it was read.
+    """
+    for entry in storage.list(name):
+        if entry.name == name and entry.size > most:
+            raise DataError(
+                f"{storage.uri}/{name}: damaged: {entry.size:,} bytes, above the limit of {most:,}"
+            )
+    return storage.read(name)
 
 
 _MAX_NAME_BYTES = 500  # prefix + "/" + name stay within Cloud Storage's 1,024 bytes
@@ -144,9 +160,15 @@ class LocalStorage:
     Two things differ from a bucket: ``a`` and ``a/b`` cannot both exist, and names that differ
     in case only are one on a file system that ignores case. ``list`` follows links to files,
     not links to folders.
+
+    Args:
+        folder: where the objects are.
+        uri: what messages call it; the folder if None.
+        links: False refuses, with a DataError, to read or write what lies outside of the folder
+            by way of a link inside of it.
     """
 
-    def __init__(self, folder: str, uri: str | None = None) -> None:
+    def __init__(self, folder: str, uri: str | None = None, *, links: bool = True) -> None:
         # A surrogate is how Python has a byte of a path that is no UTF-8, and needs one.
         if not folder or any(unicodedata.category(character) == "Cc" for character in folder):
             raise ConfigError(
@@ -161,6 +183,7 @@ class LocalStorage:
             ) from None
         self.uri = (uri or folder).rstrip("/") or "/"
         # Made absolute at once: the process may change its working directory later.
+        self._links = links
         self._root = Path(folder).absolute()
         with contextlib.suppress(RuntimeError):  # "~nobody" is then a folder of that name
             self._root = Path(folder).expanduser().absolute()
@@ -192,7 +215,7 @@ class LocalStorage:
 
     def replace(self, name: str, data: bytes) -> None:
         """See Storage.replace."""
-        path = self._path(name)
+        path = self._path(name, follow=False)
         with _os_errors("write", path), _temporary(path.parent, data) as temporary:
             temporary.replace(path)
             _sync_folder(path.parent)
@@ -203,7 +226,7 @@ class LocalStorage:
 
     def delete(self, name: str) -> None:
         """See Storage.delete."""
-        path = self._path(name)
+        path = self._path(name, follow=False)
         with _os_errors("delete", path):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if not stat.S_ISDIR(path.lstat().st_mode):  # a folder is no object
@@ -211,9 +234,18 @@ class LocalStorage:
                     _sync_folder(path.parent)
             self._check_root()
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str, *, follow: bool = True) -> Path:
+        """Return an object's path; ``follow``: a link of its name is followed, not replaced."""
         check_name(name)
-        return self._root / name
+        path = self._root / name
+        if not self._links:
+            real = os.path.realpath(path if follow else path.parent)
+            if not Path(real).is_relative_to(os.path.realpath(self._root)):
+                raise DataError(
+                    f"{self.uri}/{name}: a link leads out of the folder; "
+                    "put what it leads to in its place"
+                )
+        return path
 
     def _check_root(self) -> None:
         if self._root.exists() and not self._root.is_dir():

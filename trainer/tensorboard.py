@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import eventlog
-from trainer.errors import ConfigError, UnavailableError, UserError, one_line
-from trainer.storage import Entry, ObjectNotFoundError, Storage, open_storage
+from trainer import eventlog, run
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError, one_line
+from trainer.storage import Entry, ObjectNotFoundError, Storage, read_at_most
 
 EVERY = 2.0  # seconds between two looks at the store, and of TensorBoard at its files
+MOST_BYTES = 1 << 26  # of a part: of a few steps, or a model's graph
 _STARTING = 120.0  # seconds that TensorBoard may take until it answers
 # TensorBoard imports TensorFlow if it finds it, to read files that lie elsewhere: ten times the
 # time and memory of a start, for nothing. A module of this name is its own sign to do without.
@@ -60,10 +61,12 @@ class Mirror:
     Args:
         storage: a run's folder, or one that holds runs at any depth.
         folder: to keep the files in, empty.
+        warn: told of parts that are left out because they are damaged.
     """
 
-    def __init__(self, storage: Storage, folder: Path) -> None:
+    def __init__(self, storage: Storage, folder: Path, warn: Callable[[str], object]) -> None:
         self._storage = storage
+        self._warn = warn
         self._folder = folder
         last = storage.uri.rstrip("/").rpartition("/")[2]
         self._name = last if last not in ("", ".", "..") else "run"
@@ -109,21 +112,33 @@ class Mirror:
             after = Joined(before.parts + fresh, before.file)
         else:
             fresh, after = parts, Joined(parts, before.file + 1)
-        data = b"".join(self._storage.read(part.name) for part in fresh)
         folder = self._folder / key.run / key.kind
         path = folder / f"events.out.tfevents.{after.file:08d}"
         length = path.stat().st_size if path.exists() else 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
-                file.write(data)
-        except OSError as error:
+                for part in fresh:
+                    file.write(self._read(part))
+        except (OSError, UserError) as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, length)  # or the next try would double what fitted
+            if isinstance(error, UserError):
+                raise
             raise UnavailableError(
                 f"cannot write {folder}: {error.strerror}; free some space, or set TMPDIR"
             ) from None
         self._joined[key] = after
+
+    def _read(self, part: Entry) -> bytes:
+        """Return a part's bytes; none of one that is too large, or lies elsewhere."""
+        try:
+            return read_at_most(self._storage, part.name, MOST_BYTES)
+        except ObjectNotFoundError:
+            raise
+        except DataError as error:
+            self._warn(f"left out: {error}")
+            return b""
 
 
 def serve(
@@ -151,10 +166,10 @@ def serve(
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("tensorboard: the package is not installed; pip install tensorboard")
     _check_free(host, port)
-    storage = open_storage(uri)
+    storage = run.open_folder(uri)
     with tempfile.TemporaryDirectory(prefix="trainyard-tensorboard-") as name:
         folder = Path(name)
-        mirror = Mirror(storage, folder / "runs")
+        mirror = Mirror(storage, folder / "runs", warn)
         runs = mirror.refresh()
         if not runs:
             raise ConfigError(

@@ -185,7 +185,8 @@ class Trainer:
         result = self._result(self._selected(at), at, started)
         if self.cluster.rank == 0:
             self.storage.replace(run.RESULT, run.pretty(result))
-        if not self._meet() and run.read_result(self.storage) is None:
+        stored = self._meet() or any(e.name == run.RESULT for e in self.storage.list(run.RESULT))
+        if not stored:
             raise StoppedError(f"rank {self.cluster.rank} lost a peer before the result was stored")
         return result
 
@@ -307,7 +308,7 @@ class Trainer:
             found = self._load_agreed(step, like)
         state = unnamed(found.arrays, fresh, self.names) if found else fresh
         self._agree(weights_sha256(state), "start from")
-        records = run.read_metrics(self.storage, step)
+        records = run.read_metrics(self.storage, step, self.reporter.warn)
         tell_parent(event="resumed", step=step)
         return Position(
             step=step,
@@ -315,7 +316,7 @@ class Trainer:
             validations=list(found.validations) if found else [],
             records=records,
             told=len(records),
-            train_seconds=records[-1]["train_seconds"] if records else 0.0,
+            train_seconds=records[-1].get("train_seconds", 0.0) if records else 0.0,
         )
 
     def _load_agreed(self, step: int, like: Arrays) -> Checkpoint:

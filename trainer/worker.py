@@ -70,7 +70,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         stream.plan(data.shards, config)  # refused before TensorFlow is loaded
     storage = open_storage(run.uri(config))
     run.claim(storage, config, data.sha256, data.input_shape, data.classes)
-    result = run.read_result(storage)
+    result = run.find_result(storage, reporter.warn)
     if result is not None:
         reporter.say(f"this run is finished: {storage.uri}")
         _tell(result, storage, reporter)
@@ -162,7 +162,7 @@ def _work(
     reporter = _reporter(config, cluster)
     storage = open_storage(run.uri(config))
     config_digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
-    result = run.read_result(storage)  # there, if the gang broke at the very end
+    result = run.find_result(storage, reporter.warn)  # there, if the gang broke at the very end
     if result is None:
         with contextlib.closing(reporter):
             from trainer.devices import set_threads

@@ -1,5 +1,6 @@
 """What a user can do wrong ends in one line, the right exit code, and nothing half-written."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,28 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(
     assert f"resuming at step {before}" in out
     again = (run / "result.json").read_text()
     assert [line for line in again.splitlines() if "weights_sha256" in line] == weights
+
+
+def test_damage_to_what_the_weights_do_not_need_is_a_warning(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = (
+        *("train", "--preset", "softmax", "--validation", "400", "--steps", "20"),
+        *("--data", str(digits), "--run", str(run)),
+    )
+    code, _, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    result = json.loads((run / "result.json").read_bytes())
+    (run / "result.json").write_bytes((run / "result.json").read_bytes()[:100])
+    for name in ("metrics.jsonl", "metrics-rank-2.jsonl", "attempts.jsonl"):
+        (run / name).write_bytes(b'{"step": 1, "los')
+    (run / "predictions.safetensors").write_bytes(b"cut")
+    code, out, err = processes.run(*arguments)
+    assert (code, err) == (0, "")
+    warnings = [line for line in out.splitlines() if line.startswith("warning: ")]
+    for name in ("result.json", "metrics.jsonl", "metrics-rank-2.jsonl"):
+        assert [f"/{name}: " in warning for warning in warnings].count(True) >= 1, name
+    again = json.loads((run / "result.json").read_bytes())
+    assert again["weights_sha256"] == result["weights_sha256"]
 
 
 def test_no_good_checkpoint_where_one_is_required(digits: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,10 @@ from trainer.charts import Chart, Series
 POINTS = st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e12, 1e12)), min_size=1).map(
     lambda pairs: tuple((float(x), y) for x, y in sorted(dict(pairs).items()))
 )
+
+
+def svg_of(chart: Chart) -> str:
+    return charts.draw([chart])[chart.key]
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.booleans())
@@ -78,8 +83,9 @@ def losses() -> Chart:
 def test_the_points_lie_where_the_page_looks_for_them() -> None:
     chart = losses()
     left, top, width, height = chart.hover["plot"]
-    assert f'translate({left},{top})"' in chart.svg
-    path = re.search(r'd="M([^"]+)" stroke="#0b63b8"', chart.svg)
+    svg = svg_of(chart)
+    assert f'translate({left},{top})"' in svg
+    path = re.search(r'd="M([^"]+)" stroke="#0b63b8"', svg)
     assert path
     drawn = [tuple(map(float, pair.split(","))) for pair in path[1].split("L")]
     (x0, x1), (y0, y1) = chart.x, chart.y
@@ -94,7 +100,7 @@ def test_the_points_lie_where_the_page_looks_for_them() -> None:
 
 
 def test_what_is_drawn() -> None:
-    svg = losses().svg
+    svg = svg_of(losses())
     assert svg.count('stroke="#b84a08"') == 1  # the line of the validations
     assert svg.count('fill="#b84a08"') == 2  # their dots
     assert svg.count('stroke="#00735f"') == 1  # the ring of the test
@@ -124,12 +130,13 @@ def test_the_table_has_every_series_and_few_rows() -> None:
     st.lists(POINTS, min_size=1, max_size=3),
     st.sampled_from(["number", "percent"]),
     st.lists(st.integers(0, 10**6), max_size=3),
+    st.booleans(),
 )
 def test_any_points_make_a_chart_of_finite_numbers(
-    lines: list[charts.Points], kind: charts.Kind, marks: list[int]
+    lines: list[charts.Points], kind: charts.Kind, marks: list[int], from_zero: bool
 ) -> None:
     series = [Series(str(k), points) for k, points in enumerate(lines)]
-    chart = charts.line("a", "A", series, kind=kind, marks=marks)
+    chart = charts.line("a", "A", series, kind=kind, marks=marks, from_zero=from_zero)
     json.dumps([chart.spec, chart.hover], allow_nan=False)
     for each in chart.series:
         assert all(chart.x[0] <= x <= chart.x[1] for x, _ in each.points)
@@ -143,13 +150,25 @@ def test_an_svg_has_nothing_from_outside_no_ids_and_colours_that_follow_the_them
     points = ((1.0, 0.2), (2.0, 0.3))
     series = [Series(name, points, f"series-{k}", dash=k % 4) for k in range(1, 9)]
     reliability = charts.reliability("b", name, [(0.3, 0.4, 0.2, 0.6), (0.9, 1, 0.9, 1)], name)
-    for chart in (charts.line("a", name, series, marks=[1]), reliability):
-        assert "script" not in chart.svg
-        assert " id=" not in chart.svg
-        assert "NaN" not in chart.svg
-        colours = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]+)"', chart.svg))
+    drawings = charts.draw([charts.line("a", name, series, marks=[1]), reliability])
+    assert drawings.keys() == {"a", "b"}
+    for svg in drawings.values():
+        assert "script" not in svg
+        assert " id=" not in svg
+        assert "NaN" not in svg
+        colours = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]+)"', svg))
         assert len(colours) > 3
         assert colours <= {light for light, _ in charts.PALETTE.values()}
+
+
+def test_what_cannot_be_drawn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = charts._PROGRAM.replace("print", "spec['mark'] if spec.pop('die', 0) else print")
+    monkeypatch.setattr(charts, "_PROGRAM", dying)
+    first, second = losses(), charts.reliability("b", "B", [(0.3, 0.4, 0.2, 0.6)], "gist")
+    second.spec["die"] = 1
+    assert charts.draw([first, second]).keys() == {first.key}
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert charts.draw([first]) == {}
 
 
 def test_text() -> None:

@@ -357,7 +357,7 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
     tmp_path: Path,
 ) -> None:
     store, folder = Store(str(tmp_path / "store")), tmp_path / "here"
-    mirror = Mirror(store, folder)
+    mirror = Mirror(store, folder, pytest.fail)
     assert mirror.refresh() == []
     train = [f"deep/a/{eventlog.step_name('train', step)}" for step in (1, 2, 3, 4)]
     store.put(*train[:2], "b/" + eventlog.object_name(eventlog.SETTINGS), "deep/a/config.json")
@@ -385,8 +385,26 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
         assert shown(folder) == {"deep/a/train": "1,4,", **kept}
 
 
+def test_a_mirror_leaves_out_what_is_too_large_or_lies_elsewhere(tmp_path: Path) -> None:
+    store, warnings = Store(str(tmp_path / "store"), links=False), list[str]()
+    names = [eventlog.step_name("train", step) for step in (1, 2, 3, 4)]
+    store.put(*names)
+    with (tmp_path / "store" / names[1]).open("ab") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "store" / names[2]).unlink()
+    (tmp_path / "store" / names[2]).symlink_to(tmp_path / "secret")
+    mirror = Mirror(store, tmp_path / "here", warnings.append)
+    for _ in range(2):
+        assert mirror.refresh() == ["store"]
+        assert shown(tmp_path / "here") == {"store/train": "1,4,"}
+    assert len(warnings) == 2  # each once
+    assert "above the limit" in warnings[0]
+    assert "a link leads out of the folder" in warnings[1]
+
+
 def test_a_run_by_itself_has_the_name_of_its_folder(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "cnn-1"))
     store.put(eventlog.step_name("train", 1))
-    assert Mirror(store, tmp_path / "here").refresh() == ["cnn-1"]
+    assert Mirror(store, tmp_path / "here", pytest.fail).refresh() == ["cnn-1"]
     assert json.dumps(list(shown(tmp_path / "here"))) == '["cnn-1/train"]'

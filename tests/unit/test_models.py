@@ -12,8 +12,10 @@ import pytest
 
 from trainer import metrics, models
 from trainer.config import parse
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.presets import PRESETS
+from trainer.restore import Restored, Settings
+from trainer.storage import LocalStorage
 
 gc.freeze()  # every build collects garbage: not among TensorFlow's own objects, that takes 0.2 s
 
@@ -102,6 +104,21 @@ def test_precision_is_set_for_one_model_only() -> None:
     assert {layer.compute_dtype for layer in mixed.layers} == {"bfloat16"}
     assert {v.dtype for v in mixed.trainable_variables} == {"float32"}
     assert {layer.compute_dtype for layer in build(preset="mlp-100").layers} == {"float32"}
+
+
+def restored(preset: str, side: int, arrays: dict[str, npt.NDArray[Any]]) -> Restored:
+    of_run = Settings(parse({"preset": preset}), "", "", (side, side, 1), 10)
+    return Restored(LocalStorage("folder"), of_run, 1, arrays)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_model_larger_than_the_weights_that_are_there_is_not_built(preset: str) -> None:
+    model = build((28, 28, 1), 10, preset=preset)
+    arrays = {f"parameters/{each.path}": each.numpy() for each in model.weights}
+    loaded = models.load(restored(preset, 28, arrays))
+    assert sum(each.size for each in loaded.get_weights()) == sum(a.size for a in arrays.values())
+    with pytest.raises(DataError, match=r"has [\d,]+ weights, and .* for images of 2048x2048x1"):
+        models.load(restored(preset, 2048, arrays))
 
 
 def test_images_too_small_for_a_preset_are_refused() -> None:

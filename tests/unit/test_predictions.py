@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,15 @@ def test_what_does_not_fit_together_is_refused(storage: LocalStorage) -> None:
         storage.replace(run.PREDICTIONS, predictions.encode(bad))
         with pytest.raises(DataError, match=r"predictions\.safetensors: damaged; delete it"):
             predictions.read(storage)
+
+
+@pytest.mark.parametrize("step", ["Infinity", "-1", "1.5", "NaN", "true", "1e999", str(10**40)])
+def test_a_step_that_is_none_is_refused(storage: LocalStorage, step: str) -> None:
+    arrays = {"logits": some().logits, "labels": some().labels}
+    facts = f'{{"step": {step}, "images_sha256": ""}}'
+    storage.create(run.PREDICTIONS, safetensors.numpy.save(arrays, {"trainyard": facts}))
+    with pytest.raises(DataError, match=r"predictions\.safetensors: damaged; delete it"):
+        predictions.read(storage)
 
 
 @given(data=st.data())

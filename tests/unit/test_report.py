@@ -248,9 +248,9 @@ def test_restarts_are_marked_and_told(folder: Path) -> None:
     found = facts.gather(str(folder))
     assert found.restarts == [300]
     assert report.headline(found)[-1] == "2 restarts"
-    for _, chart in report.curves(found):
-        assert isinstance(chart, charts.Chart)
-        assert chart.svg.count(f'stroke="{charts.PALETTE["mark"][0]}"') == 1
+    drawings = charts.draw([c for _, c in report.curves(found) if isinstance(c, charts.Chart)])
+    assert len(drawings) == 4
+    assert all(svg.count(f'stroke="{charts.PALETTE["mark"][0]}"') == 1 for svg in drawings.values())
     page = page_of(folder)
     check_html(page)
     assert "rank 1: its worker was killed by SIGKILL" in page.texts["attempts"]

@@ -8,7 +8,7 @@ from trainer import checkpoint, run
 from trainer.checkpoint import Checkpoint
 from trainer.config import parse
 from trainer.errors import ConfigError, DataError
-from trainer.restore import restore, settings, weights
+from trainer.restore import restore, restore_with, settings, weights
 from trainer.storage import LocalStorage
 
 STEPS = (100, 200, 300)
@@ -70,7 +70,14 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         {"classes": "many"},
         {"data": 7},
         {"surplus": 1},
-        {"classes": 1e999},
+        {"classes": 1e18},
+        {"classes": 1},
+        {"classes": 257},
+        {"input_shape": [100_000, 100_000, 1]},
+        {"input_shape": [0, 8, 1]},
+        {"input_shape": [-8, -8, 1]},
+        {"preset": "unheard-of"},
+        {"\ud800": 1},
     ):
         storage.replace(run.CONFIG, json.dumps({**whole, **change}).encode())
         with pytest.raises(DataError, match=r"config\.json: damaged, or of another version"):
@@ -80,6 +87,39 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         storage.replace(run.CONFIG, json.dumps(rest).encode())
         with pytest.raises(DataError, match=f"of another version: no '{name}'"):
             settings(storage)
+
+
+def test_a_model_of_its_own_is_the_users_to_name(tmp_path: Path) -> None:
+    storage = claimed(tmp_path, model="folder.payload:f")
+    assert restore(storage.uri).step == 300  # reading it imports nothing
+    with pytest.raises(ConfigError) as caught:
+        restore_with(storage.uri, None)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: has a model of its own, 'folder.payload:f', and code that a run's "
+        "folder names is not run; give --model package.module:function with your own function "
+        "for it"
+    )
+    found = restore_with(storage.uri, "mine:f")
+    assert (found.settings.config.model, found.step) == ("mine:f", 300)
+    with pytest.raises(ConfigError, match=r"must be package\.module:function"):
+        restore_with(storage.uri, "mine")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    for bad in (np.nan, np.inf):
+        arrays = {"parameters/a/kernel": np.full((2, 2), bad, np.float32)}
+        point = Checkpoint(400, arrays, settings(storage).digest)
+        storage.replace(checkpoint.object_name(400), checkpoint.encode(point))
+        with pytest.raises(DataError, match="its weights 'a/kernel' are not finite"):
+            restore(storage.uri)
+
+
+def test_a_checkpoint_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    with (tmp_path / "run" / checkpoint.object_name(300)).open("ab") as file:
+        file.truncate(1 << 40)
+    assert restore(storage.uri).step == 200
 
 
 def test_weights_leave_out_what_only_training_needs() -> None:

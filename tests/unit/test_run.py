@@ -163,6 +163,86 @@ def test_damaged_metrics_are_named(storage: LocalStorage, content: bytes) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (b'{"step": 1, "train_seconds": 0.5, "loss": NaN}', True),
+        (b'{"step": 1}', True),
+        (b'{"step": 1.0}', False),
+        (b'{"step": true}', False),
+        (b'{"step": -1}', False),
+        (b'{"step": 9007199254740993}', False),
+        (b'{"step": 1, "train_seconds": NaN}', False),
+        (b'{"step": 1, "train_seconds": "1"}', False),
+        (b'{"step": ' + b"9" * 5000 + b"}", False),
+        (b'{"step": 1, "loss": ' + b"[" * 100_000, False),
+    ],
+)
+@pytest.mark.parametrize("name", [run.METRICS, run.rank_metrics(3)])
+def test_damaged_lines_are_left_out_with_a_warning(
+    storage: LocalStorage, name: str, line: bytes, good: bool
+) -> None:
+    storage.create(name, b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    warnings: list[str] = []
+    found = run.read_metrics(storage, 5, warnings.append)
+    steps = [1, 2] if good else [2]
+    assert [each["step"] for each in found] == ([0] if name == run.METRICS else []) + steps
+    assert warnings == (
+        []
+        if good
+        else [
+            f"{storage.uri}/{name}: 1 of 3 lines are damaged; going on without their metrics",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", [run.METRICS, run.rank_metrics(3)])
+def test_metrics_that_cannot_be_had_cost_themselves(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    warnings: list[str] = []
+    storage.create(name, b'{"step": 1}\n' * 3)
+    monkeypatch.setattr(run, "MOST_LINES", 2)
+    assert run.read_metrics(storage, 5, warnings.append) == []
+    monkeypatch.setattr(run, "MOST_METRICS", 35)
+    assert run.read_metrics(storage, 5, warnings.append) == []
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).symlink_to(name)
+    assert run.read_metrics(storage, 5, warnings.append) == []
+    words = ["more than 2 lines", "36 bytes, above the limit of 35", "circle"]
+    assert [word in warning for word, warning in zip(words, warnings, strict=False)] == [True] * (
+        len(warnings)
+    )
+    assert len(warnings) >= 2
+
+
+def test_a_damaged_result_is_made_again(storage: LocalStorage) -> None:
+    warnings: list[str] = []
+    assert run.find_result(storage, warnings.append) is None
+    figures = dict.fromkeys(
+        ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second"), 1
+    )
+    storage.create(run.RESULT, run.pretty(figures))
+    assert run.find_result(storage, warnings.append) == figures
+    assert not warnings
+    for damaged in (b'{"test_accuracy": 0.', b"{}", run.pretty({**figures, "steps": "9"})):
+        storage.replace(run.RESULT, damaged)
+        assert run.find_result(storage, warnings.append) is None
+        assert warnings.pop().endswith("; making it from the newest checkpoint")
+
+
+@pytest.mark.parametrize("name", [run.CONFIG, run.RESULT])
+def test_what_is_too_large_or_too_deep_is_not_read(storage: LocalStorage, name: str) -> None:
+    read = run.read_config if name == run.CONFIG else run.read_result
+    for content in (
+        b'{"a":' + b"[" * 30 + b"]" * 30 + b"}",
+        b'{"a": "' + b"x" * run.MOST_OBJECT + b'"}',
+    ):
+        storage.replace(name, content)
+        with pytest.raises(DataError, match=f"{name}: damaged"):
+            read(storage)
+
+
 json_values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 

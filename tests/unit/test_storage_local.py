@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.storage import Entry, LocalStorage, ObjectNotFoundError, open_storage
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
+from trainer.storage import (
+    Entry,
+    LocalStorage,
+    ObjectNotFoundError,
+    open_storage,
+    read_at_most,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,6 +220,47 @@ def test_a_killed_writer_leaves_no_object(tmp_path: Path, verb: str) -> None:
     assert store.list() == []
     assert store.create("a/b", b"1")
     assert store.list() == [Entry("a/b", 1)]
+
+
+def test_links_lead_out_of_a_folder_only_where_they_may(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    LocalStorage(str(outside)).create("a", b"1")
+    LocalStorage(str(inside)).create("a", b"2")
+    (tmp_path / "here").symlink_to(inside)  # the folder itself may be one
+    (inside / "file").symlink_to(outside / "a")
+    (inside / "folder").symlink_to(outside)
+    (inside / "near").symlink_to("a")
+    free, bound = LocalStorage(str(inside)), open_storage(str(tmp_path / "here"), links=False)
+    assert free.read("file") == free.read("folder/a") == b"1"
+    assert bound.read("near") == bound.read("a") == b"2"
+    for call in (
+        lambda: bound.read("file"),
+        lambda: bound.read("folder/a"),
+        lambda: bound.create("file", b"3"),
+        lambda: bound.create("folder/b", b"3"),
+        lambda: bound.replace("folder/a", b"3"),
+        lambda: bound.delete("folder/a"),
+    ):
+        assert "a link leads out of the folder" in message(DataError, call)
+    bound.replace("file", b"3")  # takes the link's place
+    assert free.read("file") == b"3"
+    assert [entry.name for entry in LocalStorage(str(outside)).list()] == ["a"]
+    assert (outside / "a").read_bytes() == b"1"
+
+
+def test_an_object_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    store = LocalStorage(str(tmp_path))
+    for name in ("a", "ab"):
+        store.create(name, b"12345"[: 2 + len(name)])
+    assert read_at_most(store, "a", 3) == b"123"
+    assert "ab: damaged: 4 bytes, above the limit of 3" in message(
+        DataError, lambda: read_at_most(store, "ab", 3)
+    )
+    with pytest.raises(ObjectNotFoundError):
+        read_at_most(store, "b", 3)
+    with (tmp_path / "a").open("ab") as file:
+        file.truncate(1 << 42)
+    assert "above the limit" in message(DataError, lambda: read_at_most(store, "a", 3))
 
 
 def test_what_is_no_object_is_not_listed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,45 @@ def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path:
         assert result["weights_sha256"] == whole["weights_sha256"]
         assert result["test_loss"] == whole["test_loss"]
         assert records(folder) == records(tmp_path / "whole")
+
+
+def spoil_tail(folder: Path) -> None:
+    whole = (folder / run.METRICS).read_bytes()
+    (folder / run.rank_metrics(2)).write_bytes(whole[:-30])
+    lines = whole.splitlines(keepends=True)
+    (folder / run.METRICS).write_bytes(b"".join(lines[:3]))
+
+
+def spoil_line(folder: Path) -> None:
+    whole = (folder / run.METRICS).read_bytes()
+    (folder / run.METRICS).write_bytes(whole.replace(b'"step": 8', b'"step": "8', 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "lost", "words"),
+    [
+        (spoil_tail, {6}, "metrics-rank-2.jsonl: 1 of 7 lines are damaged"),
+        (spoil_line, {3}, "metrics.jsonl: 1 of 7 lines are damaged"),
+        (lambda folder: (folder / run.METRICS).write_bytes(b"\xff"), set(range(7)), "1 of 1 lines"),
+    ],
+)
+def test_damaged_metrics_cost_these_alone(
+    tmp_path: Path, spoil: Callable[[Path], object], lost: set[int], words: str
+) -> None:
+    whole = train(tmp_path / "whole")
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(folder, stop_after=14)
+    spoil(folder)
+    listener = Listener(threading.Event(), None)
+    storage, config = open_storage(str(folder)), parse(SETTINGS)
+    digest = run.claim(storage, config, DATA.sha256)
+    trainer = Trainer(config, ALONE, DATA, storage, digest, listener)
+    result = trainer.train(threading.Event(), started=0.0)
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert [words in warning for warning in listener.warnings] == [True]
+    kept = [line for k, line in enumerate(records(tmp_path / "whole")) if k not in lost]
+    assert records(folder) == kept
 
 
 COUNTS = (50, 20, 40, 57)  # DATA's training and validation images, cut

@@ -21,7 +21,7 @@
   const nearest = (points, x) =>
     points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best));
 
-  for (const figure of document.querySelectorAll(".chart")) {
+  for (const figure of document.querySelectorAll(".chart:has(script)")) {
     const chart = JSON.parse(figure.querySelector("script").textContent);
     const plot = figure.querySelector(".plot[role=img]");
     const tip = figure.querySelector(".tip");
