@@ -12,6 +12,8 @@ from rich.control import Control
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import ControlType
 
+from trainer.text import printable
+
 
 class Reporter(Protocol):
     """Where a run's messages and figures go."""
@@ -143,7 +145,7 @@ class BarReporter:
             self._console.control(
                 Control.move_to_column(0), Control((ControlType.ERASE_IN_LINE, 2))
             )
-        self._console.print(message, style=style, markup=False, soft_wrap=True)
+        self._console.print(printable(message), style=style, markup=False, soft_wrap=True)
 
 
 class Follower:
@@ -168,7 +170,7 @@ class Follower:
 
 def _line(text: str) -> None:
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader is gone, as with `| head`; that must not end a training
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

@@ -100,3 +100,17 @@ def test_only_rank_0_speaks_but_all_warn(capsys: pytest.CaptureFixture[str]) -> 
     follower.warn("disk full")
     follower.close()
     assert capsys.readouterr().out == "warning: rank 3: disk full\n"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json", "auto"])
+def test_nothing_that_a_peer_says_steers_the_terminal(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = progress.create(log_format)
+    for tell in (reporter.say, reporter.warn, progress.Follower(1).warn):
+        tell("rank 1: \x1b]0;title\x07\x1b[2J\u202e\nsecond line")
+    reporter.close()
+    out = capsys.readouterr().out
+    assert out.count("rank 1") >= 3
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert out.count("\n") == 3

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.processes import wait_until
-from trainer import wire
+from trainer import sockets, wire
 from trainer.rollcall import Cause, Event, RollCall
 from trainer.wire import MAX_LINE, Host, Link, proof
 
@@ -320,18 +320,31 @@ def test_a_stranger_in_place_of_rank_0_is_not_obeyed(port: int) -> None:
     assert link.trouble == "rank 0 has another key than this rank"
 
 
-def test_a_gang_of_hundreds_needs_one_thread(port: int) -> None:
-    workers = 300
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sockets.allow_many_files()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_the_largest_gang_meets_and_needs_one_thread(port: int) -> None:
+    workers = 1024
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 3 * workers:
+        pytest.skip("the hard limit on open files is below 3,072")
     before = threading.active_count()
     leader = Leader(port, workers)
     callers = [Caller(port, rank=rank, workers=workers) for rank in range(1, workers)]
     wait_until(lambda: not leader.roll_call.missing(), LIMIT)
     assert threading.active_count() <= before + 1
-    for rank, caller in enumerate(callers, 1):
-        leader.host.send(rank, {"order": "leave", "attempt": rank})
-        while (order := caller.order()) and order["order"] != "leave":
+    leader.hear(0, {"event": "ready"})
+    for caller in callers:
+        caller.say({"event": "ready"})
+    for caller in callers:
+        while (order := caller.order()) and order["order"] != "start":
             pass
-        assert order == {"order": "leave", "attempt": rank}
+        assert order
         caller.close()
     leader.host.close()
 
