@@ -34,12 +34,14 @@ class Cluster:
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
         roll_call: host:port where rank 0's supervisor hears the others' (see rollcall.py).
+        service: the headless Service's name.
     """
 
     rank: int
     addresses: tuple[str, ...]
     local: bool
     roll_call: str = ""
+    service: str = LOCAL
 
     @property
     def workers(self) -> int:
@@ -117,7 +119,8 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
         return Cluster(rank, tuple(local[:-1]), local=True, roll_call=local[-1])
     hosts = [f"{service}-{r}.{service}" for r in range(workers)]
     addresses = tuple(f"{host}:{port}" for host in hosts)
-    return Cluster(rank, addresses, local=False, roll_call=f"{hosts[0]}:{port + 1}")
+    roll_call = f"{hosts[0]}:{port + 1}"
+    return Cluster(rank, addresses, local=False, roll_call=roll_call, service=service)
 
 
 def _number(

@@ -6,15 +6,15 @@ write there decides the run's weights anyhow, so that no other right and no Secr
 is removed at the end.
 """
 
+import contextlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from trainer.errors import DataError
-from trainer.storage import Storage
+from trainer.storage import ObjectNotFoundError, Storage, read_at_most
 
 VARIABLE = "TRAINYARD_GANG_KEY"
-NAME = "gang.key"
 _KEY = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -23,21 +23,30 @@ def new() -> str:
     return secrets.token_hex(32)
 
 
+def object_name(service: str) -> str:
+    """Return the name of a gang's key in the run's folder, in which two gangs may work."""
+    return f"gang-{service}.key"
+
+
 class Keyring:
     """A gang's key, as one of its supervisors gets it.
 
     Args:
         open_store: returns the run's folder.
-        inherited: the key that the environment gives, if it does.
+        name: of the key there.
+        env: takes precedence with VARIABLE, which is taken out of it: no child needs it.
     """
 
-    def __init__(self, open_store: Callable[[], Storage], inherited: str | None) -> None:
-        self._open = open_store
+    def __init__(
+        self, open_store: Callable[[], Storage], name: str, env: MutableMapping[str, str]
+    ) -> None:
+        self._open, self._name = open_store, name
+        inherited = env.pop(VARIABLE, None)
         self._inherited = self._known = inherited.encode() if inherited else None
-        self._stored = False
+        self._made: bytes | None = None
 
     def make(self) -> bytes:
-        """Return the key that rank 0 is to use, in the run's folder from now on.
+        """Return the key that rank 0 is to use; unless it is inherited, the folder has it now.
 
         Raises:
             UserError: it could not be stored.
@@ -45,8 +54,8 @@ class Keyring:
         if self._inherited:
             return self._inherited
         key = new().encode()
-        self._open().replace(NAME, key)
-        self._stored = True
+        self._open().replace(self._name, key)
+        self._made = key
         return key
 
     def read(self, again: bool) -> bytes:
@@ -60,17 +69,26 @@ class Keyring:
         """
         if self._known is None or (again and not self._inherited):
             storage = self._open()
-            found = storage.read(NAME)
+            try:
+                found = read_at_most(storage, self._name, 1024)
+            except ObjectNotFoundError:
+                raise DataError(
+                    f"{storage.uri}/{self._name}: not there; rank 0 writes it as it starts"
+                ) from None
             if not _KEY.fullmatch(found):
-                raise DataError(f"{storage.uri}/{NAME}: damaged: rank 0 writes it as it starts")
+                raise DataError(f"{storage.uri}/{self._name}: damaged; rank 0 writes it again")
             self._known = found
         return self._known
 
     def remove(self) -> None:
-        """Remove what ``make`` stored.
+        """Remove what ``make`` stored, unless a successor has stored its own.
 
         Raises:
             UserError: the store does not do it.
         """
-        if self._stored:
-            self._open().delete(NAME)
+        if self._made is None:
+            return
+        storage = self._open()
+        with contextlib.suppress(ObjectNotFoundError):
+            if storage.read(self._name) == self._made:
+                storage.delete(self._name)

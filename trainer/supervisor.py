@@ -146,7 +146,9 @@ class Supervisor:
         self._roll_call: RollCall | None = None
         self._journal: causes.Journal | None = None
         self._keyring = membership.Keyring(
-            lambda: open_storage(run.uri(config)), os.environ.get(membership.VARIABLE)
+            lambda: open_storage(run.uri(config)),
+            membership.object_name(cluster.service),
+            os.environ,
         )
         self._key: bytes | None = None  # of the roll call that this rank holds
         self._key_asked = False

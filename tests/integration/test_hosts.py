@@ -54,7 +54,7 @@ def end(run: Path, started: list[subprocess.Popen[str]]) -> tuple[dict[str, Any]
     """The result of a run, and all that its supervisors wrote."""
     out = [processes.finish(each)[:2] for each in started]
     assert [code for code, _ in out] == [0] * len(out), out
-    assert not (run / "gang.key").exists()
+    assert not list(run.glob("gang-*"))
     return json.loads((run / "result.json").read_text()), "".join(text for _, text in out)
 
 

@@ -36,6 +36,7 @@ def test_a_pod_finds_its_peers_by_the_services_names() -> None:
         addresses=("train-7-0.train-7:4000", "train-7-1.train-7:4000", "train-7-2.train-7:4000"),
         local=False,
         roll_call="train-7-0.train-7:4001",
+        service="train-7",
     )
     assert cluster.workers == 3
 

@@ -1,0 +1,62 @@
+"""Who gets a gang's key, and from where."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import DataError
+from trainer.membership import VARIABLE, Keyring, new, object_name
+from trainer.storage import LocalStorage
+
+NAME = object_name("mnist-cnn")
+
+
+def keyring(folder: Path, env: dict[str, str] | None = None) -> Keyring:
+    return Keyring(lambda: LocalStorage(str(folder)), NAME, {} if env is None else env)
+
+
+def test_members_read_what_rank_0_made_and_look_again_when_it_was_replaced(tmp_path: Path) -> None:
+    first, member = keyring(tmp_path), keyring(tmp_path)
+    key = first.make()
+    assert re.fullmatch(rb"[0-9a-f]{64}", key)
+    assert member.read(again=False) == key
+    second = keyring(tmp_path).make()
+    assert second != key
+    assert member.read(again=False) == key
+    assert member.read(again=True) == second
+
+
+def test_a_key_is_removed_by_who_made_it_alone(tmp_path: Path) -> None:
+    first, second, member = keyring(tmp_path), keyring(tmp_path), keyring(tmp_path)
+    first.make()
+    key = second.make()
+    for stranger in (first, member):
+        stranger.remove()
+        assert keyring(tmp_path).read(again=False) == key
+    second.remove()
+    second.remove()
+    assert not (tmp_path / NAME).exists()
+
+
+def test_an_inherited_key_touches_no_store_and_is_passed_on_to_nobody(tmp_path: Path) -> None:
+    env = {VARIABLE: new(), "OTHER": "stays"}
+    inherited = env[VARIABLE].encode()
+    ring = keyring(tmp_path, env)
+    assert env == {"OTHER": "stays"}
+    assert ring.make() == ring.read(again=True) == inherited
+    ring.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 64, b"0" * 5000])
+def test_what_is_no_key_is_told(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not there; rank 0 writes it as it starts"):
+        keyring(tmp_path).read(again=False)
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        keyring(tmp_path).read(again=False)
+
+
+def test_two_gangs_in_one_folder_have_keys_of_their_own() -> None:
+    assert object_name("one") != object_name("two")
