@@ -10,7 +10,8 @@ from dataclasses import dataclass
 FLOOR = 60.0  # seconds; a machine that swaps or is throttled holds up any step for a while
 FACTOR = 10.0  # times the longest step so far
 FIRST = 900.0  # seconds for a first step of which nothing is known: it traces and compiles
-WAITING = 3.0  # times the limit where a step waits for other ranks: they are found first
+WAITING = 600.0  # seconds at least where a step waits for other ranks, which may use the store
+PATIENT = 3.0  # times the limit there: what holds up another rank is found on that one first
 OTHER = 1800.0  # seconds for all else: a store that recovers, or other ranks that wait for it
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
@@ -23,7 +24,7 @@ class Pulse:
     Attributes:
         work: TRAINING, EVALUATING, GATHERING (what all ranks have), or empty for all else.
         count: grows with every step.
-        waits: whether it waits for other ranks now.
+        waits: whether it waits for other ranks now, as far as can be told.
     """
 
     work: str
@@ -70,7 +71,7 @@ class Stall:
             if work in self._begun:
                 known = self._longest.get(work, known)
             limit = max(FLOOR, FACTOR * known)
-        return limit * WAITING if waits else limit
+        return max(WAITING, PATIENT * limit) if waits else limit
 
     def overdue(self, now: float) -> str | None:
         """Return in words that the worker has stalled at ``now``, or None if it has not."""

@@ -235,7 +235,10 @@ class Trainer:
         gathering, count = self.loop.gathering, self.loop.progress()
         if gathering is not None:
             return Pulse(GATHERING, count, waits=count == gathering)
-        waits = self.loop.ring is not None and self.loop.ring.summing
+        if self.loop.ring:
+            waits = self.loop.ring.summing
+        else:  # TensorFlow's collectives do not tell
+            waits = self._work == TRAINING and self.cluster.workers > 1
         return Pulse(self._work, count, waits)
 
     @contextlib.contextmanager
