@@ -33,13 +33,15 @@ def prove(
         return
     try:
         folder, config = store.of_job(cluster, job)
-        run.read_result(folder)
+        stored = run.read_result(folder)
     except DataError:
         raise
     except UserError as error:  # no way to the bucket, or no right to read it
         if logged:
             return
         raise UnavailableError(one_line(error)) from None
+    if stored is None:
+        raise ConfigError(f"{folder.uri} holds no {run.RESULT}")
     read(folder, config)
 
 

@@ -206,7 +206,8 @@ class Progress:
     def take(self, time: str, facts: dict[str, Any]) -> None:
         """Take one line of rank 0's log."""
         self.trains = self.trains or is_report(facts)
-        self.ended = self.ended or is_result(str(facts.get("message")))
+        if is_result(str(facts.get("message"))):
+            self.ended, self.result = True, facts
         warning = facts.get("warning")
         if isinstance(warning, str) and warning.endswith(AGAIN):
             self.restarts += 1
@@ -221,8 +222,6 @@ class Progress:
                 now = (at, self.step)
                 # The first chunk holds the compiling, so time is counted from its end.
                 self._since, self._until = self._since or now, now
-        elif "test_accuracy" in facts:
-            self.result = facts
 
     def seconds_left(self) -> float | None:
         """Return how long the rest takes at the pace so far, where there is one."""

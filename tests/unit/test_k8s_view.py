@@ -170,5 +170,7 @@ def test_time_left_is_that_of_the_pace_since_the_last_restart() -> None:
     at(40, step(500))
     assert progress.seconds_left() == pytest.approx(25)
     assert progress.accuracy() == 0.9
-    at(50, {"message": "test accuracy", "test_accuracy": 0.99})
-    assert progress.accuracy() == 0.99
+    at(50, {"message": "anything", "test_accuracy": 1.0})
+    assert progress.accuracy() == 0.9
+    at(50, {"message": LAST, "test_accuracy": 0.9922})
+    assert progress.accuracy() == 0.9922
