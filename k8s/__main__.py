@@ -306,8 +306,7 @@ def _print_check(check: Any) -> None:
 def _print_json(values: Any) -> None:
     import json
 
-    # DEL is the one control character that JSON lets stand.
-    sys.stdout.write(json.dumps(values, indent=2).replace("\x7f", "\\u007f") + "\n")
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")  # escapes all that is not ASCII
     sys.stdout.flush()
 
 
@@ -318,7 +317,8 @@ def _parser() -> Parser:
         "or, where it is in the cluster, a run's name.",
         epilog="exit codes: 0 done, 2 bad arguments, run file or permissions, 65 bad data, 69 "
         "cluster or storage not reached; submit --follow and --wait, logs -f: 0 succeeded, 1 "
-        "failed, 124 deadline, 125 never started, 130 left by Ctrl-C",
+        "failed, 69 its result is not seen from here, 124 deadline, 125 never started, 130 left by "
+        "Ctrl-C",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")

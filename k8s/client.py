@@ -42,6 +42,7 @@ KINDS = {
 OPTIONAL = {"kueue.x-k8s.io": ("v1beta2", "v1beta1")}
 PAGE = 500  # objects, kubectl's --chunk-size
 SHORTEST = 0.1  # seconds between two tries, whatever the server asks for
+LONGEST_LINE = 1 << 20  # bytes of a log's line; a longer one comes in pieces
 CONNECT, READ = 10.0, 30.0  # seconds: to connect, and of silence
 CONTAINER = "trainer"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -571,6 +572,9 @@ def _lines(response: Any) -> Iterator[bytes | None]:
         for chunk in response.stream(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
+            if len(rest) > LONGEST_LINE:  # what is no end of a line may never come
+                yield rest
+                rest = b""
     except HTTPError:
         yield None
         return

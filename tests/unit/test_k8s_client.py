@@ -745,6 +745,15 @@ def test_a_stream_cut_again_and_again_loses_nothing(api: ApiServer, cluster: Clu
     assert len(api.requests) >= 5
 
 
+def test_a_line_without_an_end_comes_in_pieces(api: ApiServer, cluster: Cluster) -> None:
+    api.push("p", "x" * (5 * client.LONGEST_LINE))
+    api.push("p", "after")
+    *pieces, last = lines(cluster.log("p"))
+    assert "".join(pieces) == "x" * (5 * client.LONGEST_LINE)
+    assert max(map(len, pieces)) < 1.2 * client.LONGEST_LINE
+    assert last == "after"
+
+
 def test_a_cut_log_that_nobody_follows_is_an_error(api: ApiServer, cluster: Cluster) -> None:
     for line in "abc":
         api.push("p", line)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s import doctor, follow, spec, submit
+from k8s import doctor, follow, spec, submit, view
 from k8s.__main__ import main
+from k8s.screen import Screen
 from tests import processes
 from tests.apiserver import ApiServer, Fault
 from tests.controller import RESULT as CONTROLLER_RESULT
@@ -928,6 +929,19 @@ def test_nothing_of_a_cluster_is_obeyed_by_a_terminal(
     seen += capsys.readouterr().err
     assert not obeyed(seen)
     assert seen.count("[red]a") > 5  # nor is it taken for markup
+
+
+def test_nothing_of_a_log_is_obeyed_by_the_bar_of_a_terminal(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes any output for a terminal
+    screen, progress = Screen(2), view.Progress()
+    facts = {**STEP, "step": 1, "loss": "[/red][bold]no figure[/bold]"}
+    progress.take("2026-01-01T00:00:00Z", facts)
+    screen.line(0, facts, progress)
+    screen.close()
+    out = capsys.readouterr().out
+    assert "[/red][bold]no figure[/bold]" in out
 
 
 def test_nothing_of_a_result_is_obeyed_by_a_terminal(
