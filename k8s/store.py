@@ -30,9 +30,13 @@ def open_folder(uri: str, endpoint: str | None) -> Storage:
         endpoint: of a stand-in for Cloud Storage, as pods see it; that of the environment wins,
             as a store in the cluster may be reached by another name from here.
     """
-    if endpoint:
-        os.environ.setdefault(ENDPOINT, endpoint)
-    return open_storage(uri, deadline=DEADLINE)
+    if not endpoint or ENDPOINT in os.environ:
+        return open_storage(uri, deadline=DEADLINE)
+    os.environ[ENDPOINT] = endpoint
+    try:
+        return open_storage(uri, deadline=DEADLINE)
+    finally:
+        del os.environ[ENDPOINT]  # the next run's store may be another one
 
 
 def of_spec(spec: RunSpec) -> Storage:

@@ -63,7 +63,6 @@ def test_the_store_is_reached_as_it_is_named_here(
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     assert main(["result", str(run_file)]) == 69
     assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST")  # as opening the folder left it
     assert main(["result", str(run_file), "--storage-endpoint", store.url]) == 0
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
     assert main(["result", str(run_file)]) == 0
@@ -766,6 +765,29 @@ def test_where_the_bucket_is_not_seen_from_here_the_pod_or_its_log_tells(
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     cause = ends_like(outcome, phase, run_file, api, controller, capsys)
     assert ("is not seen from here" in cause) == (phase == "Unproven")
+
+
+def test_each_run_of_a_list_is_looked_up_in_its_own_store(
+    run_file: Path,
+    api: ApiServer,
+    controller: Controller,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish(run_file)
+    monkeypatch.setattr("k8s.store.DEADLINE", 0.2)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    for name, changes in {"mnist": {}, "other": {"storage_endpoint": "http://127.0.0.1:9"}}.items():
+        change(run_file, name=name, **changes)
+        assert main(["submit", str(run_file)]) == 0
+        for pod in controller.pods(api.objects["Job", "default", name]):
+            del api.objects["Pod", "default", pod["metadata"]["name"]]
+        complete = [{"type": "Complete", "status": "True"}]
+        api.objects["Job", "default", name]["status"] = {"conditions": complete}
+    capsys.readouterr()
+    assert main(["list", "-o", "json"]) == 0
+    phases = {run["name"]: run["phase"] for run in json.loads(capsys.readouterr().out)}
+    assert phases == {"mnist": "Succeeded", "other": "Unproven"}
 
 
 # What a run shows before it trains.
