@@ -190,7 +190,7 @@ def rejected(pod: Object, _: Observed) -> Symptom | None:
 def _idle(pod: Object, observed: Observed) -> Symptom:
     """The pod ended with 0 before rank 0 reported anything."""
     ended = end(pod)
-    what = "it ended with code 0 without having trained"
+    what = "it ended with code 0 before rank 0 reported anything"
     _, remedy = no_trainer(observed.job)
     at = ended.at if ended else since(pod)
     return Symptom("NoTrainer", what, remedy.partition(";")[0], at, ended=True)

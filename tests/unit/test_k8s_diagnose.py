@@ -188,7 +188,7 @@ def test_a_rank_that_ends_with_0_before_anything_was_trained() -> None:
     cause = look(job(), pods, trains=False)
     assert cause
     assert (cause.kind, cause.rank) == ("NoTrainer", 1)
-    assert "it ended with code 0 without having trained" in cause.message
+    assert "it ended with code 0 before rank 0 reported anything" in cause.message
     failed = job(4, holds("Failed", "FailedIndexes", "failed indexes"), failedIndexes="0")
     waited = [pod(0, ended(69, missing(0, 1))), pod(1, ended(0))]
     cause = look(failed, waited, trains=False)
