@@ -58,9 +58,9 @@ class Streams:
             thread.join(max(0, until - time.monotonic()))
 
     def _read(self, pod: str, rank: int) -> None:
-        last, words, pause = "", "", LOOK
+        last, words, pause, over = "", "", LOOK, False
         while True:
-            before = last
+            before, was_over = last, over
             try:
                 for at, text in self.cluster.log(pod, follow=True, since=last or None):
                     if at == last:  # the kubelet's own words, which it may repeat for ever
@@ -72,11 +72,14 @@ class Streams:
             except UserError:  # the pod is gone, or the API server does not answer for long
                 if self._is_over(pod):
                     return
-            # It ended without a line of the pod's: that has ended, or the connection was cut.
-            if last == before and (self._over.is_set() or self._is_over(pod)):
+            # The pod has ended, or the connection was cut. Only what is read after the pod's end
+            # and brings nothing new is the end of its log.
+            if last == before and was_over:
                 return
+            over = self._over.is_set() or self._is_over(pod)
             pause = LOOK if last != before else min(2 * pause, SLOWEST * LOOK)
-            self._over.wait(pause)
+            if not over:
+                self._over.wait(pause)
 
     def _is_over(self, pod: str) -> bool:
         """Whether nothing more will come from this pod."""

@@ -13,8 +13,11 @@ from trainer import progress
 
 AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
 LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
-# How rank 0 begins, and ends, in both of its log formats; nothing else proves that an image trains.
-BEGUN = re.compile(r"\S+: \d+ steps in \d|resuming at step \d|step +\d+/\d+  ")
+# How rank 0 begins, and ends, in both of its log formats. Only this, its figures and its warnings
+# prove that an image is the trainer's.
+BEGUN = re.compile(
+    rf"\S+: \d+ steps in \d|resuming at step \d|step +\d+/\d+  |warning: .*{re.escape(AGAIN)}$"
+)
 ENDED = re.compile(r"test accuracy \d+\.\d\d%  loss \S+  \d+ steps in \d")
 
 
@@ -60,7 +63,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     Args:
         job: of the run.
         pods: of the Job.
-        trains: whether rank 0 has reported, see ``Progress``.
+        trains: whether rank 0's trainer has reported, see ``Progress``.
     """
     if condition(job, "Complete"):
         return "Ended"
@@ -143,9 +146,10 @@ def is_step(facts: dict[str, Any]) -> bool:
 
 
 def is_report(facts: dict[str, Any]) -> bool:
-    """Whether a log line of rank 0 shows that it trains, or has trained."""
+    """Whether a log line of rank 0 is one that the trainer writes, and others hardly do."""
     message = str(facts.get("message"))
-    return is_step(facts) or bool(BEGUN.match(message) or is_result(message))
+    warns = facts.keys() == {"warning"} and isinstance(facts["warning"], str)
+    return is_step(facts) or warns or bool(BEGUN.match(message) or is_result(message))
 
 
 def is_result(text: str) -> bool:

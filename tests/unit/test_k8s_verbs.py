@@ -842,6 +842,23 @@ def test_a_run_that_trains_is_not_given_up(
     thread.join()
 
 
+def test_the_log_of_a_container_that_ran_for_a_moment_is_shown(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    """It is asked for before there is one, and next when the pod has ended."""
+
+    def live() -> None:
+        leader = controller.pods(controller.job())[0]["metadata"]["name"]
+        api.push(leader, "all that it said")
+        controller.end("Complete")
+
+    refused = Fault("status", "get", "pods/log", status=400, message="is waiting to start")
+    refused.times, refused.effect = 1, live
+    api.faults.append(refused)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    assert "0 | all that it said" in capsys.readouterr().out
+
+
 # What does not end by itself.
 
 
