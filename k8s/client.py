@@ -395,7 +395,7 @@ class Cluster:
         status = _object(response.data)
         reason = str(status.get("reason") or "")
         text = str(status.get("message") or response.data.decode("utf-8", "replace")[:200])
-        text = " ".join((text or response.reason or "").split())
+        text = " ".join(text.split()) or response.reason or "it does not say why"
         details = status.get("details") or {}
         # Quotas are counted by compare-and-swap; a create that lost that race may go again.
         if code in (429, 500, 502, 503, 504) or (method == "POST" and reason == "Conflict"):
