@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer.errors import ConfigError, UserError, one_line
+from trainer.text import printable
 
 # Whatever takes long to import is imported by the command that needs it: --help is quick.
 if TYPE_CHECKING:
     from k8s.client import Cluster
     from k8s.spec import RunSpec
+    from trainer.config import TrainConfig
     from trainer.storage import Storage
 
 INTERRUPTED = 130  # as a shell counts SIGINT
@@ -144,11 +146,11 @@ def logs(options: argparse.Namespace) -> int:
     if options.follow and (options.previous or options.folder):
         raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
     if options.folder:
-        return _stored_logs(_folder(options), options.rank)
+        return _stored_logs(_folder(options)[0], options.rank)
     cluster, name, spec = _target(options)
     job = cluster.get("Job", name)
     if job is None and not (options.follow or options.previous):
-        return _stored_logs(_folder(options), options.rank)
+        return _stored_logs(_folder(options)[0], options.rank)
     job = submission.find(cluster, name)
     workers = view.workers(job)
     if options.rank is not None and not 0 <= options.rank < workers:
@@ -162,7 +164,7 @@ def logs(options: argparse.Namespace) -> int:
         return 0
     if options.previous:
         raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
-    return _stored_logs(_folder(options), options.rank)
+    return _stored_logs(_folder(options)[0], options.rank)
 
 
 def _stored_logs(folder: "Storage", rank: int | None) -> int:
@@ -177,11 +179,12 @@ def result(options: argparse.Namespace) -> None:
     """Print a run's result, and copy its folder where that is asked for."""
     from k8s import result as ends
 
-    folder = _folder(options)
+    folder, config = _folder(options)
     if options.download:
         count = ends.download(folder, options.download)
-        sys.stderr.write(f"{count} objects of {folder.uri} copied to {options.download}\n")
-    values = ends.read(folder)
+        told = printable(f"{count} objects of {folder.uri} copied to {options.download}")
+        sys.stderr.write(f"{told}\n")
+    values = ends.read(folder, config)
     if options.output == "json":
         _print_json(values)
     else:
@@ -230,17 +233,21 @@ def _is_file(run: str) -> bool:
     return "/" in run or run.endswith((".yaml", ".yml"))
 
 
-def _folder(options: argparse.Namespace) -> "Storage":
-    """Return a run's folder: as given, as the run file says, or as the run in the cluster says."""
+def _folder(options: argparse.Namespace) -> tuple["Storage", "TrainConfig | None"]:
+    """Return a run's folder and settings, by the run file or the run in the cluster.
+
+    With --folder there are no settings.
+    """
     from k8s import store
 
     store.use(options.storage_endpoint)
     if options.folder:
-        return store.open_folder(options.folder, None)
+        return store.open_folder(options.folder, None), None
     if options.run is None:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if _is_file(options.run):
-        return store.of_spec(_read(options))
+        spec = _read(options)
+        return store.of_spec(spec), spec.config
     cluster = _cluster(options)
     job = cluster.get("Job", options.run)
     if job is None:
@@ -264,10 +271,9 @@ def _follow(
     try:
         return Follower(cluster, name, start_deadline, with_logs, rank).run()
     except KeyboardInterrupt:
-        _say(
-            f"\n{name} goes on; come back with: python -m k8s logs {name} -f{cluster.flags}\n"
-            f"or stop it with: python -m k8s cancel {name}{cluster.flags}"
-        )
+        _say("")
+        _say(f"{name} goes on; come back with: python -m k8s logs {name} -f{cluster.flags}")
+        _say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
         return INTERRUPTED
 
 
@@ -282,7 +288,7 @@ def _hint(verb: str, name: str, options: argparse.Namespace) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()
 
 
@@ -294,13 +300,14 @@ def _print_check(check: Any) -> None:
         check.state
     ]
     console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(f"{mark} ", style) + Text(f"{check.name:<12} {check.text}"))
+    console.print(Text(f"{mark} ", style) + Text(printable(f"{check.name:<12} {check.text}")))
 
 
 def _print_json(values: Any) -> None:
     import json
 
-    _say(json.dumps(values, indent=2))
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")  # escapes all that is not ASCII
+    sys.stdout.flush()
 
 
 def _parser() -> Parser:
@@ -310,7 +317,8 @@ def _parser() -> Parser:
         "or, where it is in the cluster, a run's name.",
         epilog="exit codes: 0 done, 2 bad arguments, run file or permissions, 65 bad data, 69 "
         "cluster or storage not reached; submit --follow and --wait, logs -f: 0 succeeded, 1 "
-        "failed, 124 deadline, 125 never started, 130 left by Ctrl-C",
+        "failed, 69 its result is not seen from here, 124 deadline, 125 never started, 130 left by "
+        "Ctrl-C",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")

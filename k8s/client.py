@@ -34,11 +34,15 @@ KINDS = {
     "LimitRange": ("v1", "limitranges", True),
     "Job": ("batch/v1", "jobs", True),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies", True),
-    "LocalQueue": ("kueue.x-k8s.io/v1beta1", "localqueues", True),
-    "Workload": ("kueue.x-k8s.io/v1beta1", "workloads", True),
+    "LocalQueue": ("kueue.x-k8s.io", "localqueues", True),
+    "Workload": ("kueue.x-k8s.io", "workloads", True),
 }
-OPTIONAL = "kueue.x-k8s.io/"  # a cluster without this API group has none of its objects
+# Groups that a cluster may lack, and then has none of their objects, with the versions of them that
+# are read here, best first; what is read is alike in both.
+OPTIONAL = {"kueue.x-k8s.io": ("v1beta2", "v1beta1")}
 PAGE = 500  # objects, kubectl's --chunk-size
+SHORTEST = 0.1  # seconds between two tries, whatever the server asks for
+LONGEST_LINE = 1 << 20  # bytes of a log's line; a longer one comes in pieces
 CONNECT, READ = 10.0, 30.0  # seconds: to connect, and of silence
 CONTAINER = "trainer"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -102,6 +106,7 @@ class Cluster:
         self._deadline = deadline
         self._pause = pause
         self.warnings: list[str] = []
+        self._served: dict[str, str] = {}  # group -> its version that is used
         self._api = self._connect()
         self.server: str = self._api.configuration.host
 
@@ -110,7 +115,7 @@ class Cluster:
         return str(self._json("GET", "/version")["gitVersion"])
 
     def get(self, kind: str, name: str) -> Object | None:
-        """Return an object, or None where there is none."""
+        """Return an object, or None where there is none, or no such kind."""
         try:
             return self._json("GET", self._route(kind, name=name))
         except ClusterError as error:
@@ -124,14 +129,14 @@ class Cluster:
         The API server leaves ``kind`` and ``apiVersion`` out of a list's items. A kind of Kueue's
         that the cluster does not know has no objects.
         """
-        path = self._route(kind, namespace="" if all_namespaces else None)
         query = {"labelSelector": labels, "limit": str(PAGE)}
         items: list[Object] = []
         while True:
             try:
+                path = self._route(kind, namespace="" if all_namespaces else None)
                 page = self._json("GET", path, query)
             except ClusterError as error:
-                if error.status == 404 and KINDS[kind][0].startswith(OPTIONAL):
+                if error.status == 404 and KINDS[kind][0] in OPTIONAL:
                     return []
                 if error.status != 410 or not items:
                     raise
@@ -240,11 +245,28 @@ class Cluster:
 
     def _route(self, kind: str, *, name: str = "", namespace: str | None = None) -> str:
         version, plural, namespaced = KINDS[kind]
+        if version in OPTIONAL:
+            version = self._newest(version)
         namespace = self.namespace if namespace is None else namespace
         parts = ["/apis" if "/" in version else "/api", version]
         if namespaced and namespace:
             parts += ["namespaces", namespace]
         return "/".join([*parts, plural, *([name] if name else [])])
+
+    def _newest(self, group: str) -> str:
+        """Return group and version that the server serves and that is known here.
+
+        Raises:
+            ClusterError: the server has no such group (404).
+        """
+        if group not in self._served:
+            found = self._json("GET", f"/apis/{group}").get("versions") or []
+            served = [str(each.get("version")) for each in found]
+            known = [each for each in OPTIONAL[group] if each in served]
+            if not served:
+                raise ClusterError(f"{self._where()} serves no version of {group}", 404)
+            self._served[group] = f"{group}/{(known or served)[0]}"
+        return self._served[group]
 
     def _where(self) -> str:
         return f"{self.server} (context {self.context})"
@@ -317,7 +339,7 @@ class Cluster:
                     renewed, self._api = True, self._connect()
                     continue
                 trouble, wait = self._refused(response, method)
-            wait = pause if wait is None else wait
+            wait = pause if wait is None else max(wait, SHORTEST)
             if time.monotonic() + wait > end:
                 raise UnavailableError(f"{self._where()}: {trouble}")
             time.sleep(wait)
@@ -373,7 +395,7 @@ class Cluster:
         status = _object(response.data)
         reason = str(status.get("reason") or "")
         text = str(status.get("message") or response.data.decode("utf-8", "replace")[:200])
-        text = " ".join((text or response.reason or "").split())
+        text = " ".join(text.split()) or response.reason or "it does not say why"
         details = status.get("details") or {}
         # Quotas are counted by compare-and-swap; a create that lost that race may go again.
         if code in (429, 500, 502, 503, 504) or (method == "POST" and reason == "Conflict"):
@@ -550,6 +572,9 @@ def _lines(response: Any) -> Iterator[bytes | None]:
         for chunk in response.stream(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
+            if len(rest) > LONGEST_LINE:  # what is no end of a line may never come
+                yield rest
+                rest = b""
     except HTTPError:
         yield None
         return

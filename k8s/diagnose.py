@@ -22,10 +22,11 @@ from k8s.evidence import (
     shorten,
     text,
 )
-from k8s.refusals import held, indexes, missing_ranks, refusal
+from k8s.refusals import TERMINATING, held, indexes, leaving, missing_ranks, refusal
 from k8s.symptoms import CODES, ENDURED, examine
+from k8s.unstarted import silent
 
-__all__ = ["Cause", "Observed", "diagnose"]
+__all__ = ["TERMINATING", "Cause", "Observed", "diagnose"]
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
 OVERCOME = 600.0  # seconds that a pod has run when what ended the one before it is past
@@ -56,6 +57,8 @@ def diagnose(observed: Observed) -> Cause | None:
     job, failed = observed.job, _failed(observed)
     if condition(job, "Complete") or condition(job, "SuccessCriteriaMet"):
         return None
+    if not failed and (going := leaving(observed)):
+        return replace(_cause(going, [], observed), final=True)
     if not failed and dig(job, "spec", "suspend"):
         first = held(observed)
         return _cause(first, [], observed) if first else None
@@ -66,7 +69,7 @@ def diagnose(observed: Observed) -> Cause | None:
         return _cause(_deadline(_first(own), failed, observed), [], observed)
     if failed:
         own = _decisive(own, failed, observed) or [_by_condition(failed, symptoms, observed)]
-    first = _first(own, symptoms)
+    first = _first(own, symptoms) or silent(observed)
     return _cause(first, symptoms, observed) if first else None
 
 

@@ -13,13 +13,14 @@ from k8s.spec import POD_SUFFIX, RunSpec
 from trainer import dataset, run, stream
 from trainer.errors import ConfigError, UnavailableError, UserError, one_line
 
-# What the commands do in a namespace; infra/cluster/submitter.yaml grants exactly this.
+# What the commands do in a namespace, and watch for kubectl wait and get --watch;
+# infra/cluster/submitter.yaml grants exactly this.
 PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("batch", "jobs", ("get", "list", "create", "patch", "delete")),
+    ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", ("get", "create")),
     ("", "services", ("get", "create")),
     ("networking.k8s.io", "networkpolicies", ("get", "create")),
-    ("", "pods", ("get", "list", "delete")),
+    ("", "pods", ("get", "list", "watch", "delete")),
     ("", "pods/log", ("get",)),
     ("", "events", ("list",)),
     ("", "resourcequotas", ("list",)),

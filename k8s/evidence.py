@@ -26,6 +26,8 @@ class Observed:
         nodes: of the cluster, where readable.
         node_pods: all pods of the cluster, where readable.
         workload: Kueue's, of the Job.
+        namespace: that they are in, where readable.
+        trains: whether rank 0 has reported that it trains.
         now: with a time zone.
     """
 
@@ -36,6 +38,8 @@ class Observed:
     nodes: Sequence[Object] = ()
     node_pods: Sequence[Object] = ()
     workload: Object | None = None
+    namespace: Object | None = None
+    trains: bool = True
     now: datetime = field(kw_only=True)
 
     def age(self, at: str) -> float:

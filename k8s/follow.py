@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from k8s import evidence, observe, submit, view
+from k8s import evidence, observe, submit, unstarted, view
 from k8s.client import Cluster
-from k8s.diagnose import Cause
+from k8s.diagnose import TERMINATING, Cause
 from k8s.screen import WARNING, Screen
 from trainer.errors import UnavailableError, UserError, one_line
 
 LOOK = 1.0  # seconds between two looks at the run
 CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
+SLOWEST = 8  # looks' time between two tries to read a log that gives nothing new
 DRAIN = 10.0  # seconds for the rest of the logs when the run is over
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
-SUCCEEDED, FAILED, DEADLINE, NEVER_STARTED = 0, 1, 124, 125
+SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
 
 
 @dataclass
@@ -57,21 +58,28 @@ class Streams:
             thread.join(max(0, until - time.monotonic()))
 
     def _read(self, pod: str, rank: int) -> None:
-        last = ""
+        last, words, pause, over = "", "", LOOK, False
         while True:
-            lines = 0
+            before, was_over = last, over
             try:
                 for at, text in self.cluster.log(pod, follow=True, since=last or None):
-                    last, lines = at, lines + 1
+                    if at == last:  # the kubelet's own words, which it may repeat for ever
+                        if text == words:
+                            continue
+                        words = text
+                    last = at
                     self.lines.put((rank, at, text))
             except UserError:  # the pod is gone, or the API server does not answer for long
                 if self._is_over(pod):
                     return
-            if not lines:
-                # It ended without a new line: the pod has ended, or the connection was cut.
-                if self._over.is_set() or self._is_over(pod):
-                    return
-                self._over.wait(LOOK)
+            # The pod has ended, or the connection was cut. Only what is read after the pod's end
+            # and brings nothing new is the end of its log.
+            if last == before and was_over:
+                return
+            over = self._over.is_set() or self._is_over(pod)
+            pause = LOOK if last != before else min(2 * pause, SLOWEST * LOOK)
+            if not over:
+                self._over.wait(pause)
 
     def _is_over(self, pod: str) -> bool:
         """Whether nothing more will come from this pod."""
@@ -110,7 +118,6 @@ class Follower:
         self._cause: Cause | None = None
         self._looked = float("-inf")
         self._began = time.monotonic()
-        self._started: set[int] = set()
         self._told_unanswered = False
         shown = range(view.workers(self._job)) if self.rank is None else (self.rank,)
         # Rank 0 in any case: its log tells how far the run is.
@@ -144,9 +151,8 @@ class Follower:
                 self._show_rest()
                 self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
                 return FAILED
-            self._started |= {evidence.rank(pod) for pod in pods if view.has_log(pod)}
             self._streams.follow([pod for pod in pods if evidence.rank(pod) in self._followed])
-            phase = view.phase(job, pods)
+            phase = view.phase(job, pods, trains=self._progress.trains)
             if phase in view.OVER:
                 return self._end(job, pods, phase)
             self._show_phase(phase, there)
@@ -155,9 +161,13 @@ class Follower:
                 self._show_rest()
                 self._screen.say(f"{self.name}: was asked to stop; submit it again to go on")
                 return FAILED
+            if self._cause and self._cause.kind == TERMINATING:
+                self._show_rest()
+                self._screen.say(f"{self.name}: {self._cause.message}", WARNING)
+                return FAILED
             waited = time.monotonic() - self._began
-            if len(self._started) < view.workers(job) and waited > self.start_deadline:
-                return self._give_up(waited)
+            if not self._progress.trains and waited > self.start_deadline:
+                return self._give_up(job, waited)
             self._show_lines(LOOK)
 
     def _say_unanswered(self, error: UserError) -> None:
@@ -168,7 +178,7 @@ class Follower:
 
     def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
         with contextlib.suppress(UserError):  # what is wrong with the run is not what is wrong here
-            return observe.cause(self.cluster, job, pods)
+            return observe.cause(self.cluster, job, pods, trains=self._progress.trains)
         return None
 
     def _show_lines(self, seconds: float) -> None:
@@ -194,7 +204,7 @@ class Follower:
         if phase != self._phase:
             self._phase = phase
             states = {view.pod_state(pod) for pod in view.current(pods).values()} - {phase}
-            more = f" ({', '.join(sorted(states))})" if states else ""
+            more = f" ({', '.join(sorted(states))})" if states - {"Running"} else ""
             self._screen.say(f"{self.name}: {phase}{more}", "bold")
 
     def _show_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
@@ -203,12 +213,13 @@ class Follower:
             return
         self._looked = now
         found = self._find_cause(job, pods)
-        if found and (self._cause is None or found.message != self._cause.message):
+        new = found and (self._cause is None or found.message != self._cause.message)
+        if found and new and found.kind != TERMINATING:  # which is said at the end
             self._screen.say(f"{self.name}: {found.message}", WARNING)
         self._cause = found
 
-    def _give_up(self, waited: float) -> int:
-        cause = self._cause.message if self._cause else "no cause is known"
+    def _give_up(self, job: dict[str, Any], waited: float) -> int:
+        cause = self._cause.message if self._cause else "; ".join(unstarted.no_trainer(job))
         self._screen.say(
             f"{self.name}: not started within {waited:.0f} s: {cause}; it stays submitted "
             f"(python -m k8s delete {self.name}{self.cluster.flags} removes it)",
@@ -226,10 +237,13 @@ class Follower:
         if status.get("startTime") and last:
             seconds = view.seconds_between(status["startTime"], view.time_of(last))
             took = f" after {view.duration(seconds)}"
+        if phase == "Ended":
+            phase, found = observe.outcome(self.cluster, job, pods, logged=self._progress.ended)
+        else:
+            found = self._find_cause(job, pods)
         if phase == "Succeeded":
             self._screen.say(f"{self.name}: {phase}{took}", "bold green")
             return SUCCEEDED
-        found = self._find_cause(job, pods)
         message = found.message if found else "no cause is known; see python -m k8s logs"
         self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")
-        return DEADLINE if phase == "DeadlineExceeded" else FAILED
+        return {"DeadlineExceeded": DEADLINE, "Unproven": UNPROVEN}.get(phase, FAILED)

@@ -28,7 +28,8 @@ def from_pods(
 def _of_pod(cluster: Cluster, rank: int, pod: str) -> Iterator[tuple[str, int, str]]:
     try:
         for at, text in cluster.log(pod):
-            yield at, rank, text
+            if at:  # else the kubelet's own words, such as that the container is gone
+                yield at, rank, text
     except ClusterError as error:
         if error.status != 404:  # else the pod has just gone
             raise

@@ -2,12 +2,14 @@
 
 import contextlib
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from k8s import manifest, view
+from k8s import manifest, result
 from k8s.client import Cluster, ForbiddenError
 from k8s.diagnose import Cause, Observed, diagnose
+from trainer.errors import UnavailableError, UserError, one_line
 
 UID = "batch.kubernetes.io/controller-uid"
 
@@ -22,8 +24,10 @@ def cause(
     job: dict[str, Any],
     its_pods: list[dict[str, Any]],
     all_events: list[dict[str, Any]] | None = None,
+    *,
+    trains: bool,
 ) -> Cause | None:
-    """Return what is wrong with a run, or None.
+    """Return what is wrong with a run whose Job is not complete, or None.
 
     Nodes and quotas are looked at only where that is wrong, and only if that is allowed.
 
@@ -32,31 +36,65 @@ def cause(
         job: of the run.
         its_pods: that are there, or were.
         all_events: of the namespace, where they have been read already.
+        trains: whether rank 0 has reported, see ``view.Progress``.
     """
     now = datetime.now(UTC)
-    if view.phase(job, its_pods) == "Succeeded":
-        return None
     if all_events is None:
         all_events = cluster.list("Event")
     events = _events(all_events, job, its_pods)
-    observed = Observed(job=job, pods=its_pods, events=events, now=now)
+    namespace = None
+    with contextlib.suppress(ForbiddenError):
+        namespace = cluster.get("Namespace", cluster.namespace)
+    observed = Observed(
+        job=job, pods=its_pods, events=events, namespace=namespace, trains=trains, now=now
+    )
     found = diagnose(observed)
     queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
     scarce = found is not None and found.kind in ("Unschedulable", "Quota")
     if not (queued or scarce):
         return found
     return diagnose(
-        Observed(
-            job=job,
-            pods=its_pods,
-            events=events,
+        replace(
+            observed,
             quotas=_allowed(cluster, "ResourceQuota"),
             nodes=_allowed(cluster, "Node"),
             node_pods=_allowed(cluster, "Pod", all_namespaces=True),
             workload=_workload(cluster, job),
-            now=now,
         )
     )
+
+
+def outcome(
+    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]], *, logged: bool
+) -> tuple[str, Cause | None]:
+    """Return how a run ended whose pods all ended with 0, and what is wrong with it, or None.
+
+    Succeeded   its result is stored
+    Failed      it left none
+    Unproven    the folder cannot be seen from here, and nothing else tells
+
+    Args:
+        cluster: where it is.
+        job: of the run, complete.
+        its_pods: that are there, or were.
+        logged: whether rank 0 logged that its result is stored.
+    """
+    name = job["metadata"]["name"]
+    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    try:
+        result.prove(cluster, job, its_pods, logged=logged)
+    except UnavailableError as error:
+        message = (
+            f"every pod ended with 0, but whether there is a result is not seen from here: {error}"
+        )
+        return "Unproven", Cause("NoResult", message, final=True)
+    except UserError as error:
+        message = (
+            f"every pod ended with 0 but left no result: {one_line(error)}; see whether image "
+            f"{image} is the trainer's, and python -m k8s logs {name}"
+        )
+        return "Failed", Cause("NoResult", message, final=True)
+    return "Succeeded", None
 
 
 def _events(

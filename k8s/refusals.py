@@ -16,6 +16,22 @@ from k8s.evidence import (
 from k8s.quantity import parse, show
 
 QUEUE = "kueue.x-k8s.io/queue-name"
+TERMINATING = "Terminating"  # kind of the cause that ends a run without an end of its Job
+
+
+def leaving(observed: Observed) -> Symptom | None:
+    """Return that the namespace is being deleted: it takes no pods any more, and the Job waits.
+
+    Since 1.33 a namespace deletes its pods before anything else, and a Job with
+    backoffLimitPerIndex keeps the last failed pod of a rank until it can replace it.
+    """
+    namespace = text(observed.namespace, "metadata", "name")
+    since = text(observed.namespace, "metadata", "deletionTimestamp")
+    if not since:
+        return None
+    what = f"namespace {namespace} is being deleted, and takes no new pods"
+    remedy = f"kubectl delete job {text(observed.job, 'metadata', 'name')} --namespace {namespace}"
+    return Symptom(TERMINATING, what, f"if it does not go: {remedy}", since)
 
 
 def held(observed: Observed) -> Symptom | None:

@@ -2,22 +2,72 @@
 
 from typing import Any
 
+from k8s import store, view
+from k8s.client import Cluster
 from trainer import run
-from trainer.errors import ConfigError, DataError
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError, one_line
 from trainer.storage import LocalStorage, Storage
+from trainer.text import printable
 
 
-def read(folder: Storage) -> dict[str, Any]:
-    """Return a run's result.
+def prove(
+    cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]], *, logged: bool
+) -> None:
+    """Check that a Job whose pods all ended with 0 has trained: that its result is stored.
+
+    What rank 0 left in its pod suffices, as it does so once the result is stored; else the run's
+    folder is read, and where that cannot be seen from here, rank 0's log decides.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        pods: of the Job that are there, or were.
+        logged: whether rank 0 logged that its result is stored.
 
     Raises:
-        ConfigError: it has none yet.
+        UnavailableError: the folder cannot be seen from here, and nothing else tells.
+        UserError: there is no result of this run.
+    """
+    if view.left_result(pods):
+        return
+    try:
+        folder, config = store.of_job(cluster, job)
+        stored = run.read_result(folder)
+    except DataError:
+        raise
+    except UserError as error:  # no way to the bucket, or no right to read it
+        if logged:
+            return
+        raise UnavailableError(one_line(error)) from None
+    if stored is None:
+        raise ConfigError(f"{folder.uri} holds no {run.RESULT}")
+    read(folder, config)
+
+
+def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
+    """Return a run's result.
+
+    Args:
+        folder: of the run.
+        config: its settings, which the folder's must be; None for whichever run it is.
+
+    Raises:
+        ConfigError: it has none yet, or the folder is another run's.
     """
     result = run.read_result(folder)
     if result is None:
         steps = [entry.name for entry in folder.list("checkpoints/")]
         so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"
         raise ConfigError(f"{folder.uri}: the run has not ended; {so_far}")
+    stored = run.read_config(folder) if config else None
+    if config and stored is None:
+        raise ConfigError(
+            f"{folder.uri}: holds {run.RESULT} but no {run.CONFIG}, so it is no run's folder; "
+            "give an empty or new one"
+        )
+    if config and stored is not None:
+        run.claim(folder, config, str(stored.get("data_sha256")))  # raises if it is another run's
     return result
 
 
@@ -40,7 +90,7 @@ def as_text(result: dict[str, Any], folder: Storage) -> str:
     rows["folder"] = folder.uri
     if any(entry.name == run.REPORT for entry in folder.list(run.REPORT)):
         rows["report"] = f"{folder.uri}/{run.REPORT}"
-    return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
+    return "".join(f"{name:<14} {printable(value)}\n" for name, value in rows.items())
 
 
 def _rows(result: dict[str, Any]) -> dict[str, str]:

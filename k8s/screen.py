@@ -58,13 +58,15 @@ class Screen:
             columns = (
                 BarColumn(bar_width=12),
                 TaskProgressColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
             )
             self._bar = Bar(*columns, console=self._console)
             self._bar.start()
             self._bar.add_task("", total=progress.total or None)
         text = view.describe(progress.last) + _suffix(progress)
-        self._bar.update(self._bar.task_ids[0], completed=progress.step, description=text)
+        self._bar.update(
+            self._bar.task_ids[0], completed=progress.step, description=printable(text)
+        )
         if progress.step == progress.total:
             self.close()
 

@@ -156,7 +156,10 @@ class RunSpec(_Model):
         86400, ge=1, description="time from start to end, then the run fails; seconds, or 90m, 8h"
     )
     start_deadline: Duration = Field(
-        600, ge=1, description="time to start, after which submit --wait gives up; as deadline"
+        600,
+        ge=1,
+        description="time until the trainer first reports, after which submit --wait gives up; "
+        "as deadline",
     )
     ttl: Duration = Field(
         86400, ge=60, description="time that the finished Job is kept, as deadline"

@@ -1,6 +1,7 @@
 """The state of one run or of all of them."""
 
 import contextlib
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from k8s import manifest, observe, view
 from k8s.client import Cluster
 from trainer.errors import UserError
+from trainer.text import printable
 
 TAIL = 1000  # lines of rank 0's log that progress is taken from
 
@@ -26,9 +28,12 @@ def summary(
         events: of the namespace, where they have been read already.
     """
     pods = observe.pods(cluster, job)
-    phase = view.phase(job, pods)
     progress = _progress(cluster, pods)
-    cause = observe.cause(cluster, job, pods, events)
+    phase = view.phase(job, pods, trains=progress.trains)
+    if phase == "Ended":
+        phase, cause = observe.outcome(cluster, job, pods, logged=progress.ended)
+    else:
+        cause = observe.cause(cluster, job, pods, events, trains=progress.trains)
     message = cause.message if cause else ""
     if not message and phase in ("Starting", "Running") and progress.cause:
         message = f"{progress.cause} (restarted)"
@@ -61,9 +66,13 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> view.Progress:
     progress = view.Progress()
     leader = view.current(pods).get(0)
     if leader is not None and view.has_log(leader):
+        name = leader["metadata"]["name"]
         with contextlib.suppress(UserError):  # the pod is going
-            for at, text in cluster.log(leader["metadata"]["name"], tail=TAIL):
+            for at, text in cluster.log(name, tail=TAIL):
                 progress.take(at, view.parse_line(text))
+            if not progress.trains:  # a model may print a lot, but the trainer spoke first
+                lines = (view.parse_line(text) for _, text in cluster.log(name))
+                progress.trains = any(map(view.is_report, lines))
     return progress
 
 
@@ -79,37 +88,43 @@ def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
     """Print one line for each run, and below it what is wrong with it."""
     console = Console(highlight=False, soft_wrap=True)
     if not runs:
-        console.print(
-            f"no runs in namespace {namespace}; --namespace gives another, make submit starts one"
-        )
+        hint = "--namespace gives another, make submit starts one"
+        console.print(_text(f"no runs in namespace {namespace}; {hint}"))
         return
-    table = Table(box=None, pad_edge=False, header_style="")
-    for title in ("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE"):
-        table.add_column(title, no_wrap=True)
-    for run in runs:
-        table.add_row(*_cells(run))
-    console.print(table)
+    console.print(
+        _table(("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE"), map(_cells, runs))
+    )
     for run in runs:
         if run["cause"]:
-            console.print(Text(f"{run['name']}: {run['cause']}", "yellow"))
+            console.print(_text(f"{run['name']}: {run['cause']}", "yellow"))
 
 
 def show_run(run: dict[str, Any]) -> None:
     """Print one run with its ranks."""
     console = Console(highlight=False, soft_wrap=True)
     show_table([{**run, "cause": ""}], run["namespace"])
-    table = Table(box=None, pad_edge=False, header_style="")
-    for title in ("RANK", "POD", "STATE", "NODE"):
-        table.add_column(title, no_wrap=True)
-    for rank in run["ranks"]:
-        table.add_row(str(rank["rank"]), rank["pod"], rank["state"], rank["node"])
     if run["ranks"]:
+        rows = [[str(r["rank"]), r["pod"], r["state"], r["node"]] for r in run["ranks"]]
         console.print()
-        console.print(table)
+        console.print(_table(("RANK", "POD", "STATE", "NODE"), rows))
     if run["seconds_left"]:
         console.print(f"{view.duration(run['seconds_left'])} left")
     if run["cause"]:
-        console.print(Text(run["cause"], "yellow"))
+        console.print(_text(run["cause"], "yellow"))
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Return what shows these words as they are: neither a terminal nor rich obeys them."""
+    return Text(printable(words), style)
 
 
 def _cells(run: dict[str, Any]) -> list[str]:

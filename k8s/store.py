@@ -7,6 +7,8 @@ import yaml
 
 from k8s.client import Cluster
 from k8s.spec import RunSpec
+from trainer import presets, run
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.storage import Storage, open_storage
 
@@ -28,9 +30,13 @@ def open_folder(uri: str, endpoint: str | None) -> Storage:
         endpoint: of a stand-in for Cloud Storage, as pods see it; that of the environment wins,
             as a store in the cluster may be reached by another name from here.
     """
-    if endpoint:
-        os.environ.setdefault(ENDPOINT, endpoint)
-    return open_storage(uri, deadline=DEADLINE)
+    if not endpoint or ENDPOINT in os.environ:
+        return open_storage(uri, deadline=DEADLINE)
+    os.environ[ENDPOINT] = endpoint
+    try:
+        return open_storage(uri, deadline=DEADLINE)
+    finally:
+        del os.environ[ENDPOINT]  # the next run's store may be another one
 
 
 def of_spec(spec: RunSpec) -> Storage:
@@ -38,22 +44,24 @@ def of_spec(spec: RunSpec) -> Storage:
     return open_folder(spec.run_uri, spec.storage_endpoint)
 
 
-def of_job(cluster: Cluster, job: dict[str, Any]) -> Storage:
-    """Return the folder of a run in the cluster.
+def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]:
+    """Return the folder of a run in the cluster, and the run's settings.
 
     Raises:
         ConfigError: its ConfigMap is gone or is no run's.
     """
     name = job["metadata"]["name"]
-    config = cluster.get("ConfigMap", name)
+    there = cluster.get("ConfigMap", name)
     try:
-        uri = yaml.safe_load((config or {})["data"]["config.yaml"])["run"]
-    except (KeyError, TypeError, ValueError, yaml.YAMLError):
-        uri = None
-    if not isinstance(uri, str) or "{" in uri:
+        values = yaml.safe_load((there or {})["data"]["config.yaml"])
+        config = presets.configure(values, {"run": values["run"]})
+    except (KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError, ConfigError):
+        config = None
+    uri = run.uri(config) if config else ""
+    if config is None or not uri.startswith("gs://") or "{" in uri:  # pods' paths are not ours
         raise ConfigError(
-            f"{name}: its ConfigMap does not tell the run's folder; give its run file"
+            f"{name}: its ConfigMap does not name the run's folder in a bucket; give its run file"
         )
     container = job["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env") or []}
-    return open_folder(uri, variables.get(ENDPOINT))
+    return open_folder(uri, variables.get(ENDPOINT)), config

@@ -61,8 +61,9 @@ def submit(cluster: Cluster, run: RunSpec, say: Say) -> None:
         _lift(cluster, job, run)
         say(f"{run.name}: goes on from its last checkpoint")
     elif state in view.OVER:
+        over = "" if state == "Ended" else f" ({state})"
         say(
-            f"{run.name}: is over ({state}); to run it again, or to go on from its last "
+            f"{run.name}: is over{over}; to run it again, or to go on from its last "
             f"checkpoint, first: python -m k8s delete {run.name}{cluster.flags}"
         )
     else:
@@ -174,7 +175,7 @@ def cancel(cluster: Cluster, name: str, say: Say) -> None:
     state = view.phase(job, [])
     again = "submit it again to go on from there"
     if state in view.OVER:
-        say(f"{name}: is over ({state}); nothing to stop")
+        say(f"{name}: is over; nothing to stop")
     elif state == "Suspended":
         say(f"{name}: is stopped already; {again}")
     elif manifest.QUEUE in (job["metadata"].get("labels") or {}):

@@ -22,7 +22,14 @@ from k8s.evidence import (
     text,
 )
 from k8s.quantity import parse, show
-from k8s.unstarted import image, missing_reference, node_trouble, start, unschedulable
+from k8s.unstarted import (
+    image,
+    missing_reference,
+    no_trainer,
+    node_trouble,
+    start,
+    unschedulable,
+)
 
 CODES = {  # of the trainer: the kind of cause, and what it means
     2: ("Config", "bad configuration"),
@@ -180,6 +187,15 @@ def rejected(pod: Object, _: Observed) -> Symptom | None:
     return Symptom("Rejected", what, GOES_ON, since(pod), ended=True)
 
 
+def _idle(pod: Object, observed: Observed) -> Symptom:
+    """The pod ended with 0 before rank 0 reported anything."""
+    ended = end(pod)
+    what = "it ended with code 0 before rank 0 reported anything"
+    _, remedy = no_trainer(observed.job)
+    at = ended.at if ended else since(pod)
+    return Symptom("NoTrainer", what, remedy.partition(";")[0], at, ended=True)
+
+
 # The first that recognises a pod names its reason.
 RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
     node_lost,
@@ -200,7 +216,7 @@ RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
 def examine(pod: Object, observed: Observed) -> Symptom | None:
     """Return why a pod does not run or has failed, or None if all is well."""
     if dig(pod, "status", "phase") == "Succeeded":
-        return None
+        return None if observed.trains else replace(_idle(pod, observed), rank=rank(pod))
     for recognise in RECOGNISERS:
         if symptom := recognise(pod, observed):
             return replace(symptom, rank=rank(pod))

@@ -11,6 +11,7 @@ from k8s.evidence import (
     condition,
     dig,
     end,
+    rank,
     seen,
     shorten,
     since,
@@ -183,6 +184,24 @@ def node_trouble(pod: Object, observed: Observed) -> Symptom | None:
     node = text(pod, "spec", "nodeName") or "its node"
     what = f"{node} cannot start its pod: {shorten(text(troubles[-1], 'message'), 150)}"
     return Symptom("Start", what, "ask whoever runs the cluster", seen(troubles[-1]))
+
+
+def silent(observed: Observed) -> Symptom | None:
+    """Rank 0's container runs, but it has reported nothing that a trainer does."""
+    for pod in observed.pods:
+        started = dig(status_of(pod), "state", "running", "startedAt")
+        if started and rank(pod) == 0 and not observed.trains and observed.age(started) > STUCK:
+            what, remedy = no_trainer(observed.job)
+            return Symptom("NoTrainer", what, remedy, str(started), rank=0)
+    return None
+
+
+def no_trainer(job: Object | None) -> tuple[str, str]:
+    """Return what is wrong with a container that runs and does not train, and the remedy."""
+    containers = dig(job, "spec", "template", "spec", "containers") or [{}]
+    what = "its container runs, but its log holds nothing that the trainer says"
+    remedy = f"see whether image {containers[0].get('image')} is the trainer's"
+    return what, f"{remedy}; if it is, its data are still being loaded or peers are missing"
 
 
 def _waiting(pod: Object, *reasons: str) -> Object | None:

@@ -1,15 +1,24 @@
 """What a run's objects and log lines tell a reader. Pure."""
 
 import json
+import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
-from k8s.evidence import Object, condition, rank, status_of
+from k8s.evidence import Object, condition, moment, rank, status_of
 from trainer import progress
 
 AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
+LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
+# How rank 0 begins, and ends, in both of its log formats. Only this, its figures and its warnings
+# prove that an image is the trainer's.
+BEGUN = re.compile(
+    rf"\S+: \d+ steps in \d|resuming at step \d|step +\d+/\d+  |warning: .*{re.escape(AGAIN)}$"
+)
+ENDED = re.compile(r"test accuracy \d+\.\d\d%  loss \S+  \d+ steps in \d")
 
 
 def by_rank(pods: list[Object]) -> dict[int, list[Object]]:
@@ -40,18 +49,24 @@ def restarted_pods(pods: list[Object]) -> int:
     return sum(len(all_of_it) - 1 for all_of_it in by_rank(pods).values())
 
 
-def phase(job: Object, pods: list[Object]) -> str:
+def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     """Return a run's phase in one word.
 
     Queued      waits for its queue
     Suspended   was asked to stop
     Pending     none of its pods runs
-    Starting    some of them do
-    Running     all of them do
-    Succeeded, Failed, DeadlineExceeded
+    Starting    some of them do, or the trainer has not reported yet
+    Running     all of them do, and it has
+    Ended       every pod ended with 0; whether that is a success, only the run's result tells
+    Failed, DeadlineExceeded
+
+    Args:
+        job: of the run.
+        pods: of the Job.
+        trains: whether rank 0's trainer has reported, see ``Progress``.
     """
     if condition(job, "Complete"):
-        return "Succeeded"
+        return "Ended"
     if failed := condition(job, "Failed"):
         late = failed.get("reason") == "DeadlineExceeded"
         return "DeadlineExceeded" if late else "Failed"
@@ -61,10 +76,17 @@ def phase(job: Object, pods: list[Object]) -> str:
     running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
     if not running:
         return "Pending"
-    return "Running" if len(running) == workers(job) else "Starting"
+    return "Running" if trains and len(running) == workers(job) else "Starting"
 
 
-OVER = ("Succeeded", "Failed", "DeadlineExceeded")
+OVER = ("Ended", "Failed", "DeadlineExceeded")
+
+
+def left_result(pods: list[Object]) -> bool:
+    """Whether rank 0 left its result when it ended, which it does once that is stored."""
+    of_leader = [pod for pod in pods if rank(pod) == 0]
+    ends = [(status_of(pod).get("state") or {}).get("terminated") or {} for pod in of_leader]
+    return any(e.get("exitCode") == 0 and is_result(str(e.get("message"))) for e in ends)
 
 
 def _phase_of_pod(pod: Object) -> str:
@@ -111,7 +133,7 @@ def parse_line(line: str) -> dict[str, Any]:
     if line.startswith("{"):
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if isinstance(values, dict):
             return values
@@ -120,9 +142,23 @@ def parse_line(line: str) -> dict[str, Any]:
 
 def is_step(facts: dict[str, Any]) -> bool:
     """Whether a log line tells the figures of a chunk of steps."""
-    return isinstance(facts.get("step"), int) and (
-        "loss" in facts or "validation_accuracy" in facts
-    )
+    return _is_count(facts.get("step")) and ("loss" in facts or "validation_accuracy" in facts)
+
+
+def is_report(facts: dict[str, Any]) -> bool:
+    """Whether a log line of rank 0 is one that the trainer writes, and others hardly do."""
+    message = str(facts.get("message"))
+    warns = facts.keys() == {"warning"} and isinstance(facts["warning"], str)
+    return is_step(facts) or warns or bool(BEGUN.match(message) or is_result(message))
+
+
+def is_result(text: str) -> bool:
+    """Whether this is the line by which the trainer ends a run whose result is stored."""
+    return ENDED.match(text) is not None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -142,7 +178,7 @@ def describe(facts: dict[str, Any]) -> str:
     """Return the figures of a step for people."""
     try:
         return progress.describe(facts)
-    except (KeyError, TypeError, ValueError):  # of another version of the trainer
+    except (KeyError, TypeError, ValueError, OverflowError):  # of another version of the trainer
         return json.dumps(facts)
 
 
@@ -156,6 +192,8 @@ class Progress:
         cause: of the last restart.
         last: the figures of the last chunk.
         result: what it said at its end.
+        trains: whether it has said anything that only a trainer says.
+        ended: whether it has said that its result is stored.
     """
 
     step: int = 0
@@ -164,11 +202,16 @@ class Progress:
     cause: str = ""
     last: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
+    trains: bool = False
+    ended: bool = False
     _since: tuple[datetime, int] | None = None
     _until: tuple[datetime, int] | None = None
 
     def take(self, time: str, facts: dict[str, Any]) -> None:
         """Take one line of rank 0's log."""
+        self.trains = self.trains or is_report(facts)
+        if is_result(str(facts.get("message"))):
+            self.ended, self.result = True, facts
         warning = facts.get("warning")
         if isinstance(warning, str) and warning.endswith(AGAIN):
             self.restarts += 1
@@ -176,14 +219,13 @@ class Progress:
             self._since = self._until = None
         elif is_step(facts):
             total = facts.get("total_steps")
-            self.step, self.total = facts["step"], total if isinstance(total, int) else 0
+            self.step, self.total = facts["step"], total if _is_count(total) else 0
             if "loss" in facts:
                 self.last = facts
-            now = (datetime.fromisoformat(time), self.step)
-            # The first chunk holds the compiling, so time is counted from its end.
-            self._since, self._until = self._since or now, now
-        elif "test_accuracy" in facts:
-            self.result = facts
+            if at := moment(time):
+                now = (at, self.step)
+                # The first chunk holds the compiling, so time is counted from its end.
+                self._since, self._until = self._since or now, now
 
     def seconds_left(self) -> float | None:
         """Return how long the rest takes at the pace so far, where there is one."""
@@ -195,4 +237,5 @@ class Progress:
     def accuracy(self) -> float | None:
         """Return the newest accuracy: of the test images at the end, else of the training."""
         value = self.result.get("test_accuracy", self.last.get("accuracy"))
-        return value if isinstance(value, float | int) else None
+        finite = isinstance(value, float) and math.isfinite(value)
+        return value if finite or _is_count(value) else None

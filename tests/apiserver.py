@@ -47,9 +47,9 @@ KINDS = {
     ("v1", "limitranges"): "LimitRange",
     ("batch/v1", "jobs"): "Job",
     ("networking.k8s.io/v1", "networkpolicies"): "NetworkPolicy",
-    ("kueue.x-k8s.io/v1beta1", "localqueues"): "LocalQueue",
-    ("kueue.x-k8s.io/v1beta1", "workloads"): "Workload",
 }
+KUEUE = "kueue.x-k8s.io"
+KUEUE_KINDS = {"localqueues": "LocalQueue", "workloads": "Workload"}
 CLUSTER_WIDE = {"Namespace", "Node"}
 REASONS = {
     400: "BadRequest",
@@ -156,7 +156,9 @@ class ApiServer:
     - ``faults``: the first one that strikes counts; ``requests``: all that arrived, in order.
     - ``token``: "" takes any; another one answers 401 to all others.
     - ``denied``: (verb, resource) pairs that RBAC refuses, such as ("get", "pods/log").
-    - ``warnings``: sent with every create; ``kueue``: whether its API group is there.
+    - ``warnings``: sent with every create.
+    - ``kueue``: the versions of its API group that are served, best first; () for no Kueue.
+    - ``gone``: pods whose container, and so log, is no longer on its node.
     - ``react``: called with (verb, object) after each write, dry runs excepted.
     """
 
@@ -168,7 +170,8 @@ class ApiServer:
         self.token = ""
         self.denied: set[tuple[str, str]] = set()
         self.warnings: list[str] = []
-        self.kueue = False
+        self.kueue: tuple[str, ...] = ()
+        self.gone: set[str] = set()
         self.react: Callable[[str, Object], object] = lambda _verb, _obj: None
         self._ended: set[str] = set()
         self._changed = threading.Condition(threading.RLock())
@@ -256,6 +259,9 @@ class ApiServer:
             raise RefusedError(401, "Unauthorized")
         if request.resource == "/version":
             return {"major": "1", "minor": "36", "gitVersion": "v1.36.2"}
+        if request.resource == f"/apis/{KUEUE}" and self.kueue:
+            versions = [{"groupVersion": f"{KUEUE}/{v}", "version": v} for v in self.kueue]
+            return {"kind": "APIGroup", "name": KUEUE, "versions": versions}
         if request.resource == "selfsubjectaccessreviews":
             return self._review(request)
         kind = self._kind(request)
@@ -277,6 +283,9 @@ class ApiServer:
             raise RefusedError(401, "Unauthorized")
         self._authorize(request)
         pod, query, logs = request.name, request.query, self.logs
+        if pod in self.gone:  # as the kubelet says it, with a status of 200 and without a time
+            yield "", f"unable to retrieve container logs for containerd://{pod}"
+            return
         if pod not in logs:
             raise self._no_log(request)
         first = max(0, len(logs[pod]) - int(query.get("tailLines", 10**9)))
@@ -300,8 +309,12 @@ class ApiServer:
         return RefusedError(400, f"{container} is waiting to start: ContainerCreating")
 
     def _kind(self, request: Request) -> str:
-        kind = KINDS.get((request.version, request.resource.partition("/")[0]))
-        if not kind or (request.version.startswith("kueue") and not self.kueue):
+        resource = request.resource.partition("/")[0]
+        kind = KINDS.get((request.version, resource))
+        group, _, version = request.version.partition("/")
+        if group == KUEUE and version in self.kueue:
+            kind = KUEUE_KINDS.get(resource)
+        if not kind:
             raise RefusedError(404, "404 page not found")
         return kind
 
@@ -568,7 +581,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, lines: Iterator[tuple[str, str]], cut: int | None) -> None:
         number = -1
         for number, (stamp, line) in enumerate(lines):
-            data = f"{stamp} {line}\n".encode()
+            data = f"{stamp} {line}\n".lstrip().encode()
             if number == 0:  # the kubelet sends its head with the first line, not before
                 self._start_stream()
             if number == cut:

@@ -168,4 +168,4 @@ def space(store: str, tmp_path: Path) -> Iterator[Space]:
         at_once = ("--wait=false", "--namespace", name)
         kubectl("delete", "jobs", "--all", *at_once)
         kubectl("delete", "pods", "--all", "--force", "--grace-period=0", *at_once)
-        kubectl("delete", "namespace", name, "--wait=false")
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")

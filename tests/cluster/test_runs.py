@@ -218,6 +218,76 @@ def test_waiting_adds_little_to_the_time_of_the_job(space: Space) -> None:
     figure("submit --wait beyond the Job's own time", f"{done.seconds - (ended - began):.1f} s")
 
 
+def start_another_program(space: Space, path: str, *command: str) -> None:
+    """Submit a run whose pods run this instead of the trainer, past all checks."""
+    items = list(yaml.safe_load_all(space.k8s("render", path).out))
+    items[-1]["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
+    space.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(items))
+
+
+def test_a_program_that_ends_with_0_is_no_success(space: Space) -> None:
+    path = space.run_file()
+    start_another_program(space, path, "python", "-c", "print('\\x1b]0;title\\x07 hello')")
+    done = space.k8s("logs", path, "-f")
+    assert done.code == 1, done.out + done.err
+    assert "every pod ended with 0 but left no result" in done.out.splitlines()[-1]
+    assert "\x1b" not in done.out
+    status = space.status(path)
+    assert (status["phase"], status["cause_kind"]) == ("Failed", "NoResult")
+    figure("a program that ends with 0", done.out.splitlines()[-1])
+
+
+def test_a_program_that_does_nothing_is_given_up(space: Space) -> None:
+    path = space.run_file(start_deadline=45)
+    start_another_program(space, path, "python", "-c", "import time; time.sleep(600)")
+    done = space.k8s("logs", path, "-f")
+    assert done.code == 125, done.out + done.err
+    assert "not started within" in done.out.splitlines()[-1]
+    status = space.status(path)
+    assert (status["phase"], status["cause_kind"]) == ("Starting", "NoTrainer")
+    assert status["cause"] in done.out.splitlines()[-1]
+    figure("a program that does nothing", done.out.splitlines()[-1])
+
+
+def namespace_gone(space: Space) -> bool:
+    return not kubectl("get", "namespace", space.name, "--ignore-not-found").strip()
+
+
+def test_a_namespace_goes_with_a_run_in_it_as_the_readme_says(space: Space) -> None:
+    taking_down = (ROOT / "infra/README.md").read_text().partition("## Taking it down")[2]
+    jobs, all_else = taking_down.split("```")[1].strip().splitlines()[1:]
+    assert all_else == "kubectl delete -k infra/cluster"  # first of all the namespace
+    path = space.run_file(train=LONG)
+    assert space.k8s("submit", path).code == 0
+    space.until(lambda: space.step(path) >= 100)
+    began = time.monotonic()
+    kubectl(*jobs.replace("trainyard", space.name).split()[1:])
+    kubectl("delete", "namespace", space.name, "--wait=false")
+    space.until(lambda: namespace_gone(space))
+    figure("a namespace with a run in it, gone after", f"{time.monotonic() - began:.0f} s")
+
+
+def test_what_follows_a_run_ends_with_its_namespace(space: Space) -> None:
+    path = space.run_file(train=LONG)
+    assert space.k8s("submit", path).code == 0
+    space.until(lambda: space.step(path) >= 100)
+    with space.start("logs", path, "-f") as process:
+        assert process.stdout is not None
+        assert "0 | " in "".join(process.stdout.readline() for _ in range(4))
+        kubectl("delete", "namespace", space.name, "--wait=false")
+        began, rest = time.monotonic(), process.stdout.read().splitlines()
+        assert process.wait(timeout=30) == 1
+    took = time.monotonic() - began
+    assert took < 60
+    assert len([line for line in rest if "| step" not in line]) <= took + 5, rest
+    assert f"namespace {space.name} is being deleted" in rest[-1]
+    # The Job keeps its pods, and they keep the namespace, until it is deleted by hand.
+    command = rest[-1].partition("if it does not go: ")[2].split()
+    kubectl(*command[1:])
+    space.until(lambda: namespace_gone(space))
+    figure("logs -f of a run whose namespace was deleted", f"ended after {took:.0f} s")
+
+
 @pytest.fixture
 def as_submitter(space: Space) -> Space:
     """The namespace as somebody with the Role of infra/ sees it."""
@@ -250,6 +320,36 @@ def test_the_role_suffices_for_every_command(as_submitter: Space) -> None:
     for verb in ("result", "logs", "delete"):
         done = as_submitter.k8s(verb, path)
         assert done.code == 0, (verb, done.err)
+
+
+def test_the_role_suffices_to_watch_with_kubectl(as_submitter: Space) -> None:
+    path = as_submitter.run_file(workers=1, train={"preset": "softmax", "steps": 250})
+    assert as_submitter.k8s("submit", path).code == 0
+    name = yaml.safe_load(Path(path).read_text())["name"]
+    flags = ["--kubeconfig", as_submitter.kubeconfig, "--namespace", as_submitter.name]
+    watches = [
+        subprocess.Popen(
+            ["kubectl", *flags, "get", kind, "--watch"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for kind in ("pods", "jobs")
+    ]
+    try:
+        waited = ["wait", "--for=condition=complete", f"job/{name}", "--timeout=120s"]
+        done = subprocess.run(
+            ["kubectl", *flags, *waited], capture_output=True, text=True, timeout=150, check=False
+        )
+        time.sleep(1)
+    finally:
+        for watch in watches:
+            watch.kill()
+    assert (done.returncode, done.stderr) == (0, "")
+    for watch in watches:
+        out, err = watch.communicate()
+        assert err == ""
+        assert "Complete" in out
 
 
 def _names(space: Space, path: str, verb: str, resource: str) -> bool:

@@ -81,8 +81,9 @@ def test_a_dry_run_changes_nothing(cluster: Cluster) -> None:
 
 
 def test_each_kind_has_its_place(api: ApiServer, cluster: Cluster) -> None:
-    api.kueue = True
+    api.kueue = ("v1beta2",)
     for kind, (version, _, namespaced) in client.KINDS.items():
+        version += "/v1beta2" if version in client.OPTIONAL else ""
         made = cluster.create({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}})
         assert made["metadata"].get("namespace") == ("default" if namespaced else None)
         assert "x" in [item["metadata"]["name"] for item in cluster.list(kind)]
@@ -139,9 +140,49 @@ def test_a_list_that_is_gone_from_the_start_is_refused(api: ApiServer, cluster: 
 def test_a_cluster_without_kueue_has_no_queues(api: ApiServer, cluster: Cluster) -> None:
     assert cluster.list("LocalQueue") == cluster.list("Workload") == []
     assert cluster.get("LocalQueue", "q") is None
-    api.kueue = True
+    api.kueue = ("v1beta2",)
     api.denied = {("list", "localqueues")}
     raised(ForbiddenError, lambda: cluster.list("LocalQueue"))
+
+
+@pytest.mark.parametrize(
+    ("served", "used"),
+    [
+        (("v1beta1",), "v1beta1"),  # Kueue before 0.15
+        (("v1beta1", "v1beta2"), "v1beta2"),
+        (("v1beta2", "v1beta1"), "v1beta2"),
+        (("v1beta2",), "v1beta2"),  # from 0.20 on
+        (("v1", "v1beta2"), "v1beta2"),
+        (("v2",), "v2"),  # of a time to come: what is read here may well be there still
+    ],
+)
+def test_kueue_is_asked_in_a_version_that_it_serves(
+    served: tuple[str, ...], used: str, api: ApiServer, cluster: Cluster
+) -> None:
+    api.kueue = served
+    queue = {"apiVersion": f"kueue.x-k8s.io/{used}", "kind": "LocalQueue"}
+    api.add({**queue, "metadata": {"name": "q"}})
+    assert cluster.get("LocalQueue", "q")
+    assert [item["metadata"]["name"] for item in cluster.list("LocalQueue")] == ["q"]
+    assert cluster.list("Workload") == []
+    asked = [r.version for r in api.requests if r.resource in ("localqueues", "workloads")]
+    assert asked == [f"kueue.x-k8s.io/{used}"] * 3
+    assert len(api.sent("get", "/apis/kueue.x-k8s.io")) == 1
+
+
+def test_an_answer_about_versions_that_is_none_is_a_group_that_is_not_there(
+    api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "act", lambda request: {"kind": "Odd", "resource": request.resource})
+    assert cluster.list("Workload") == []
+    assert cluster.get("LocalQueue", "q") is None
+
+
+def test_a_server_that_asks_for_no_pause_is_not_flooded(api: ApiServer, cluster: Cluster) -> None:
+    api.faults = [Fault("status", "get", "jobs", status=429, times=10**6, retry_after=0)]
+    began = time.monotonic()
+    raised(UnavailableError, lambda: cluster.get("Job", "m"))
+    assert len(api.requests) <= (time.monotonic() - began) / client.SHORTEST + 1
 
 
 def test_remarks_on_created_objects_are_kept(api: ApiServer, cluster: Cluster) -> None:
@@ -702,6 +743,15 @@ def test_a_stream_cut_again_and_again_loses_nothing(api: ApiServer, cluster: Clu
     writer.join()
     assert received == ["first", *written]
     assert len(api.requests) >= 5
+
+
+def test_a_line_without_an_end_comes_in_pieces(api: ApiServer, cluster: Cluster) -> None:
+    api.push("p", "x" * (5 * client.LONGEST_LINE))
+    api.push("p", "after")
+    *pieces, last = lines(cluster.log("p"))
+    assert "".join(pieces) == "x" * (5 * client.LONGEST_LINE)
+    assert max(map(len, pieces)) < 1.2 * client.LONGEST_LINE
+    assert last == "after"
 
 
 def test_a_cut_log_that_nobody_follows_is_an_error(api: ApiServer, cluster: Cluster) -> None:

@@ -161,6 +161,60 @@ def test_a_healthy_run_has_no_cause() -> None:
     assert look(job(), []) is None
 
 
+def running(at: str) -> Object:
+    return {"running": {"startedAt": f"2026-11-20T{at}Z"}}
+
+
+def test_containers_that_run_without_a_word_of_the_trainer() -> None:
+    pods = [pod(rank, running("14:00:00")) for rank in range(4)]
+    assert look(job(), pods) is None
+    soon = NOW.replace(minute=0, second=10)
+    assert look(job(), pods, trains=False, now=soon) is None
+    cause = look(job(), pods, trains=False)
+    assert cause
+    assert (cause.kind, cause.rank, cause.final) == ("NoTrainer", 0, False)
+    assert "its log holds nothing that the trainer says" in cause.message
+    # Whatever else is known comes first.
+    waits = pod(1, waiting("ErrImagePull", "not found"), born="14:01:00")
+    cause = look(job(), [pods[0], waits, *pods[2:]], trains=False)
+    assert cause
+    assert (cause.kind, cause.rank) == ("ImagePull", 1)
+
+
+def test_a_rank_that_ends_with_0_before_anything_was_trained() -> None:
+    """As an image does that is not the trainer's, on some ranks only."""
+    pods = [pod(0), pod(1, ended(0)), pod(2), pod(3)]
+    assert look(job(), pods) is None
+    cause = look(job(), pods, trains=False)
+    assert cause
+    assert (cause.kind, cause.rank) == ("NoTrainer", 1)
+    assert "it ended with code 0 before rank 0 reported anything" in cause.message
+    failed = job(4, holds("Failed", "FailedIndexes", "failed indexes"), failedIndexes="0")
+    waited = [pod(0, ended(69, missing(0, 1))), pod(1, ended(0))]
+    cause = look(failed, waited, trains=False)
+    assert cause
+    assert (cause.kind, cause.rank) == ("NoTrainer", 1)
+    # A rank that failed after all of them had trained is another matter.
+    crashed = [pod(0, ended(1, "ValueError: no")), pod(1, ended(0))]
+    cause = look(failed, crashed, trains=False)
+    assert cause
+    assert (cause.kind, cause.rank) == ("Crash", 0)
+
+
+def test_a_namespace_that_is_being_deleted() -> None:
+    going = {"metadata": {"name": "team", "deletionTimestamp": "2026-11-20T14:00:10Z"}}
+    for pods in ([], [pod(rank, ended(75, "asked to stop")) for rank in range(4)]):
+        cause = look(job(), pods, namespace=going)
+        assert cause
+        assert (cause.kind, cause.final) == ("Terminating", True)
+        assert "kubectl delete job mnist --namespace team" in cause.message
+    assert look(job(), [], namespace={"metadata": {"name": "team"}}) is None
+    failed = job(4, holds("Failed", "FailedIndexes", "failed indexes"), failedIndexes="0")
+    cause = look(failed, [pod(0, ended(1, "ValueError: no"))], namespace=going)
+    assert cause
+    assert cause.kind == "Crash"
+
+
 @pytest.mark.parametrize("kind", ["Complete", "SuccessCriteriaMet"])
 def test_a_run_that_went_on_to_its_end_has_no_cause(kind: str) -> None:
     done = job(2, holds(kind, "CompletionsReached"))
@@ -938,7 +992,7 @@ def test_any_observation_has_an_answer_in_one_line(
     item: Object | None, pods: list[Object], events: list[Object], random: Any
 ) -> None:
     nodes = [node("node-a", "1")]
-    look(item, pods, *events, nodes=nodes, node_pods=pods)
+    look(item, pods, *events, nodes=nodes, node_pods=pods, trains=random.random() < 0.5)
     for chance in (0.9, 0.5):
         torn = without([item, pods, events, nodes], lambda chance=chance: random.random() < chance)
         look(torn[0], torn[1], *torn[2], nodes=torn[3], node_pods=torn[1])

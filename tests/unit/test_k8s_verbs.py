@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s import doctor, follow, submit
+from k8s import doctor, follow, spec, submit, view
 from k8s.__main__ import main
+from k8s.screen import Screen
 from tests import processes
 from tests.apiserver import ApiServer, Fault
+from tests.controller import RESULT as CONTROLLER_RESULT
 from tests.controller import Controller
 from tests.runfiles import PLAIN
-from trainer import run, sources
+from trainer import dataset, run, sources
 from trainer.gcs_server import GCSServer
 from trainer.storage import open_storage
 
@@ -55,14 +57,12 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 def test_the_store_is_reached_as_it_is_named_here(
     run_file: Path, store: GCSServer, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
-    folder.create(run.RESULT, run.pretty(RESULT))
+    finish(run_file)
     change(run_file, storage_endpoint="http://store.invalid:4443")
     monkeypatch.setattr("k8s.store.DEADLINE", 0.5)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     assert main(["result", str(run_file)]) == 69
     assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST")  # as opening the folder left it
     assert main(["result", str(run_file), "--storage-endpoint", store.url]) == 0
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
     assert main(["result", str(run_file)]) == 0
@@ -84,6 +84,14 @@ def run_file(tmp_path: Path, store: GCSServer) -> Path:
 
 def write(path: Path, **changes: Any) -> None:
     path.write_text(yaml.safe_dump({**PLAIN, **changes}))
+
+
+def finish(path: Path, **settings: Any) -> None:
+    """Leave in a run file's folder what a run with these settings leaves."""
+    its = spec.parse({**yaml.safe_load(path.read_text()), **settings}, "test")
+    folder = open_storage(its.run_uri)
+    run.claim(folder, its.config, dataset.load(its.data, its.config.validation).sha256)
+    folder.create(run.RESULT, run.pretty(RESULT))
 
 
 def change(path: Path, **changes: Any) -> None:
@@ -150,10 +158,10 @@ def test_a_run_in_a_queue_stays_suspended_until_it_is_admitted(
     change(run_file, queue="team")
     assert main(["submit", str(run_file)]) == 2
     assert "no such LocalQueue" in capsys.readouterr().out
-    api.kueue = True
+    api.kueue = ("v1beta2", "v1beta1")
     api.add(
         {
-            "apiVersion": "kueue.x-k8s.io/v1beta1",
+            "apiVersion": "kueue.x-k8s.io/v1beta2",
             "kind": "LocalQueue",
             "metadata": {"name": "team"},
         }
@@ -411,8 +419,8 @@ def test_a_run_whose_submitting_was_broken_off_is_completed(
     run_file: Path, api: ApiServer, controller: Controller
 ) -> None:
     change(run_file, queue="team")
-    api.kueue = True
-    queue = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "LocalQueue"}
+    api.kueue = ("v1beta2", "v1beta1")
+    queue = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "LocalQueue"}
     api.add({**queue, "metadata": {"name": "team"}})
     assert main(["submit", str(run_file)]) == 0
     for kind in ("ConfigMap", "Service", "NetworkPolicy"):
@@ -508,13 +516,17 @@ def test_result_is_read_from_the_folder_and_downloaded(
     folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
     assert main(["result", str(run_file)]) == 2
     assert "the run has not ended; it has no checkpoint yet" in capsys.readouterr().err
-    folder.create("checkpoints/step-00000100.safetensors", b"weights")
     folder.create(run.RESULT, run.pretty(RESULT))
+    assert main(["result", str(run_file)]) == 2
+    assert "holds result.json but no config.json" in capsys.readouterr().err
+    folder.delete(run.RESULT)
+    finish(run_file)
+    folder.create("checkpoints/step-00000100.safetensors", b"weights")
     target = tmp_path / "here"
     assert main(["result", str(run_file), "--download", str(target)]) == 0
     captured = capsys.readouterr()
     assert "test accuracy  99.22%" in captured.out
-    assert "2 objects" in captured.err
+    assert "3 objects" in captured.err
     assert (target / "checkpoints/step-00000100.safetensors").read_bytes() == b"weights"
     assert "report" not in captured.out
     folder.create(run.REPORT, b"<!doctype html>")
@@ -629,6 +641,360 @@ def test_doctor_names_what_is_wrong(
     assert found[check][0] == state
     assert words in found[check][1]
     assert code == (2 if state == "failed" else 0)
+
+
+# What proves a success.
+
+
+def ends_like(
+    outcome: str, phase: str, run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> str:
+    """Check that every command says the same of a Job that is complete, and return the cause."""
+    code = {"Succeeded": 0, "Failed": 1, "Unproven": 69}[phase]
+    for flag in ("--wait", "--follow"):
+        api.requests.clear()
+        thread = in_background(lambda: end_when_followed(api, controller, outcome))
+        assert main(["submit", str(run_file), flag]) == code
+        thread.join()
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith(f"mnist: {phase} after 1m5s"), last
+        assert main(["list", "-o", "json"]) == 0
+        [listed] = json.loads(capsys.readouterr().out)
+        assert main(["status", "mnist", "-o", "json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["phase"] == listed["phase"] == phase
+        assert shown["cause"] == listed["cause"]
+        assert shown["cause"] in last
+        for pod in controller.pods(controller.job()):
+            del api.objects["Pod", "default", pod["metadata"]["name"]]
+        assert main(["delete", "mnist"]) == 0
+        api.logs.clear()
+        capsys.readouterr()
+    return str(shown["cause"])
+
+
+def end_when_followed(api: ApiServer, controller: Controller, outcome: str) -> None:
+    processes.wait_until(lambda: api.sent("get", "pods/log"))
+    leader = controller.pods(controller.job())[0]["metadata"]["name"]
+    if outcome == "garbage":
+        for line in (
+            "[" * 100_000,
+            '{"a":' * 100_000,
+            "\x1b]0;x\x07",
+            '{"test_accuracy": 1}',
+            "\0",
+        ):
+            api.push(leader, line)
+    if outcome == "logged":
+        api.push(leader, json.dumps({"message": CONTROLLER_RESULT, **RESULT}))
+    codes = {} if outcome == "left" else {0: (0, "")}
+    if outcome == "some":
+        codes[1] = (0, CONTROLLER_RESULT)
+    controller.end("Complete", "CompletionsReached", codes)
+
+
+def test_ending_with_0_is_no_success(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    cause = ends_like("echo", "Failed", run_file, api, controller, capsys)
+    image = yaml.safe_load(run_file.read_text())["image"]
+    assert "every pod ended with 0 but left no result" in cause
+    assert f"see whether image {image} is the trainer's" in cause
+
+
+@pytest.mark.parametrize("outcome", ["garbage", "logged", "some"])
+def test_neither_garbage_nor_what_is_only_said_is_a_success(
+    outcome: str, run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    ends_like(outcome, "Failed", run_file, api, controller, capsys)
+
+
+def test_the_result_that_rank_0_left_is_a_success(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    assert ends_like("left", "Succeeded", run_file, api, controller, capsys) == ""
+
+
+def test_this_run_s_result_is_a_success_whatever_became_of_its_pods(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    finish(run_file)
+    assert ends_like("echo", "Succeeded", run_file, api, controller, capsys) == ""
+
+
+def test_another_run_s_result_is_none_of_this_run(
+    run_file: Path, controller: Controller, capsys: Any
+) -> None:
+    finish(run_file, train={"validation": 100, "seed": 7})
+    # The check before submitting would have said so, if the folder had been like this by then.
+    assert main(["submit", str(run_file)]) == 2
+    capsys.readouterr()
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    others = {name: folder.read(name) for name in (run.CONFIG, run.RESULT)}
+    for name in others:
+        folder.delete(name)
+    assert main(["submit", str(run_file)]) == 0
+    for name, data in others.items():
+        folder.create(name, data)
+    controller.end("Complete", "CompletionsReached", {0: (0, "")})
+    capsys.readouterr()
+    assert main(["status", "mnist", "-o", "json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["phase"] == "Failed"
+    assert "belongs to a run with other settings: seed (7 there, " in status["cause"]
+    for argument in ("mnist", str(run_file)):
+        assert main(["result", argument]) == 2
+        assert "seed (7 there, " in capsys.readouterr().err
+    assert main(["result", "--folder", folder.uri]) == 0  # whichever run it is
+
+
+@pytest.mark.parametrize(
+    ("outcome", "phase"), [("echo", "Unproven"), ("logged", "Succeeded"), ("left", "Succeeded")]
+)
+def test_where_the_bucket_is_not_seen_from_here_the_pod_or_its_log_tells(
+    outcome: str,
+    phase: str,
+    run_file: Path,
+    api: ApiServer,
+    controller: Controller,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change(run_file, storage_endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr("k8s.store.DEADLINE", 0.2)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    cause = ends_like(outcome, phase, run_file, api, controller, capsys)
+    assert ("is not seen from here" in cause) == (phase == "Unproven")
+
+
+def test_each_run_of_a_list_is_looked_up_in_its_own_store(
+    run_file: Path,
+    api: ApiServer,
+    controller: Controller,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish(run_file)
+    monkeypatch.setattr("k8s.store.DEADLINE", 0.2)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    for name, changes in {"mnist": {}, "other": {"storage_endpoint": "http://127.0.0.1:9"}}.items():
+        change(run_file, name=name, **changes)
+        assert main(["submit", str(run_file)]) == 0
+        for pod in controller.pods(api.objects["Job", "default", name]):
+            del api.objects["Pod", "default", pod["metadata"]["name"]]
+        complete = [{"type": "Complete", "status": "True"}]
+        api.objects["Job", "default", name]["status"] = {"conditions": complete}
+    capsys.readouterr()
+    assert main(["list", "-o", "json"]) == 0
+    phases = {run["name"]: run["phase"] for run in json.loads(capsys.readouterr().out)}
+    assert phases == {"mnist": "Succeeded", "other": "Unproven"}
+
+
+# What a run shows before it trains.
+
+
+def test_a_run_is_running_once_its_trainer_says_so(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    def phase() -> str:
+        assert main(["list", "-o", "json"]) == 0
+        return str(json.loads(capsys.readouterr().out)[0]["phase"])
+
+    assert main(["submit", str(run_file)]) == 0
+    capsys.readouterr()
+    leader = controller.pods(controller.job())[0]["metadata"]["name"]
+    api.push(leader, "Hello from a program")
+    assert phase() == "Starting"
+    controller.report(leader)
+    assert phase() == "Running"
+    for number in range(1200):  # more than the tail that progress is taken from
+        api.push(leader, f"a model's words {number}")
+    assert phase() == "Running"
+
+
+@pytest.mark.parametrize("words", ["", "some words", '{"message": "ready", "level": "info"}'])
+@pytest.mark.parametrize("flag", ["--wait", "--follow"])
+def test_containers_that_only_run_are_given_up_at_the_start_deadline(
+    words: str, flag: str, run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    if words:
+        api.push("mnist-0-00000", words)
+    change(run_file, start_deadline=1)
+    assert main(["submit", str(run_file), flag]) == 125
+    lines = capsys.readouterr().out.splitlines()
+    assert "mnist: Running" not in lines
+    assert "not started within 1 s: its container runs, but its log holds nothing" in lines[-1]
+    assert f"see whether image {controller.image()} is the trainer's" in lines[-1]
+
+
+def test_a_run_that_trains_is_not_given_up(
+    run_file: Path, api: ApiServer, controller: Controller
+) -> None:
+    def live() -> None:
+        processes.wait_until(lambda: api.sent("get", "pods/log"))
+        controller.report("mnist-0-00000")
+        time.sleep(1.2)
+        controller.end("Complete")
+
+    change(run_file, start_deadline=1)
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--wait"]) == 0
+    thread.join()
+
+
+def test_the_log_of_a_container_that_ran_for_a_moment_is_shown(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    """It is asked for before there is one, and next when the pod has ended."""
+
+    def live() -> None:
+        leader = controller.pods(controller.job())[0]["metadata"]["name"]
+        api.push(leader, "all that it said")
+        controller.end("Complete")
+
+    refused = Fault("status", "get", "pods/log", status=400, message="is waiting to start")
+    refused.times, refused.effect = 1, live
+    api.faults.append(refused)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    assert "0 | all that it said" in capsys.readouterr().out
+
+
+# What does not end by itself.
+
+
+def test_a_log_that_the_kubelet_has_no_more_is_asked_for_ever_less_often(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    """The kubelet answers with 200 and one line, at once, as often as it is asked."""
+
+    def live() -> None:
+        processes.wait_until(lambda: api.sent("get", "pods/log"))
+        for pod in controller.pods(controller.job()):  # it stays Running: its node is lost
+            api.gone.add(pod["metadata"]["name"])
+            api.end(pod["metadata"]["name"])
+        time.sleep(1.5)
+        controller.end("Complete")
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    thread.join()
+    # 0.02 s between two looks: 75 of them in this time. Doubled up to 8 looks it is 11 times.
+    assert len(api.sent("get", "pods/log")) < 2 * 20
+    assert capsys.readouterr().out.count("unable to retrieve container logs") <= 2
+
+
+def test_a_follower_ends_with_the_namespace(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    """The Job stays: it keeps the last pod of each rank until it can replace it."""
+
+    def live() -> None:
+        processes.wait_until(lambda: api.sent("get", "pods/log"))
+        for pod in controller.pods(controller.job()):
+            pod["status"]["phase"] = "Failed"
+            api.gone.add(pod["metadata"]["name"])
+            api.end(pod["metadata"]["name"])
+        namespace = api.objects["Namespace", "", "default"]
+        namespace["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--follow"]) == 1
+    thread.join()
+    out = capsys.readouterr().out
+    assert "namespace default is being deleted, and takes no new pods" in out.splitlines()[-1]
+    assert "kubectl delete job mnist --namespace default" in out.splitlines()[-1]
+    assert out.count("unable to retrieve container logs") <= 2
+
+
+def test_the_kubelet_s_own_words_are_no_log(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    api.gone |= {pod["metadata"]["name"] for pod in controller.pods(controller.job())}
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    folder.create("logs/rank-0/20260101T000000Z-abcd.00000.log", b"stored\n")
+    capsys.readouterr()
+    assert main(["logs", "mnist"]) == 0
+    assert capsys.readouterr().out == "0 | stored\n"
+
+
+# What reaches a terminal.
+
+ODD = "[red]a\x1b]0;title\x07\x9b2J\u202eb[/red]"
+
+
+def obeyed(text: str) -> set[str]:
+    return {c for c in text if not c.isprintable()} - {"\n"}
+
+
+def test_nothing_of_a_cluster_is_obeyed_by_a_terminal(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    api.warnings.append(ODD.replace("\u202e", ""))  # headers are Latin-1
+    assert main(["submit", str(run_file)]) == 0
+    pods = controller.pods(controller.job())
+    for pod in pods:
+        pod["spec"]["nodeName"] = pod["status"]["phase"] = ODD
+        pod["status"]["containerStatuses"][0]["state"] = {
+            "waiting": {"reason": ODD, "message": ODD}
+        }
+    pods[0]["status"]["containerStatuses"][0]["state"] = {
+        "terminated": {"exitCode": 2, "message": ODD}
+    }
+    pods[0]["status"]["phase"] = "Failed"
+    api.push(pods[0]["metadata"]["name"], json.dumps({"warning": ODD, "step": ODD, "loss": ODD}))
+    involved = {"uid": controller.job()["metadata"]["uid"], "kind": "Job"}
+    event = {
+        "involvedObject": involved,
+        "reason": "FailedCreate",
+        "message": ODD,
+        "type": "Warning",
+    }
+    api.add({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, **event})
+    quota = {"hard": {"requests.cpu": "0"}}
+    api.add(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": ODD}, "status": quota}
+    )
+    seen = capsys.readouterr().out
+    for arguments in (["status", "mnist"], ["list"], ["logs", "mnist"], ["doctor", str(run_file)]):
+        main(arguments)
+        seen += capsys.readouterr().out
+    for output in (["status", "mnist", "-o", "json"], ["list", "-o", "json"]):
+        main(output)
+        printed = capsys.readouterr().out
+        assert not obeyed(printed)
+    api.faults.append(Fault("status", "get", "jobs", status=400, message=ODD))
+    assert main(["status", "mnist"]) == 2
+    seen += capsys.readouterr().err
+    assert not obeyed(seen)
+    assert seen.count("[red]a") > 5  # nor is it taken for markup
+
+
+def test_nothing_of_a_log_is_obeyed_by_the_bar_of_a_terminal(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes any output for a terminal
+    screen, progress = Screen(2), view.Progress()
+    facts = {**STEP, "step": 1, "loss": "[/red][bold]no figure[/bold]"}
+    progress.take("2026-01-01T00:00:00Z", facts)
+    screen.line(0, facts, progress)
+    screen.close()
+    out = capsys.readouterr().out
+    assert "[/red][bold]no figure[/bold]" in out
+
+
+def test_nothing_of_a_result_is_obeyed_by_a_terminal(
+    run_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    finish(run_file)
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    folder.replace(run.RESULT, run.pretty({**RESULT, "weights_sha256": ODD + "\x7f", "steps": ODD}))
+    for more in ([], ["-o", "json"], ["--download", str(tmp_path / "x")]):
+        assert main(["result", str(run_file), *more]) == 0
+        captured = capsys.readouterr()
+        assert not obeyed(captured.out + captured.err)
+    folder.replace(run.RESULT, run.pretty({"test_accuracy": ODD}))
+    assert main(["result", str(run_file)]) == 65
 
 
 @pytest.mark.usefixtures("api")

@@ -40,14 +40,80 @@ def pod(rank: int, phase: str, created: str = "2026-01-01T00:00:00Z", **state: A
         (job(), [pod(0, "Running"), pod(1, "Succeeded")], "Running"),
         (job(suspend=True), [], "Suspended"),
         (job(suspend=True, queue="a"), [], "Queued"),
-        (job({"Complete": "CompletionsReached"}), [], "Succeeded"),
+        (job({"Complete": "CompletionsReached"}), [], "Ended"),
         (job({"Failed": "PodFailurePolicy"}), [], "Failed"),
         (job({"Failed": "DeadlineExceeded"}), [], "DeadlineExceeded"),
         (job({"FailureTarget": "PodFailurePolicy"}), [pod(0, "Running")], "Starting"),
     ],
 )
 def test_phase(run: Any, pods: list[Any], phase: str) -> None:
-    assert view.phase(run, pods) == phase
+    assert view.phase(run, pods, trains=True) == phase
+    assert view.phase(run, pods) == {"Running": "Starting"}.get(phase, phase)
+
+
+LAST = "test accuracy 99.22%  loss 0.1000  200 steps in 7.0 s (14,000 images/s)"
+
+
+@pytest.mark.parametrize(
+    ("line", "trains", "ended"),
+    [
+        ("train --config /etc/trainyard/config.yaml", False, False),  # what echo says
+        ("", False, False),
+        ("{}", False, False),
+        ('{"message": null}', False, False),
+        ('{"message": "started", "steps": "many"}', False, False),
+        ('{"step": true, "loss": 1}', False, False),
+        ('{"step": 1e3, "loss": 1}', False, False),
+        ('{"warning": null}', False, False),
+        ('{"warning": "disk", "level": 3}', False, False),
+        ("warning: deprecated", False, False),
+        ('{"warning": "rank 1: its worker was killed by SIGKILL; starting again"}', True, False),
+        ("warning: rank 1: its worker was killed by SIGKILL; starting again", True, False),
+        ('{"test_accuracy": 1.0}', False, False),
+        ('{"a":' * 100_000, False, False),
+        ('{"step": 1' + "0" * 4000 + ', "loss": 1}', False, False),
+        ("cnn: 516 steps in 1.20 epochs of 55,000 images (429.7 steps an epoch)", True, False),
+        ('{"message": "m:net: 516 steps in 1.20 epochs of 5 images", "steps": 516}', True, False),
+        ('{"message": "resuming at step 20", "step": 20}', True, False),
+        ('{"step": 20, "total_steps": 516, "loss": 0.5}', True, False),
+        ("step    100/516  loss 0.7995  accuracy 89.97%  19,210 images/s", True, False),
+        (json.dumps({"message": LAST, "test_accuracy": 0.9922}), True, True),
+        (LAST, True, True),
+    ],
+)
+def test_only_a_trainer_s_words_show_that_it_trains(line: str, trains: bool, ended: bool) -> None:
+    progress = view.Progress()
+    progress.take("2026-01-01T00:00:00Z", view.parse_line(line))
+    assert (progress.trains, progress.ended) == (trains, ended)
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "1e400", "[]", '"x"', "null", "NaN"])
+@pytest.mark.parametrize("name", ["step", "total_steps", "loss", "accuracy", "images_per_second"])
+def test_figures_that_are_none_harm_nothing(name: str, value: str) -> None:
+    progress = view.Progress()
+    for number in (1, 2):
+        known = json.dumps({**step(number, images_per_second=1.0), name: 0})
+        facts = view.parse_line(known.replace(f'"{name}": 0', f'"{name}": {value}'))
+        progress.take("" if number == 1 else "2026-01-01T00:00:00Z", facts)
+        view.as_text(facts)
+    assert view.duration(progress.seconds_left() or 0)
+    assert f"{progress.accuracy() or 0:.2%}"
+
+
+def ended(code: int, message: str) -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "message": message}}
+
+
+def test_only_what_rank_0_left_when_it_ended_with_0_is_its_result() -> None:
+    assert view.left_result([pod(0, "Succeeded", **ended(0, LAST))])
+    assert view.left_result(
+        [pod(0, "Failed", "2025", **ended(1, "")), pod(0, "", **ended(0, LAST))]
+    )
+    assert not view.left_result([pod(1, "Succeeded", **ended(0, LAST))])
+    assert not view.left_result([pod(0, "Failed", **ended(1, LAST))])
+    assert not view.left_result([pod(0, "Succeeded", **ended(0, ""))])
+    assert not view.left_result([pod(0, "Succeeded"), pod(0, "Running")])
+    assert not view.left_result([])
 
 
 def test_the_newest_pod_of_a_rank_counts() -> None:
@@ -108,5 +174,7 @@ def test_time_left_is_that_of_the_pace_since_the_last_restart() -> None:
     at(40, step(500))
     assert progress.seconds_left() == pytest.approx(25)
     assert progress.accuracy() == 0.9
-    at(50, {"message": "test accuracy", "test_accuracy": 0.99})
-    assert progress.accuracy() == 0.99
+    at(50, {"message": "anything", "test_accuracy": 1.0})
+    assert progress.accuracy() == 0.9
+    at(50, {"message": LAST, "test_accuracy": 0.9922})
+    assert progress.accuracy() == 0.9922
