@@ -304,7 +304,10 @@ class Chaos:
             return None
         supervisor, below = rank.child.process.pid, watch.workers.get(fault.rank, ())
         if fault.kind == "hold":
-            return _hold_thread(below[0]) if below and watch.await_step_of(fault.rank) else None
+            if not below or not watch.await_step_of(fault.rank):
+                return None
+            time.sleep(0.01)  # into the next chunk: a worker at the store has half an hour
+            return _hold_thread(below[0])
         if fault.kind in ("stop", "pod"):
             hit = (
                 _signal(supervisor, signal.SIGTERM)

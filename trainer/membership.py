@@ -1,12 +1,11 @@
 """The key that the members of a gang share: who knows it may take part in the roll call.
 
 The workers of a local gang inherit it in their environment. In a cluster rank 0's supervisor
-makes a new one each time that it starts, and stores it in the run's folder: whoever may read and
-write there decides the run's weights anyhow, so that no other right and no Secret is needed. It
-is removed at the end.
+stores one in the run's folder, finds it there when it is replaced, and removes it when the run is
+finished. So no other right is needed, and no Secret: its members read that folder anyhow.
+Whoever else may read it there and reaches the gang's ports can take part.
 """
 
-import contextlib
 import re
 import secrets
 from collections.abc import Callable, MutableMapping
@@ -43,7 +42,6 @@ class Keyring:
         self._open, self._name = open_store, name
         inherited = env.pop(VARIABLE, None)
         self._inherited = self._known = inherited.encode() if inherited else None
-        self._made: bytes | None = None
 
     def make(self) -> bytes:
         """Return the key that rank 0 is to use; unless it is inherited, the folder has it now.
@@ -51,18 +49,23 @@ class Keyring:
         Raises:
             UserError: it could not be stored.
         """
-        if self._inherited:
-            return self._inherited
-        key = new().encode()
-        self._open().replace(self._name, key)
-        self._made = key
-        return key
+        if self._known is None:
+            storage, key = self._open(), new().encode()
+            if storage.create(self._name, key):
+                self._known = key
+                return key
+            try:  # a predecessor's, which the others have
+                return self.read(again=False)
+            except DataError:
+                storage.replace(self._name, key)
+                self._known = key
+        return self._known
 
     def read(self, again: bool) -> bytes:
-        """Return the key of rank 0.
+        """Return the key of the gang.
 
         Args:
-            again: whether to look again where it is known: rank 0 may have been replaced.
+            again: whether to look again where it is known.
 
         Raises:
             UserError: it is not there yet, damaged, or the store does not answer.
@@ -81,14 +84,10 @@ class Keyring:
         return self._known
 
     def remove(self) -> None:
-        """Remove what ``make`` stored, unless a successor has stored its own.
+        """Remove the key from the folder, where it is of use no more.
 
         Raises:
             UserError: the store does not do it.
         """
-        if self._made is None:
-            return
-        storage = self._open()
-        with contextlib.suppress(ObjectNotFoundError):
-            if storage.read(self._name) == self._made:
-                storage.delete(self._name)
+        if not self._inherited:
+            self._open().delete(self._name)

@@ -28,9 +28,11 @@ Vector = npt.NDArray[np.float32]
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 TOKEN = 32  # bytes that a worker must know to be let in
-CONNECT = 30.0  # seconds for the neighbours to be connected, and again for the first sum
+CONNECT = 30.0  # seconds for the neighbours to be connected
+FIRST_SUM = 45.0  # seconds; more than that, so that who cannot connect says so first
 CALLERS = 32  # connections that may be about to say the token
 PROOF = 5.0  # seconds that each has for it
+OPEN = "; open this port between all workers, or give --all-reduce tensorflow"
 # Seconds without an answer of a neighbour's machine after which the neighbour counts as gone. A
 # worker that stores something may not read for 150 s, but its machine answers.
 SILENCE = 180
@@ -77,7 +79,7 @@ class Ring:
             self._right = _call(hosts[right], int(rows[right][0]), right)
             try:
                 self._right.sendall(rows[right][1:].tobytes())
-                self._left = _accept(server, token.tobytes())
+                self._left = _accept(server, token.tobytes(), (rank - 1) % self._count)
             except RingError:
                 self._right.close()
                 raise
@@ -113,22 +115,21 @@ class Ring:
         """Check a sum that every rank knows: a ring of wrong neighbours adds up some parts only.
 
         Raises:
-            RingError: a neighbour is gone.
-            RingUnreachableError: the sum does not come, or is another.
+            RingError: a neighbour is gone, or the sum does not come.
+            RingUnreachableError: the sum is another.
         """
         vector = np.zeros(self._count, np.float32)
         vector[self._rank] = self._rank + 1
-        self._deadline = time.monotonic() + CONNECT
+        self._deadline = time.monotonic() + FIRST_SUM
         try:
             total = self.sum(vector)
-        except RingError:
-            if time.monotonic() < self._deadline:
-                raise
-            raise RingUnreachableError(f"no first sum within {CONNECT:g} s") from None
         finally:
             self._deadline = float("inf")
         if not np.array_equal(total, np.arange(1, self._count + 1)):
-            raise RingUnreachableError(f"the first sum is wrong: {total[:8].tolist()} ...")
+            raise RingUnreachableError(
+                f"the all-reduce's first sum is wrong ({total[:8].tolist()} ...); "
+                "give --all-reduce tensorflow"
+            )
 
     def _sum(self, vector: Vector) -> Vector:
         count, rank = self._count, self._rank
@@ -179,7 +180,7 @@ class Ring:
         if self._deadline == float("inf"):
             poll.poll()
         elif not poll.poll(max(0.0, 1000 * (self._deadline - time.monotonic()))):
-            raise TimeoutError("nothing came from the worker before")
+            raise TimeoutError(f"no first sum within {FIRST_SUM:g} s")
 
     def close(self) -> None:
         """Leave the ring."""
@@ -192,7 +193,9 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         return sockets.listen(*address)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RingUnreachableError(f"port {address[1]} cannot be listened on: {reason}") from None
+        raise RingUnreachableError(
+            f"port {address[1]} cannot be listened on: {reason}; free it or give another --port"
+        ) from None
 
 
 def _limit_silence(connection: socket.socket) -> None:
@@ -218,11 +221,11 @@ def _call(host: str, port: int, rank: int) -> socket.socket:
             reason = error.strerror or str(error)
         if time.monotonic() + 0.1 > deadline:
             where = sockets.endpoint(host, port)
-            raise RingUnreachableError(f"rank {rank} cannot be reached at {where}: {reason}")
+            raise RingUnreachableError(f"rank {rank} cannot be reached at {where}: {reason}{OPEN}")
         time.sleep(0.1)
 
 
-def _accept(server: socket.socket, token: bytes) -> socket.socket:
+def _accept(server: socket.socket, token: bytes, rank: int) -> socket.socket:
     """Return the first caller that says the token; others neither wait nor make it wait."""
     deadline = time.monotonic() + CONNECT
     server.setblocking(False)
@@ -231,7 +234,7 @@ def _accept(server: socket.socket, token: bytes) -> socket.socket:
             if caller := door.look(min(0.5, left)):
                 return caller
     port = server.getsockname()[1]
-    raise RingUnreachableError(f"the worker before did not call port {port}")
+    raise RingUnreachableError(f"rank {rank} did not call port {port}{OPEN}")
 
 
 class _Door:
@@ -241,13 +244,12 @@ class _Door:
         self._server, self._token = server, token
         self._selector = selectors.DefaultSelector()
         self._selector.register(server, selectors.EVENT_READ)
-        self._said: dict[socket.socket, bytes] = {}  # the oldest first
-        self._until: dict[socket.socket, float] = {}
+        self._said: dict[socket.socket, tuple[bytes, float]] = {}  # and until when; oldest first
 
     def look(self, seconds: float) -> socket.socket | None:
         """Wait so long for something to happen; return the caller that has said the token."""
         now = time.monotonic()
-        for late in [each for each in self._said if self._until[each] < now]:
+        for late in [each for each, (_, until) in self._said.items() if until < now]:
             self._drop(late)
         for key, _ in self._selector.select(seconds):
             caller = key.fileobj
@@ -275,23 +277,24 @@ class _Door:
         if len(self._said) == CALLERS:
             self._drop(next(iter(self._said)))
         caller.setblocking(False)
-        self._said[caller], self._until[caller] = b"", now + PROOF
+        self._said[caller] = b"", now + PROOF
         self._selector.register(caller, selectors.EVENT_READ)
 
     def _hear(self, caller: socket.socket) -> bool:
         """Read what a caller says; return whether it is the token."""
+        said, until = self._said[caller]
         try:
-            more = caller.recv(len(self._token) - len(self._said[caller]))
+            more = caller.recv(len(self._token) - len(said))
         except OSError:
             more = b""
-        self._said[caller] += more
-        if hmac.compare_digest(self._said[caller], self._token):
+        self._said[caller] = (said := said + more), until
+        if hmac.compare_digest(said, self._token):
             return True
-        if not more or len(self._said[caller]) == len(self._token):
+        if not more or len(said) == len(self._token):
             self._drop(caller)
         return False
 
     def _drop(self, caller: socket.socket) -> None:
         self._selector.unregister(caller)
-        del self._said[caller], self._until[caller]
+        del self._said[caller]
         caller.close()

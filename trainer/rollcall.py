@@ -140,12 +140,12 @@ class RollCall:
             self._close(now)
 
     def _tell_missing(self, newcomer: int | None = None) -> list[Order]:
-        """Tell who is missing: all, or a newcomer alone where many are.
+        """Tell who is missing: all, or rank 0 and a newcomer alone where many are.
 
         A thousand arrivals, each told to a thousand ranks, would keep rank 0 busy for minutes.
         """
         missing = self.missing()
-        ranks = [r for r in self._present if len(missing) <= FEW or r == newcomer]
+        ranks = [r for r in self._present if len(missing) <= FEW or r in (0, newcomer)]
         return [(rank, {"order": "waiting", "missing": missing}) for rank in sorted(ranks)]
 
     def _lose(self, rank: int, now: float) -> list[Order]:
@@ -232,13 +232,13 @@ def is_sound(event: Event, rank: int) -> bool:
     return False
 
 
-def is_order(order: Event) -> bool:
-    """Return whether an order from outside may be obeyed."""
+def is_order(order: Event, workers: int) -> bool:
+    """Return whether an order from outside may be obeyed in a gang of this size."""
     match order:
         case {"order": "waiting", "missing": list(ranks)}:
-            return all(isinstance(rank, int) for rank in ranks)
+            return all(type(rank) is int and 0 <= rank < workers for rank in ranks)
         case {"order": "start", "attempt": int(), "after": str() | None, "addresses": list(each)}:
-            return all(isinstance(address, str) for address in each)
+            return len(each) == workers and all(isinstance(address, str) for address in each)
         case {"order": "leave", "attempt": int()}:
             return True
         case {"order": "give_up", "cause": dict(cause), "restarts": int()}:

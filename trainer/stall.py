@@ -15,6 +15,7 @@ PATIENT = 3.0  # times the limit there: what holds up another rank is found on t
 OTHER = 1800.0  # seconds for all else: a store that recovers, or other ranks that wait for it
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
+AT_THE_STORE = ""  # or anything else that has limits of its own
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Pulse:
     """What a heartbeat tells.
 
     Attributes:
-        work: TRAINING, EVALUATING, GATHERING (what all ranks have), or empty for all else.
+        work: TRAINING, EVALUATING, GATHERING (what all ranks have), or AT_THE_STORE.
         count: grows with every step.
         waits: whether it waits for other ranks now, as far as can be told.
     """
@@ -42,7 +43,7 @@ class Stall:
 
     def begin(self, now: float) -> None:
         """Take note that another worker was started at ``now``, monotonic seconds."""
-        self._pulse = Pulse("", 0, waits=False)
+        self._pulse = Pulse(AT_THE_STORE, 0, waits=False)
         self._since = now
         self._begun: set[str] = set()  # work of which this worker has finished a step
 
@@ -52,10 +53,10 @@ class Stall:
         if pulse.work != before.work:
             self._since = now
         elif pulse.count != before.count:
+            self._since, took = now, now - self._since
             known = self._longest if pulse.work in self._begun else self._first
-            known[pulse.work] = max(known.get(pulse.work, 0.0), now - self._since)
+            known[pulse.work] = max(known.get(pulse.work, 0.0), took)
             self._begun.add(pulse.work)
-            self._since = now
 
     def limit(self) -> float:
         """Return how long the step under way may take, seconds."""
@@ -68,9 +69,10 @@ class Stall:
             limit = FIRST
         else:
             known = self._first.get(work, 0.0)
-            if work in self._begun:
-                known = self._longest.get(work, known)
-            limit = max(FLOOR, FACTOR * known)
+            # An evaluation may be compiled again, for a part of another size.
+            if work in self._begun and work in self._longest:
+                known = max(self._longest[work], known if work == EVALUATING else 0.0)
+            limit = max(FLOOR, min(FACTOR * known, known + OTHER))
         return max(WAITING, PATIENT * limit) if waits else limit
 
     def overdue(self, now: float) -> str | None:

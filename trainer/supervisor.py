@@ -25,7 +25,7 @@ from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
 from trainer.process import Child, Event, tell_parent
-from trainer.rollcall import FINAL, Cause, RollCall
+from trainer.rollcall import FEW, FINAL, Cause, RollCall
 from trainer.stall import Pulse, Stall
 from trainer.storage import open_storage
 from trainer.wire import Host, Link
@@ -176,6 +176,7 @@ class Supervisor:
             self._link.close()
         if self._host:
             self._host.close()
+        if self._finished_at is not None and self._rank == 0 and self._cluster.workers > 1:
             removing = threading.Thread(target=self._remove_key, daemon=True)
             removing.start()
             removing.join(3)  # a store may take its time
@@ -211,9 +212,11 @@ class Supervisor:
             return False
         host, port = sockets.split_endpoint(self._cluster.roll_call)
         address = (host if self._cluster.local else "", port)
-        hear, warn = self._later(self._hear), self._reporter.warn
+        # On our own thread: a terminal that takes no more must not stop the roll call.
+        hear, warn = self._later(self._hear), self._later(self._reporter.warn)
+        fail = self._later(self._fail)
         try:
-            self._host = Host(address, self._cluster.workers, self._key, hear, warn)
+            self._host = Host(address, self._cluster.workers, self._key, hear, warn, fail)
         except OSError as error:
             self._check_patience(now, port, os.strerror(error.errno or 0))
             return False
@@ -223,16 +226,16 @@ class Supervisor:
         """Make the gang's key, on a thread of its own: a store may take its time."""
         try:
             key = self._keyring.make()
-        except UserError as error:
+        except Exception as error:
             self._events.put(partial(self._fail, error))
         else:
             self._events.put(partial(setattr, self, "_key", key))
 
-    def _fail(self, error: UserError) -> None:
+    def _fail(self, error: Exception) -> None:
         raise error
 
     def _remove_key(self) -> None:
-        with contextlib.suppress(UserError):  # the next start writes another over it
+        with contextlib.suppress(UserError):  # what stays there opens nothing any more
             self._keyring.remove()
 
     def _later(self, call: Callable[..., None]) -> Callable[..., None]:
@@ -378,8 +381,11 @@ class Supervisor:
             self._finish()
             return
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
-        message = self._trouble or causes.describe(
-            code, attempt.error, log, self._out_of_memory(code)
+        own_words = attempt.error if code in FINAL else None
+        message = (
+            own_words
+            or self._trouble
+            or causes.describe(code, attempt.error, log, self._out_of_memory(code))
         )
         left = code == StoppedError.exit_code and not self._trouble
         own = code if code in FINAL or left else 1
@@ -472,7 +478,7 @@ class Supervisor:
             self._kill(attempt, f"its worker gave no sign of life for {FROZEN:g} s")
         elif not attempt.joined and now - attempt.start > JOINING:
             self._kill(attempt, f"its worker did not meet the others within {JOINING:g} s")
-        elif self._trouble is None and (reason := self._stall.overdue(now)):
+        elif attempt.kill_at == float("inf") and (reason := self._stall.overdue(now)):
             self._trouble = reason
             self._leave()  # its other threads are alive, and may commit what it finished
             tell_parent(event="killed", why=reason)
@@ -493,9 +499,9 @@ class Supervisor:
             threading.Thread(target=self._await_result, args=(now,), daemon=True).start()
         seconds = self._config.peer_deadline
         if now - self._incomplete_since > seconds:
-            names = ", ".join(
-                f"rank {rank} ({self._cluster.addresses[rank]})" for rank in self._missing
-            )
+            named = [f"rank {rank} ({self._cluster.addresses[rank]})" for rank in self._missing]
+            more = [f"and {len(named) - FEW} more"] if len(named) > FEW else []
+            names = ", ".join(named[:FEW] + more)
             tried = (
                 f"{self._cluster.roll_call}: {self._link.trouble}"
                 if self._link and self._missing == [0]

@@ -39,7 +39,7 @@ from trainer.predictions import Predictions
 from trainer.process import tell_parent
 from trainer.progress import Reporter
 from trainer.ring import Ring, RingError, RingUnreachableError
-from trainer.stall import EVALUATING, GATHERING, TRAINING, Pulse
+from trainer.stall import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
 from trainer.storage import Storage
 
 # What TensorFlow raises on a worker whose peer is gone.
@@ -119,7 +119,7 @@ class Trainer:
         self._shared: tuple[stream.Buffer, Data] | None = None
         self.uploader = checkpoint.Uploader(reporter.warn)
         self._events: EventLog | None = None
-        self._work = ""
+        self._work = AT_THE_STORE
         self._finished: Snapshot | None = None
         self._finishing = threading.Lock()
 
@@ -166,8 +166,9 @@ class Trainer:
             )
         saved = at.step
         while at.step < self.total and not self._enough(at):
-            chunk = self._advance(at, stop)
-            better = self._validate(at) if self._is_validation(at.step) else False
+            with self._at(TRAINING):
+                chunk = self._advance(at, stop)
+                better = self._validate(at) if self._is_validation(at.step) else False
             self._finish_chunk(at)
             if better and self.config.keep_best:
                 self._commit(wait=True)
@@ -225,10 +226,7 @@ class Trainer:
         try:
             return Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
         except RingUnreachableError as error:
-            raise UnavailableError(
-                f"rank {gang.rank}: {error}; open the ring's port between all workers, or give "
-                "--all-reduce tensorflow"
-            ) from None
+            raise UnavailableError(f"rank {gang.rank}: {error}") from None
 
     def pulse(self) -> Pulse:
         """Return what is done now and how far it is, from any thread."""
@@ -243,11 +241,11 @@ class Trainer:
 
     @contextlib.contextmanager
     def _at(self, work: str) -> Iterator[None]:
-        self._work = work
+        before, self._work = self._work, work
         try:
             yield
         finally:
-            self._work = ""
+            self._work = before
 
     @property
     def finished_step(self) -> int | None:
@@ -388,17 +386,17 @@ class Trainer:
         if self._stream:
             end = min(end, self._stream.end(at.step))
         count = end - at.step
-        indices, data = self._batches(at.step, count)
-        with self._at(TRAINING):
-            state, chunk = self.loop.run_chunk(
-                at.state,
-                indices,
-                schedule.learning_rates(config, self.total, at.step, count),
-                order.seeds(config.seed, at.step, count, self.loop.generators),
-                at.step,
-                stop.is_set(),
-                data,
-            )
+        with self._at(AT_THE_STORE):
+            indices, data = self._batches(at.step, count)
+        state, chunk = self.loop.run_chunk(
+            at.state,
+            indices,
+            schedule.learning_rates(config, self.total, at.step, count),
+            order.seeds(config.seed, at.step, count, self.loop.generators),
+            at.step,
+            stop.is_set(),
+            data,
+        )
         seconds = time.perf_counter() - began
         check_losses(chunk.losses, at.step, config, self.storage)
         at.step, at.state, at.train_seconds = end, state, at.train_seconds + seconds

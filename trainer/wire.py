@@ -5,11 +5,12 @@ the proofs can use them again:
 
     rank 0 -> member   {"nonce": S}
     member -> rank 0   {"nonce": M, rank, workers, host, leader, "proof": HMAC(key, S, M, ...)}
-    rank 0 -> member   {"proof": HMAC(key, M, S)}, then orders; or {"order": "refused", "why"}
+    rank 0 -> member   {"proof": HMAC(key, M, S), "refused": why or null}, then orders
 
-Whoever has not proven it within PROOF seconds is dropped, and there is room for STRANGERS of them
-at a time. What follows the proofs is neither encrypted nor signed. A side that hears nothing for
-SILENCE seconds counts the other as lost.
+Whoever has not proven it within PROOF seconds is dropped, and there is room for STRANGERS of them,
+or for a whole gang, at a time. What follows the proofs is neither encrypted nor signed: it is not
+safe from somebody who can pass on or change what the two sides send each other. A side that hears
+nothing for SILENCE seconds counts the other as lost.
 
 ``Host`` serves a whole gang on one thread; ``Link`` is a member's side.
 """
@@ -65,6 +66,7 @@ class _Caller:
     heard: float
     beaten: float
     rank: int | None = None
+    refused: bool = False
     unread: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
     broken: bool = False
@@ -78,7 +80,8 @@ class Host:
         workers: size of the gang.
         key: of the gang.
         tell: called with a rank and its event, from a thread of its own.
-        warn: called with a line about strangers, at most once in COMPLAINTS seconds.
+        warn: called there with a line about strangers, at most once in COMPLAINTS seconds.
+        fail: called there with the defect by which that thread ended.
 
     Attributes:
         hosts: the host of each rank that has connected, as its supervisor and this one see it;
@@ -95,9 +98,12 @@ class Host:
         key: bytes,
         tell: Callable[[int, Event], object],
         warn: Callable[[str], object] = lambda _: None,
+        fail: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         self.hosts: dict[int, str] = {}
-        self._workers, self._key, self._tell, self._warn = workers, key, tell, warn
+        self._workers, self._key = workers, key
+        self._tell, self._warn, self._fail = tell, warn, fail
+        self._places = max(STRANGERS, workers)
         self._lock = threading.Lock()
         # A lost one stays until it is dismissed: the next must not get orders that are for it.
         self._members: dict[int, _Caller] = {}
@@ -135,6 +141,17 @@ class Host:
             self._thread.join(5)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            for caller in list(self._callers.values()):
+                self._close(caller)
+            for each in (self._server, self._waking, self._wake, self._selector):
+                each.close()
+
+    def _work(self) -> None:
         looked = 0.0
         while not self._closed.is_set():
             events = self._selector.select(TICK)
@@ -150,10 +167,6 @@ class Host:
             if now - looked >= TICK:
                 looked = now
                 self._look(now)
-        for caller in list(self._callers.values()):
-            self._close(caller)
-        for each in (self._server, self._waking, self._wake, self._selector):
-            each.close()
 
     def _accept(self, now: float) -> None:
         try:
@@ -162,7 +175,7 @@ class Host:
             time.sleep(0.01)
             return
         unproven = [each for each in self._callers.values() if each.rank is None]
-        if len(unproven) >= STRANGERS:
+        if len(unproven) >= self._places:
             self._drop(unproven[0])
         connection.setblocking(False)
         with contextlib.suppress(OSError):
@@ -254,10 +267,12 @@ class Host:
             case _:
                 return False
         with self._lock:
-            if refusal := self._refusal(rank, workers, own, ours):
-                self._put(caller, {"order": "refused", "why": refusal})
+            refusal = self._refusal(rank, workers, own, ours)
+            caller.refused = refusal is not None
+            shown = proof(self._key, nonce, caller.nonce)
+            self._put(caller, {"proof": shown, "refused": refusal})
+            if caller.refused:
                 return False
-            self._put(caller, {"proof": proof(self._key, nonce, caller.nonce)})
             self._members[rank] = caller
             caller.rank = rank
         self.hosts |= {rank: own, 0: ours}
@@ -298,18 +313,19 @@ class Host:
 
     def _drop(self, caller: _Caller) -> None:
         self._close(caller)
-        if caller.rank is None:
+        if caller.rank is not None:
+            self._tell(caller.rank, {"event": "gone"})
+        elif not caller.refused:
             self._strangers += 1
             self._last_stranger = caller.address
-        else:
-            self._tell(caller.rank, {"event": "gone"})
 
     def _close(self, caller: _Caller) -> None:
         del self._callers[caller.connection]
         self._selector.unregister(caller.connection)
-        with contextlib.suppress(OSError):
-            caller.connection.shutdown(socket.SHUT_RDWR)
-        caller.connection.close()
+        with self._lock:  # `send` must not write to another file of this number
+            with contextlib.suppress(OSError):
+                caller.connection.shutdown(socket.SHUT_RDWR)
+            caller.connection.close()
 
 
 def _parse(line: bytes) -> Event | None:
@@ -409,41 +425,46 @@ class Link:
         pause = 0.2
         while not self._closed.wait(pause):
             try:
+                # Before the call: a store may take longer than the host waits for the proof.
+                key = self._key(self._key_doubted)
                 connection = socket.create_connection(self._address, timeout=SILENCE)
             except OSError as error:
-                self.trouble = error.strerror or str(error)
-                pause = 0.2
-                continue
-            wire = Wire(connection)
-            refused = self._greet(wire)
-            if refused is None:
-                self._converse(wire)
+                self.trouble, pause = error.strerror or str(error), 0.2
+            except UserError as error:
+                self.trouble, pause = one_line(error), min(2.0, 2 * pause)
             else:
-                self.trouble = refused
-            wire.drop()
-            pause = 0.2 if refused is None else min(2.0, 2 * pause)
+                pause = self._call(Wire(connection), key, pause)
 
-    def _greet(self, wire: Wire) -> str | None:
+    def _call(self, wire: Wire, key: bytes, pause: float) -> float:
+        """Take part until the connection is lost; return how long to wait before another try."""
+        refused = self._greet(wire, key)
+        if refused is None:
+            self._converse(wire)
+        else:
+            self.trouble = refused
+        wire.drop()
+        return 0.2 if refused is None else min(2.0, 2 * pause)
+
+    def _greet(self, wire: Wire, key: bytes) -> str | None:
         """Prove to be of the gang and have rank 0 prove it; return what went wrong."""
         first = wire.read()
-        try:
-            own, leader = wire.connection.getsockname()[0], wire.connection.getpeername()[0]
-            key = self._key(self._key_doubted)
-        except OSError as error:
-            return error.strerror or str(error)
-        except UserError as error:
-            return one_line(error)
         if first is None:
             return "no answer"
+        try:
+            own, leader = wire.connection.getsockname()[0], wire.connection.getpeername()[0]
+        except OSError as error:
+            return error.strerror or str(error)
         nonce, theirs = secrets.token_hex(16), str(first.get("nonce"))
         facts = {"rank": self._rank, "workers": self._workers, "host": own, "leader": leader}
-        shown = proof(key, theirs, nonce, *facts.values())
-        wire.send({"nonce": nonce, **facts, "proof": shown})
-        answer = wire.read() or {}
-        if answer.get("order") == "refused":
-            return printable(str(answer.get("why")))
-        self._key_doubted = not _same(str(answer.get("proof")), proof(key, nonce, theirs))
-        return "rank 0 has another key than this rank" if self._key_doubted else None
+        wire.send({"nonce": nonce, **facts, "proof": proof(key, theirs, nonce, *facts.values())})
+        answer = wire.read()
+        self._key_doubted = answer is None
+        if answer is None:
+            return "rank 0 did not take this rank's key"
+        if not _same(str(answer.get("proof")), proof(key, nonce, theirs)):
+            self._key_doubted = True
+            return "who answers there does not know the gang's key"
+        return None if answer.get("refused") is None else printable(str(answer["refused"]))
 
     def _converse(self, wire: Wire) -> None:
         self._wire = wire
@@ -452,7 +473,7 @@ class Link:
         self._tell({"order": "connected"})
         wire.beat()
         while (order := wire.read()) is not None:
-            if is_order(order):
+            if is_order(order, self._workers):
                 self._tell(order)
         self._wire = None
         self.trouble = "the connection was lost"

@@ -16,26 +16,20 @@ def keyring(folder: Path, env: dict[str, str] | None = None) -> Keyring:
     return Keyring(lambda: LocalStorage(str(folder)), NAME, {} if env is None else env)
 
 
-def test_members_read_what_rank_0_made_and_look_again_when_it_was_replaced(tmp_path: Path) -> None:
-    first, member = keyring(tmp_path), keyring(tmp_path)
-    key = first.make()
+def test_members_read_what_rank_0_made_and_its_successor_finds_it(tmp_path: Path) -> None:
+    key = keyring(tmp_path).make()
     assert re.fullmatch(rb"[0-9a-f]{64}", key)
+    successor, member = keyring(tmp_path), keyring(tmp_path)
+    assert successor.make() == member.read(again=False) == key
+    (tmp_path / NAME).write_bytes(b"damaged")
     assert member.read(again=False) == key
-    second = keyring(tmp_path).make()
-    assert second != key
-    assert member.read(again=False) == key
-    assert member.read(again=True) == second
-
-
-def test_a_key_is_removed_by_who_made_it_alone(tmp_path: Path) -> None:
-    first, second, member = keyring(tmp_path), keyring(tmp_path), keyring(tmp_path)
-    first.make()
-    key = second.make()
-    for stranger in (first, member):
-        stranger.remove()
-        assert keyring(tmp_path).read(again=False) == key
-    second.remove()
-    second.remove()
+    with pytest.raises(DataError, match="damaged"):
+        member.read(again=True)
+    mended = keyring(tmp_path).make()
+    assert mended not in (key, b"damaged")
+    assert member.read(again=True) == mended
+    successor.remove()
+    successor.remove()
     assert not (tmp_path / NAME).exists()
 
 

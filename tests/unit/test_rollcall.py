@@ -380,9 +380,21 @@ def test_a_gang_of_a_thousand_is_told_few_times_who_is_missing() -> None:
     workers = 1024
     roll_call = RollCall(workers, 3)
     told = [roll_call.handle(rank, {"event": "here"}, 0.0) for rank in range(workers)]
-    assert sum(map(len, told)) < 10 * workers
+    assert sum(map(len, told)) < 12 * workers
     assert {
         rank for rank, order in told[-1] if order == {"order": "waiting", "missing": []}
     } == set(range(workers))
     started = [order for rank in range(workers) for order in orders(roll_call, (rank, "ready"))]
     assert [rank for rank, _ in started] == list(range(workers))
+
+
+def test_rank_0_knows_who_is_missing_however_many_are() -> None:
+    roll_call = RollCall(20, 3)
+    known: list[int] = []
+    for rank in range(11):
+        for to, order in roll_call.handle(rank, {"event": "here"}, 0.0):
+            known = order["missing"] if to == 0 else known
+        assert known == list(range(rank + 1, 20))
+    for to, order in roll_call.handle(5, {"event": "gone"}, 0.0):
+        known = order["missing"] if to == 0 and order["order"] == "waiting" else known
+    assert known == [5, *range(11, 20)]

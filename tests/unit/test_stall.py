@@ -52,12 +52,22 @@ def test_steps_below_the_floor_never_raise_an_alarm(steps: list[float], waits: b
     assert train(Stall(0.0), steps, 0.0, waits=waits)[1] is None
 
 
-@given(st.floats(0.001, 300), st.floats(1.1, 9))
-def test_the_limit_grows_with_what_steps_take(seconds: float, slower: float) -> None:
+@given(st.floats(0.001, 150), st.floats(1.1, 9))
+def test_the_limit_grows_with_what_steps_take_up_to_half_an_hour(
+    seconds: float, slower: float
+) -> None:
     watch = Stall(0.0)
     now, alarm = train(watch, [seconds] * 3 + [seconds * slower], 0.0)
     assert alarm is None
-    assert found_after(watch, now) >= max(FLOOR, FACTOR * seconds * slower) - 2
+    longest = seconds * slower
+    expected = max(FLOOR, min(FACTOR * longest, longest + stall.OTHER))
+    assert expected - 2 <= found_after(watch, now) <= expected + FACTOR + 2
+
+
+def test_an_evaluation_may_be_compiled_again_at_the_end() -> None:
+    watch = Stall(0.0)
+    now, _ = train(watch, [50.0, 0.1, 0.1], 0.0, work=EVALUATING)
+    assert FACTOR * 50 <= found_after(watch, now, work=EVALUATING) <= FACTOR * 50 + 2
 
 
 def test_quick_steps_that_cease_are_found_at_the_floor() -> None:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from tests.processes import wait_until
 from trainer import sockets, wire
-from trainer.rollcall import Cause, Event, RollCall
+from trainer.errors import DataError
+from trainer.rollcall import Cause, Event, RollCall, is_order
 from trainer.wire import MAX_LINE, Host, Link, proof
 
 LIMIT = 20.0  # seconds after which something that should happen did not
@@ -41,14 +42,14 @@ def hello(
     return {"nonce": "mine", **facts, "proof": proof(key, nonce, "mine", *facts.values())}
 
 
-def welcome(connection: socket.socket, key: bytes = KEY) -> None:
+def welcome(connection: socket.socket, key: bytes = KEY, refused: str | None = None) -> None:
     """Do rank 0's part of the proofs."""
     connection.sendall(b'{"nonce": "theirs"}\n')
     with connection.makefile("rb") as file:
         said = json.loads(file.readline())
     facts = [said[name] for name in ("rank", "workers", "host", "leader")]
     assert said["proof"] == proof(KEY, "theirs", said["nonce"], *facts)
-    answer = {"proof": proof(key, said["nonce"], "theirs")}
+    answer = {"proof": proof(key, said["nonce"], "theirs"), "refused": refused}
     connection.sendall((json.dumps(answer) + "\n").encode())
 
 
@@ -57,6 +58,7 @@ class Leader:
 
     def __init__(self, port: int, workers: int = 3) -> None:
         self.roll_call = RollCall(workers, 3)
+        self._addresses = ["a:1"] * workers
         self.heard: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._one_at_a_time = threading.Lock()
         self.warned: SimpleQueue[str] = SimpleQueue()
@@ -66,7 +68,9 @@ class Leader:
     def hear(self, rank: int, event: Event) -> None:
         with self._one_at_a_time:
             for to, order in self.roll_call.handle(rank, event, 0.0):
-                self.host.send(to, {**order, "addresses": []} if "attempt" in order else order)
+                self.host.send(
+                    to, {**order, "addresses": self._addresses} if "attempt" in order else order
+                )
         self.heard.put((rank, event))
 
 
@@ -89,11 +93,12 @@ class Caller:
                 self.socket.sendall(data)
 
     def order(self) -> Event | None:
-        """The next order, or None when the connection is lost."""
+        """The next order, or why there will be none, or None when the connection is lost."""
         with contextlib.suppress(ConnectionError):
             for line in self._file:
-                if "order" in (order := dict(json.loads(line))):
-                    return order
+                order = dict(json.loads(line))
+                if "order" in order or order.get("refused"):
+                    return {key: value for key, value in order.items() if key != "proof"}
         return None
 
     def close(self) -> None:
@@ -123,7 +128,7 @@ def test_a_rank_that_is_not_of_the_gang_is_refused(
 ) -> None:
     with contextlib.closing(Caller(port, rank=rank, workers=workers)) as caller:
         why = f"rank {rank} of {workers} workers called a gang of 3"
-        assert caller.order() == {"order": "refused", "why": why}
+        assert caller.order() == {"refused": why}
         assert caller.order() is None
     assert leader.heard.empty()
 
@@ -132,7 +137,7 @@ def test_a_rank_has_one_supervisor_at_a_time(leader: Leader, port: int) -> None:
     with contextlib.closing(Caller(port)) as first:
         assert first.order() == {"order": "waiting", "missing": [2]}
         with contextlib.closing(Caller(port)) as second:
-            refusal = {"order": "refused", "why": "another supervisor of rank 1 is connected"}
+            refusal = {"refused": "another supervisor of rank 1 is connected"}
             assert [second.order(), second.order()] == [refusal, None]
         leader.host.send(1, {"order": "leave", "attempt": 1})
         assert first.order() == {"order": "leave", "attempt": 1}
@@ -156,7 +161,7 @@ def test_a_lost_connection_keeps_its_place_until_its_loss_is_dealt_with(port: in
             host.send(1, {"order": "start"})
             order = caller.order()
             assert order
-            assert order["order"] == answer
+            assert answer in (order.get("order"), *order)
         host.send(1, {"order": "dismissed"})
     host.close()
 
@@ -317,7 +322,88 @@ def test_a_stranger_in_place_of_rank_0_is_not_obeyed(port: int) -> None:
         link.close()
     assert told.empty()
     assert asked == [False, True]  # rank 0 may have been replaced, and have another key now
-    assert link.trouble == "rank 0 has another key than this rank"
+    assert link.trouble == "who answers there does not know the gang's key"
+
+
+def test_a_member_that_is_refused_is_no_stranger(leader: Leader, port: int) -> None:
+    told: SimpleQueue[Event] = SimpleQueue()
+    with contextlib.closing(Caller(port)):
+        link = Link(("127.0.0.1", port), 1, 3, key, told.put)
+        why = "another supervisor of rank 1 is connected"
+        wait_until(lambda: link.trouble == why, LIMIT)
+        link.close()
+    assert told.empty()
+    assert leader.host._strangers == 0
+    assert leader.warned.empty()
+
+
+def test_a_store_that_is_slow_with_the_key_keeps_nobody_out(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "PROOF", 0.3)
+    asked: list[bool] = []
+
+    def slowly(again: bool) -> bytes:
+        asked.append(again)
+        time.sleep(0.6)
+        return KEY
+
+    leader, told = Leader(port, workers=2), SimpleQueue[Event]()
+    link = Link(("127.0.0.1", port), 1, 2, slowly, told.put)
+    assert told.get(timeout=LIMIT) == {"order": "connected"}
+    assert asked == [False]
+    link.close()
+    leader.host.close()
+
+
+@pytest.mark.usefixtures("leader")
+def test_a_key_that_is_not_there_yet_is_asked_for_again(port: int) -> None:
+    told: SimpleQueue[Event] = SimpleQueue()
+    absent = [True]
+
+    def sometimes(again: bool) -> bytes:
+        if absent:
+            raise DataError("run/gang.key: not there")
+        return key(again)
+
+    link = Link(("127.0.0.1", port), 1, 3, sometimes, told.put)
+    wait_until(lambda: link.trouble == "run/gang.key: not there", LIMIT)
+    absent.clear()
+    assert told.get(timeout=LIMIT) == {"order": "connected"}
+    link.close()
+
+
+def test_a_defect_of_the_hosts_thread_is_told_and_its_members_hear_of_it(port: int) -> None:
+    failed: SimpleQueue[Exception] = SimpleQueue()
+
+    def break_down(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    host = Host(("127.0.0.1", port), 3, KEY, break_down, fail=failed.put)
+    with contextlib.closing(Caller(port)) as caller:
+        assert isinstance(failed.get(timeout=LIMIT), ZeroDivisionError)
+        assert caller.order() is None
+    host._thread.join(LIMIT)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    host.close()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"order": "waiting", "missing": [3]},
+        {"order": "waiting", "missing": [-1]},
+        {"order": "waiting", "missing": [True]},
+        {"order": "start", "attempt": 1, "after": None, "addresses": ["a:1", "b:1"]},
+        {"order": "start", "attempt": 1, "after": 7, "addresses": ["a:1"] * 3},
+        {"order": "leave"},
+        {"order": "give_up", "cause": {}, "restarts": 1},
+        {"order": "connected"},
+    ],
+)
+def test_an_order_that_cannot_be_obeyed_is_none(order: Event) -> None:
+    assert not is_order(order, 3)
 
 
 @pytest.fixture
@@ -394,7 +480,7 @@ def test_a_link_hears_of_silence_and_connects_again(
         assert [told.get(timeout=LIMIT)["order"] for _ in "ab"] == ["connected", "waiting"]
         leader.hear(0, {"event": "ready"})
         link.send({"event": "ready"})
-        start = {"order": "start", "attempt": 1, "after": None, "addresses": []}
+        start = {"order": "start", "attempt": 1, "after": None, "addresses": ["a:1"] * 2}
         assert told.get(timeout=LIMIT) == start
         leader.host.close()
         assert told.get(timeout=LIMIT) == {"order": "lost"}
