@@ -431,9 +431,17 @@ class Link:
             except OSError as error:
                 self.trouble, pause = error.strerror or str(error), 0.2
             except UserError as error:
-                self.trouble, pause = one_line(error), min(2.0, 2 * pause)
+                self.trouble, pause = self._unreached() or one_line(error), min(2.0, 2 * pause)
             else:
                 pause = self._call(Wire(connection), key, pause)
+
+    def _unreached(self) -> str | None:
+        """Return why rank 0 cannot be called, which tells more than that its key is missing."""
+        try:
+            socket.create_connection(self._address, timeout=SILENCE).close()
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
 
     def _call(self, wire: Wire, key: bytes, pause: float) -> float:
         """Take part until the connection is lost; return how long to wait before another try."""

@@ -22,6 +22,7 @@ import pytest
 from tests import processes
 from trainer import checkpoint
 from trainer.cluster import environment
+from trainer.membership import VARIABLE
 from trainer.storage import open_storage
 
 # How often the run is killed; the figures in the documentation are from 20.
@@ -368,7 +369,7 @@ def test_a_second_supervisor_of_a_rank_waits_and_disturbs_nobody(
         code, _, err = processes.run(
             *job(digits, run, 2, ENDLESS),
             *("--peer-deadline", "3"),
-            env=environment(rank=1, workers=2, port=port),
+            env=environment(rank=1, workers=2, port=port) | {VARIABLE: env[VARIABLE]},
         )
         assert code == 69
         assert "another supervisor of rank 1 is connected" in err
