@@ -142,7 +142,8 @@ def read_all(
             ("compare", "--json"),
             ("predict", picture, "--output", "json"),
         ):
-            yield f"{words[0]} {words[-1]}", read(folder, [str(good)], capsys, *words)
+            code = read(folder, [str(good)], capsys, *words)
+            yield " ".join(words).replace(compared, "PAGE").replace(picture, "PICTURE"), code
         for where in (compared, str(folder / run.REPORT)):
             if Path(where).is_file():
                 text = Path(where).read_text()
