@@ -50,8 +50,8 @@ class Stall:
     def take(self, pulse: Pulse, now: float) -> None:
         """Take a heartbeat that came at ``now``, monotonic seconds."""
         before, self._pulse = self._pulse, pulse
-        if pulse.work != before.work:
-            self._since = now
+        if (pulse.work, pulse.waits) != (before.work, before.waits):
+            self._since = now  # what other ranks take is not this one's
         elif pulse.count != before.count:
             self._since, took = now, now - self._since
             known = self._longest if pulse.work in self._begun else self._first

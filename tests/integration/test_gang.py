@@ -262,7 +262,7 @@ def test_the_number_of_workers_may_change_between_two_starts(digits: Path, tmp_p
             last = turn == len(sizes) - 1
             # A sum of two numbers is the same in either order, whoever adds them up.
             all_reduce = "tensorflow" if sizes == (2, 2) and last else "auto"
-            stop_at = None if last else 100 * (turn + 1)
+            stop_at = None if last else newest(run) + 100
             code, _, err = _until(run, digits, workers, stop_at, all_reduce)
             assert code == (0 if last else 75), err
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from k8s import spec
 from tests.apiserver import ApiServer
 from tests.controller import Controller
 from tests.processes import LIMIT, ROOT, environment
@@ -26,6 +27,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 # These run everything else, or never end; that they exist and what they would do is checked.
 DRY = {"make test", "make check", "make presets", "make tensorboard"}
+CONFIG = spec.read(str(ROOT / "runs/mnist-cnn.yaml")).config.identity() | {"data_sha256": "0" * 64}
 RESULT = {
     "test_accuracy": 0.99,
     "test_loss": 0.1,
@@ -77,8 +79,9 @@ def test_every_command(project: Path, digits: Path) -> None:
             controller.react(verb, item)
             if item["kind"] == "Job" and verb == "patch":  # it has been started
                 api.push("mnist-cnn-0-00000", '{"message": "trained"}')
-                name = "runs/mnist-cnn/result.json"
-                server.put("my-bucket", name, json.dumps(RESULT).encode(), {})
+                for name, values in (("config", CONFIG), ("result", RESULT)):
+                    data = json.dumps(values).encode()
+                    server.put("my-bucket", f"runs/mnist-cnn/{name}.json", data, {})
 
         api.react = react
         env = environment(
