@@ -257,14 +257,14 @@ def test_weights_that_are_not_those_of_the_predictions_are_not_exported(small: P
 
 
 def test_a_layer_of_ones_own(train: Train, tmp_path: Path) -> None:
-    folder = train(model="tests.integration.test_export:known")
     own = "tests.integration.test_export:known"
+    folder = train(model=own)
     export.export(str(folder), str(tmp_path / "known"), formats(), lambda _: None, own)
     assert stored(tmp_path / "known") == expected(ALL)
-    folder = train(model="tests.integration.test_export:unknown")
+    own = "tests.integration.test_export:unknown"
+    folder = train(model=own)
     lines: list[str] = []
     with pytest.raises(UserError, match=r"keras: cannot hold this model: .*locate class 'Unknown'"):
-        own = "tests.integration.test_export:unknown"
         export.export(str(folder), str(tmp_path / "unknown"), formats(), lines.append, own)
     assert stored(tmp_path / "unknown") == expected(ALL - {"model.keras"})
     assert lines[-1] == f"stored in {tmp_path / 'unknown'}/"
