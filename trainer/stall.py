@@ -11,7 +11,9 @@ FLOOR = 60.0  # seconds; a machine that swaps or is throttled holds up any step 
 FACTOR = 10.0  # times the longest step so far
 FIRST = 900.0  # seconds for a first step of which nothing is known: it traces and compiles
 WAITING = 600.0  # seconds at least where a step waits for other ranks, which may use the store
-PATIENT = 3.0  # times the limit there: what holds up another rank is found on that one first
+# Times the limit there, as what holds up another rank is found on that one first; and times the
+# first step, where no other is known.
+PATIENT = 3.0
 OTHER = 1800.0  # seconds for all else: a store that recovers, or other ranks that wait for it
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
@@ -61,18 +63,19 @@ class Stall:
     def limit(self) -> float:
         """Return how long the step under way may take, seconds."""
         work, waits = self._pulse.work, self._pulse.waits
+        first, longest = self._first.get(work), self._longest.get(work)
         if work == GATHERING and not waits:  # it has come, and nothing is made of it
             return FLOOR
         if work not in (TRAINING, EVALUATING):
             return OTHER
-        if work not in self._begun and work not in self._first:
+        if first is None:
             limit = FIRST
-        else:
-            known = self._first.get(work, 0.0)
+        elif work == EVALUATING or work not in self._begun:
             # An evaluation may be compiled again, for a part of another size.
-            if work in self._begun and work in self._longest:
-                known = max(self._longest[work], known if work == EVALUATING else 0.0)
-            limit = max(FLOOR, min(FACTOR * known, known + OTHER))
+            limit = _scaled(max(first, longest or 0.0))
+        else:
+            # The first step had to be compiled, and so took longer than those that follow.
+            limit = max(FLOOR, PATIENT * first) if longest is None else _scaled(longest)
         return max(WAITING, PATIENT * limit) if waits else limit
 
     def overdue(self, now: float) -> str | None:
@@ -85,3 +88,7 @@ class Stall:
         what = {TRAINING: "step", EVALUATING: "batch of its evaluation"}
         unit = what.get(self._pulse.work, "work")
         return f"its worker is alive but has finished no {unit} for {seconds}"
+
+
+def _scaled(known: float) -> float:
+    return max(FLOOR, min(FACTOR * known, known + OTHER))
