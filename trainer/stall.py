@@ -52,13 +52,13 @@ class Stall:
     def take(self, pulse: Pulse, now: float) -> None:
         """Take a heartbeat that came at ``now``, monotonic seconds."""
         before, self._pulse = self._pulse, pulse
-        if (pulse.work, pulse.waits) != (before.work, before.waits):
-            self._since = now  # what other ranks take is not this one's
-        elif pulse.count != before.count:
-            self._since, took = now, now - self._since
-            known = self._longest if pulse.work in self._begun else self._first
-            known[pulse.work] = max(known.get(pulse.work, 0.0), took)
-            self._begun.add(pulse.work)
+        # What was under way has been finished, whatever is under way now.
+        if pulse.count != before.count and before.work in (TRAINING, EVALUATING):
+            known = self._longest if before.work in self._begun else self._first
+            known[before.work] = max(known.get(before.work, 0.0), now - self._since)
+            self._begun.add(before.work)
+        if pulse != before:  # also where it waits or ceases to: that time is other ranks'
+            self._since = now
 
     def limit(self) -> float:
         """Return how long the step under way may take, seconds."""

@@ -117,3 +117,40 @@ def test_a_worker_that_never_gives_a_heartbeat_of_its_own_has_one_too() -> None:
     watch = Stall(1e6)
     assert watch.overdue(1e6 + stall.OTHER - 1) is None
     assert watch.overdue(1e6 + stall.OTHER + 1)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        Pulse(TRAINING, 7, waits=True),
+        Pulse(EVALUATING, 7, waits=False),
+        Pulse(GATHERING, 7, waits=True),
+        Pulse(stall.AT_THE_STORE, 7, waits=False),
+    ],
+)
+def test_a_step_counts_as_finished_whatever_follows_it(after: Pulse) -> None:
+    watch = Stall(0.0)
+    watch.take(Pulse(TRAINING, 3, waits=False), 1.0)
+    watch.take(after, 4.0)
+    watch.take(Pulse(TRAINING, 7, waits=False), 5.0)
+    assert watch.overdue(5.0 + FLOOR - 1) is None
+    assert watch.overdue(5.0 + FLOOR + 1)
+
+
+def test_what_is_gathered_before_the_first_step_is_no_step() -> None:
+    watch = Stall(0.0)
+    watch.take(Pulse(stall.AT_THE_STORE, 0, waits=False), 1.0)
+    watch.take(Pulse(GATHERING, 1, waits=True), 2.0)
+    watch.take(Pulse(TRAINING, 3, waits=False), 3.0)
+    assert watch.overdue(3.0 + FIRST - 1) is None
+
+
+def test_time_spent_waiting_for_others_does_not_raise_the_limit() -> None:
+    watch = Stall(0.0)
+    now, _ = train(watch, [1.0] + [0.01] * 100, 0.0)
+    for seconds in range(300):
+        watch.take(Pulse(TRAINING, 101, waits=True), now + seconds)
+    watch.take(Pulse(TRAINING, 101, waits=False), now + 301)
+    watch.take(Pulse(TRAINING, 102, waits=False), now + 302)
+    assert watch.overdue(now + 302 + FLOOR - 1) is None
+    assert watch.overdue(now + 302 + FLOOR + 1)
