@@ -28,11 +28,13 @@ class Pulse:
         work: TRAINING, EVALUATING, GATHERING (what all ranks have), or AT_THE_STORE.
         count: grows with every step.
         waits: whether it waits for other ranks now, as far as can be told.
+        first: whether this worker has not done such work before, which then is compiled.
     """
 
     work: str
     count: int
     waits: bool
+    first: bool = True
 
 
 class Stall:
@@ -57,6 +59,8 @@ class Stall:
             known = self._longest if before.work in self._begun else self._first
             known[before.work] = max(known.get(before.work, 0.0), now - self._since)
             self._begun.add(before.work)
+        if not pulse.first:  # it may all have been quicker than a heartbeat
+            self._begun.add(pulse.work)
         if pulse != before:  # also where it waits or ceases to: that time is other ranks'
             self._since = now
 
@@ -68,14 +72,14 @@ class Stall:
             return FLOOR
         if work not in (TRAINING, EVALUATING):
             return OTHER
-        if first is None:
-            limit = FIRST
-        elif work == EVALUATING or work not in self._begun:
-            # An evaluation may be compiled again, for a part of another size.
-            limit = _scaled(max(first, longest or 0.0))
+        if work not in self._begun:
+            limit = FIRST if first is None else _scaled(first)
+        elif work == EVALUATING:  # it may be compiled again, for a part of another size
+            limit = _scaled(max(first or 0.0, longest or 0.0))
+        elif longest is None:  # the first step had to be compiled, and so took longer than others
+            limit = max(FLOOR, PATIENT * (first or 0.0))
         else:
-            # The first step had to be compiled, and so took longer than those that follow.
-            limit = max(FLOOR, PATIENT * first) if longest is None else _scaled(longest)
+            limit = _scaled(longest)
         return max(WAITING, PATIENT * limit) if waits else limit
 
     def overdue(self, now: float) -> str | None:

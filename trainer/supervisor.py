@@ -364,8 +364,8 @@ class Supervisor:
         match event:
             case {"error": str(message)}:
                 attempt.error = message
-            case {"event": "beat", "work": work, "count": count, "waits": waits}:
-                self._stall.take(Pulse(work, count, waits), attempt.heard)
+            case {"event": "beat", "work": _, **pulse}:
+                self._stall.take(Pulse(event["work"], **pulse), attempt.heard)
             case {"event": "joined"}:
                 attempt.joined = True
             case {"event": "storing", "seconds": seconds} if not self._stopping:

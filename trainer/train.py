@@ -119,7 +119,7 @@ class Trainer:
         self._shared: tuple[stream.Buffer, Data] | None = None
         self.uploader = checkpoint.Uploader(reporter.warn)
         self._events: EventLog | None = None
-        self._work = AT_THE_STORE
+        self._work, self._done = AT_THE_STORE, set[str]()
         self._finished: Snapshot | None = None
         self._finishing = threading.Lock()
 
@@ -237,13 +237,14 @@ class Trainer:
             waits = self.loop.ring.summing
         else:  # TensorFlow's collectives do not tell
             waits = self._work == TRAINING and self.cluster.workers > 1
-        return Pulse(self._work, count, waits)
+        return Pulse(self._work, count, waits, first=self._work not in self._done)
 
     @contextlib.contextmanager
     def _at(self, work: str) -> Iterator[None]:
         before, self._work = self._work, work
         try:
             yield
+            self._done.add(work)
         finally:
             self._work = before
 

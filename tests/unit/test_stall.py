@@ -154,3 +154,11 @@ def test_time_spent_waiting_for_others_does_not_raise_the_limit() -> None:
     watch.take(Pulse(TRAINING, 102, waits=False), now + 302)
     assert watch.overdue(now + 302 + FLOOR - 1) is None
     assert watch.overdue(now + 302 + FLOOR + 1)
+
+
+def test_steps_quicker_than_a_heartbeat_count_as_done() -> None:
+    watch = Stall(0.0)
+    watch.take(Pulse(GATHERING, 17, waits=True), 1.0)
+    watch.take(Pulse(TRAINING, 39, waits=False, first=False), 2.0)
+    assert watch.overdue(2.0 + FLOOR - 1) is None
+    assert watch.overdue(2.0 + FLOOR + 1)
