@@ -25,9 +25,9 @@ def test_members_read_what_rank_0_made_and_its_successor_finds_it(tmp_path: Path
     assert member.read(again=False) == key
     with pytest.raises(DataError, match="damaged"):
         member.read(again=True)
-    mended = keyring(tmp_path).make()
-    assert mended not in (key, b"damaged")
-    assert member.read(again=True) == mended
+    renewed = keyring(tmp_path).make()
+    assert renewed not in (key, b"damaged")
+    assert member.read(again=True) == renewed
     successor.remove()
     successor.remove()
     assert not (tmp_path / NAME).exists()
