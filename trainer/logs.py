@@ -210,9 +210,10 @@ class Shipper:
             ended = self._ended in ready
             if reading in ready:
                 data = os.read(reading, READ)
-                _write(self._real[stream], data)
+                # The copy first: who has read it may make this process write on the other stream.
                 if self._copy.add(stream, data):
                     self._wake.set()
+                _write(self._real[stream], data)
         os.close(reading)  # what still writes there knows that nobody listens
 
     def _send(self) -> None:

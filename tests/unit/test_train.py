@@ -383,8 +383,8 @@ def test_a_ring_that_cannot_be_closed_ends_the_run_with_a_remedy(
         with pytest.raises(UnavailableError) as caught:
             trainer.train(threading.Event(), started=0.0)
     assert str(caught.value) == (
-        f"rank 0: rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open the "
-        "ring's port between all workers, or give --all-reduce tensorflow"
+        f"rank 0: rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open "
+        "this port between all workers, or give --all-reduce tensorflow"
     )
 
 
