@@ -34,6 +34,12 @@ def newest(run: Path) -> int:
     return max(checkpoint.steps(open_storage(str(run))), default=0)
 
 
+def renewed(pid: int, struck: set[int]) -> bool:
+    """Whether every rank has a worker that was not there before."""
+    now = processes.workers(pid).values()
+    return len(now) == WORKERS and struck.isdisjoint(now)
+
+
 def ended(run: Path) -> tuple[list[float], dict[str, Any]]:
     """Training losses by chunk, and the result."""
     storage = open_storage(str(run))
@@ -49,9 +55,13 @@ def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_pat
     seed = int(os.environ.get("TRAINYARD_KILL_SEED", "0"))
     moments = random.Random(seed)
     with processes.running(*job(digits, killed, WORKERS)) as gang:
-        for step in sorted(moments.sample(range(CHUNK, STEPS // 2), KILLS)):
+        for kill in range(KILLS):
+            step = newest(killed) + moments.randrange(CHUNK, STEPS // (KILLS + 2))
             processes.wait_until(lambda: newest(killed) >= step, 250)  # noqa: B023
-            os.kill(moments.choice(list(processes.workers(gang.pid).values())), signal.SIGKILL)
+            workers = set(processes.workers(gang.pid).values())
+            os.kill(moments.choice(sorted(workers)), signal.SIGKILL)
+            if kill < KILLS - 1:  # a gang that is struck again before it trains counts one fault
+                processes.wait_until(lambda: renewed(gang.pid, workers), 250)  # noqa: B023
         assert processes.finish(gang)[0] == 0
     attempts = (killed / "attempts.jsonl").read_text().splitlines()
     assert len(attempts) == KILLS + 1
