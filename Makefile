@@ -116,9 +116,10 @@ test: $(VENV)/dev  ## Run all tests
 e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
 	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
 
-check: $(VENV)/dev  ## Format check, lint and types
+check: $(VENV)/dev  ## Format check, lint, who imports whom, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy trainer k8s tests benchmarks docs
 
 format: $(VENV)/dev  ## Format the code
@@ -129,7 +130,7 @@ schema: $(VENV)/k8s  ## Write runs/schema.json, by which editors know run files
 	$(BIN)/python -m k8s schema > runs/schema.json
 
 golden: $(VENV)/dev  ## Write tests/data/golden anew
-	TRAINYARD_WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/test_k8s_manifest.py -k golden
+	TRAINYARD_WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/k8s/test_manifest.py -k golden
 
 lock: $(VENV)/dev  ## Resolve requirements/*.txt anew from pyproject.toml
 	for extras in "trainer" "gpu" "k8s" "trainer onnx" "trainer k8s onnx dev"; do \

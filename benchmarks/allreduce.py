@@ -27,7 +27,7 @@ def ring(rank: int, port: int) -> Sums:
     """Return sums by the trainer's ring."""
     import numpy as np
 
-    from trainer.ring import Ring
+    from trainer.train.all_reduce import Ring
 
     there = connected(rank, port)
 
@@ -52,7 +52,7 @@ def tensorflow(rank: int, port: int) -> Sums:
     import tensorflow as tf
 
     from trainer.cluster import Cluster
-    from trainer.devices import keep_to_part, make_strategy
+    from trainer.train.devices import keep_to_part, make_strategy
 
     addresses = tuple(f"127.0.0.1:{port + r}" for r in range(2))
     cluster = Cluster(rank, addresses, local=True)

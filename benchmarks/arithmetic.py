@@ -17,10 +17,12 @@ import tensorflow as tf
 
 from benchmarks.common import Answer, serve
 from benchmarks.tensorflow_side import Ours
-from trainer import dataset, models, presets
+from trainer import presets
 from trainer.cluster import ALONE
-from trainer.devices import is_reordered, parts_of, set_threads
-from trainer.forward import (
+from trainer.data import dataset
+from trainer.train import models
+from trainer.train.devices import is_reordered, parts_of, set_threads
+from trainer.train.forward import (
     goes_back_unstrided,
     in_a_row,
     input_gradient,

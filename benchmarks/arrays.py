@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import dataset
+from trainer.data import dataset
 
 
 def save(uri: str, validation: int, folder: Path) -> str:

@@ -206,7 +206,7 @@ def run(command: Sequence[str], limit: float) -> resource.struct_rusage:
 def kill(process: subprocess.Popen[Any]) -> None:
     """SIGKILL a process and all below it: TensorFlow swallows SIGTERM, and children lead sessions.
 
-    It need not run any more; what it has left behind ends by itself, see trainer/process.py.
+    It need not run any more; what it has left behind ends by itself, see trainer/gang/process.py.
     """
     if process.poll() is None:
         _end(process.pid)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks.common import Answer, serve
-from trainer import dataset
+from trainer.data import dataset
 
 BATCH = 128
 HELD_OUT = 6000  # images

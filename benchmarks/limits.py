@@ -20,7 +20,8 @@ from benchmarks import common
 from benchmarks.allreduce import FLOATS
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.throughput import settings_of
-from trainer import presets, process
+from trainer import presets
+from trainer.gang import process
 from trainer.presets import PRESETS
 
 SECONDS = 1.0  # of one turn
@@ -44,10 +45,10 @@ def main() -> None:
     body = [
         table([*head, "share of the step"], rows),
         "Bare are TensorFlow's own products and convolutions, forward and backward, those of the "
-        "step with its shapes and in its order (`trainer/forward.py`), on as many threads and in "
-        "as many parts side by side; the first layer's has no gradient for its input. The rest of "
-        "a step is gathering and scaling images, activations, normalisation, loss and the update; "
-        "where XLA compiles the step, its products may be faster than the bare ones.",
+        "step with its shapes and in its order (`trainer/train/forward.py`), on as many threads "
+        "and in as many parts side by side; the first layer's has no gradient for its input. The "
+        "rest of a step is gathering and scaling images, activations, normalisation, loss and the "
+        "update; where XLA compiles the step, its products may be faster than the bare ones.",
         "The sum of a vector of a gradient's size over two processes on the loopback interface:",
         table(lines, collectives(chosen)),
         "Sockets carry what a sum over two needs, half of the vector each way and the other half "

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from tests import hostile
-from trainer import picture
+from tests.support import hostile
 from trainer.errors import DataError
+from trainer.inference import picture
 
 Bytes = npt.NDArray[np.uint8]
 Reader = Callable[[Bytes], npt.NDArray[np.int64]]  # images [n, 28, 28] to classes [n]
@@ -138,8 +138,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--picture", metavar="FILE")
     options = parser.parse_args()
-    from trainer import dataset, models
-    from trainer.restore import restore
+    from trainer.data import dataset
+    from trainer.runs.restore import restore
+    from trainer.train import models
 
     model = models.load(restore(options.run))
 

@@ -24,13 +24,16 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.common import Spread, table, take_turns
-from trainer import checkpoint, dataset, eventlog, presets, process, run
+from trainer import presets
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
-from trainer.devices import set_threads
-from trainer.loop import ChunkResult
-from trainer.storage import open_storage
-from trainer.train import Position, Trainer
+from trainer.data import dataset
+from trainer.gang import process
+from trainer.runs import checkpoint, event_log, run_folder
+from trainer.storage.base import open_storage
+from trainer.train.devices import set_threads
+from trainer.train.loop import ChunkResult
+from trainer.train.trainer import Position, Trainer
 
 STRETCH = 6  # chunks; the first still has the other side's last checkpoint on its way
 NEVER = 10**9  # steps between checkpoints
@@ -107,11 +110,11 @@ class Stretches(Trainer):
         self.cpu: list[float] = []
         self._unsigned = b""
         # One log a mode; each knows what it has written itself.
-        logs: dict[str, eventlog.EventLog | None] = {"off": None}
+        logs: dict[str, event_log.EventLog | None] = {"off": None}
         for mode in ("on", "histograms"):
             config = self.config.model_copy(update={"tensorboard": mode})
             storage = open_storage(f"{self.storage.uri}/{mode}")
-            log = eventlog.open_log(storage, config, self.total, 0, self.reporter.warn)
+            log = event_log.open_log(storage, config, self.total, 0, self.reporter.warn)
             if log:
                 log.wants_graph = False  # it is written once a run
             logs[mode] = log
@@ -185,7 +188,7 @@ def main() -> None:
     body = [
         table(head, rows),
         "Wall time and CPU are what the safety adds, by pair. TensorBoard's events are written "
-        f"every {eventlog.EVERY:g} s at most, and so is what they cost. The supervisor's line is "
+        f"every {event_log.EVERY:g} s at most, and so is what they cost. The supervisor's line is "
         "of whole runs, with it and by the same code without, the first chunk left out of the "
         "wall time; its CPU is that of all processes of the run.",
     ]
@@ -228,7 +231,7 @@ def stretches(chosen: argparse.Namespace) -> list[list[str]]:
         config = configured(chosen, folder, (len(guards) + 1) * STRETCH)
         data, storage = dataset.load(chosen.data, config.validation), open_storage(folder)
         set_threads(config, ALONE, data)
-        digest = run.claim(storage, config, data.sha256)
+        digest = run_folder.claim(storage, config, data.sha256)
         trainer = Stretches(config, ALONE, data, storage, digest, Silent())
         trainer.start(guards)
     rows = []
@@ -301,7 +304,7 @@ def in_process(chosen: argparse.Namespace) -> None:
     """Do what a run does, in this process alone."""
     config = configured(chosen, chosen.in_process, 3 if chosen.quick else 20)
     data, storage = dataset.load(config.data, config.validation), open_storage(config.run)
-    digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
     set_threads(config, ALONE, data)
     trainer = Trainer(config, ALONE, data, storage, digest, Silent())
     trainer.train(threading.Event(), time.time())

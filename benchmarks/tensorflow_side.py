@@ -17,14 +17,17 @@ import numpy.typing as npt
 from keras import losses, optimizers
 
 from benchmarks.common import Answer, serve
-from trainer import dataset, metrics, models, order, presets, schedule
-from trainer.augment import Warp
+from trainer import metrics, presets
+from trainer import steps as schedule
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
-from trainer.dataset import Dataset
-from trainer.devices import make_strategy, set_threads
-from trainer.optimizers import ADAGRAD_START
-from trainer.train import assemble
+from trainer.data import dataset, sampler
+from trainer.data.dataset import Dataset
+from trainer.train import models
+from trainer.train.devices import make_strategy, set_threads
+from trainer.train.optimizers import ADAGRAD_START
+from trainer.train.trainer import assemble
+from trainer.train.warp import Warp
 
 PROBE = 2000  # images whose loss is looked at
 TOTAL = 10**6  # steps of the schedule; it is constant
@@ -64,9 +67,9 @@ class Ours:
             at, count = self._step, config.chunk_steps
             self._state, _ = self._loop.run_chunk(
                 self._state,
-                order.batches(config.seed, self._samples, config.batch_size, at, count),
+                sampler.batches(config.seed, self._samples, config.batch_size, at, count),
                 schedule.learning_rates(config, TOTAL, at, count),
-                order.seeds(config.seed, at, count, self._loop.generators),
+                sampler.seeds(config.seed, at, count, self._loop.generators),
                 at,
             )
             self._step += count

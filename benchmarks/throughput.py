@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks import arrays, common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
-from trainer import presets, process
+from trainer import presets
+from trainer.gang import process
 from trainer.presets import PRESETS
 
 WARPED = "cnn-best, warped"

@@ -24,8 +24,8 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.throughput import settings_of, torch_command
-from trainer import process
 from trainer.cluster import environment
+from trainer.gang import process
 
 LIMIT = 300.0  # seconds of one run
 CHUNKS = 7  # of a run of ours; the first is not counted

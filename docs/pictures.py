@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests import hostile
 from tests.browser.conftest import FLAGS
-from tests.processes import free_ports
-from trainer import digits
+from tests.support import hostile
+from tests.support.processes import free_ports
+from trainer.data import digits
 
 DOCS = Path(__file__).parent
 TOP = {"x": 0, "y": 0, "width": 1280, "height": 1060}

@@ -11,10 +11,10 @@ from trainer.text import printable
 
 # Whatever takes long to import is imported by the command that needs it: --help is quick.
 if TYPE_CHECKING:
-    from k8s.client import Cluster
+    from k8s.client.cluster import Cluster
     from k8s.spec import RunSpec
     from trainer.config import TrainConfig
-    from trainer.storage import Storage
+    from trainer.storage.base import Storage
 
 INTERRUPTED = 130  # as a shell counts SIGINT
 
@@ -64,7 +64,7 @@ def schema(options: argparse.Namespace) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Check what can be known before submitting."""
-    from k8s import doctor as checks
+    from k8s.commands import doctor as checks
 
     spec = _read(options)
     cluster = _cluster(options, spec)
@@ -80,8 +80,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     """Check a run file, and start the run."""
-    from k8s import doctor as checks
-    from k8s import submit as submission
+    from k8s.commands import doctor as checks
+    from k8s.commands import submit as submission
 
     spec = _read(options)
     cluster = _cluster(options, spec)
@@ -110,8 +110,8 @@ def submit(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> None:
     """Tell the state of one run, or of all."""
-    from k8s import status as states
-    from k8s import submit as submission
+    from k8s.commands import status as states
+    from k8s.commands import submit as submission
 
     if options.run is None:
         list_runs(options)
@@ -126,7 +126,7 @@ def status(options: argparse.Namespace) -> None:
 
 def list_runs(options: argparse.Namespace) -> None:
     """Tell the state of all runs."""
-    from k8s import status as states
+    from k8s.commands import status as states
 
     cluster = _cluster(options)
     runs = states.all_runs(cluster)
@@ -138,10 +138,11 @@ def list_runs(options: argparse.Namespace) -> None:
 
 def logs(options: argparse.Namespace) -> int:
     """Print a run's logs."""
-    from k8s import logs as printing
-    from k8s import observe, view
-    from k8s import submit as submission
-    from k8s.screen import Screen
+    from k8s.commands import logs as printing
+    from k8s.commands import observe
+    from k8s.commands import submit as submission
+    from k8s.commands.screen import Screen
+    from k8s.diagnosis import run_phase
 
     if options.follow and (options.previous or options.folder):
         raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
@@ -152,7 +153,7 @@ def logs(options: argparse.Namespace) -> int:
     if job is None and not (options.follow or options.previous):
         return _stored_logs(_folder(options)[0], options.rank)
     job = submission.find(cluster, name)
-    workers = view.workers(job)
+    workers = run_phase.workers(job)
     if options.rank is not None and not 0 <= options.rank < workers:
         raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
     if options.follow:
@@ -168,8 +169,8 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def _stored_logs(folder: "Storage", rank: int | None) -> int:
-    from k8s import logs as printing
-    from k8s.screen import Screen
+    from k8s.commands import logs as printing
+    from k8s.commands.screen import Screen
 
     printing.show_stored(folder, rank, Screen(1))
     return 0
@@ -177,7 +178,7 @@ def _stored_logs(folder: "Storage", rank: int | None) -> int:
 
 def result(options: argparse.Namespace) -> None:
     """Print a run's result, and copy its folder where that is asked for."""
-    from k8s import result as ends
+    from k8s.commands import result as ends
 
     folder, config = _folder(options)
     if options.download:
@@ -193,7 +194,7 @@ def result(options: argparse.Namespace) -> None:
 
 def cancel(options: argparse.Namespace) -> None:
     """Ask a run to stop with a checkpoint."""
-    from k8s import submit as submission
+    from k8s.commands import submit as submission
 
     cluster, name, _ = _target(options)
     submission.cancel(cluster, name, _say)
@@ -201,7 +202,7 @@ def cancel(options: argparse.Namespace) -> None:
 
 def delete(options: argparse.Namespace) -> None:
     """Remove a run from the cluster."""
-    from k8s import submit as submission
+    from k8s.commands import submit as submission
 
     cluster, name, _ = _target(options)
     submission.delete(cluster, name, _say)
@@ -214,7 +215,7 @@ def _read(options: argparse.Namespace) -> "RunSpec":
 
 
 def _cluster(options: argparse.Namespace, spec: "RunSpec | None" = None) -> "Cluster":
-    from k8s.client import Cluster
+    from k8s.client.cluster import Cluster
 
     return Cluster(options.context, options.namespace or (spec.namespace if spec else None))
 
@@ -238,16 +239,16 @@ def _folder(options: argparse.Namespace) -> tuple["Storage", "TrainConfig | None
 
     With --folder there are no settings.
     """
-    from k8s import store
+    from k8s.commands import run_store
 
-    store.use(options.storage_endpoint)
+    run_store.use(options.storage_endpoint)
     if options.folder:
-        return store.open_folder(options.folder, None), None
+        return run_store.open_folder(options.folder, None), None
     if options.run is None:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if _is_file(options.run):
         spec = _read(options)
-        return store.of_spec(spec), spec.config
+        return run_store.of_spec(spec), spec.config
     cluster = _cluster(options)
     job = cluster.get("Job", options.run)
     if job is None:
@@ -255,7 +256,7 @@ def _folder(options: argparse.Namespace) -> tuple["Storage", "TrainConfig | None
             f"{options.run}: no such run in namespace {cluster.namespace}; if it is gone from the "
             "cluster, give its run file instead of its name, or --folder gs://..."
         )
-    return store.of_job(cluster, job)
+    return run_store.of_job(cluster, job)
 
 
 def _follow(
@@ -266,7 +267,7 @@ def _follow(
     with_logs: bool,
     rank: int | None = None,
 ) -> int:
-    from k8s.follow import Follower
+    from k8s.commands.follow import Follower
 
     try:
         return Follower(cluster, name, start_deadline, with_logs, rank).run()

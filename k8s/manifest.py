@@ -11,7 +11,7 @@ from k8s.spec import RunSpec
 
 Object = dict[str, Any]
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "manifests"
 FILES = ("config.yaml", "networkpolicy.yaml", "service.yaml", "job.yaml")
 INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/

@@ -17,9 +17,10 @@ from pydantic import (
     field_validator,
 )
 
-from trainer import presets, run
+from trainer import presets
 from trainer.config import TrainConfig, nearest
 from trainer.errors import ConfigError
+from trainer.runs import run_folder
 
 # Set by the Job, so neither the environment nor the training settings of a run file may.
 RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
@@ -255,7 +256,7 @@ class RunSpec(_Model):
         placed["run"] = self.run.replace("{name}", self.name)
         settings = {"log_format": "json", **self.train}
         config = presets.configure(settings, placed)
-        return config.model_copy(update={"run": run.uri(config)})
+        return config.model_copy(update={"run": run_folder.uri(config)})
 
     @property
     def run_uri(self) -> str:

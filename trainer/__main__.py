@@ -1,6 +1,7 @@
 """Commands and exit codes; what each command does is in the module of its name."""
 
-from trainer import process
+from trainer import status
+from trainer.gang import process
 
 if __name__ == "__main__":
     process.hold_signals()
@@ -16,14 +17,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from trainer import arguments as command_line
-from trainer import chaos, gang, presets, sources, supervisor, worker
 from trainer import cluster as clusters
-from trainer import export as exports
+from trainer import presets
+from trainer.cli import arguments as command_line
 from trainer.config import TrainConfig, read_yaml
+from trainer.data import sources
 from trainer.errors import UserError, one_line
-from trainer.imports import quick_imports
+from trainer.gang import local_gang, supervisor, worker
+from trainer.inference import export as exports
+from trainer.testing import chaos
 from trainer.text import printable
+from trainer.train.quick_import import quick_imports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except UserError as error:
         message = one_line(error)
-        if not process.tell_parent(error=message):
+        if not status.tell_parent(error=message):
             sys.stdout.flush()
             sys.stderr.write(f"trainer: {message}\n")
         return error.exit_code
@@ -71,7 +75,7 @@ def train(options: argparse.Namespace, arguments: list[str]) -> None:
     if supervisor.WORKER in os.environ:
         worker.serve(config, cluster or clusters.ALONE)
     elif cluster is None and config.workers > 1:
-        gang.run_gang(arguments, config, process.stop_event())
+        local_gang.run_gang(arguments, config, process.stop_event())
     else:
         supervisor.supervise(arguments, config, cluster or clusters.ALONE, process.stop_event())
 
@@ -81,7 +85,7 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
     del arguments
     with _native_noise_dropped():
         with quick_imports():
-            from trainer import evaluate as evaluation
+            from trainer.train import evaluate as evaluation
 
         report = evaluation.evaluate(options.run, options.data, options.model)
     sys.stdout.write(evaluation.as_json(report) if options.json else evaluation.as_text(report))
@@ -90,8 +94,8 @@ def evaluate(options: argparse.Namespace, arguments: list[str]) -> None:
 def predict(options: argparse.Namespace, arguments: list[str]) -> None:
     """Read people's own pictures; those that cannot be read are told at the end."""
     del arguments
-    from trainer import predict as predicting
-    from trainer.restore import restore_with
+    from trainer.inference import predict as predicting
+    from trainer.runs.restore import restore_with
 
     restored = restore_with(options.run, options.model)
     with _native_noise_dropped():
@@ -129,8 +133,8 @@ def export(options: argparse.Namespace, arguments: list[str]) -> None:
 def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     """Show runs beside each other."""
     del arguments
-    from trainer import compare as comparing
-    from trainer import curves
+    from trainer.report import compare as comparing
+    from trainer.report import compare_page
 
     def warn(message: str) -> None:
         sys.stderr.write(f"trainer: warning: {printable(message)}\n")
@@ -140,7 +144,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     as_json = comparing.as_json(comparison)
     sys.stdout.write(as_json if options.json else comparing.as_text(comparison, width))
     if options.output or not options.json:
-        output = curves.write(comparison, options.output or "compare.html")
+        output = compare_page.write(comparison, options.output or "compare.html")
         if not options.json:
             sys.stdout.write(f"\npage: {output}\n")
 
@@ -149,8 +153,8 @@ def sweep(options: argparse.Namespace, arguments: list[str]) -> None:
     """Train the runs of a sweep file."""
     del arguments
     stop = process.stop_event()
-    from trainer import search
-    from trainer import sweep as sweeping
+    from trainer.gang import search
+    from trainer.gang import sweep as sweeping
 
     wanted = search.read(options.file)
     if options.plan:
@@ -163,7 +167,7 @@ def tensorboard(options: argparse.Namespace, arguments: list[str]) -> None:
     """Serve runs with TensorBoard until asked to stop."""
     del arguments
     stop = process.stop_event()
-    from trainer import tensorboard as boards
+    from trainer.report import tensorboard as boards
 
     def say(line: str) -> None:
         sys.stdout.write(f"{printable(line)}\n")
@@ -179,13 +183,13 @@ def report(options: argparse.Namespace, arguments: list[str]) -> None:
     """Write the page of a run, or print its report."""
     del arguments
     if options.text:
-        from trainer import facts, terminal
+        from trainer.report import facts, terminal
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal may have no block characters
         sys.stdout.write(terminal.as_text(facts.gather(options.run)))
         return
-    from trainer import report as reporting
+    from trainer.report import html as reporting
 
     sys.stdout.write(f"report in {reporting.write(options.run, options.output)}\n")
 

@@ -33,7 +33,7 @@ class Cluster:
         rank: of this worker, from 0.
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
-        roll_call: host:port where rank 0's supervisor hears the others' (see rollcall.py).
+        roll_call: host:port where rank 0's supervisor hears the others' (see rendezvous.py).
         service: the headless Service's name.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests import mnist, processes
-from trainer import sources
+from tests.support import mnist, processes
+from trainer.data import sources
 
 FLAGS = [
     "--no-sandbox",
@@ -19,7 +19,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGES = Path(__file__).parents[2] / "trainer" / "pages"
+PAGES = Path(__file__).parents[2] / "trainer" / "report" / "pages"
 
 
 @pytest.fixture(scope="session")

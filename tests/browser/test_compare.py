@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.folders import make_run, result
-from trainer import compare, curves, run
+from tests.support.folders import make_run, result
+from trainer.report import compare, compare_page
+from trainer.runs import run_folder
 
 ACCURACIES = {9: 0.5, 10: 0.25, 80: 0.125}  # by batch size; as text, 10 comes before 9
 
@@ -16,9 +17,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for size, accuracy in ACCURACIES.items():
         where = make_run(folder / str(size), batch_size=size)
-        (where / run.RESULT).write_bytes(run.pretty(result(accuracy)))
+        (where / run_folder.RESULT).write_bytes(run_folder.pretty(result(accuracy)))
     comparison = compare.compare([str(folder)], lambda message: pytest.fail(message))
-    return Path(curves.write(comparison, str(folder / "compare.html")))
+    return Path(compare_page.write(comparison, str(folder / "compare.html")))
 
 
 def batch_sizes(page: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""trainer/pages/network.js and draw.js against TensorFlow and trainer/picture.py."""
+"""network.js and draw.js of the report against TensorFlow and trainer/inference/picture.py."""
 
 import base64
 import gc
@@ -13,9 +13,12 @@ import numpy.typing as npt
 import pytest
 from keras import layers
 
-from tests import networks
-from trainer import dataset, network, picture, predictions
-from trainer.restore import restore
+from tests.support import networks
+from trainer.data import dataset
+from trainer.inference import picture
+from trainer.report import network
+from trainer.runs import predictions
+from trainer.runs.restore import restore
 
 gc.freeze()  # every clear_session collects garbage: not among TensorFlow's own objects
 

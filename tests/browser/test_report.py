@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import processes
+from tests.support import processes
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import mnist
-from trainer import sources
-from trainer.gcs_server import GCSServer
-from trainer.storage import Storage, open_storage
+from tests.support import mnist
+from trainer.data import sources
+from trainer.storage.base import Storage, open_storage
+from trainer.testing.gcs_server import GCSServer
 
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("TRAINYARD_E2E_IMAGE", "")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s import doctor
+from k8s.commands import doctor
 from tests.cluster.conftest import LIMIT, ROOT, STEPS, Done, Space, kubectl
-from trainer import run
-from trainer.storage import open_storage
+from trainer.runs import run_folder
+from trainer.storage.base import open_storage
 
 LONG = {"preset": "cnn", "steps": 4000, "chunk_steps": 20}
 KILL_WORKER = """
@@ -55,7 +55,7 @@ def weights_of_a_local_gang(settings: str) -> str:
         capture_output=True,
         timeout=LIMIT,
     )
-    return str((run.read_result(open_storage(folder)) or {})["weights_sha256"])
+    return str((run_folder.read_result(open_storage(folder)) or {})["weights_sha256"])
 
 
 def reference(train: dict[str, Any]) -> str:
@@ -63,7 +63,7 @@ def reference(train: dict[str, Any]) -> str:
 
 
 def weights(space: Space, path: str) -> str:
-    return str((run.read_result(space.stored(path)) or {})["weights_sha256"])
+    return str((run_folder.read_result(space.stored(path)) or {})["weights_sha256"])
 
 
 def follow(space: Space, path: str) -> tuple[Done, float | None]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import sources
+from trainer.data import sources
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import processes
-from trainer import checkpoint, idx
-from trainer.gcs_server import GCSServer
-from trainer.storage import open_storage
+from tests.support import processes
+from trainer.data import idx
+from trainer.runs import checkpoint
+from trainer.storage.base import open_storage
+from trainer.testing.gcs_server import GCSServer
 
 
 def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -16,14 +16,17 @@ import keras
 import numpy as np
 import pytest
 
-from tests import mnist, processes
-from trainer import dataset, export, predictions, presets, run
+from tests.support import mnist, processes
+from trainer import presets
 from trainer.cluster import ALONE
+from trainer.data import dataset
 from trainer.errors import DataError, UserError
-from trainer.export import FORMATS
-from trainer.gcs_server import GCSServer
-from trainer.storage import open_storage
-from trainer.train import Trainer
+from trainer.inference import export
+from trainer.inference.export import FORMATS
+from trainer.runs import predictions, run_folder
+from trainer.storage.base import open_storage
+from trainer.testing.gcs_server import GCSServer
+from trainer.train.trainer import Trainer
 
 pytestmark = [
     # Keras 3.15 with NumPy 2: when it opens a Keras file, and when it mends tf2onnx.
@@ -97,7 +100,7 @@ def train(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
             config = presets.configure({}, {**given, "keep_best": False, "data": where})
             done[name] = tmp_path_factory.mktemp("run")
             storage = open_storage(str(done[name]))
-            digest = run.claim(storage, config, data.sha256, data.input_shape, data.classes)
+            digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
             trainer = Trainer(config, ALONE, data, storage, digest, Silent())
             trainer.train(threading.Event(), started=0.0)
         return done[name]
@@ -150,7 +153,7 @@ def test_every_export_gives_the_predictions_of_the_run(
     assert kept is not None
     assert lines[0] == f"{folder} at step 10, checked on {len(kept.labels):,} test images"
     assert len(lines) == 2 + len(export.choose(None))
-    config = json.loads((folder / run.CONFIG).read_text())
+    config = json.loads((folder / run_folder.CONFIG).read_text())
     images = dataset.load(config["data"], 0).test.images
     wanted = export.softmax(kept.logits)
     for name in export.choose(None):
@@ -229,8 +232,8 @@ def test_an_export_that_cannot_be_read_again_is_not_stored(
 
 
 def test_without_the_data_the_check_is_on_random_images(small: Path) -> None:
-    config = json.loads((small / run.CONFIG).read_text())
-    (small / run.CONFIG).write_text(json.dumps({**config, "data": str(small / "nothing")}))
+    config = json.loads((small / run_folder.CONFIG).read_text())
+    (small / run_folder.CONFIG).write_text(json.dumps({**config, "data": str(small / "nothing")}))
     lines: list[str] = []
     export.export(str(small), None, "keras", lines.append)
     assert "on 1,000 random images against its restored model alone" in lines[0]
@@ -244,14 +247,14 @@ def test_weights_that_are_not_those_of_the_predictions_are_not_exported(small: P
     one_off = kept.logits.copy()
     one_off[-1, 0] += 0.01
     other = predictions.encode(replace(kept, logits=one_off))
-    (small / run.PREDICTIONS).write_bytes(other)
+    (small / run_folder.PREDICTIONS).write_bytes(other)
     with pytest.raises(UserError, match="the restored model: differs from the run"):
         export.export(str(small), None, "keras", lambda _: None)
-    (small / run.PREDICTIONS).write_bytes(predictions.encode(replace(kept, step=5)))
+    (small / run_folder.PREDICTIONS).write_bytes(predictions.encode(replace(kept, step=5)))
     with pytest.raises(DataError, match="checkpoint is of step 10, but its predictions are of"):
         export.export(str(small), None, "keras", lambda _: None)
     assert stored(small / "model") == set()
-    (small / run.PREDICTIONS).write_bytes(predictions.encode(kept))
+    (small / run_folder.PREDICTIONS).write_bytes(predictions.encode(kept))
     export.export(str(small), None, "keras", lambda _: None)
     assert stored(small / "model") == {"model.keras"}
 
@@ -278,7 +281,7 @@ def test_the_page_s_snippets_run_where_the_trainer_is_not(
     (tmp_path / "bucket/runs/first/model").symlink_to(model)
     kept = predictions.read(open_storage(str(folder)))
     assert kept is not None
-    config = json.loads((folder / run.CONFIG).read_text())
+    config = json.loads((folder / run_folder.CONFIG).read_text())
     np.save(tmp_path / "images.npy", dataset.load(config["data"], 0).test.images[:300])
     np.save(tmp_path / "wanted.npy", kept.logits[:300].argmax(axis=1))
     blocks = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)

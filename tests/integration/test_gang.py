@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import processes
-from trainer import checkpoint
+from tests.support import processes
 from trainer.cluster import environment
-from trainer.membership import VARIABLE
-from trainer.storage import open_storage
+from trainer.gang.membership import VARIABLE
+from trainer.runs import checkpoint
+from trainer.storage.base import open_storage
 
 # How often the run is killed; the figures in the documentation are from 20.
 KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
@@ -33,7 +33,7 @@ LOADED_STEPS = int(os.environ.get("TRAINYARD_LOADED_STEPS", "400"))
 
 def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.tiny:noisy", "--workers", str(workers)),
+        *("train", "--model", "tests.support.tiny:noisy", "--workers", str(workers)),
         *("--validation", "400", "--steps", str(steps), "--chunk-steps", str(CHUNK)),
         *("--checkpoint-steps", "40", "--data", str(data), "--run", str(run)),
     )
@@ -120,7 +120,7 @@ def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
     digits: Path, tmp_path: Path
 ) -> None:
     run, env = tmp_path / "run", {"HELD": str(tmp_path / "held")}
-    held = (*job(digits, run, 2, 60), "--model", "tests.tiny:held", "--xla", "off")
+    held = (*job(digits, run, 2, 60), "--model", "tests.support.tiny:held", "--xla", "off")
     code, _, err = processes.run(*held, env=env)
     assert (code, err) == (0, "")
     [first, _] = attempts(run)
@@ -175,7 +175,7 @@ def test_a_worker_that_fails_again_and_again_ends_the_gang_with_its_words(
 ) -> None:
     run = tmp_path / "run"
     code, out, err = processes.run(
-        *("train", "--model", "tests.tiny:broken", "--workers", "2", "--max-restarts", "1"),
+        *("train", "--model", "tests.support.tiny:broken", "--workers", "2", "--max-restarts", "1"),
         *("--validation", "0", "--data", str(digits), "--run", str(run)),
     )
     assert code == 1
@@ -212,7 +212,7 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_told_with_the_limit(
     small_memory: Path, digits: Path, tmp_path: Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "trainer", "train", "--model", "tests.tiny:hungry"),
+        *(sys.executable, "-m", "trainer", "train", "--model", "tests.support.tiny:hungry"),
         *("--validation", "0", "--max-restarts", "0"),
         *("--data", str(digits), "--run", str(tmp_path / "run")),
     ]
@@ -278,7 +278,15 @@ def _until(
 ) -> tuple[int, str, str]:
     """Run to the end, or ask it to stop once a step is stored."""
     arguments = (
-        *("train", "--model", "tests.tiny:linear", "--workers", str(workers), "--validation", "0"),
+        *(
+            "train",
+            "--model",
+            "tests.support.tiny:linear",
+            "--workers",
+            str(workers),
+            "--validation",
+            "0",
+        ),
         *("--batch-size", "60", "--steps", "1000", "--chunk-steps", "20", "--eval-epochs", "0"),
         *("--checkpoint-steps", "20", "--data", str(data), "--run", str(run)),
         *("--all-reduce", all_reduce),
@@ -416,7 +424,7 @@ def test_no_process_outlives_the_gang(digits: Path, tmp_path: Path) -> None:
 
 def test_chaos_leaves_the_weights_alone() -> None:
     code, out, err = processes.run(
-        *("chaos", "--model", "tests.tiny:noisy", "--faults", "4", "--seed", "3"),
+        *("chaos", "--model", "tests.support.tiny:noisy", "--faults", "4", "--seed", "3"),
         *("--steps", "1500", "--json"),
         limit=4 * processes.LIMIT,
     )

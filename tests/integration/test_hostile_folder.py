@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import damage
-from tests.processes import environment, free_ports, running, wait_until
-from trainer import run
+from tests.support import damage
+from tests.support.processes import environment, free_ports, running, wait_until
+from trainer.runs import run_folder
 
 PAYLOAD = "from pathlib import Path\n\nPath(__file__).with_name('mark').write_text('run')\n"
 FOLDER = "bucket/runs/evil"
 REFERENCE = "bucket.runs.evil.payload:f"
-OWN = "tests.tiny:linear"  # what the user has
+OWN = "tests.support.tiny:linear"  # what the user has
 MOST_MEMORY = 1 << 31  # bytes
 REFUSED = f"has a model of its own, '{REFERENCE}'"
 TRAINING = ("--data", "bucket/data", "--validation", "10", "--batch-size", "20")
@@ -36,10 +36,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.parent.mkdir(parents=True)
     made.rename(folder)
     (folder / "payload.py").write_text(PAYLOAD)
-    config = json.loads((folder / run.CONFIG).read_bytes())
-    (folder / run.CONFIG).write_text(json.dumps({**config, "model": REFERENCE}))
+    config = json.loads((folder / run_folder.CONFIG).read_bytes())
+    (folder / run_folder.CONFIG).write_text(json.dumps({**config, "model": REFERENCE}))
     damage.sign(folder, lambda point: point)
-    (folder / run.ARCHITECTURE).write_text(json.dumps(architecture()))
+    (folder / run_folder.ARCHITECTURE).write_text(json.dumps(architecture()))
     pixels = np.full((40, 40), 255, np.uint8)
     pixels[8:32, 18:22] = 0
     Image.fromarray(pixels).save(place / "one.png")
@@ -102,7 +102,9 @@ def test_the_users_own_function_opens_it(place: Path, arguments: tuple[str, ...]
 
 
 def test_a_function_that_does_not_fit_the_weights_is_refused(place: Path) -> None:
-    code, _, err = verb(place, "predict", "one.png", "--run", FOLDER, "--model", "tests.tiny:noisy")
+    code, _, err = verb(
+        place, "predict", "one.png", "--run", FOLDER, "--model", "tests.support.tiny:noisy"
+    )
     assert code == 65
     assert "use the model that it was trained with" in err
 
@@ -138,9 +140,9 @@ def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
 def test_what_a_folder_says_does_not_reach_the_terminal_raw(place: Path) -> None:
     folder = place / "escapes"
     subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
-    config = json.loads((folder / run.CONFIG).read_bytes())
+    config = json.loads((folder / run_folder.CONFIG).read_bytes())
     config |= {"model": f"{ESCAPES}:f", "data": f"/no/{ESCAPES}"}
-    (folder / run.CONFIG).write_text(json.dumps(config))
+    (folder / run_folder.CONFIG).write_text(json.dumps(config))
     damage.sign(folder, lambda point: point)
     for arguments in (
         ("report", "--text", "--run", "escapes"),
@@ -160,8 +162,8 @@ def test_links_lead_nowhere(place: Path) -> None:
     subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
     outside.mkdir()
     (outside / "metrics.jsonl").write_text('{"step": 1, "train_seconds": 1, "loss": 0.123456}\n')
-    (folder / run.METRICS).unlink()
-    (folder / run.METRICS).symlink_to(outside / "metrics.jsonl")
+    (folder / run_folder.METRICS).unlink()
+    (folder / run_folder.METRICS).symlink_to(outside / "metrics.jsonl")
     shutil.rmtree(folder / "model")
     (folder / "model").symlink_to(outside)
     code, out, _ = verb(place, "report", "--text", "--run", "links")
@@ -179,22 +181,22 @@ def test_too_little_room_for_the_library_that_draws_costs_the_charts_alone(place
     limit = "ulimit -v 6291456;"  # KiB
     code, _, err = verb(place, "report", "--run", FOLDER, before=limit)
     assert (code, err) == (0, "")
-    page = (place / FOLDER / run.REPORT).read_text()
+    page = (place / FOLDER / run_folder.REPORT).read_text()
     assert "This chart could not be drawn" in page
     code, _, err = verb(place, "compare", FOLDER, "--output", "page.html", before=limit)
     assert (code, err) == (0, "")
     assert "This chart could not be drawn" in (place / "page.html").read_text()
     assert verb(place, "report", "--run", FOLDER)[0] == 0
-    assert "could not be drawn" not in (place / FOLDER / run.REPORT).read_text()
+    assert "could not be drawn" not in (place / FOLDER / run_folder.REPORT).read_text()
 
 
 def shape(height: int, width: int, preset: str = "softmax") -> Callable[[Path], None]:
     """Return what has a run name images of this size; its checkpoint has its digest."""
 
     def spoil(folder: Path) -> None:
-        config = json.loads((folder / run.CONFIG).read_bytes())
+        config = json.loads((folder / run_folder.CONFIG).read_bytes())
         config |= {"input_shape": [height, width, 1], "preset": preset, "model": None}
-        (folder / run.CONFIG).write_text(json.dumps(config))
+        (folder / run_folder.CONFIG).write_text(json.dumps(config))
         damage.sign(folder, lambda point: point)
 
     return spoil
@@ -202,13 +204,13 @@ def shape(height: int, width: int, preset: str = "softmax") -> Callable[[Path], 
 
 def many_lines(folder: Path) -> None:
     line = b'{"step": 1, "train_seconds": 1}\n'
-    (folder / run.METRICS).write_bytes(line * 5_000_000)
-    (folder / run.rank_metrics(1)).write_bytes(line * 900_000)
+    (folder / run_folder.METRICS).write_bytes(line * 5_000_000)
+    (folder / run_folder.rank_metrics(1)).write_bytes(line * 900_000)
 
 
 def huge_files(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file() and path.name != run.CONFIG:
+        if path.is_file() and path.name != run_folder.CONFIG:
             with path.open("ab") as file:
                 file.truncate(1 << 40)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests import processes
-from tests.hosts import ipv6_hosts, need_namespaces
+from tests.support import processes
+from tests.support.hosts import ipv6_hosts, need_namespaces
 from trainer.cluster import environment
 
 SERVICE = "yard"
@@ -24,7 +24,15 @@ def gang(
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Start a supervisor on each host, as a Job does in pods."""
     arguments = (
-        *("train", "--model", "tests.tiny:noisy", "--validation", "400", "--chunk-steps", "20"),
+        *(
+            "train",
+            "--model",
+            "tests.support.tiny:noisy",
+            "--validation",
+            "400",
+            "--chunk-steps",
+            "20",
+        ),
         *("--steps", str(steps), "--data", str(data), "--run", str(run), "--no-report"),
     )
     started = []

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import processes
-from trainer import checkpoint
-from trainer import run as runs
-from trainer.storage import open_storage
+from tests.support import processes
+from trainer.runs import checkpoint
+from trainer.runs import run_folder as runs
+from trainer.storage.base import open_storage
 
 # The figures in the documentation are from 12 and 16, killed three times.
 WORKERS = int(os.environ.get("TRAINYARD_WORKERS_TRIED", "12"))
@@ -23,7 +23,7 @@ BATCH, STEPS, CHUNK = 240, 600, 20
 
 def job(data: Path, run: Path, workers: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.tiny:linear", "--workers", str(workers)),
+        *("train", "--model", "tests.support.tiny:linear", "--workers", str(workers)),
         *("--batch-size", str(BATCH - BATCH % workers), "--learning-rate", "0.01"),
         *("--validation", "300", "--steps", str(STEPS), "--chunk-steps", str(CHUNK)),
         *("--checkpoint-steps", str(CHUNK), "--data", str(data), "--run", str(run)),
@@ -70,7 +70,7 @@ def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_pat
     assert many["weights_sha256"] == again["weights_sha256"], seed
     assert many["test_loss"] == again["test_loss"]
     assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
-    model = ("--model", "tests.tiny:linear")
+    model = ("--model", "tests.support.tiny:linear")
     code, out, _ = processes.run("evaluate", "--run", str(whole), *model, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == many["test_accuracy"]

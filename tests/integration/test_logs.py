@@ -3,14 +3,14 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests import processes
-from trainer import logs
+from tests.support import processes
 from trainer.cluster import environment
-from trainer.storage import LocalStorage
+from trainer.runs import logs
+from trainer.storage.base import LocalStorage
 
 TALKATIVE = """
 import os
-from tests.tiny import linear
+from tests.support.tiny import linear
 
 def model(input_shape, classes):
     print("rank", os.environ["JOB_COMPLETION_INDEX"], "builds", flush=True)

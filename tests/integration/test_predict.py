@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.pictures import lots
-from tests import hostile, processes
-from tests.imports import loaded
-from tests.mnist import find_mnist
-from trainer import dataset, sources
+from tests.support import hostile, processes
+from tests.support.imports import loaded
+from tests.support.mnist import find_mnist
+from trainer.data import dataset, sources
 
 Reader = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.int64]]
 
@@ -40,8 +40,8 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def read(run: str) -> Reader:
-    from trainer import models
-    from trainer.restore import restore
+    from trainer.runs.restore import restore
+    from trainer.train import models
 
     model = models.load(restore(run))
     return lambda images: np.asarray(model(images[..., None])).argmax(axis=1)

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from k8s import spec
-from tests.apiserver import ApiServer
-from tests.controller import Controller
-from tests.processes import LIMIT, ROOT, environment
-from trainer.gcs_server import GCSServer
+from tests.support.apiserver import ApiServer
+from tests.support.controller import Controller
+from tests.support.processes import LIMIT, ROOT, environment
+from trainer.testing.gcs_server import GCSServer
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests import processes
+from tests.support import processes
 
 
 def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_path: Path) -> None:

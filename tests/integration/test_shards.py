@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import processes
-from trainer import checkpoint, dataset, idx, shards, sources
-from trainer.storage import open_storage
+from tests.support import processes
+from trainer.data import dataset, idx, shards, sources
+from trainer.runs import checkpoint
+from trainer.storage.base import open_storage
 
 # 4,000 images in 5 shards of 800; 31.25 steps are done with each.
 COMMON = ("train", "--preset", "mlp-100", "--batch-size", "32", "--shuffle-shards", "2")

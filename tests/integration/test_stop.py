@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import processes
-from trainer import checkpoint
-from trainer.gcs_server import Fault, GCSServer
+from tests.support import processes
+from trainer.runs import checkpoint
+from trainer.testing.gcs_server import Fault, GCSServer
 
 # How many runs are stopped; the figures in docs/reliability.md are from 300.
 STOPS = int(os.environ.get("TRAINYARD_STOPS", "2"))
@@ -23,7 +23,15 @@ BORN = 0.1  # seconds until Python runs our first line; before, SIGTERM ends any
 
 def job(data: Path, uri: str, workers: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.tiny:noisy", "--workers", str(workers), "--steps", "400"),
+        *(
+            "train",
+            "--model",
+            "tests.support.tiny:noisy",
+            "--workers",
+            str(workers),
+            "--steps",
+            "400",
+        ),
         *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "100"),
         *("--log-format", "json", "--data", str(data), "--run", uri),
     )

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import processes
-from trainer import checkpoint
-from trainer.gcs_server import Fault, GCSServer, StoredObject, Verb
+from tests.support import processes
+from trainer.runs import checkpoint
+from trainer.testing.gcs_server import Fault, GCSServer, StoredObject, Verb
 
 OUTAGE = float(os.environ.get("TRAINYARD_OUTAGE", "2"))  # seconds that the store is down
 STEPS = 800
@@ -25,7 +25,7 @@ LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps th
 
 def job(data: Path, uri: str, steps: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.tiny:noisy", "--workers", "2", "--steps", str(steps)),
+        *("train", "--model", "tests.support.tiny:noisy", "--workers", "2", "--steps", str(steps)),
         *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
         *("--log-format", "json", "--data", str(data), "--run", uri),
     )

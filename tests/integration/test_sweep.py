@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import processes
+from tests.support import processes
 
 
 def sweep_file(where: Path, name: str, data: Path, **changes: Any) -> Path:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests import processes
-from trainer import eventlog, events
-from trainer.gcs_server import GCSServer
-from trainer.storage import open_storage
+from tests.support import processes
+from trainer.runs import event_log, events
+from trainer.storage.base import open_storage
+from trainer.testing.gcs_server import GCSServer
 
 JOB = (
     *("train", "--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
@@ -114,7 +114,7 @@ def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
     with board(str(tmp_path)) as shown:
         run = "deep/one"
         processes.wait_until(lambda: shown.curve(f"{run}/test", "loss"), 60)
-        assert set(shown.json("runs")) == {run, *(f"{run}/{k}" for k in eventlog.KINDS)}
+        assert set(shown.json("runs")) == {run, *(f"{run}/{k}" for k in event_log.KINDS)}
         check_curves(shown, run, metrics)
         for field in ("accuracy", "loss"):
             value = pytest.approx(result[f"test_{field}"], rel=1e-6)
@@ -148,7 +148,7 @@ def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
 
 
 def last_part(server: GCSServer) -> int:
-    names = [eventlog.parse(name) for name, _ in server.page("bucket", {})[0]]
+    names = [event_log.parse(name) for name, _ in server.page("bucket", {})[0]]
     return max((int(n.part) for n in names if n and n.kind == "train"), default=0)
 
 
@@ -161,7 +161,7 @@ def kill_after_a_part(job: tuple[str, ...], server: GCSServer, env: Mapping[str,
 
 
 def test_a_run_in_a_bucket_is_followed_through_kills(digits: Path, tmp_path: Path) -> None:
-    model = ("--model", "tests.tiny:noisy", "--steps", "1500", "--eval-epochs", "25")
+    model = ("--model", "tests.support.tiny:noisy", "--steps", "1500", "--eval-epochs", "25")
     job = (*JOB, *model, "--data", str(digits))
     code, _, err = processes.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")
@@ -197,14 +197,14 @@ def test_points_of_steps_done_again_take_the_place_of_those_before(tmp_path: Pat
     def put(step: int, value: float) -> None:
         values = {at: [events.scalar("loss", value)] for at in (step - 5, step)}
         data = events.steps(values, dict.fromkeys(values, 1e9))
-        storage.replace(eventlog.step_name("train", step), data)
+        storage.replace(event_log.step_name("train", step), data)
 
     for step in (10, 20, 30, 40):
         put(step, 1.0)
     with board(str(tmp_path)) as shown:
         processes.wait_until(lambda: len(shown.curve("one/train", "loss")) == 8, 60)
         for step in (20, 30, 40):  # its checkpoints were damaged, say
-            storage.delete(eventlog.step_name("train", step))
+            storage.delete(event_log.step_name("train", step))
         put(21, 2.0)
         after = {5: 1.0, 10: 1.0, 16: 2.0, 21: 2.0}
         processes.wait_until(lambda: shown.curve("one/train", "loss") == after, 60)
@@ -216,7 +216,7 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path) -> None:
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no run with event files at or below it" in err
 
-    name = eventlog.step_name("train", 1)
+    name = event_log.step_name("train", 1)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(b"")
     with board(str(tmp_path)) as shown:
@@ -228,7 +228,7 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_tensorboard_ends_with_us_however_we_end(tmp_path: Path) -> None:
-    name = eventlog.step_name("train", 1)
+    name = event_log.step_name("train", 1)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(b"")
     port = processes.free_ports(1)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import processes
-from trainer import checkpoint, idx, order
-from trainer.gcs_server import GCSServer
-from trainer.storage import open_storage
+from tests.support import processes
+from trainer.data import idx, sampler
+from trainer.runs import checkpoint
+from trainer.storage.base import open_storage
+from trainer.testing.gcs_server import GCSServer
 
 SHORT = ("--validation", "400", "--steps", "60", "--chunk-steps", "20", "--checkpoint-steps", "20")
 
@@ -91,7 +92,7 @@ def test_each_step_takes_the_samples_of_the_order(workers: int, tmp_path: Path) 
     )
     assert (code, err) == (0, "")
     storage = open_storage(str(run))
-    expected = order.batches(3, samples, batch, 0, steps)
+    expected = sampler.batches(3, samples, batch, 0, steps)
     done = sorted(checkpoint.steps(storage))
     before = np.zeros((samples, 10), np.float32)
     first = 0

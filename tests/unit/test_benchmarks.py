@@ -186,7 +186,8 @@ def test_the_products_of_a_step_are_all_there_and_can_be_computed() -> None:
     import tensorflow as tf
 
     from benchmarks import arithmetic
-    from trainer import models, presets
+    from trainer import presets
+    from trainer.train import models
 
     def of(preset: str, batch: int) -> list[arithmetic.Product]:
         config = presets.configure({}, {"preset": preset})

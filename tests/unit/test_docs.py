@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import arguments
+from trainer.cli import arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

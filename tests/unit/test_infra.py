@@ -11,9 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import doctor, spec
-from tests import restricted
-from tests.processes import ROOT, run
+from k8s import spec
+from k8s.commands import doctor
+from tests.support import restricted
+from tests.support.processes import ROOT, run
 
 INFRA = ROOT / "infra"
 RELEASES = ("1.29", "1.33", "1.37")
@@ -159,7 +160,7 @@ def test_the_queue_is_all_of_a_piece() -> None:
 
 
 def test_nothing_asks_for_partial_admission() -> None:
-    manifests = [*INFRA.rglob("*.yaml"), *(ROOT / "k8s").glob("*.yaml")]
+    manifests = [*INFRA.rglob("*.yaml"), *(ROOT / "k8s/manifests").glob("*.yaml")]
     for path in manifests:
         assert "job-min-parallelism" not in re.sub(r"#.*", "", path.read_text())
 

@@ -1,0 +1,291 @@
+"""What can be known before submitting: each check ends in a tick or in the remedy."""
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from k8s import manifest, quantity
+from k8s.client.cluster import Cluster, ConflictError, ForbiddenError
+from k8s.commands import run_store
+from k8s.spec import POD_SUFFIX, RunSpec
+from trainer.data import dataset, stream
+from trainer.errors import ConfigError, UnavailableError, UserError, one_line
+from trainer.runs import run_folder
+
+# What the commands do in a namespace, and watch for kubectl wait and get --watch;
+# infra/cluster/submitter.yaml grants exactly this.
+PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
+    ("", "configmaps", ("get", "create")),
+    ("", "services", ("get", "create")),
+    ("networking.k8s.io", "networkpolicies", ("get", "create")),
+    ("", "pods", ("get", "list", "watch", "delete")),
+    ("", "pods/log", ("get",)),
+    ("", "events", ("list",)),
+    ("", "resourcequotas", ("list",)),
+    ("", "limitranges", ("list",)),
+    ("", "namespaces", ("get",)),
+    ("", "serviceaccounts", ("get",)),
+)
+QUEUE_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("kueue.x-k8s.io", "localqueues", ("get",)),
+    ("kueue.x-k8s.io", "workloads", ("list",)),
+)
+ROLE = "infra/cluster/submitter.yaml"
+LEVEL = "pod-security.kubernetes.io/enforce"
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check; a warning does not keep a run from being submitted."""
+
+    name: str
+    state: State
+    text: str
+
+
+def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    """Yield every check of a run file in a cluster, as it is done."""
+    try:
+        yield Check("cluster", "ok", f"{cluster.version()} at {cluster.server}")
+    except UserError as error:
+        yield Check("cluster", "failed", one_line(error))
+        return
+    checks = (
+        _permissions,
+        _namespace,
+        _quota,
+        _limits,
+        _queue,
+        _references,
+        _names,
+        _image,
+        _folders,
+        _dry_run,
+    )
+    for check in checks:
+        try:
+            yield from check(cluster, spec)
+        except UserError as error:
+            yield Check(check.__name__.strip("_"), "failed", one_line(error))
+
+
+def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    wanted = PERMISSIONS + (QUEUE_PERMISSIONS if spec.queue else ())
+    missing = []
+    for group, path, verbs in wanted:
+        resource, _, subresource = path.partition("/")
+        lacking = [
+            verb
+            for verb in verbs
+            if not cluster.can(verb, resource, group=group, subresource=subresource)
+        ]
+        if lacking:
+            missing.append(f"{' '.join(lacking)} {path}{'.' + group if group else ''}")
+    if missing:
+        yield Check(
+            "permissions",
+            "failed",
+            f"you may not {', '.join(missing)} in namespace {cluster.namespace}; "
+            f"have the Role in {ROLE} bound to you",
+        )
+    else:
+        number = sum(len(verbs) for _, _, verbs in wanted)
+        yield Check("permissions", "ok", f"all {number} in namespace {cluster.namespace}")
+
+
+def _namespace(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    del spec
+    try:
+        namespace = cluster.get("Namespace", cluster.namespace)
+    except ForbiddenError:
+        yield Check("namespace", "warning", f"{cluster.namespace}: may not be read")
+        return
+    if namespace is None:
+        yield Check(
+            "namespace",
+            "failed",
+            f"{cluster.namespace}: does not exist; create it (kubectl apply -k infra/cluster), or "
+            "give another",
+        )
+        return
+    level = (namespace["metadata"].get("labels") or {}).get(LEVEL)
+    if level == "restricted":
+        yield Check("namespace", "ok", f"{cluster.namespace}, Pod Security level restricted")
+    else:
+        yield Check(
+            "namespace",
+            "warning",
+            f"{cluster.namespace}: Pod Security level {level or 'not set'}; restricted suffices "
+            f"for every run (kubectl label namespace {cluster.namespace} {LEVEL}=restricted)",
+        )
+
+
+def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    asked = demand(spec)
+    quotas = cluster.list("ResourceQuota")
+    never, later = [], []
+    for quota in quotas:
+        if quota.get("spec", {}).get("scopes") or quota.get("spec", {}).get("scopeSelector"):
+            continue  # for some pods only; which, the API server knows
+        status = quota.get("status") or {}
+        used = status.get("used") or {}
+        for resource, hard in (status.get("hard") or quota["spec"].get("hard") or {}).items():
+            if resource not in asked:
+                continue
+            free = quantity.parse(hard) - quantity.parse(used.get(resource, "0"))
+            words = f"{resource} {quantity.show(resource, asked[resource])} asked"
+            name = quota["metadata"]["name"]
+            if asked[resource] > quantity.parse(hard):
+                never.append(f"{words}, {name} allows {hard} in all")
+            elif asked[resource] > free:
+                later.append(f"{words}, {quantity.show(resource, free)} of {hard} free ({name})")
+    if never:
+        yield Check("quota", "failed", f"{'; '.join(never)}; ask for less or have the quota raised")
+    elif later:
+        yield Check("quota", "warning", f"{'; '.join(later)}; pods will wait until others end")
+    else:
+        yield Check("quota", "ok", "room for all" if quotas else "none set")
+
+
+def demand(spec: RunSpec) -> quantity.Amounts:
+    """Return what a run counts for in quotas, by their names of resources."""
+    each = {name: quantity.parse(value) for name, value in manifest.requests(spec).items()}
+    singles = ("count/jobs.batch", "services", "count/services", "configmaps", "count/configmaps")
+    asked = dict.fromkeys(singles, Decimal(1))
+    asked |= dict.fromkeys(("pods", "count/pods"), Decimal(spec.workers))
+    for name, amount in each.items():
+        for prefix in ("requests.", "limits."):
+            asked[prefix + name] = amount * spec.workers
+        if name in ("cpu", "memory"):
+            asked[name] = amount * spec.workers
+    return asked
+
+
+def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    asked = {name: quantity.parse(value) for name, value in manifest.requests(spec).items()}
+    for limits in cluster.list("LimitRange"):
+        for item in limits["spec"].get("limits") or []:
+            if item.get("type") not in ("Container", "Pod"):
+                continue
+            for bound, breaks in (("max", 1), ("min", -1)):
+                for resource, value in (item.get(bound) or {}).items():
+                    excess = asked.get(resource, quantity.parse(value)) - quantity.parse(value)
+                    if excess * breaks > 0:
+                        most = "most" if bound == "max" else "least"
+                        name, given = limits["metadata"]["name"], manifest.requests(spec)[resource]
+                        text = f"resources.{resource}: {given}: LimitRange {name} allows at {most}"
+                        yield Check("limits", "failed", f"{text} {value}")
+
+
+def _queue(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    if spec.queue is None:
+        return
+    if cluster.get("LocalQueue", spec.queue) is None:
+        yield Check(
+            "queue",
+            "failed",
+            f"{spec.queue}: no such LocalQueue in namespace {cluster.namespace}, or Kueue is not "
+            "installed; see infra/queue, or leave queue out",
+        )
+    else:
+        yield Check("queue", "ok", spec.queue)
+
+
+def _references(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    account = spec.service_account
+    if account and cluster.get("ServiceAccount", account) is None:
+        yield Check(
+            "service account",
+            "failed",
+            f"{account}: not in namespace {cluster.namespace}; create it, see infra/README.md",
+        )
+
+
+def _names(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    del cluster
+    last = f"{spec.name}-{spec.workers - 1}"
+    yield Check("names", "ok", f"up to {last}-xxxxx, {len(last) + POD_SUFFIX} of 63 characters")
+
+
+def _image(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    del cluster
+    if spec.pinned():
+        yield Check("image", "ok", spec.image)
+    else:
+        yield Check(
+            "image",
+            "warning",
+            f"{spec.image}: not pinned, so a pod that is started again may run another version; "
+            "give a tag of its own or a digest",
+        )
+
+
+def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    del cluster
+    config = spec.config
+    try:
+        source = run_store.open_folder(spec.data, spec.storage_endpoint)
+        data = dataset.load_from(source, config.validation)
+        if data.shards:
+            stream.plan(data.shards, config)
+        training = data.samples + len(data.validation.images)
+        images = f"{training:,} training and {len(data.test.images):,} test images"
+        yield Check("data", "ok", f"{spec.data}: {images}, sha256 {data.sha256[:12]}")
+    except UnavailableError as error:
+        yield Check("data", "warning", f"not seen from here: {one_line(error)}")
+        yield Check("run folder", "warning", f"{config.run}: not seen from here either")
+        return
+    except UserError as error:
+        yield Check("data", "failed", one_line(error))
+        return
+    try:
+        _claim(spec, data.sha256)
+    except UserError as error:
+        state: State = "warning" if isinstance(error, UnavailableError) else "failed"
+        yield Check("run folder", state, one_line(error))
+    else:
+        yield Check("run folder", "ok", f"{config.run}: can be written")
+
+
+def _claim(spec: RunSpec, data_sha256: str) -> None:
+    """Check that the run's folder can be written and is no other run's; leave it as it was."""
+    folder = run_store.of_spec(spec)
+    if run_folder.read_config(folder) is not None:
+        run_folder.claim(folder, spec.config, data_sha256)  # raises if it is another run's
+    probe = f"logs/doctor-{uuid.uuid4().hex[:8]}"
+    folder.create(probe, b"")
+    folder.delete(probe)
+
+
+def _dry_run(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    if cluster.get("Job", spec.name) is not None:
+        yield Check("objects", "ok", f"{spec.name} is there already")
+        return
+    for item in manifest.objects(spec):
+        kind, warned = item["kind"], len(cluster.warnings)
+        try:
+            cluster.create(item, dry_run=True)
+        except ConflictError:
+            left = (
+                f"{kind} {spec.name} of an earlier run is there; submitting waits until it is gone"
+            )
+            yield Check("objects", "warning", left)
+        except ConfigError as error:
+            yield Check("objects", "failed", f"{kind}: {one_line(error)}")
+            return
+        for warning in cluster.warnings[warned:]:
+            refused = re.search("violate PodSecurity", warning) is not None
+            state: State = "failed" if refused else "warning"
+            yield Check("objects", state, f"{kind}: {warning}")
+    yield Check("objects", "ok", "the API server would take all of them")
+
+
+def as_dict(check: Check) -> dict[str, Any]:
+    """Return a check for a machine."""
+    return {"check": check.name, "state": check.state, "text": check.text}

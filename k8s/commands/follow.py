@@ -1,0 +1,252 @@
+"""Watch a run until it is over, and say what it does."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from k8s.client.cluster import Cluster
+from k8s.commands import observe, submit
+from k8s.commands.screen import WARNING, Screen
+from k8s.diagnosis import evidence, pod_pending, run_phase
+from k8s.diagnosis.cause import TERMINATING, Cause
+from trainer.errors import UnavailableError, UserError, one_line
+
+LOOK = 1.0  # seconds between two looks at the run
+CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
+SLOWEST = 8  # looks' time between two tries to read a log that gives nothing new
+DRAIN = 10.0  # seconds for the rest of the logs when the run is over
+STREAMS = 32  # ranks whose logs are followed at once; a connection each
+SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
+
+
+@dataclass
+class Streams:
+    """The logs of a run's pods as they come, each read by a thread of its own.
+
+    Attributes:
+        lines: rank, RFC 3339 time, text.
+    """
+
+    cluster: Cluster
+    lines: "queue.SimpleQueue[tuple[int, str, str]]" = field(default_factory=queue.SimpleQueue)
+    _threads: dict[str, threading.Thread] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def follow(self, pods: list[dict[str, Any]]) -> None:
+        """Begin with the logs of pods that have one by now."""
+        for pod in pods:
+            name, rank = pod["metadata"]["name"], evidence.rank(pod)
+            if name not in self._threads and run_phase.has_log(pod):
+                thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
+                self._threads[name] = thread
+                thread.start()
+
+    def drain(self) -> Iterator[tuple[int, str, str]]:
+        """Yield what has come."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self.lines.get_nowait()
+
+    def finish(self) -> None:
+        """Wait for the rest of the logs of pods that have ended."""
+        self._over.set()
+        until = time.monotonic() + DRAIN
+        for thread in self._threads.values():
+            thread.join(max(0, until - time.monotonic()))
+
+    def _read(self, pod: str, rank: int) -> None:
+        last, words, pause, over = "", "", LOOK, False
+        while True:
+            before, was_over = last, over
+            try:
+                for at, text in self.cluster.log(pod, follow=True, since=last or None):
+                    if at == last:  # the kubelet's own words, which it may repeat for ever
+                        if text == words:
+                            continue
+                        words = text
+                    last = at
+                    self.lines.put((rank, at, text))
+            except UserError:  # the pod is gone, or the API server does not answer for long
+                if self._is_over(pod):
+                    return
+            # The pod has ended, or the connection was cut. Only what is read after the pod's end
+            # and brings nothing new is the end of its log.
+            if last == before and was_over:
+                return
+            over = self._over.is_set() or self._is_over(pod)
+            pause = LOOK if last != before else min(2 * pause, SLOWEST * LOOK)
+            if not over:
+                self._over.wait(pause)
+
+    def _is_over(self, pod: str) -> bool:
+        """Whether nothing more will come from this pod."""
+        try:
+            there = self.cluster.get("Pod", pod)
+        except UserError:
+            return self._over.is_set()
+        phase = (there or {}).get("status", {}).get("phase")
+        return there is None or phase in ("Succeeded", "Failed")
+
+
+@dataclass
+class Follower:
+    """Follows one run.
+
+    Args:
+        cluster: where it is.
+        name: of the run.
+        start_deadline: seconds after which a run that has not started is given up.
+        with_logs: whether to show the logs, or only warnings, what is wrong, and the end.
+        rank: the one whose log to show; None for all.
+    """
+
+    cluster: Cluster
+    name: str
+    start_deadline: float
+    with_logs: bool
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        self._job = submit.find(self.cluster, self.name)
+        self._screen = Screen(run_phase.workers(self._job))
+        self._streams = Streams(self.cluster)
+        self._progress = run_phase.Progress()
+        self._phase = ""
+        self._cause: Cause | None = None
+        self._looked = float("-inf")
+        self._began = time.monotonic()
+        self._told_unanswered = False
+        shown = range(run_phase.workers(self._job)) if self.rank is None else (self.rank,)
+        # Rank 0 in any case: its log tells how far the run is.
+        self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
+        if self.with_logs and len(shown) > STREAMS:
+            self._screen.say(
+                f"{self.name}: shows ranks 0 to {STREAMS - 1} of {len(shown)}; "
+                "--rank K shows another"
+            )
+
+    def run(self) -> int:
+        """Follow until the run is over and return the exit code that says how."""
+        try:
+            return self._run()
+        finally:
+            self._screen.close()
+
+    def _run(self) -> int:
+        pods: list[dict[str, Any]] = []
+        while True:
+            try:
+                job = self.cluster.get("Job", self.name)
+                there = observe.pods(self.cluster, job) if job else []
+            except UnavailableError as error:
+                self._say_unanswered(error)
+                continue
+            self._told_unanswered = False
+            # Kept after they are gone: a Job that is over removes its pods, and their words.
+            pods = there or pods
+            if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
+                self._show_rest()
+                self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
+                return FAILED
+            self._streams.follow([pod for pod in pods if evidence.rank(pod) in self._followed])
+            phase = run_phase.phase(job, pods, trains=self._progress.trains)
+            if phase in run_phase.OVER:
+                return self._end(job, pods, phase)
+            self._show_phase(phase, there)
+            self._show_cause(job, pods)
+            if phase == "Suspended" and not there:
+                self._show_rest()
+                self._screen.say(f"{self.name}: was asked to stop; submit it again to go on")
+                return FAILED
+            if self._cause and self._cause.kind == TERMINATING:
+                self._show_rest()
+                self._screen.say(f"{self.name}: {self._cause.message}", WARNING)
+                return FAILED
+            waited = time.monotonic() - self._began
+            if not self._progress.trains and waited > self.start_deadline:
+                return self._give_up(job, waited)
+            self._show_lines(LOOK)
+
+    def _say_unanswered(self, error: UserError) -> None:
+        if not self._told_unanswered:
+            self._screen.say(f"{self.name}: goes on unseen: {one_line(error)}", WARNING)
+        self._told_unanswered = True
+        self._show_lines(LOOK)
+
+    def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
+        with contextlib.suppress(UserError):  # what is wrong with the run is not what is wrong here
+            return observe.cause(self.cluster, job, pods, trains=self._progress.trains)
+        return None
+
+    def _show_lines(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._show_line(*self._streams.lines.get(timeout=left))
+
+    def _show_rest(self) -> None:
+        self._streams.finish()
+        for rank, at, text in self._streams.drain():
+            self._show_line(rank, at, text)
+        self._screen.close()
+
+    def _show_line(self, rank: int, at: str, text: str) -> None:
+        facts = run_phase.parse_line(text)
+        if rank == 0:
+            self._progress.take(at, facts)
+        if self.rank in (None, rank) and (self.with_logs or "warning" in facts):
+            self._screen.line(rank, facts, self._progress)
+
+    def _show_phase(self, phase: str, pods: list[dict[str, Any]]) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            states = {run_phase.pod_state(pod) for pod in run_phase.current(pods).values()} - {
+                phase
+            }
+            more = f" ({', '.join(sorted(states))})" if states - {"Running"} else ""
+            self._screen.say(f"{self.name}: {phase}{more}", "bold")
+
+    def _show_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+        now = time.monotonic()
+        if now - self._looked < CAUSE_LOOK:
+            return
+        self._looked = now
+        found = self._find_cause(job, pods)
+        new = found and (self._cause is None or found.message != self._cause.message)
+        if found and new and found.kind != TERMINATING:  # which is said at the end
+            self._screen.say(f"{self.name}: {found.message}", WARNING)
+        self._cause = found
+
+    def _give_up(self, job: dict[str, Any], waited: float) -> int:
+        cause = self._cause.message if self._cause else "; ".join(pod_pending.no_trainer(job))
+        self._screen.say(
+            f"{self.name}: not started within {waited:.0f} s: {cause}; it stays submitted "
+            f"(python -m k8s delete {self.name}{self.cluster.flags} removes it)",
+            WARNING,
+        )
+        return NEVER_STARTED
+
+    def _end(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> int:
+        self._show_rest()
+        took = ""
+        status = job.get("status", {})
+        last = status.get("completionTime") or (evidence.condition(job, "Failed") or {}).get(
+            "lastTransitionTime"
+        )
+        if status.get("startTime") and last:
+            seconds = run_phase.seconds_between(status["startTime"], run_phase.time_of(last))
+            took = f" after {run_phase.duration(seconds)}"
+        if phase == "Ended":
+            phase, found = observe.outcome(self.cluster, job, pods, logged=self._progress.ended)
+        else:
+            found = self._find_cause(job, pods)
+        if phase == "Succeeded":
+            self._screen.say(f"{self.name}: {phase}{took}", "bold green")
+            return SUCCEEDED
+        message = found.message if found else "no cause is known; see python -m k8s logs"
+        self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")
+        return {"DeadlineExceeded": DEADLINE, "Unproven": UNPROVEN}.get(phase, FAILED)

@@ -1,0 +1,60 @@
+"""A run's logs: from its pods, and from its folder once they are gone."""
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+from k8s.client.cluster import Cluster, ClusterError
+from k8s.commands.screen import Screen
+from k8s.diagnosis import run_phase
+from trainer.errors import ConfigError
+from trainer.runs import logs
+from trainer.storage.base import Storage
+
+
+def from_pods(
+    cluster: Cluster, pods: list[dict[str, Any]], rank: int | None, *, previous: bool
+) -> Iterator[tuple[str, int, str]]:
+    """Yield time, rank and text of the lines of all ranks, or of one, in the order of time."""
+    index = -2 if previous else -1
+    streams = [
+        _of_pod(cluster, number, of_rank[index]["metadata"]["name"])
+        for number, of_rank in run_phase.by_rank(pods).items()
+        if rank in (None, number) and len(of_rank) >= -index and run_phase.has_log(of_rank[index])
+    ]
+    yield from heapq.merge(*streams, key=lambda line: line[0].rstrip("Z"))  # decimals differ
+
+
+def _of_pod(cluster: Cluster, rank: int, pod: str) -> Iterator[tuple[str, int, str]]:
+    try:
+        for at, text in cluster.log(pod):
+            if at:  # else the kubelet's own words, such as that the container is gone
+                yield at, rank, text
+    except ClusterError as error:
+        if error.status != 404:  # else the pod has just gone
+            raise
+
+
+def show(lines: Iterator[tuple[str, int, str]], screen: Screen) -> bool:
+    """Print lines and return whether there were any."""
+    empty = True
+    for _, rank, text in lines:
+        empty = False
+        facts = run_phase.parse_line(text)
+        screen.ranked(rank, run_phase.as_text(facts), "yellow" if "warning" in facts else None)
+    return not empty
+
+
+def show_stored(folder: Storage, rank: int | None, screen: Screen) -> None:
+    """Print what the supervisors stored of the logs.
+
+    Raises:
+        ConfigError: they stored none.
+    """
+    lines = (("", number, text) for number, text in logs.read(folder, rank))
+    if not show(lines, screen):
+        of_rank = "" if rank is None else f" of rank {rank}"
+        raise ConfigError(
+            f"{folder.uri}/logs: holds no logs{of_rank}; the run may not have begun, or it was not "
+            "in this folder"
+        )

@@ -1,0 +1,133 @@
+"""Everything that a diagnosis needs, read from the cluster."""
+
+import contextlib
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from k8s import manifest
+from k8s.client.cluster import Cluster, ForbiddenError
+from k8s.commands import result
+from k8s.diagnosis.cause import Cause, Observed, diagnose
+from trainer.errors import UnavailableError, UserError, one_line
+
+UID = "batch.kubernetes.io/controller-uid"
+
+
+def pods(cluster: Cluster, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods of this Job, not those of an earlier one of its name."""
+    return cluster.list("Pod", labels=f"{UID}={job['metadata']['uid']}")
+
+
+def cause(
+    cluster: Cluster,
+    job: dict[str, Any],
+    its_pods: list[dict[str, Any]],
+    all_events: list[dict[str, Any]] | None = None,
+    *,
+    trains: bool,
+) -> Cause | None:
+    """Return what is wrong with a run whose Job is not complete, or None.
+
+    Nodes and quotas are looked at only where that is wrong, and only if that is allowed.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        its_pods: that are there, or were.
+        all_events: of the namespace, where they have been read already.
+        trains: whether rank 0 has reported, see ``view.Progress``.
+    """
+    now = datetime.now(UTC)
+    if all_events is None:
+        all_events = cluster.list("Event")
+    events = _events(all_events, job, its_pods)
+    namespace = None
+    with contextlib.suppress(ForbiddenError):
+        namespace = cluster.get("Namespace", cluster.namespace)
+    observed = Observed(
+        job=job, pods=its_pods, events=events, namespace=namespace, trains=trains, now=now
+    )
+    found = diagnose(observed)
+    queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
+    scarce = found is not None and found.kind in ("Unschedulable", "Quota")
+    if not (queued or scarce):
+        return found
+    return diagnose(
+        replace(
+            observed,
+            quotas=_allowed(cluster, "ResourceQuota"),
+            nodes=_allowed(cluster, "Node"),
+            node_pods=_allowed(cluster, "Pod", all_namespaces=True),
+            workload=_workload(cluster, job),
+        )
+    )
+
+
+def outcome(
+    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]], *, logged: bool
+) -> tuple[str, Cause | None]:
+    """Return how a run ended whose pods all ended with 0, and what is wrong with it, or None.
+
+    Succeeded   its result is stored
+    Failed      it left none
+    Unproven    the folder cannot be seen from here, and nothing else tells
+
+    Args:
+        cluster: where it is.
+        job: of the run, complete.
+        its_pods: that are there, or were.
+        logged: whether rank 0 logged that its result is stored.
+    """
+    name = job["metadata"]["name"]
+    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    try:
+        result.prove(cluster, job, its_pods, logged=logged)
+    except UnavailableError as error:
+        message = (
+            f"every pod ended with 0, but whether there is a result is not seen from here: {error}"
+        )
+        return "Unproven", Cause("NoResult", message, final=True)
+    except UserError as error:
+        message = (
+            f"every pod ended with 0 but left no result: {one_line(error)}; see whether image "
+            f"{image} is the trainer's, and python -m k8s logs {name}"
+        )
+        return "Failed", Cause("NoResult", message, final=True)
+    return "Succeeded", None
+
+
+def _events(
+    events: list[dict[str, Any]], job: dict[str, Any], its_pods: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the events of the Job and its pods, also of those pods that are gone."""
+    uids = {item["metadata"]["uid"] for item in [job, *its_pods]}
+    created = job["metadata"]["creationTimestamp"]
+    of_a_pod = re.compile(rf"{re.escape(job['metadata']['name'])}-\d+-[a-z0-9]{{5}}")
+
+    def is_ours(event: dict[str, Any]) -> bool:
+        about = event.get("involvedObject") or {}
+        if about.get("uid") in uids:
+            return True
+        later = str(event["metadata"].get("creationTimestamp")) >= created
+        named = of_a_pod.fullmatch(str(about.get("name")))
+        return later and about.get("kind") == "Pod" and named is not None
+
+    return [event for event in events if is_ours(event)]
+
+
+def _allowed(cluster: Cluster, kind: str, **options: Any) -> list[dict[str, Any]]:
+    with contextlib.suppress(ForbiddenError):
+        return cluster.list(kind, **options)
+    return []
+
+
+def _workload(cluster: Cluster, job: dict[str, Any]) -> dict[str, Any] | None:
+    if manifest.QUEUE not in (job["metadata"].get("labels") or {}):
+        return None
+    for workload in _allowed(cluster, "Workload"):
+        owners = workload["metadata"].get("ownerReferences") or []
+        if any(owner.get("uid") == job["metadata"]["uid"] for owner in owners):
+            return workload
+    return None

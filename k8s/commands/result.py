@@ -1,0 +1,122 @@
+"""How a run ended, and everything that it left, from its folder."""
+
+from typing import Any
+
+from k8s.client.cluster import Cluster
+from k8s.commands import run_store
+from k8s.diagnosis import run_phase
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError, one_line
+from trainer.runs import run_folder
+from trainer.storage.base import LocalStorage, Storage
+from trainer.text import printable
+
+
+def prove(
+    cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]], *, logged: bool
+) -> None:
+    """Check that a Job whose pods all ended with 0 has trained: that its result is stored.
+
+    What rank 0 left in its pod suffices, as it does so once the result is stored; else the run's
+    folder is read, and where that cannot be seen from here, rank 0's log decides.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        pods: of the Job that are there, or were.
+        logged: whether rank 0 logged that its result is stored.
+
+    Raises:
+        UnavailableError: the folder cannot be seen from here, and nothing else tells.
+        UserError: there is no result of this run.
+    """
+    if run_phase.left_result(pods):
+        return
+    try:
+        folder, config = run_store.of_job(cluster, job)
+        stored = run_folder.read_result(folder)
+    except DataError:
+        raise
+    except UserError as error:  # no way to the bucket, or no right to read it
+        if logged:
+            return
+        raise UnavailableError(one_line(error)) from None
+    if stored is None:
+        raise ConfigError(f"{folder.uri} holds no {run_folder.RESULT}")
+    read(folder, config)
+
+
+def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
+    """Return a run's result.
+
+    Args:
+        folder: of the run.
+        config: its settings, which the folder's must be; None for whichever run it is.
+
+    Raises:
+        ConfigError: it has none yet, or the folder is another run's.
+    """
+    result = run_folder.read_result(folder)
+    if result is None:
+        steps = [entry.name for entry in folder.list("checkpoints/")]
+        so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"
+        raise ConfigError(f"{folder.uri}: the run has not ended; {so_far}")
+    stored = run_folder.read_config(folder) if config else None
+    if config and stored is None:
+        raise ConfigError(
+            f"{folder.uri}: holds {run_folder.RESULT} but no {run_folder.CONFIG}, "
+            "so it is no run's folder; give an empty or new one"
+        )
+    if config and stored is not None:
+        run_folder.claim(
+            folder, config, str(stored.get("data_sha256"))
+        )  # raises if it is another run's
+    return result
+
+
+def as_text(result: dict[str, Any], folder: Storage) -> str:
+    """Return a result for people.
+
+    Args:
+        result: what ``read`` returned.
+        folder: of the run.
+
+    Raises:
+        DataError: a figure is missing.
+    """
+    try:
+        rows = _rows(result)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{folder.uri}/{run_folder.RESULT}: not of this version of the trainer; "
+            "--output json shows it"
+        ) from None
+    rows["folder"] = folder.uri
+    if any(entry.name == run_folder.REPORT for entry in folder.list(run_folder.REPORT)):
+        rows["report"] = f"{folder.uri}/{run_folder.REPORT}"
+    return "".join(f"{name:<14} {printable(value)}\n" for name, value in rows.items())
+
+
+def _rows(result: dict[str, Any]) -> dict[str, str]:
+    return {
+        "test accuracy": f"{result['test_accuracy']:.2%}",
+        "test loss": f"{result['test_loss']:.4f}",
+        "steps": f"{result['steps']}",
+        "training": f"{result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+        "weights": f"sha256 {result['weights_sha256']}",
+    }
+
+
+def download(folder: Storage, target: str) -> int:
+    """Copy a run's folder and return the number of objects.
+
+    Raises:
+        ConfigError: there is nothing, or the target cannot be written.
+    """
+    local = LocalStorage(target)
+    entries = folder.list()
+    if not entries:
+        raise ConfigError(f"{folder.uri}: holds nothing; check the run's name")
+    for entry in entries:
+        local.replace(entry.name, folder.read(entry.name))
+    return len(entries)

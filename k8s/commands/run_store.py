@@ -1,0 +1,68 @@
+"""A run's folder in the bucket, seen from where the user types."""
+
+import os
+from typing import Any
+
+import yaml
+
+from k8s.client.cluster import Cluster
+from k8s.spec import RunSpec
+from trainer import presets
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.runs import run_folder
+from trainer.storage.base import Storage, open_storage
+
+DEADLINE = 10.0  # seconds for a call; a person waits
+ENDPOINT = "STORAGE_EMULATOR_HOST"  # the only way the client library takes it from
+
+
+def use(endpoint: str | None) -> None:
+    """Take this stand-in for Cloud Storage, wherever run files say it is."""
+    if endpoint:
+        os.environ[ENDPOINT] = endpoint
+
+
+def open_folder(uri: str, endpoint: str | None) -> Storage:
+    """Return a folder.
+
+    Args:
+        uri: of it.
+        endpoint: of a stand-in for Cloud Storage, as pods see it; that of the environment wins,
+            as a store in the cluster may be reached by another name from here.
+    """
+    if not endpoint or ENDPOINT in os.environ:
+        return open_storage(uri, deadline=DEADLINE)
+    os.environ[ENDPOINT] = endpoint
+    try:
+        return open_storage(uri, deadline=DEADLINE)
+    finally:
+        del os.environ[ENDPOINT]  # the next run's store may be another one
+
+
+def of_spec(spec: RunSpec) -> Storage:
+    """Return the folder of a run file."""
+    return open_folder(spec.run_uri, spec.storage_endpoint)
+
+
+def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]:
+    """Return the folder of a run in the cluster, and the run's settings.
+
+    Raises:
+        ConfigError: its ConfigMap is gone or is no run's.
+    """
+    name = job["metadata"]["name"]
+    there = cluster.get("ConfigMap", name)
+    try:
+        values = yaml.safe_load((there or {})["data"]["config.yaml"])
+        config = presets.configure(values, {"run": values["run"]})
+    except (KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError, ConfigError):
+        config = None
+    uri = run_folder.uri(config) if config else ""
+    if config is None or not uri.startswith("gs://") or "{" in uri:  # pods' paths are not ours
+        raise ConfigError(
+            f"{name}: its ConfigMap does not name the run's folder in a bucket; give its run file"
+        )
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    variables = {each["name"]: each.get("value") for each in container.get("env") or []}
+    return open_folder(uri, variables.get(ENDPOINT)), config

@@ -1,0 +1,136 @@
+"""The state of one run or of all of them."""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from k8s import manifest
+from k8s.client.cluster import Cluster
+from k8s.commands import observe
+from k8s.diagnosis import run_phase
+from trainer.errors import UserError
+from trainer.text import printable
+
+TAIL = 1000  # lines of rank 0's log that progress is taken from
+
+
+def summary(
+    cluster: Cluster, job: dict[str, Any], events: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return what there is to know of a run, ready for JSON.
+
+    Args:
+        cluster: where it is.
+        job: of the run.
+        events: of the namespace, where they have been read already.
+    """
+    pods = observe.pods(cluster, job)
+    progress = _progress(cluster, pods)
+    phase = run_phase.phase(job, pods, trains=progress.trains)
+    if phase == "Ended":
+        phase, cause = observe.outcome(cluster, job, pods, logged=progress.ended)
+    else:
+        cause = observe.cause(cluster, job, pods, events, trains=progress.trains)
+    message = cause.message if cause else ""
+    if not message and phase in ("Starting", "Running") and progress.cause:
+        message = f"{progress.cause} (restarted)"
+    now = datetime.now(UTC)
+    return {
+        "name": job["metadata"]["name"],
+        "namespace": job["metadata"]["namespace"],
+        "phase": phase,
+        "step": progress.step or progress.result.get("steps"),
+        "total_steps": progress.total or progress.result.get("steps"),
+        "accuracy": progress.accuracy(),
+        "seconds_left": progress.seconds_left() if phase == "Running" else None,
+        "restarts": progress.restarts + run_phase.restarted_pods(pods),
+        "age_seconds": round(run_phase.seconds_between(job["metadata"]["creationTimestamp"], now)),
+        "cause": message,
+        "cause_kind": cause.kind if cause else "",
+        "ranks": [
+            {
+                "rank": rank,
+                "pod": pod["metadata"]["name"],
+                "state": run_phase.pod_state(pod),
+                "node": pod["spec"].get("nodeName", ""),
+            }
+            for rank, pod in run_phase.current(pods).items()
+        ],
+    }
+
+
+def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> run_phase.Progress:
+    progress = run_phase.Progress()
+    leader = run_phase.current(pods).get(0)
+    if leader is not None and run_phase.has_log(leader):
+        name = leader["metadata"]["name"]
+        with contextlib.suppress(UserError):  # the pod is going
+            for at, text in cluster.log(name, tail=TAIL):
+                progress.take(at, run_phase.parse_line(text))
+            if not progress.trains:  # a model may print a lot, but the trainer spoke first
+                lines = (run_phase.parse_line(text) for _, text in cluster.log(name))
+                progress.trains = any(map(run_phase.is_report, lines))
+    return progress
+
+
+def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the summaries of all runs in the namespace, newest first."""
+    jobs = cluster.list("Job", labels=manifest.selector())
+    jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
+    events = cluster.list("Event") if jobs else []
+    return [summary(cluster, job, events) for job in jobs]
+
+
+def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
+    """Print one line for each run, and below it what is wrong with it."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not runs:
+        hint = "--namespace gives another, make submit starts one"
+        console.print(_text(f"no runs in namespace {namespace}; {hint}"))
+        return
+    console.print(
+        _table(("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE"), map(_cells, runs))
+    )
+    for run in runs:
+        if run["cause"]:
+            console.print(_text(f"{run['name']}: {run['cause']}", "yellow"))
+
+
+def show_run(run: dict[str, Any]) -> None:
+    """Print one run with its ranks."""
+    console = Console(highlight=False, soft_wrap=True)
+    show_table([{**run, "cause": ""}], run["namespace"])
+    if run["ranks"]:
+        rows = [[str(r["rank"]), r["pod"], r["state"], r["node"]] for r in run["ranks"]]
+        console.print()
+        console.print(_table(("RANK", "POD", "STATE", "NODE"), rows))
+    if run["seconds_left"]:
+        console.print(f"{run_phase.duration(run['seconds_left'])} left")
+    if run["cause"]:
+        console.print(_text(run["cause"], "yellow"))
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Return what shows these words as they are: neither a terminal nor rich obeys them."""
+    return Text(printable(words), style)
+
+
+def _cells(run: dict[str, Any]) -> list[str]:
+    step = f"{run['step']}/{run['total_steps']}" if run["step"] else "-"
+    accuracy = f"{run['accuracy']:.2%}" if run["accuracy"] is not None else "-"
+    age = run_phase.duration(run["age_seconds"])
+    return [run["name"], run["phase"], step, accuracy, str(run["restarts"]), age]

@@ -1,0 +1,223 @@
+"""What a pod shows of the reason why it does not run, or has failed. Pure."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from k8s.diagnosis.evidence import (
+    GOES_ON,
+    STUCK,
+    End,
+    Object,
+    Observed,
+    Symptom,
+    condition,
+    dig,
+    end,
+    moment,
+    rank,
+    seen,
+    since,
+    text,
+)
+from k8s.diagnosis.pod_pending import (
+    image,
+    missing_reference,
+    no_trainer,
+    node_trouble,
+    start,
+    unschedulable,
+)
+from k8s.quantity import parse, show
+
+CODES = {  # of the trainer: the kind of cause, and what it means
+    2: ("Config", "bad configuration"),
+    65: ("Data", "bad data"),
+    69: ("Store", "the store or a peer was not reached"),
+}
+ENDURED = ("Evicted", "Preempted", "NodeLost")  # kinds that do not count against a rank's retries
+# https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+NODE_LOST = ("DeletionByTaintManager", "DeletionByPodGC")
+IDLE = r"asked to stop|stopped before|supervisor was lost|lost a peer"  # words that name no cause
+
+
+def _replace_by_hand(pod: Object) -> str:
+    namespace = text(pod, "metadata", "namespace") or "default"
+    name = text(pod, "metadata", "name")
+    return f"kubectl --namespace {namespace} delete pod {name} --force --grace-period=0"
+
+
+def _see_log(pod: Object) -> str:
+    name = text(pod, "metadata", "labels", "batch.kubernetes.io/job-name") or "NAME"
+    return f"see python -m k8s logs {name} --rank {rank(pod)}"
+
+
+def node_lost(pod: Object, observed: Observed) -> Symptom | None:
+    """The pod's node does not answer, or is gone."""
+    node = text(pod, "spec", "nodeName") or "its node"
+    target = condition(pod, "DisruptionTarget")
+    ended = dig(pod, "status", "phase") in ("Succeeded", "Failed") or end(pod) is not None
+    leaving = text(pod, "metadata", "deletionTimestamp")
+    if target and target.get("reason") in NODE_LOST:
+        what, at = f"its node {node} is lost", text(target, "lastTransitionTime")
+    elif dig(pod, "status", "reason") == "NodeLost":
+        what, at = f"its node {node} is lost", leaving or since(pod)
+    elif leaving and not ended and observed.age(leaving) > STUCK:
+        what, at = f"its pod was told to end and its node {node} does not answer", leaving
+    elif (unready := _unready(pod, observed)) is not None:
+        what, at = f"its node {node} does not answer", unready
+    else:
+        return None
+    if ended:
+        return Symptom("NodeLost", what, GOES_ON, at, ended=True)
+    remedy = f"if it stays away, replace the pod: {_replace_by_hand(pod)}"
+    return Symptom("NodeLost", what, remedy, at, ended=bool(leaving))
+
+
+def _unready(pod: Object, observed: Observed) -> str | None:
+    """Return since when a running pod's node has not answered."""
+    ready = condition(pod, "Ready", "False") or condition(pod, "Ready", "Unknown")
+    if dig(pod, "status", "phase") not in ("Running", "Unknown") or not ready:
+        return None
+    if events := observed.events_of(pod, "NodeNotReady"):
+        return seen(events[-1])
+    for node in observed.nodes:
+        if dig(node, "metadata", "name") == dig(pod, "spec", "nodeName"):
+            silent = condition(node, "Ready", "Unknown") or condition(node, "Ready", "False")
+            return text(silent, "lastTransitionTime") if silent else None
+    return None
+
+
+def disrupted(pod: Object, _: Observed) -> Symptom | None:
+    """Evicted, drained or preempted."""
+    target = condition(pod, "DisruptionTarget")
+    if not target and dig(pod, "status", "reason") != "Evicted":
+        return None
+    at = text(target, "lastTransitionTime") or since(pod)
+    why = text(pod, "status", "message") or text(target, "message")
+    if dig(target, "reason") == "PreemptionByScheduler":
+        remedy = f"{GOES_ON} when there is room; priority_class says who goes first"
+        return Symptom("Preempted", f"its pod was preempted ({why})", remedy, at, ended=True)
+    remedy = GOES_ON
+    if "exceeds the" in why:  # its own limit of an emptyDir or of files, not the node's
+        remedy = "have it write less to /tmp, or set a larger limit"
+    return Symptom("Evicted", f"its pod was evicted ({why})", remedy, at, ended=True)
+
+
+def consequence(pod: Object, _: Observed) -> Symptom | None:
+    """Asked to stop, or broken off because of another rank."""
+    ended = end(pod)
+    if not ended or ended.code == 0:
+        return None
+    deleted, elsewhere = _killed_by_deletion(pod, ended), ended.told not in (None, rank(pod))
+    if ended.code != 75 and not elsewhere and not deleted:
+        return None
+    told = rank(pod) if deleted else ended.told
+    kind, _meaning = CODES.get(ended.code, ("Crash", ""))
+    if "lack of memory" in ended.words:
+        kind = "OutOfMemory"
+    if not ended.words or re.search(IDLE, ended.words):
+        kind = "Stopped"
+    what = ended.words or "it stopped"
+    return Symptom(kind, what, at=ended.at, ended=True, consequence=True, told=told)
+
+
+def _killed_by_deletion(pod: Object, ended: End) -> bool:
+    leaving, finished = moment(text(pod, "metadata", "deletionTimestamp")), moment(ended.at)
+    if not leaving or ended.code not in (137, 143):
+        return False
+    grace = timedelta(seconds=int(dig(pod, "metadata", "deletionGracePeriodSeconds") or 0))
+    return not finished or finished >= leaving - grace
+
+
+def out_of_memory(pod: Object, _: Observed) -> Symptom | None:
+    """The kernel killed the trainer or its worker."""
+    ended = end(pod)
+    if not ended or ended.code == 0:
+        return None
+    # The reason is also OOMKilled where an earlier kill was overcome and something else ended it.
+    if "lack of memory" not in ended.words:
+        if ended.reason != "OOMKilled" or (ended.words and ended.code != 137):
+            return None
+        limits = [dig(each, "resources", "limits", "memory") for each in _containers(pod)]
+        limit = f"limit {show('memory', parse(limits[0]))}" if limits and limits[0] else "no limit"
+        ended = replace(ended, words=f"it was killed for lack of memory ({limit})")
+    what, found, remedy = ended.words.partition("; ")
+    remedy = remedy if found else "give it more memory or lower batch_size"
+    return Symptom("OutOfMemory", what, remedy, ended.at, ended=True)
+
+
+def _containers(pod: Object) -> list[Object]:
+    containers = dig(pod, "spec", "containers") or []
+    return sorted(containers, key=lambda each: each.get("name") != "trainer")
+
+
+def told(pod: Object, _: Observed) -> Symptom | None:
+    """The trainer's own words for what a user can mend."""
+    ended = end(pod)
+    if not ended or ended.code not in CODES:
+        return None
+    kind, meaning = CODES[ended.code]
+    if "did not meet" in ended.words:
+        kind = "Peers"
+    if not ended.words:
+        what = f"it ended with code {ended.code}: {meaning}"
+        return Symptom(kind, what, _see_log(pod), ended.at, ended=True)
+    return Symptom(kind, ended.words, "", ended.at, ended=True)
+
+
+def crash(pod: Object, _: Observed) -> Symptom | None:
+    """Anything else that ended the trainer."""
+    ended = end(pod)
+    if not ended or ended.code == 0:
+        return None
+    hints = {126: "not executable", 127: "command not found", 137: "SIGKILL", 139: "SIGSEGV"}
+    hint = f" ({hints[ended.code]})" if ended.code in hints else ""
+    what = ended.words or f"it ended with code {ended.code}{hint} and left no message"
+    return Symptom("Crash", what, _see_log(pod), ended.at, ended=True)
+
+
+def rejected(pod: Object, _: Observed) -> Symptom | None:
+    """The pod failed before or beside its containers."""
+    if dig(pod, "status", "phase") != "Failed":
+        return None
+    words = ": ".join(filter(None, (text(pod, "status", "reason"), text(pod, "status", "message"))))
+    what = f"its pod failed: {words or 'no reason was given'}"
+    return Symptom("Rejected", what, GOES_ON, since(pod), ended=True)
+
+
+def _idle(pod: Object, observed: Observed) -> Symptom:
+    """The pod ended with 0 before rank 0 reported anything."""
+    ended = end(pod)
+    what = "it ended with code 0 before rank 0 reported anything"
+    _, remedy = no_trainer(observed.job)
+    at = ended.at if ended else since(pod)
+    return Symptom("NoTrainer", what, remedy.partition(";")[0], at, ended=True)
+
+
+# The first that recognises a pod names its reason.
+RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
+    node_lost,
+    disrupted,
+    unschedulable,
+    image,
+    missing_reference,
+    start,
+    node_trouble,
+    consequence,
+    out_of_memory,
+    told,
+    crash,
+    rejected,
+)
+
+
+def examine(pod: Object, observed: Observed) -> Symptom | None:
+    """Return why a pod does not run or has failed, or None if all is well."""
+    if dig(pod, "status", "phase") == "Succeeded":
+        return None if observed.trains else replace(_idle(pod, observed), rank=rank(pod))
+    for recognise in RECOGNISERS:
+        if symptom := recognise(pod, observed):
+            return replace(symptom, rank=rank(pod))
+    return None

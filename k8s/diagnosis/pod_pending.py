@@ -1,0 +1,213 @@
+"""Why a pod that is there does not start. Pure."""
+
+import re
+
+from k8s.diagnosis.evidence import (
+    SETTLING,
+    STUCK,
+    Object,
+    Observed,
+    Symptom,
+    condition,
+    dig,
+    end,
+    rank,
+    seen,
+    shorten,
+    since,
+    status_of,
+    text,
+)
+from k8s.quantity import Amounts, asked, best_node, parse, show
+
+# Why a container waits, as kubelet says it.
+PULLING = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+)
+STARTING = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+NODE_TROUBLES = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # events
+
+
+def unschedulable(pod: Object, observed: Observed) -> Symptom | None:
+    """No node takes the pod."""
+    scheduled = condition(pod, "PodScheduled", "False")
+    at = text(scheduled, "lastTransitionTime") or text(pod, "metadata", "creationTimestamp")
+    if not scheduled or observed.age(at) < SETTLING:
+        return None
+    words = re.split(r"[.,] (?:no new claims|preemption:)", text(scheduled, "message"))[0]
+    words, spec = words.rstrip("."), dig(pod, "spec") or {}
+    need = asked(spec)
+    short = list(dict.fromkeys(re.findall(r"Insufficient ([\w./-]+\w)", words)))
+    remedies = []
+    if short:
+        remedies.append("lower resources or workers, or wait for room or a larger node")
+    if "affinity/selector" in words or "node selector" in words:
+        remedies.append("see node_selector")
+    if "taint" in words:
+        remedies.append("see tolerations")
+    what = f"no node takes its pod: {words}"
+    best = best_node(spec, short, observed.nodes, observed.node_pods)
+    if observed.node_pods and best and (gap := _gap(need, short, best[1])):
+        what = f"no node has room for its pod: {gap} on the best node, {best[0]}"
+    elif wants := " and ".join(
+        f"{show(each, need[each])} {each}" for each in short if each in need
+    ):
+        what = f"no node has room for its pod, which asks for {wants}: {words}"
+    return Symptom("Unschedulable", what, "; ".join(remedies) or "see kubectl get nodes", at)
+
+
+def _gap(need: Amounts, short: list[str], free: Amounts) -> str:
+    """Return what is asked and what is free of each resource that does not suffice."""
+    left = {each: max(parse(0), free.get(each, parse(0))) for each in short}
+    return ", ".join(
+        f"{show(each, need[each])} {each} asked, {show(each, left[each])} free"
+        for each in short
+        if each in need and left[each] < need[each]
+    )
+
+
+def image(pod: Object, observed: Observed) -> Symptom | None:
+    """The image cannot be pulled."""
+    status = _waiting(pod, *PULLING)
+    if not status:
+        return None
+    containers = [
+        *(dig(pod, "spec", "initContainers") or []),
+        *(dig(pod, "spec", "containers") or []),
+    ]
+    of_spec = [each.get("image") for each in containers if each.get("name") == status.get("name")]
+    name = str((of_spec or [status.get("image")])[0])
+    words = text(status, "state", "waiting", "message")
+    if "rpc error" not in words and "failed" not in words.lower():
+        pulls = [text(each, "message") for each in observed.events_of(pod, "Failed")]
+        words = next((each for each in reversed(pulls) if "pull image" in each), words)
+    secrets = observed.events_of(pod, "FailedToRetrieveImagePullSecret")
+    what = f"image {name} cannot be pulled: {_brief_pull(words)}"
+    reason = str(dig(status, "state", "waiting", "reason"))
+    return Symptom("ImagePull", what, _pull_remedy(reason, words, bool(secrets)), since(pod))
+
+
+def _brief_pull(words: str) -> str:
+    """Return what the registry or the network said, without the layers that pass it on."""
+    layer = r"(?:to resolve reference|pull and unpack image|to pull image|Back-off pulling image)"
+    words = re.sub(rf'^.*{layer} "[^"]*"(?:: ErrImagePull)?(?:: |$)', "", words)
+    words = re.sub(r"^.*(?=invalid reference format)", "", words)
+    words = re.sub(r'^Container image "[^"]*" ', "it ", words)
+    words = re.sub(r"^(?:.*: )?rpc error: code = \w+ desc = ", "", words)
+    words = re.sub(r"^[\w./-]+(?::\d+/[\w./-]+)?(?::[\w.-]+|@sha256:\w+)+: ", "", words)
+    return shorten(words, 110) or "kubelet does not say why"
+
+
+def _pull_remedy(reason: str, words: str, secret_missing: bool) -> str:
+    said = words.lower()
+    if reason == "InvalidImageName":
+        return "correct image"
+    if reason == "ErrImageNeverPull":
+        return "load it onto the node, or change image_pull_policy"
+    if secret_missing:
+        return "a Secret named under image_pull_secrets is missing: create it"
+    if "no match for platform" in said:
+        return "build it for the nodes' architecture"
+    if re.search(r"\b40[13]\b|denied|unauthorized|authoriz|forbidden|credential", said):
+        return "see image_pull_secrets, and that the name is right"
+    if re.search(r"not found|\b404\b|manifest unknown|does not exist", said):
+        return "push it, or correct its name or tag"
+    return "see that the nodes reach its registry"
+
+
+def missing_reference(pod: Object, observed: Observed) -> Symptom | None:
+    """The pod names a Secret or ConfigMap that is not there."""
+    status = _waiting(pod, "CreateContainerConfigError")
+    mounts = [each for each in _troubles(pod, observed) if each["reason"] == "FailedMount"]
+    messages = [text(each, "message") for each in reversed(mounts)]
+    for words in [text(status, "state", "waiting", "message"), *messages]:
+        key = re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)", words)
+        if key:
+            what = f"{key[2]} {key[3]} has no key {key[1]}"
+            return Symptom("MissingReference", what, "add it, or correct the name", since(pod))
+        found = re.search(r'(secret|configmap) "([^"]+)" not found', words, re.IGNORECASE)
+        if found:
+            return _missing(found[1].lower(), found[2], pod)
+    return None
+
+
+def _missing(kind: str, name: str, pod: Object) -> Symptom:
+    namespace = text(pod, "metadata", "namespace") or "default"
+    what, remedy = f"ConfigMap {name} is not there", "it was made with the run: submit it anew"
+    if kind == "secret":
+        what = f"Secret {name} is not there"
+        remedy = f"create it in namespace {namespace}, or correct environment_secrets"
+    return Symptom("MissingReference", what, remedy, since(pod))
+
+
+def _troubles(pod: Object, observed: Observed) -> list[Object]:
+    """Return what a pod's node could not do for it and has not done since, oldest first."""
+    started = {"running", "terminated"} & (dig(status_of(pod), "state") or {}).keys()
+    events = observed.events_of(pod, *NODE_TROUBLES, "Pulling", "Pulled")
+    if started or not events or events[-1]["reason"] not in NODE_TROUBLES:
+        return []
+    return [each for each in events if each["reason"] in NODE_TROUBLES]
+
+
+def start(pod: Object, observed: Observed) -> Symptom | None:
+    """The container cannot be made or started."""
+    status, ended = _waiting(pod, *STARTING), end(pod)
+    if status:
+        words, at = text(status, "state", "waiting", "message"), since(pod)
+        if re.search(r"timed out|not yet been read", words) and observed.age(at) < STUCK:
+            return None  # kubelet's caches fill up
+    elif ended and ended.reason in ("StartError", "ContainerCannotRun"):
+        words, at = ended.words, ended.at
+    else:
+        return None
+    found = re.search(r'exec: "[^"]*": .*|(?:error mounting|no such file) .*', words)
+    what = re.sub(r": unknown$", "", found[0] if found else words) or "no reason was given"
+    remedy = "see whether the image is the trainer's, with its entry point"
+    if "runAsNonRoot" in words:
+        what = re.sub(r" \(pod: .*", "", what)
+        remedy = "give the image a USER other than root, by number"
+    what = f"its container cannot be started: {shorten(what, 140)}"
+    return Symptom("Start", what, remedy, at, ended=ended is not None)
+
+
+def node_trouble(pod: Object, observed: Observed) -> Symptom | None:
+    """The node has the pod, but not yet what its containers need: a network, a volume."""
+    troubles = _troubles(pod, observed)
+    if not troubles or observed.age(since(pod)) < STUCK:
+        return None
+    node = text(pod, "spec", "nodeName") or "its node"
+    what = f"{node} cannot start its pod: {shorten(text(troubles[-1], 'message'), 150)}"
+    return Symptom("Start", what, "ask whoever runs the cluster", seen(troubles[-1]))
+
+
+def silent(observed: Observed) -> Symptom | None:
+    """Rank 0's container runs, but it has reported nothing that a trainer does."""
+    for pod in observed.pods:
+        started = dig(status_of(pod), "state", "running", "startedAt")
+        if started and rank(pod) == 0 and not observed.trains and observed.age(started) > STUCK:
+            what, remedy = no_trainer(observed.job)
+            return Symptom("NoTrainer", what, remedy, str(started), rank=0)
+    return None
+
+
+def no_trainer(job: Object | None) -> tuple[str, str]:
+    """Return what is wrong with a container that runs and does not train, and the remedy."""
+    containers = dig(job, "spec", "template", "spec", "containers") or [{}]
+    what = "its container runs, but its log holds nothing that the trainer says"
+    remedy = f"see whether image {containers[0].get('image')} is the trainer's"
+    return what, f"{remedy}; if it is, its data are still being loaded or peers are missing"
+
+
+def _waiting(pod: Object, *reasons: str) -> Object | None:
+    """Return the container status that waits for one of these reasons."""
+    for each in ("initContainerStatuses", "containerStatuses"):
+        for status in dig(pod, "status", each) or []:
+            if dig(status, "state", "waiting", "reason") in reasons:
+                return dict(status)
+    return None

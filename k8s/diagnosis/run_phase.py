@@ -1,0 +1,241 @@
+"""What a run's objects and log lines tell a reader. Pure."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeGuard
+
+from k8s.diagnosis.evidence import Object, condition, moment, rank, status_of
+from trainer import progress
+
+AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
+LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
+# How rank 0 begins, and ends, in both of its log formats. Only this, its figures and its warnings
+# prove that an image is the trainer's.
+BEGUN = re.compile(
+    rf"\S+: \d+ steps in \d|resuming at step \d|step +\d+/\d+  |warning: .*{re.escape(AGAIN)}$"
+)
+ENDED = re.compile(r"test accuracy \d+\.\d\d%  loss \S+  \d+ steps in \d")
+
+
+def by_rank(pods: list[Object]) -> dict[int, list[Object]]:
+    """Return the pods of each rank, oldest first."""
+    found = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
+        found[rank(pod)].append(pod)
+    return dict(sorted(found.items()))
+
+
+def current(pods: list[Object]) -> dict[int, Object]:
+    """Return the newest pod of each rank."""
+    return {number: all_of_it[-1] for number, all_of_it in by_rank(pods).items()}
+
+
+def has_log(pod: Object) -> bool:
+    """Whether the trainer's container was ever started."""
+    return bool({"running", "terminated"} & (status_of(pod).get("state") or {}).keys())
+
+
+def workers(job: Object) -> int:
+    """Return the number of pods that the run has."""
+    return int(job["spec"].get("completions") or 1)
+
+
+def restarted_pods(pods: list[Object]) -> int:
+    """Return how many pods were replaced by another of their rank."""
+    return sum(len(all_of_it) - 1 for all_of_it in by_rank(pods).values())
+
+
+def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
+    """Return a run's phase in one word.
+
+    Queued      waits for its queue
+    Suspended   was asked to stop
+    Pending     none of its pods runs
+    Starting    some of them do, or the trainer has not reported yet
+    Running     all of them do, and it has
+    Ended       every pod ended with 0; whether that is a success, only the run's result tells
+    Failed, DeadlineExceeded
+
+    Args:
+        job: of the run.
+        pods: of the Job.
+        trains: whether rank 0's trainer has reported, see ``Progress``.
+    """
+    if condition(job, "Complete"):
+        return "Ended"
+    if failed := condition(job, "Failed"):
+        late = failed.get("reason") == "DeadlineExceeded"
+        return "DeadlineExceeded" if late else "Failed"
+    if job["spec"].get("suspend"):
+        queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
+        return "Queued" if queued else "Suspended"
+    running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
+    if not running:
+        return "Pending"
+    return "Running" if trains and len(running) == workers(job) else "Starting"
+
+
+OVER = ("Ended", "Failed", "DeadlineExceeded")
+
+
+def left_result(pods: list[Object]) -> bool:
+    """Whether rank 0 left its result when it ended, which it does once that is stored."""
+    of_leader = [pod for pod in pods if rank(pod) == 0]
+    ends = [(status_of(pod).get("state") or {}).get("terminated") or {} for pod in of_leader]
+    return any(e.get("exitCode") == 0 and is_result(str(e.get("message"))) for e in ends)
+
+
+def _phase_of_pod(pod: Object) -> str:
+    return str(pod.get("status", {}).get("phase", "Pending"))
+
+
+def pod_state(pod: Object) -> str:
+    """Return a pod's state in the word that kubectl shows."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    state = status_of(pod).get("state") or {}
+    for kind in ("waiting", "terminated"):
+        if reason := (state.get(kind) or {}).get("reason"):
+            return str(reason)
+    return str(pod.get("status", {}).get("reason") or _phase_of_pod(pod))
+
+
+def time_of(text: str) -> datetime:
+    """Return the time that an RFC 3339 text tells."""
+    return datetime.fromisoformat(text)
+
+
+def seconds_between(earlier: str, later: datetime) -> float:
+    """Return the seconds from an RFC 3339 time to another."""
+    return (later - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as kubectl writes ages: 45s, 3m12s, 2h5m, 3d4h."""
+    whole = max(0, round(seconds))
+    for unit, size, next_unit, next_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size}{unit}" + (f"{rest}{next_unit}" if rest else "")
+    return f"{whole}s"
+
+
+def parse_line(line: str) -> dict[str, Any]:
+    """Return a log line's facts; a line that is no JSON object is a message."""
+    if line.startswith("{"):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        if isinstance(values, dict):
+            return values
+    return {"message": line}
+
+
+def is_step(facts: dict[str, Any]) -> bool:
+    """Whether a log line tells the figures of a chunk of steps."""
+    return _is_count(facts.get("step")) and ("loss" in facts or "validation_accuracy" in facts)
+
+
+def is_report(facts: dict[str, Any]) -> bool:
+    """Whether a log line of rank 0 is one that the trainer writes, and others hardly do."""
+    message = str(facts.get("message"))
+    warns = facts.keys() == {"warning"} and isinstance(facts["warning"], str)
+    return is_step(facts) or warns or bool(BEGUN.match(message) or is_result(message))
+
+
+def is_result(text: str) -> bool:
+    """Whether this is the line by which the trainer ends a run whose result is stored."""
+    return ENDED.match(text) is not None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return a log line for people.
+
+    Args:
+        facts: of ``parse_line``.
+    """
+    if is_step(facts):
+        return f"step {facts['step']:>6}/{facts.get('total_steps', '?')}  {describe(facts)}"
+    if "warning" in facts:
+        return f"warning: {facts['warning']}"
+    return str(facts.get("message", json.dumps(facts)))
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return the figures of a step for people."""
+    try:
+        return progress.describe(facts)
+    except (KeyError, TypeError, ValueError, OverflowError):  # of another version of the trainer
+        return json.dumps(facts)
+
+
+@dataclass
+class Progress:
+    """How far a run is, by the log of its rank 0.
+
+    Attributes:
+        step: last one finished, and ``total`` of the run; 0 before the first.
+        restarts: of the gang in place.
+        cause: of the last restart.
+        last: the figures of the last chunk.
+        result: what it said at its end.
+        trains: whether it has said anything that only a trainer says.
+        ended: whether it has said that its result is stored.
+    """
+
+    step: int = 0
+    total: int = 0
+    restarts: int = 0
+    cause: str = ""
+    last: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    trains: bool = False
+    ended: bool = False
+    _since: tuple[datetime, int] | None = None
+    _until: tuple[datetime, int] | None = None
+
+    def take(self, time: str, facts: dict[str, Any]) -> None:
+        """Take one line of rank 0's log."""
+        self.trains = self.trains or is_report(facts)
+        if is_result(str(facts.get("message"))):
+            self.ended, self.result = True, facts
+        warning = facts.get("warning")
+        if isinstance(warning, str) and warning.endswith(AGAIN):
+            self.restarts += 1
+            self.cause = warning.removesuffix(AGAIN)
+            self._since = self._until = None
+        elif is_step(facts):
+            total = facts.get("total_steps")
+            self.step, self.total = facts["step"], total if _is_count(total) else 0
+            if "loss" in facts:
+                self.last = facts
+            if at := moment(time):
+                now = (at, self.step)
+                # The first chunk holds the compiling, so time is counted from its end.
+                self._since, self._until = self._since or now, now
+
+    def seconds_left(self) -> float | None:
+        """Return how long the rest takes at the pace so far, where there is one."""
+        if not (self._since and self._until and self._until[1] > self._since[1]):
+            return None
+        seconds = (self._until[0] - self._since[0]).total_seconds()
+        return seconds / (self._until[1] - self._since[1]) * max(0, self.total - self.step)
+
+    def accuracy(self) -> float | None:
+        """Return the newest accuracy: of the test images at the end, else of the training."""
+        value = self.result.get("test_accuracy", self.last.get("accuracy"))
+        finite = isinstance(value, float) and math.isfinite(value)
+        return value if finite or _is_count(value) else None

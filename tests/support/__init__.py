@@ -1,0 +1,1 @@
+"""Helpers and simulators that tests share."""

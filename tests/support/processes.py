@@ -1,0 +1,161 @@
+"""Running the trainer as a user does: real processes, each with a hard limit."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 300.0  # seconds after which a test process is killed
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without what would make a trainer part of a gang."""
+    # MAKE and ARGS are of the `make test` that we may be below.
+    ours = ("JOB_COMPLETION_INDEX", "TRAINYARD_", "TF_CONFIG", "MAKE", "MFLAGS", "ARGS")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    return {**env, "PYTHONPATH": str(ROOT), **(extra or {})}
+
+
+def start(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m trainer``; without a report, which most tests do not look at."""
+    if arguments[:1] == ("train",) and "--report" not in arguments:
+        arguments = (*arguments, "--no-report")
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(env),
+    )
+
+
+def finish(process: subprocess.Popen[str], limit: float = LIMIT) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error; kill the process at the limit."""
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        kill_all(process.pid)
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {limit} s:\n{out}\n{err}") from None
+    return process.returncode, out, err
+
+
+def run(
+    *arguments: str, env: Mapping[str, str] | None = None, limit: float = LIMIT
+) -> tuple[int, str, str]:
+    """Run ``python -m trainer`` to its end."""
+    return finish(start(*arguments, env=env), limit)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that this one started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes that this one started, and theirs, eldest first."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def supervisors(pid: int) -> dict[int, int]:
+    """Return the supervisors below a local gang, by rank."""
+    return {_rank(child): child for child in children(pid)}
+
+
+def forkservers(pid: int) -> dict[int, int]:
+    """Return the processes below that fork workers, by rank."""
+    return {
+        _rank(child): child
+        for child in descendants(pid)
+        if b"TRAINYARD_WORKER=1" in _environment(child)
+        and b"TRAINYARD_WORKER=1" not in _environment(_parent(child))
+    }
+
+
+def workers(pid: int) -> dict[int, int]:
+    """Return the processes below that train, by rank."""
+    servers = forkservers(pid)
+    return {rank: child for rank in servers for child in children(servers[rank])}
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with."""
+    pairs = (value.decode().partition("=") for value in _environment(pid) if value)
+    return {name: value for name, _, value in pairs}
+
+
+def _rank(pid: int) -> int:
+    found = [v for v in _environment(pid) if v.startswith(b"JOB_COMPLETION_INDEX=")]
+    return int(found[0].partition(b"=")[2]) if found else 0
+
+
+def _environment(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def kill_all(pid: int) -> None:
+    """SIGKILL a process and all below it, so fast that none can act on another's end."""
+    everyone = [pid, *descendants(pid)]
+    for process in everyone:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+    for process in {*everyone, *descendants(pid)}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], object], limit: float = LIMIT) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(
+    *arguments: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Start the trainer and see that nothing of it is left at the end."""
+    process = start(*arguments, env=env)
+    try:
+        yield process
+    finally:
+        kill_all(process.pid)
+        process.communicate()
+
+
+def free_ports(count: int) -> int:
+    """Return the first of some free ports below the range for outgoing calls."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, each in enumerate(sockets):
+                each.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+        return port
+    raise AssertionError("no free ports")

@@ -1,0 +1,228 @@
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.mnist import find_mnist
+from trainer.data import dataset, idx
+from trainer.errors import ConfigError, DataError, UserError
+from trainer.storage.base import LocalStorage
+
+Arrays = dict[str, npt.NDArray[Any]]
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = dataset.FILES
+
+
+def some(train: int = 6, test: int = 4, shape: tuple[int, ...] = (3, 5)) -> Arrays:
+    """A dataset of three classes; no two images are alike."""
+    pixels = np.random.default_rng(1).integers(0, 256, (train + test, *shape)).astype(np.uint8)
+    return {
+        TRAIN_IMAGES: pixels[:train],
+        TRAIN_LABELS: (np.arange(train) % 3).astype(np.uint8),
+        TEST_IMAGES: pixels[train:],
+        TEST_LABELS: (np.arange(test) % 3).astype(np.uint8),
+    }
+
+
+def write(folder: Path, arrays: Arrays, alias: int = 0) -> str:
+    for name, array in arrays.items():
+        stored = dataset.aliases(name)[alias]
+        (folder / stored).write_bytes(idx.encode(array, compress=stored.endswith(".gz")))
+    return str(folder)
+
+
+def refusal(uri: str, validation: int = 2) -> UserError:
+    with pytest.raises(UserError) as caught:
+        dataset.load(uri, validation)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith((uri, "validation"))
+    return caught.value
+
+
+def test_the_first_training_images_are_for_validation(tmp_path: Path) -> None:
+    arrays = some()
+    data = dataset.load(write(tmp_path, arrays), validation=2)
+    np.testing.assert_array_equal(data.validation.images[..., 0], arrays[TRAIN_IMAGES][:2])
+    np.testing.assert_array_equal(data.validation.labels, arrays[TRAIN_LABELS][:2])
+    np.testing.assert_array_equal(data.train.images[..., 0], arrays[TRAIN_IMAGES][2:])
+    np.testing.assert_array_equal(data.train.labels, arrays[TRAIN_LABELS][2:])
+    np.testing.assert_array_equal(data.test.images[..., 0], arrays[TEST_IMAGES])
+    np.testing.assert_array_equal(data.test.labels, arrays[TEST_LABELS])
+    assert data.classes == 3
+    assert data.input_shape == (3, 5, 1)
+    for split in (data.train, data.validation, data.test):
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+
+
+def test_no_validation_is_a_choice(tmp_path: Path) -> None:
+    data = dataset.load(write(tmp_path, some()), validation=0)
+    assert (len(data.train.images), len(data.validation.images)) == (6, 0)
+    assert data.validation.images.shape == (0, 3, 5, 1)
+
+
+def test_channels_come_from_the_data(tmp_path: Path) -> None:
+    data = dataset.load(write(tmp_path, some(shape=(4, 2, 3))), validation=2)
+    assert data.input_shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("alias", range(4))
+def test_every_name_holds_the_same_data(tmp_path: Path, alias: int) -> None:
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    plain.mkdir()
+    other.mkdir()
+    expected = dataset.load(write(plain, some()), 2)
+    found = dataset.load(write(other, some(), alias), 2)
+    np.testing.assert_array_equal(found.train.images, expected.train.images)
+    assert found.sha256 == expected.sha256
+
+
+def test_of_two_names_the_uncompressed_one_is_read(tmp_path: Path) -> None:
+    write(tmp_path, some())
+    (tmp_path / f"{TRAIN_IMAGES}.gz").write_bytes(b"not looked at")
+    assert len(dataset.load(str(tmp_path), 2).train.images) == 4
+
+
+@settings(deadline=None)  # other processes may take the processor
+@given(st.sampled_from(dataset.FILES), st.data())
+def test_every_element_counts_in_the_digest(name: str, data: st.DataObject) -> None:
+    def digest(arrays: Arrays) -> str:
+        files = {name: idx.encode(array) for name, array in arrays.items()}
+        return dataset.assemble(dataset.parse(files, "d"), "d", 0).sha256
+
+    arrays = some()
+    before = digest(arrays)
+    changed = arrays[name].copy()
+    at = data.draw(st.integers(0, changed.size - 1))
+    changed.flat[at] = (int(changed.flat[at]) + 1) % 3
+    assert digest(arrays | {name: changed}) != before
+
+
+def test_mnist_is_read_whole() -> None:
+    folder = find_mnist()
+    if folder is None:
+        pytest.skip("MNIST is not on this machine")
+    data = dataset.load(str(folder))
+    counts = [len(split.images) for split in (data.train, data.validation, data.test)]
+    assert counts == [55_000, 5_000, 10_000]
+    assert (data.classes, data.input_shape) == (10, (28, 28, 1))
+    assert data.validation.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert data.sha256 == "e9914cff2ade526da2ab1ac60c072f9173cc53e35b9411692de8207cb1b9009d"
+
+
+def replaced(name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Arrays:
+    arrays = some()
+    return arrays | {name: change(arrays[name])}
+
+
+CONTRADICTIONS = {
+    "lengths": (
+        replaced(TRAIN_LABELS, lambda a: a[:-1]),
+        "train-images-idx3-ubyte holds 6 images but train-labels-idx1-ubyte 5 labels; each image",
+    ),
+    "test lengths": (
+        replaced(TEST_IMAGES, lambda a: a[:-1]),
+        "t10k-images-idx3-ubyte holds 3 images but t10k-labels-idx1-ubyte 4 labels; each image",
+    ),
+    "no images": (replaced(TRAIN_IMAGES, lambda a: a[:0]), "idx3-ubyte is 0x3x5, which is empty"),
+    "no pixels": (replaced(TEST_IMAGES, lambda a: a[:, :0]), "is 4x0x5, which is empty"),
+    "sizes": (
+        replaced(TEST_IMAGES, lambda a: a[:, :2]),
+        "training images are 3x5x1 but test images 2x5x1 (height x width x channels)",
+    ),
+    "flat images": (replaced(TRAIN_IMAGES, lambda a: a[0]), "is 3x5; images are count x height"),
+    "flat labels": (replaced(TEST_LABELS, lambda a: a[None]), "is 1x4; labels have one dimension"),
+    "one class": (replaced(TRAIN_LABELS, np.zeros_like), "every training label is 0; a classifier"),
+    "a class too many": (
+        replaced(TEST_LABELS, lambda a: np.where(a == 2, 3, a).astype(np.uint8)),
+        "test label 3 at index 2 lies outside the 3 classes of the training labels, 0 to 2; check",
+    ),
+    "wide labels": (
+        replaced(TRAIN_LABELS, lambda a: a.astype(np.int32)),
+        "train-labels-idx1-ubyte: the elements are int32; images and labels must be uint8 (0x08)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_refuses_data_that_contradict_each_other(tmp_path: Path, case: str) -> None:
+    arrays, message = CONTRADICTIONS[case]
+    error = refusal(write(tmp_path, arrays))
+    assert isinstance(error, DataError)
+    assert message in str(error)
+
+
+@pytest.mark.parametrize("validation", [-1, 6, 5000])
+def test_refuses_a_validation_split_that_leaves_nothing(tmp_path: Path, validation: int) -> None:
+    error = refusal(uri := write(tmp_path, some()), validation)
+    assert isinstance(error, ConfigError)
+    assert str(error) == (
+        f"validation {validation}: {uri} has 6 training images; set aside between 0 and 5 of them"
+    )
+
+
+def test_refuses_a_malformed_file_by_its_name(tmp_path: Path) -> None:
+    uri = write(tmp_path, some(), alias=1)
+    torn = tmp_path / f"{TEST_LABELS}.gz"
+    torn.write_bytes(torn.read_bytes()[:-3])
+    assert str(refusal(uri)).startswith(f"{torn}: the gzip stream is torn")
+
+
+def test_refuses_a_bomb_without_inflating_it(tmp_path: Path) -> None:
+    uri = write(tmp_path, some())
+    bomb = idx.encode(some()[TRAIN_IMAGES]) + bytes(20_000_000)
+    (tmp_path / TRAIN_IMAGES).write_bytes(gzip.compress(bomb))
+    assert "90 bytes, but the file holds more" in str(refusal(uri))
+
+
+def test_refuses_a_file_too_large_without_reading_it(tmp_path: Path) -> None:
+    uri = write(tmp_path, some())
+    with (tmp_path / TRAIN_IMAGES).open("ab") as file:
+        file.truncate(idx.MAX_BYTES + 1)  # sparse: it takes no space
+    assert "the file has 4294967297 bytes, above the limit of 4294967296" in str(refusal(uri))
+
+
+@pytest.mark.parametrize("name", dataset.FILES)
+def test_says_which_file_is_missing(tmp_path: Path, name: str) -> None:
+    uri = write(tmp_path, some())
+    (tmp_path / name).unlink()
+    error = refusal(uri)
+    assert isinstance(error, DataError)
+    dotted = name.replace("-idx", ".idx")
+    assert f"no {name} there, with or without .gz, nor as {dotted};" in str(error)
+    assert str(error).endswith("; put what is missing there")
+
+
+def test_says_where_the_dataset_lies_below(tmp_path: Path) -> None:
+    (tmp_path / "a" / "mnist").mkdir(parents=True)
+    below = write(tmp_path / "a" / "mnist", some(), alias=1)
+    assert str(refusal(str(tmp_path))).endswith(f"a dataset lies below it: name {below}")
+
+
+def test_says_that_a_file_is_no_folder(tmp_path: Path) -> None:
+    uri = write(tmp_path, some())
+    error = refusal(f"{uri}/{TRAIN_IMAGES}")
+    assert isinstance(error, ConfigError)
+    assert re.search(rf"names one file; .* name {re.escape(uri)}$", str(error))
+
+
+def test_says_that_a_folder_is_not_there(tmp_path: Path) -> None:
+    error = refusal(str(tmp_path / "nowhere"))
+    assert isinstance(error, DataError)
+    assert ", ".join(dataset.FILES) in str(error)
+    assert str(error).endswith(f"python -m trainer data put --from mnist --to {tmp_path}/nowhere")
+
+
+def test_the_files_are_found_among_others(tmp_path: Path) -> None:
+    uri = write(tmp_path, some())
+    (tmp_path / "t.txt").write_text("")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / TRAIN_IMAGES).write_text("another")
+    assert list(dataset.locate(LocalStorage(uri))) == list(dataset.FILES)

@@ -1,0 +1,366 @@
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.mnist import find_mnist
+from trainer.data import dataset, idx, sources
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
+
+COUNTS: dict[str, Any] = {"train_count": 40, "test_count": 20}
+Answer = Callable[["Handler"], object]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET /NAME as the mirror says."""
+
+    server: "Mirror"
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.answer(self)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send(self, data: bytes, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class Mirror(ThreadingHTTPServer):
+    """A mirror on the loopback interface; ``answer`` decides what it does."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer: Answer = lambda handler: handler.send_error(404)
+        self.asked: list[str] = []
+        self.closing = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/mnist"
+
+    def serve_folder(self, folder: Path) -> None:
+        def answer(handler: Handler) -> None:
+            handler.send((folder / Path(handler.path).name).read_bytes())
+
+        self.answer = answer
+
+    def say_nothing(self) -> None:
+        self.answer = lambda _: self.closing.wait()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients that hang up are part of these tests
+
+
+@pytest.fixture
+def mirrors(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Mirror, Mirror]]:
+    """Two mirrors that answer 404 until told otherwise; MNIST_DIR is not set."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("MNIST_DIR", raising=False)
+    pair = Mirror(), Mirror()
+    threads = [threading.Thread(target=mirror.serve_forever, args=(0.01,)) for mirror in pair]
+    for thread in threads:
+        thread.start()
+    yield pair
+    for mirror, thread in zip(pair, threads, strict=True):
+        mirror.closing.set()
+        mirror.shutdown()
+        thread.join()
+        mirror.server_close()
+
+
+def urls(mirrors: tuple[Mirror, ...]) -> list[str]:
+    return [mirror.url for mirror in mirrors]
+
+
+def unused_url() -> str:
+    mirror = Mirror()
+    mirror.server_close()
+    return mirror.url
+
+
+@pytest.fixture(scope="module")
+def some_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    sources.put("digits", str(folder), **COUNTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Path:
+    folder = find_mnist()
+    if folder is None:
+        pytest.skip("MNIST is not on this machine")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
+
+
+def refusal(kind: type[UserError], source: str, to: Path, **options: Any) -> str:
+    """The message of the error that put() must raise, having changed nothing."""
+    before = contents(to)
+    with pytest.raises(kind) as caught:
+        sources.put(source, str(to), **COUNTS, **options)
+    assert contents(to) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_digits_are_put_compressed(tmp_path: Path) -> None:
+    line = sources.put("digits", str(tmp_path), **COUNTS, seed=3)
+    data = dataset.load(str(tmp_path), validation=0)
+    assert set(contents(tmp_path)) == {f"{name}.gz" for name in dataset.FILES}
+    assert (len(data.train.images), len(data.test.images), data.classes) == (40, 20, 10)
+    assert line == (
+        f"{tmp_path}: 40 training and 20 test images 28x28x1, 10 classes, sha256"
+        f" {data.sha256[:12]}, digits drawn by the program from seed 3"
+    )
+
+
+def test_no_digit_is_both_for_training_and_for_testing(tmp_path: Path) -> None:
+    drawn = []
+    for seed in (0, 1, 2):
+        sources.put("digits", str(tmp_path / str(seed)), **COUNTS, seed=seed)
+        data = dataset.load(str(tmp_path / str(seed)), validation=0)
+        drawn += [image.tobytes() for image in (*data.train.images, *data.test.images)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_the_same_data_are_already_there(tmp_path: Path) -> None:
+    first = sources.put("digits", str(tmp_path), **COUNTS)
+    before = contents(tmp_path)
+    assert sources.put("digits", str(tmp_path), **COUNTS) == f"{first}, already there"
+    assert contents(tmp_path) == before
+
+
+def test_the_same_data_are_already_there_though_packed_otherwise(
+    tmp_path: Path, some_digits: Path
+) -> None:
+    for name in dataset.FILES:
+        packed = (some_digits / f"{name}.gz").read_bytes()
+        (tmp_path / dataset.aliases(name)[2]).write_bytes(idx.encode(idx.decode(packed, name)))
+    before = contents(tmp_path)
+    assert sources.put("digits", str(tmp_path), **COUNTS).endswith(", already there")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("missing", range(1, 4))
+def test_an_interrupted_put_is_completed_by_the_same_command(
+    tmp_path: Path, some_digits: Path, missing: int
+) -> None:
+    sources.put("digits", str(tmp_path), **COUNTS)
+    for name in dataset.FILES[-missing:]:
+        (tmp_path / f"{name}.gz").unlink()
+    assert "already there" not in sources.put("digits", str(tmp_path), **COUNTS)
+    assert contents(tmp_path) == contents(some_digits)
+
+
+@pytest.mark.parametrize("name", dataset.FILES)
+def test_other_data_are_not_overwritten(tmp_path: Path, some_digits: Path, name: str) -> None:
+    other = idx.decode((some_digits / f"{name}.gz").read_bytes(), name)[::-1]
+    (tmp_path / name).write_bytes(idx.encode(other))
+    assert refusal(ConfigError, "digits", tmp_path) == (
+        f"{tmp_path}/{name} holds other data, and nothing is overwritten; put into another"
+        " folder, or delete the dataset there first"
+    )
+
+
+def test_a_torn_file_at_the_destination_is_other_data(tmp_path: Path, some_digits: Path) -> None:
+    stored = f"{dataset.FILES[0]}.gz"
+    (tmp_path / stored).write_bytes((some_digits / stored).read_bytes()[:-1])
+    assert f"{stored} holds other data" in refusal(ConfigError, "digits", tmp_path)
+
+
+def test_a_folder_is_put_as_it_is_under_the_usual_names(tmp_path: Path, some_digits: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    packed = contents(some_digits)
+    images, labels, *test_names = dataset.FILES
+    plain = idx.encode(idx.decode(packed[f"{images}.gz"], images))
+    (source / images.replace("-idx", ".idx")).write_bytes(plain)
+    (source / labels).write_bytes(packed[f"{labels}.gz"])  # its name does not say gzip
+    for name in test_names:
+        (source / f"{name}.gz").write_bytes(packed[f"{name}.gz"])
+    line = sources.put(f"file://{source}", f"file://{target}")
+    assert line.endswith(f", from file://{source}")
+    assert contents(target) == {images: plain} | {
+        f"{name}.gz": packed[f"{name}.gz"] for name in (labels, *test_names)
+    }
+
+
+def test_a_folder_with_an_error_is_not_put(tmp_path: Path, some_digits: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name, data in contents(some_digits).items():
+        (source / name).write_bytes(data)
+    (source / f"{dataset.FILES[3]}.gz").write_bytes(idx.encode(np.zeros(19, np.uint8)))
+    message = refusal(DataError, str(source), target)
+    assert message.startswith(f"{source}: t10k-images-idx3-ubyte holds 20 images but")
+    assert not target.exists()
+
+
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
+    assert refusal(ConfigError, "mnits", tmp_path) == (
+        "mnits: no folder of this name and no source of data; give auto, mnist, digits, or a folder"
+        " or URI"
+    )
+    assert "no train-images" in refusal(DataError, str(tmp_path / "nowhere"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"train_count": 0}, {"test_count": -1}, {"train_count": 0, "split": 2}]
+)
+def test_digits_that_cannot_be_drawn_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"give at least 1 each$"):
+        sources.put("digits", str(tmp_path), **(COUNTS | options))
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_out_of_range_is_refused_whatever_it_would_decide(
+    tmp_path: Path, some_digits: Path, seed: int
+) -> None:
+    for source in ("digits", str(some_digits)):
+        message = refusal(ConfigError, source, tmp_path / "to", seed=seed, split=2)
+        assert message == f"seed: {seed}; give 0 to 2**63 - 1"
+
+
+def test_mnist_comes_from_the_first_mirror_that_has_it(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], mnist: Path
+) -> None:
+    mirrors[1].serve_folder(mnist)
+    line = sources.put("mnist", str(tmp_path), mirrors=[unused_url(), *urls(mirrors)])
+    assert line.endswith(f", MNIST from {mirrors[1].url}")
+    assert contents(tmp_path) == contents(mnist)
+    assert mirrors[0].asked == [f"/mnist/{dataset.FILES[0]}.gz"]
+
+
+def test_data_other_than_mnist_are_not_put(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
+) -> None:
+    mirrors[0].serve_folder(some_digits)
+    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    assert f"{mirrors[0].url}/{dataset.FILES[0]}.gz: the SHA-256 of the uncompressed" in message
+    assert f"{dataset.FILES[0]}.gz: HTTP Error 404: Not Found" in message
+
+
+def test_a_mirror_that_answers_with_a_web_page_has_no_mnist(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror]
+) -> None:
+    mirrors[0].answer = lambda handler: handler.send(b"<html>Log in to the hotel's network</html>")
+    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    assert "the file starts with 0x3c68746d" in message
+
+
+def test_a_mirror_that_never_ends_is_given_up(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror]
+) -> None:
+    def endless(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:  # until the client hangs up
+            handler.wfile.write(bytes(1 << 20))
+
+    mirrors[0].answer = endless
+    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    assert "more than 16777216 bytes, so it is not MNIST" in message
+
+
+def test_mirrors_out_of_reach_are_all_named(tmp_path: Path, mirrors: tuple[Mirror, Mirror]) -> None:
+    mirrors[0].answer = lambda handler: handler.send(b"\x1f\x8b", length=100)
+    nobody = unused_url()
+    message = refusal(UnavailableError, "mnist", tmp_path, mirrors=[nobody, *urls(mirrors)])
+    name = f"{dataset.FILES[0]}.gz"
+    assert message.startswith("MNIST could not be downloaded (")
+    assert f"{nobody}/{name}: [Errno " in message
+    assert f"{mirrors[0].url}/{name}: connection lost after 2 of 100 bytes" in message
+    assert f"{mirrors[1].url}/{name}: HTTP Error 404: Not Found" in message
+
+
+def test_auto_keeps_what_is_there(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources.put("digits", str(tmp_path), **COUNTS)
+    before = contents(tmp_path)
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path / "nowhere"))
+    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors))
+    assert line.startswith(f"{tmp_path}: 40 training and 20 test images")
+    assert line.endswith(", kept as it was")
+    assert contents(tmp_path) == before
+    assert mirrors[0].asked == mirrors[1].asked == []
+
+
+def test_auto_prefers_mnist_dir(
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    some_digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MNIST_DIR", str(some_digits))
+    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors))
+    assert line.endswith(f", from {some_digits}, which MNIST_DIR names")
+    assert contents(tmp_path) == contents(some_digits)
+    assert mirrors[0].asked == mirrors[1].asked == []
+
+
+def test_auto_does_not_pass_over_a_bad_mnist_dir(
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    some_digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, to = tmp_path / "mnist", tmp_path / "to"
+    monkeypatch.setenv("MNIST_DIR", str(folder))
+    message = refusal(DataError, "auto", to, mirrors=urls(mirrors))
+    assert message.startswith(f"MNIST_DIR={folder}: no train-images-idx3-ubyte,")
+    folder.mkdir()
+    for name, data in contents(some_digits).items():
+        (folder / name).write_bytes(data[:-1])
+    message = refusal(DataError, "auto", to, mirrors=urls(mirrors))
+    assert message.startswith(f"MNIST_DIR={folder}/train-images-idx3-ubyte.gz: the gzip stream is")
+
+
+def test_auto_takes_the_mirror_that_answers(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], mnist: Path
+) -> None:
+    mirrors[0].say_nothing()
+    mirrors[1].serve_folder(mnist)
+    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors), probe_seconds=60)
+    assert line.endswith(f", MNIST from {mirrors[1].url}")
+    assert contents(tmp_path) == contents(mnist)
+
+
+def test_auto_draws_digits_where_no_mirror_answers(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
+) -> None:
+    for mirror in mirrors:
+        mirror.say_nothing()  # until this test has ended: put() cannot have waited for them
+    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors), probe_seconds=0.2)
+    assert line.endswith(
+        ", digits drawn by the program from seed 0, because MNIST_DIR is not set and no mirror of"
+        " MNIST answered within 0.2 s"
+    )
+    assert contents(tmp_path) == contents(some_digits)
+
+
+def test_auto_does_not_wait_where_every_mirror_refuses(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror]
+) -> None:
+    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors), probe_seconds=1e6)
+    assert "digits drawn by the program" in line
+
+
+def test_auto_draws_digits_where_a_mirror_has_no_mnist(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
+) -> None:
+    mirrors[0].serve_folder(some_digits)
+    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors))
+    assert "digits drawn by the program from seed 0, because MNIST could not be" in line
+    assert contents(tmp_path) == contents(some_digits)

@@ -1,0 +1,106 @@
+"""The report of a finished run: whatever becomes of it, the run is done."""
+
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import processes
+from trainer.gang import final_report
+from trainer.runs import run_folder
+from trainer.storage.base import LocalStorage
+
+
+class Told:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+
+    def say(self, message: str, **facts: Any) -> None:
+        del facts
+        self.said.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warned.append(message)
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        del record, total
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have this shell script stand for the interpreter that makes the report."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def outcome(folder: Path, stop: threading.Event | None = None) -> Told:
+    told = Told()
+    final_report.write_report(str(folder), told, stop or threading.Event())
+    return told
+
+
+def test_where_the_report_is_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/called')
+    told = outcome(tmp_path / "run")
+    assert told.said == [f"report in {tmp_path}/run/report.html"]
+    assert told.warned == []
+    assert (tmp_path / "called").read_text() == f"-m trainer report --run {tmp_path}/run\n"
+
+
+def test_one_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, "exit 1")
+    LocalStorage(str(tmp_path / "run")).create(run_folder.REPORT, b"mine")
+    assert outcome(tmp_path / "run").said == [f"report in {tmp_path}/run/report.html"]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo noise; echo 'trainer: data: gone; give it' >&2; exit 65", "data: gone; give it"),
+        ("kill -9 $$", "killed by signal 9"),
+        ("exit 1", "failed"),
+    ],
+)
+def test_a_failing_report_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    program(tmp_path, monkeypatch, script)
+    told = outcome(tmp_path / "run")
+    assert told.said == []
+    uri = tmp_path / "run"
+    assert told.warned == [f"no report: {reason}; python -m trainer report --run {uri} makes it"]
+
+
+def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; sleep 600")
+    monkeypatch.setattr(final_report, "LIMIT", 1.0)
+    told = outcome(tmp_path / "run")
+    assert "it was not done within 1 s" in told.warned[0]
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_asked_to_stop_it_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, f"touch {tmp_path}/started; sleep 600")
+    monkeypatch.setattr(final_report, "LIMIT", 600.0)
+    stop = threading.Event()
+    told = Told()
+    waiting = threading.Thread(
+        target=final_report.write_report, args=(str(tmp_path / "run"), told, stop), daemon=True
+    )
+    waiting.start()
+    processes.wait_until((tmp_path / "started").exists)
+    stop.set()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    assert (told.said, told.warned) == ([], [])

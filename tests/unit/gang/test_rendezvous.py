@@ -1,0 +1,400 @@
+"""The roll call: gangs simulated in every order of events."""
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pytest
+
+from trainer.gang.rendezvous import FINAL, Cause, Event, Order, RollCall
+
+Move = tuple[Any, ...]  # what to call, and its arguments
+
+
+@dataclass(eq=False)
+class Line:
+    """A connection: what is under way in it, and whether it is lost."""
+
+    up: deque[Event] = field(default_factory=deque)
+    down: deque[Event] = field(default_factory=deque)
+    cut: bool = False
+    gone: bool = False  # and its host has said so
+
+
+@dataclass(eq=False)
+class Member:
+    """A supervisor and its worker; does what trainer/gang/supervisor.py does."""
+
+    rank: int
+    state: str  # up, down, or done
+    line: Line | None = None
+    met: bool = False
+    told_ready: bool = False
+    attempt: int | None = None  # of the worker that runs
+    leaving: bool = False
+    stopping: bool = False
+    may_finish: bool = False
+
+
+class Account:
+    """What must hold, by the events that a roll call was given and what it answered."""
+
+    def __init__(self, max_restarts: int) -> None:
+        self.max_restarts = max_restarts
+        self.number = self.closed = self.step = self.first_step = self.barren = 0
+        self.at_work: set[int] = set()
+        self.running = False
+        self.causes: list[Cause] = []
+
+    def take(self, rank: int, event: Event) -> None:
+        name = event["event"]
+        if name == "committed":
+            self.step = max(self.step, event["step"])
+        elif name == "stopping" and self.running:
+            self.causes.append(Cause(rank, 75, "", asked=True))
+        elif name == "ended" or (name == "gone" and rank in self.at_work):
+            self.causes.append(
+                Cause(**event.get("cause", {"rank": rank, "code": 75, "message": ""}))
+            )
+            self.running = False
+        if name in ("ended", "finished", "gone"):
+            self.at_work.discard(rank)
+            self.running = self.running and bool(self.at_work)
+
+    def check(self, event: Event, orders: list[Order], closed: list[dict[str, Any]]) -> None:
+        for line in closed:
+            self._check_line(line)
+        given = {order["order"] for _, order in orders}
+        if event["event"] == "ended" and event["cause"]["code"] in FINAL:
+            assert given == {"give_up"}
+        elif "give_up" in given:
+            assert self.barren == self.max_restarts + 1
+        elif "start" in given:
+            self.number += 1
+            assert {order["attempt"] for _, order in orders} == {self.number}
+            assert self.barren <= self.max_restarts
+            assert self.closed == self.number - 1
+            assert not self.at_work
+            self.first_step, self.running, self.causes = self.step, True, []
+            self.at_work = {rank for rank, _ in orders}
+
+    def _check_line(self, line: dict[str, Any]) -> None:
+        self.closed += 1
+        assert line["attempt"] == self.closed == self.number
+        assert (line["first_step"], line["last_step"]) == (self.first_step, self.step)
+        first = next(iter([c for c in self.causes if not c.consequence] or self.causes), None)
+        told = line["cause"] and {**line["cause"], "message": ""}
+        assert told == (first and {**asdict(first), "message": ""})
+        assert len(line["others"]) == max(0, len(self.causes) - 1)
+        fault = first is not None and not first.asked
+        self.barren = 0 if self.step > self.first_step else self.barren + fault
+
+
+class World:
+    """A gang whose messages, workers and faults come in an order that only the seed decides."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.max_restarts = self.random.randint(0, 12)
+        self.members = [Member(rank, "down") for rank in range(self.random.randint(1, 5))]
+        self.step = 0
+        self.stored = False  # the result of the run
+        self.complete = False  # all may finish
+        self.over = False
+        self._rise(self.members[0])
+
+    # Rank 0's supervisor.
+
+    def _hear(self, rank: int, event: Event) -> None:
+        self.account.take(rank, event)
+        orders = self.roll_call.handle(rank, event, 0.0)
+        if any(order["order"] == "start" for _, order in orders):
+            assert all(m.attempt is None for m in self.members), "a worker still runs"
+        self._check(event, orders)
+        for to, order in sorted(orders, key=lambda each: -each[0]):
+            if order["order"] == "give_up":
+                self.over = True
+            elif order["order"] == "dismissed":
+                del self.wires[to]
+            elif to == 0:
+                self._obey(self.members[0], order)
+            elif not self.wires[to].cut:
+                self.wires[to].down.append(order)
+        if self.members[0].state == "done" and self.roll_call.all_finished:
+            self.roll_call.close(0.0)
+            self._check(event, [])
+            assert self.account.closed == self.account.number
+            assert not self.account.at_work
+            self.over = True
+
+    def _check(self, event: Event, orders: list[Order]) -> None:
+        self.account.check(event, orders, self.roll_call.closed)
+        self.roll_call.closed.clear()
+
+    def _hear_next(self) -> None:
+        self._hear(*self.inbox.popleft())
+
+    def _carry(self, rank: int, line: Line) -> None:
+        line.gone = not line.up
+        self.inbox.append((rank, line.up.popleft() if line.up else {"event": "gone"}))
+
+    # Any supervisor.
+
+    def _rise(self, member: Member) -> None:
+        self.members[member.rank] = Member(member.rank, "up")
+        if member.rank == 0 and self.stored:
+            self.over = True  # it finds the result
+        elif member.rank == 0:
+            self.roll_call = RollCall(len(self.members), self.max_restarts)
+            self.account = Account(self.max_restarts)
+            self.inbox: deque[tuple[int, Event]] = deque()
+            self.wires: dict[int, Line] = {}
+            self._hear(0, {"event": "here"})
+
+    def _call(self, member: Member) -> None:
+        member.line = self.wires[member.rank] = Line()
+        self.inbox.append((member.rank, {"event": "here"}))
+
+    def _tell(self, member: Member, event: Event) -> None:
+        if member.rank == 0:
+            self._hear(0, event)
+        elif member.line and not member.line.cut:
+            member.line.up.append(event)
+
+    def _obey(self, member: Member, order: Event) -> None:
+        member.met = True
+        if order["order"] == "start" and member.attempt is None:
+            member.attempt, member.told_ready = order["attempt"], False
+        elif order["order"] == "leave" and member.attempt == order["attempt"]:
+            member.leaving = True
+
+    def _obey_next(self, member: Member, line: Line) -> None:
+        self._obey(member, line.down.popleft())
+
+    def _say_ready(self, member: Member) -> None:
+        member.told_ready = True
+        self._tell(member, {"event": "ready"})
+
+    def _lose(self, member: Member) -> None:
+        member.line, member.met, member.told_ready = None, False, False
+        member.leaving = member.attempt is not None
+
+    def _stop(self, member: Member) -> None:
+        member.stopping = True
+        self._tell(member, {"event": "stopping"})
+        if member.attempt is None:
+            self._exit(member, "down")
+
+    def _exit(self, member: Member, state: str) -> None:
+        member.state, member.attempt = state, None
+        for line in [member.line] if member.rank else self.wires.values():
+            if line:
+                line.cut = True
+        member.line = None
+
+    # Workers.
+
+    def _commit(self, member: Member) -> None:
+        self.step += self.random.random() < 0.3
+        self._tell(member, {"event": "committed", "step": self.step})
+
+    def _end(self, member: Member, code: int, consequence: bool) -> None:
+        if code == 75 and self.random.random() < 0.3:
+            self._commit(member)
+        member.attempt, member.leaving = None, False
+        if member.stopping:
+            self._exit(member, "down")
+        else:
+            cause = Cause(member.rank, code, "words", consequence)
+            self._tell(member, {"event": "ended", "cause": asdict(cause)})
+
+    def _finish(self, member: Member) -> None:
+        member.attempt, member.state = None, "done"
+        self._tell(member, {"event": "finished"})
+        if member.rank:  # one may be lost before it has left
+            self._exit(member, self.random.choice(("done", "done", "down")))
+
+    # What may happen next.
+
+    def moves(self) -> Iterator[Move]:
+        """All but faults and the progress of training."""
+        hosted = self.members[0].state != "down"
+        for rank, line in self.wires.items() if hosted else ():
+            if line.up or (line.cut and not line.gone):
+                yield self._carry, rank, line
+        if self.inbox and hosted:
+            yield (self._hear_next,)
+        for member in self.members:
+            if member.state == "down":
+                yield self._rise, member
+            elif member.state == "up":
+                yield from self._moves_of(member)
+                if member.rank and hosted and not member.line and member.rank not in self.wires:
+                    yield self._call, member
+
+    def _moves_of(self, member: Member) -> Iterator[Move]:
+        if member.line and member.line.down:
+            yield self._obey_next, member, member.line
+        elif member.line and member.line.cut:
+            yield self._lose, member
+        if member.attempt is None:
+            if member.met and not member.told_ready:
+                yield self._say_ready, member
+        elif member.leaving or member.stopping:
+            yield self._end, member, 75, True
+        elif (self.complete or member.may_finish) and not (member.line and member.line.cut):
+            yield self._finish, member
+
+    def faults(self) -> Iterator[Move]:
+        """All else, for one member."""
+        member = self.random.choice(self.members)
+        if member.state == "up":
+            yield self._exit, member, "down"  # lost with its worker
+            yield self._stop, member
+            if member.attempt is None:
+                yield setattr, member, "told_ready", False  # its forkserver was lost
+            else:
+                own = 1 if self.random.random() < 0.98 else self.random.choice(sorted(FINAL))
+                yield self._end, member, own, False
+                yield self._end, member, 75, True
+                yield from [(self._commit, member)] * 3
+        if member.line and not member.line.cut:
+            yield self._cut, member.line
+        if member.attempt and self.random.random() < 0.3 and (self.stored or self.together()):
+            self.stored = True
+            yield setattr, member, "may_finish", True
+
+    def _cut(self, line: Line) -> None:
+        line.cut = True
+        for queue in (line.up, line.down):
+            for _ in range(self.random.randint(0, len(queue))):
+                queue.pop()
+
+    def together(self) -> bool:
+        """Whether one attempt runs, with all that are not done."""
+        attempts = {m.attempt for m in self.members if m.state != "done"}
+        return len(attempts) == 1 and None not in attempts
+
+    def live(self, moves: int, share_of_faults: float) -> None:
+        """Make random moves until nothing can happen, or so many were made."""
+        for _ in range(moves):
+            faulty = self.random.random() < share_of_faults
+            choice = list(self.faults() if faulty else self.moves())
+            if self.over or not (choice or share_of_faults):
+                return
+            if choice:
+                call, *arguments = self.random.choice(choice)
+                call(*arguments)
+        assert share_of_faults, "it never comes to rest"
+
+
+def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease() -> None:
+    for seed in range(1000):
+        world = World(seed)
+        world.live(world.random.randint(0, 600), world.random.choice((0.01, 0.05, 0.2)))
+        world.live(3000, 0.0)
+        assert world.over or world.stored or world.together(), (
+            f"seed {seed}: the gang does not meet"
+        )
+        world.stored = world.complete = True
+        world.live(3000, 0.0)
+        assert world.over, f"seed {seed}: the gang does not finish"
+
+
+def orders(roll_call: RollCall, *events: tuple[int, str]) -> list[Order]:
+    """The last orders but those that tell who is missing."""
+    given: list[Order] = []
+    for rank, name in events:
+        cause = asdict(Cause(rank, 75, "lost a peer", consequence=True))
+        given = roll_call.handle(rank, {"event": name, "cause": cause}, 0.0)
+    return [(rank, order) for rank, order in given if order["order"] != "waiting"]
+
+
+def started(max_restarts: int = 0) -> RollCall:
+    roll_call = RollCall(2, max_restarts)
+    given = orders(roll_call, (0, "here"), (1, "here"), (0, "ready"), (1, "ready"))
+    assert given == [(r, {"order": "start", "attempt": 1, "after": None}) for r in (0, 1)]
+    return roll_call
+
+
+def test_who_was_ready_twice_before_a_start_is_not_ready_after_it() -> None:
+    roll_call = started()
+    assert [rank for rank, _ in orders(roll_call, (0, "ended"))] == [0, 1]
+    roll_call.handle(0, {"event": "committed", "step": 1}, 0.0)
+    assert orders(roll_call, (0, "ready"), (1, "ready")) == []
+    assert [rank for rank, _ in orders(roll_call, (1, "ended"), (1, "ready"))] == [0, 1]
+
+
+def test_a_supervisor_lost_as_it_finished_gets_a_start_for_its_successor() -> None:
+    roll_call = started(max_restarts=1)
+    assert orders(roll_call, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready")) == []
+    late = [rank for rank, _ in orders(roll_call, (0, "finished"))]
+    assert (late, roll_call.all_finished) == ([1], False)
+    ((rank, order),) = orders(roll_call, (1, "ended"), (1, "ready"))
+    assert (rank, order["order"], roll_call.all_finished) == (1, "start", False)
+    assert (orders(roll_call, (1, "finished")), roll_call.all_finished) == ([], True)
+    assert [line["cause"] is None for line in roll_call.closed] == [True, False, True]
+
+
+def test_who_waits_for_a_start_is_not_forgotten_when_the_others_break() -> None:
+    roll_call = started(max_restarts=1)
+    orders(roll_call, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready"), (0, "ended"))
+    assert [rank for rank, _ in orders(roll_call, (0, "ready"))] == [0, 1]
+
+
+@pytest.mark.parametrize("code", [1, *sorted(FINAL)])
+def test_what_follows_a_give_up_starts_nothing_and_gives_up_no_second_time(code: int) -> None:
+    roll_call = started()
+    causes = [asdict(Cause(rank, code, "words")) for rank in (0, 1)]
+    given = [
+        order
+        for rank, name in ((0, "ended"), (0, "ready"), (1, "ended"), (1, "ready"), (0, "ready"))
+        for _, order in roll_call.handle(rank, {"event": name, "cause": causes[rank]}, 0.0)
+        if order["order"] != "leave"
+    ]
+    assert given == [{"order": "give_up", "cause": causes[0], "restarts": int(code == 1)}] * 2
+    assert len(roll_call.closed) == 1
+
+
+def test_a_lost_supervisor_is_the_cause_even_if_what_followed_is_told_before() -> None:
+    roll_call = started()
+    orders(roll_call, (0, "ended"), (1, "gone"))
+    roll_call.close(0.0)
+    (line,) = roll_call.closed
+    assert line["cause"]["message"] == "rank 1: its supervisor was lost"
+    assert [other["rank"] for other in line["others"]] == [0]
+
+
+def test_a_lost_supervisor_may_call_again_once_it_is_dismissed() -> None:
+    roll_call = started()
+    assert orders(roll_call, (1, "gone")) == [
+        (0, {"order": "leave", "attempt": 1}),
+        (1, {"order": "dismissed"}),
+    ]
+    assert roll_call.missing() == [1]
+
+
+def test_a_gang_of_a_thousand_is_told_few_times_who_is_missing() -> None:
+    workers = 1024
+    roll_call = RollCall(workers, 3)
+    told = [roll_call.handle(rank, {"event": "here"}, 0.0) for rank in range(workers)]
+    assert sum(map(len, told)) < 12 * workers
+    assert {
+        rank for rank, order in told[-1] if order == {"order": "waiting", "missing": []}
+    } == set(range(workers))
+    started = [order for rank in range(workers) for order in orders(roll_call, (rank, "ready"))]
+    assert [rank for rank, _ in started] == list(range(workers))
+
+
+def test_rank_0_knows_who_is_missing_however_many_are() -> None:
+    roll_call = RollCall(20, 3)
+    known: list[int] = []
+    for rank in range(11):
+        for to, order in roll_call.handle(rank, {"event": "here"}, 0.0):
+            known = order["missing"] if to == 0 else known
+        assert known == list(range(rank + 1, 20))
+    for to, order in roll_call.handle(5, {"event": "gone"}, 0.0):
+        known = order["missing"] if to == 0 and order["order"] == "waiting" else known
+    assert known == [5, *range(11, 20)]

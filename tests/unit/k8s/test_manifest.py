@@ -1,0 +1,151 @@
+"""The objects of a run: valid for the API, restricted, and the same every time."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from k8s import manifest, spec
+from tests.support import restricted
+from tests.support.runfiles import FULL, PLAIN, run_files
+from trainer import config, presets
+from trainer.cluster import from_environment
+from trainer.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests/data/golden"
+RELEASES = ("1.29", "1.31", "1.33", "1.35", "1.36", "1.37")
+CASES = {"plain": PLAIN, "full": FULL}
+RUN_FILES = int(os.environ.get("TRAINYARD_RUN_FILES", "200"))
+
+
+def objects(values: dict[str, Any]) -> list[dict[str, Any]]:
+    return manifest.objects(spec.parse(values, "run.yaml"))
+
+
+def pod(job: dict[str, Any]) -> dict[str, Any]:
+    template: dict[str, Any] = job["spec"]["template"]["spec"]
+    return template
+
+
+def base() -> list[dict[str, Any]]:
+    return [yaml.safe_load((manifest.FOLDER / name).read_text()) for name in manifest.FILES]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("case", ["plain", "full", "base"])
+def test_every_object_is_valid_for_the_api(case: str, release: str) -> None:
+    for item in base() if case == "base" else objects(CASES[case]):
+        kubernetes_validate.validate(item, release, strict=True)
+
+
+def test_the_schemas_would_notice_a_wrong_field() -> None:
+    job = objects(PLAIN)[-1]
+    job["spec"]["backOffLimitPerIndex"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, RELEASES[-1], strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_meet_the_restricted_level(case: str) -> None:
+    assert restricted.violations(pod(objects(CASES[case])[-1])) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_files(case: str) -> None:
+    path = GOLDEN / f"{case}.yaml"
+    text = manifest.as_yaml(objects(CASES[case]))
+    if os.environ.get("TRAINYARD_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text, "if this change is meant: make golden"
+
+
+def test_the_manifests_are_those_of_the_example_run_file() -> None:
+    rendered = manifest.objects(spec.read(str(ROOT / "runs/mnist-cnn.yaml")))
+    for item in rendered:
+        assert item["metadata"].pop("namespace") == "trainyard"
+        item["metadata"].pop("annotations", None)
+    assert rendered == base(), "k8s/manifests/*.yaml and runs/mnist-cnn.yaml differ"
+    listed = yaml.safe_load((ROOT / "k8s/manifests/kustomization.yaml").read_text())["resources"]
+    assert sorted(listed) == sorted(manifest.FILES)
+
+
+def test_the_job_keeps_the_protocol() -> None:
+    job = objects(FULL)[-1]["spec"]
+    assert (job["completions"], job["parallelism"], job["completionMode"]) == (12, 12, "Indexed")
+    assert (job["maxFailedIndexes"], job["backoffLimitPerIndex"]) == (0, 10)
+    assert job["podReplacementPolicy"] == "Failed"
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    rules: dict[str, list[Any]] = {}
+    for rule in job["podFailurePolicy"]["rules"]:
+        rules.setdefault(rule["action"], [])
+        rules[rule["action"]] += rule.get("onExitCodes", {}).get("values", ["DisruptionTarget"])
+    assert rules == {"FailJob": [2, 65], "Ignore": ["DisruptionTarget", 75]}
+
+
+def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
+    container = pod(objects(FULL)[-1])["containers"][0]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    gang = from_environment({**variables, "JOB_COMPLETION_INDEX": "11"})
+    assert gang is not None
+    assert gang.addresses[3] == "fashion-3.fashion:2222"
+    assert gang.roll_call == "fashion-0.fashion:2223"
+    ports = {port["containerPort"] for port in container["ports"]}
+    assert gang.ring_address == ("", 2224)
+    assert ports == {2222, 2223, 2224}
+
+
+@pytest.mark.parametrize(
+    "train",
+    [FULL["train"], {}, {"model": "models.mine:wide"}, {"model": "a.b:c", "preset": "softmax"}],
+)
+def test_the_config_is_what_the_run_file_says(train: dict[str, Any]) -> None:
+    full = spec.parse({**FULL, "train": train}, "run.yaml")
+    written = yaml.safe_load(manifest.objects(full)[0]["data"]["config.yaml"])
+    assert presets.configure(written, {}) == full.config
+    assert set(written) < set(config.TrainConfig.model_fields)
+
+
+def test_only_the_runs_own_pods_reach_its_ports() -> None:
+    [_, policy, service, job] = objects(FULL)
+    labels = job["spec"]["template"]["metadata"]["labels"].items()
+    own = {"app.kubernetes.io/name": "trainyard", "app.kubernetes.io/instance": "fashion"}
+    assert policy["spec"]["podSelector"]["matchLabels"] == own == service["spec"]["selector"]
+    assert own.items() <= labels
+    [rule] = policy["spec"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": own}}]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_a_queue_admits_a_suspended_job_and_never_part_of_it() -> None:
+    job = objects(FULL)[-1]
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"][manifest.QUEUE] == "team-a"
+    assert "job-min-parallelism" not in manifest.as_yaml([job])
+
+
+def test_random_run_files_render_valid_objects_or_end_in_one_line() -> None:
+    rendered, refused = [], []
+
+    @settings(max_examples=RUN_FILES, deadline=None, database=None)
+    @given(run_files())
+    def check(values: Any) -> None:
+        try:
+            items = objects(values)
+        except ConfigError as error:
+            refused.append(str(error))
+            return
+        for item in items:
+            kubernetes_validate.validate(item, RELEASES[-1], strict=True)
+        assert restricted.violations(pod(items[-1])) == []
+        assert manifest.as_yaml(items) == manifest.as_yaml(objects(values))
+        assert list(yaml.safe_load_all(manifest.as_yaml(items))) == items
+        rendered.append(values)
+
+    check()
+    assert all(line.startswith("run.yaml: ") and "\n" not in line for line in refused)
+    assert min(len(rendered), len(refused)) > RUN_FILES / 20

@@ -1,0 +1,160 @@
+"""Run files: what is refused, and in which words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s import spec
+from k8s.spec import RunSpec
+from tests.support.runfiles import FULL, PLAIN
+from trainer.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "MNIST"}, "name: 'MNIST': must be a-z, 0-9 and -, from a letter"),
+        ({"name": "9a"}, "name: '9a': must be"),
+        ({"name": None}, "name: 'None': Input should be a valid string"),
+        ({"nmae": 1}, "unknown setting 'nmae'; did you mean name?"),
+        ({"epochs": 3}, "unknown setting 'epochs'; settings of the training go under train"),
+        ({"train": {"epoch": 3}}, "train: unknown setting 'epoch'; did you mean epochs?"),
+        ({"train": {"data": "x"}}, "train.data: does not belong under train; give data instead"),
+        ({"train": {"epochs": -1}}, "train: epochs: -1: Input should be greater than 0"),
+        ({"train": {"preset": "cn"}}, "train: preset: 'cn': no such preset; did you mean cnn?"),
+        ({"data": "bucket/mnist"}, "data: 'bucket/mnist': must be gs://BUCKET/FOLDER"),
+        ({"run": "gs://bucket/{nmae}"}, "only {name}, {preset} and {digest} are filled in"),
+        ({"image": "A b"}, "image: 'A b': must be NAME[:TAG][@sha256:DIGEST]"),
+        ({"workers": 0}, "workers: '0': Input should be greater than or equal to 1"),
+        ({"deadline": "3 hours"}, "deadline: '3 hours': must be seconds or a number with s, m, h"),
+        ({"resources": {"memory": "64Mi"}}, "resources.memory: '64Mi': must be at least 512Mi"),
+        ({"resources": {"memory": "2GB"}}, "resources.memory: '2GB': must be bytes such as 2Gi"),
+        ({"resources": {"cpu": "0"}}, "resources.cpu: '0': must be cores above 0"),
+        ({"resources": {"gpu": 1}}, "unknown setting 'resources.gpu'; did you mean gpus?"),
+        ({"environment": {"TF_CONFIG": "x"}}, "TF_CONFIG is set by the Job; leave it out"),
+        ({"environment": {"a-b": "x"}}, "'a-b' must be a variable's name"),
+        ({"node_selector": {"a b": "c"}}, "'a b': 'c' must be a label and its value"),
+        ({"image_pull_secrets": ["A"]}, "'A' must be an object's name"),
+        ({"storage_endpoint": "store:80"}, "storage_endpoint: '...': must be http://HOST"),
+        ({"environment": {"DB": "pg://u:hunter2@db"}}, "DB looks like a secret"),
+        ({"ttl": 0}, "ttl: '0': Input should be greater than or equal to 60"),
+        (
+            {"tolerations": [{"effect": "Maybe"}]},
+            "tolerations.0.effect: 'Maybe': Input should be 'NoSchedule'",
+        ),
+    ],
+)
+def test_a_bad_value_ends_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        spec.parse({**PLAIN, **change}, "run.yaml")
+    assert str(error.value).startswith("run.yaml: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_field_is_named_with_its_meaning() -> None:
+    values = {key: value for key, value in PLAIN.items() if key != "image"}
+    with pytest.raises(ConfigError, match="image is missing: of the trainer"):
+        spec.parse(values, "run.yaml")
+
+
+@pytest.mark.parametrize("name", ["DB_PASSWORD", "MY_TOKEN", "AWS_SECRET_ACCESS_KEY", "api_key"])
+def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(ConfigError, match="looks like a secret") as error:
+        spec.parse({**PLAIN, "environment": {name: "hunter2"}}, "run.yaml")
+    assert "hunter2" not in str(error.value)
+    assert "environment_secrets" in str(error.value)
+
+
+@pytest.mark.parametrize(("workers", "longest"), [(1, 55), (11, 54), (1000, 53)])
+def test_the_longest_name_is_that_whose_last_pod_has_63_characters(
+    workers: int, longest: int
+) -> None:
+    spec.parse({**PLAIN, "name": "a" * longest, "workers": workers}, "run.yaml")
+    with pytest.raises(ConfigError, match="64 characters, and 63 are allowed; take away 1"):
+        spec.parse({**PLAIN, "name": "a" * (longest + 1), "workers": workers}, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not YAML"),
+        ("- 1", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("\x00", "not YAML"),
+        ("1: 2", "must be a mapping"),
+        ("a: !!int ''", "not YAML"),
+        ("a: !!timestamp abc", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_run_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        spec.read(str(path))
+    with pytest.raises(ConfigError, match="No such file"):
+        spec.read(str(tmp_path / "none.yaml"))
+
+
+def test_values_are_read_as_people_write_them() -> None:
+    full = spec.parse(FULL, "run.yaml")
+    assert (full.deadline, full.start_deadline, full.ttl) == (28800, 1800, 604800)
+    assert full.resources.cpu == "3.5"
+    assert full.environment["TF_CPP_MIN_LOG_LEVEL"] == "1"
+    exact = spec.parse({**PLAIN, "environment": {"A": 20261120, "B": 0.123456789}}, "x")
+    assert exact.environment == {"A": "20261120", "B": "0.123456789"}
+    spec.parse({**PLAIN, "environment": {"TOKENIZERS_PARALLELISM": "false"}}, "x")
+    assert spec.parse({**PLAIN, "resources": {"memory": 2147483648}}, "x").resources.memory
+    assert full.run_uri.startswith("gs://bucket/runs/fashion-mlp-100-")
+    assert full.config.workers == 12
+    assert full.config.steps == 0  # the epochs win over the preset's steps
+    assert full.config.log_format == "text"
+    assert spec.parse(PLAIN, "run.yaml").config.log_format == "json"
+    assert spec.parse(FULL, "x", namespace="other").namespace == "other"
+
+
+def test_two_ways_to_write_a_run_are_one() -> None:
+    written = {**PLAIN, "deadline": "24h", "retries": 3, "resources": {"cpu": 1}}
+    assert spec.parse(written, "a").canonical() == spec.parse(PLAIN, "b").canonical()
+    other = spec.parse({**PLAIN, "workers": 2, "train": {"seed": 5}}, "c").canonical()
+    assert spec.difference(spec.parse(PLAIN, "b").canonical(), other) == [
+        'train (the default there, {"seed": 5} here)',
+        "workers (the default there, 2 here)",
+    ]
+    again = spec.parse(json.loads(other), "d")
+    assert again.canonical() == other
+
+
+@pytest.mark.parametrize(
+    ("image", "pinned"),
+    [
+        ("trainyard", False),
+        ("trainyard:latest", False),
+        ("trainyard:1.2", True),
+        ("host:5000/trainyard", False),
+        ("trainyard@sha256:" + "a" * 64, True),
+    ],
+)
+def test_pinned(image: str, *, pinned: bool) -> None:
+    assert (spec.parse({**PLAIN, "image": image}, "x").pinned() is not None) == pinned
+
+
+def test_the_schema_knows_every_field_and_no_other() -> None:
+    schema = spec.schema()
+    assert set(schema["properties"]) == set(RunSpec.model_fields)
+    assert schema["additionalProperties"] is False
+    train = schema["properties"]["train"]
+    assert "epochs" in train["properties"]
+    assert "data" not in train["properties"]
+    assert json.loads((ROOT / "runs/schema.json").read_text()) == schema, "run: make schema"
+
+
+def test_the_run_files_of_the_project_are_good() -> None:
+    paths = list((ROOT / "runs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert spec.read(str(path)).name == path.stem

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.config import parse
+from trainer.errors import ConfigError, DataError
+from trainer.runs import checkpoint, run_folder
+from trainer.runs.checkpoint import Checkpoint
+from trainer.runs.restore import restore, restore_with, settings, weights
+from trainer.storage.base import LocalStorage
+
+STEPS = (100, 200, 300)
+
+
+def claimed(tmp_path: Path, **changes: object) -> LocalStorage:
+    """Return a run's folder with a checkpoint at each of STEPS; that of 200 validated best."""
+    storage = LocalStorage(str(tmp_path / "run"))
+    config = parse({"preset": "softmax", "data": "gs://b/mnist", **changes})
+    digest = run_folder.claim(storage, config, "d" * 64, (8, 6, 3), 4)
+    validations = ((100, 0.5), (200, 0.9), (300, 0.7))
+    for step in STEPS:
+        arrays = {"parameters/a/kernel": np.full((2, 2), step, np.float32)}
+        checkpoint.commit(storage, Checkpoint(step, arrays, digest, validations))
+    return storage
+
+
+def test_settings_are_those_of_the_run(tmp_path: Path) -> None:
+    found = settings(claimed(tmp_path, seed=5))
+    assert (found.config.preset, found.config.seed) == ("softmax", 5)
+    assert found.config.data == "gs://b/mnist"
+    assert (found.input_shape, found.classes, found.data_sha256) == ((8, 6, 3), 4, "d" * 64)
+
+
+@pytest.mark.parametrize(("keep_best", "step"), [(False, 300), (True, 200)])
+def test_the_weights_are_those_the_run_ends_with(
+    tmp_path: Path, keep_best: bool, step: int
+) -> None:
+    restored = restore(claimed(tmp_path, keep_best=keep_best).uri)
+    assert restored.step == step
+    assert restored.arrays["parameters/a/kernel"].max() == step
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    name = checkpoint.object_name(300)
+    storage.replace(name, storage.read(name)[:-1])
+    assert restore(storage.uri).step == 200
+    for step in STEPS:
+        storage.replace(checkpoint.object_name(step), b"")
+    with pytest.raises(DataError, match=r"no usable checkpoint: .*step-00000300.*train it first"):
+        restore(storage.uri)
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    arrays = {"parameters/a/kernel": np.zeros((2, 2), np.float32)}
+    checkpoint.commit(storage, Checkpoint(400, arrays, "another"))
+    assert restore(storage.uri).step == 300
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json there; give the folder of a run"):
+        restore(str(tmp_path))
+    storage = claimed(tmp_path)
+    whole = json.loads(storage.read(run_folder.CONFIG))
+    for change in (
+        {"input_shape": None},
+        {"classes": "many"},
+        {"data": 7},
+        {"surplus": 1},
+        {"classes": 1e18},
+        {"classes": 1},
+        {"classes": 257},
+        {"input_shape": [100_000, 100_000, 1]},
+        {"input_shape": [0, 8, 1]},
+        {"input_shape": [-8, -8, 1]},
+        {"preset": "unheard-of"},
+        {"\ud800": 1},
+    ):
+        storage.replace(run_folder.CONFIG, json.dumps({**whole, **change}).encode())
+        with pytest.raises(DataError, match=r"config\.json: damaged, or of another version"):
+            settings(storage)
+    for name in (*run_folder.TOLD, "data_sha256"):
+        rest = {key: value for key, value in whole.items() if key != name}
+        storage.replace(run_folder.CONFIG, json.dumps(rest).encode())
+        with pytest.raises(DataError, match=f"of another version: no '{name}'"):
+            settings(storage)
+
+
+def test_a_model_of_its_own_is_the_users_to_name(tmp_path: Path) -> None:
+    storage = claimed(tmp_path, model="folder.payload:f")
+    assert restore(storage.uri).step == 300  # reading it imports nothing
+    with pytest.raises(ConfigError) as caught:
+        restore_with(storage.uri, None)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: has a model of its own, 'folder.payload:f', and code that a run's "
+        "folder names is not run; give --model package.module:function with your own function "
+        "for it"
+    )
+    found = restore_with(storage.uri, "mine:f")
+    assert (found.settings.config.model, found.step) == ("mine:f", 300)
+    with pytest.raises(ConfigError, match=r"must be package\.module:function"):
+        restore_with(storage.uri, "mine")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    for bad in (np.nan, np.inf):
+        arrays = {"parameters/a/kernel": np.full((2, 2), bad, np.float32)}
+        point = Checkpoint(400, arrays, settings(storage).digest)
+        storage.replace(checkpoint.object_name(400), checkpoint.encode(point))
+        with pytest.raises(DataError, match="its weights 'a/kernel' are not finite"):
+            restore(storage.uri)
+
+
+def test_a_checkpoint_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    with (tmp_path / "run" / checkpoint.object_name(300)).open("ab") as file:
+        file.truncate(1 << 40)
+    assert restore(storage.uri).step == 200
+
+
+def test_weights_leave_out_what_only_training_needs() -> None:
+    zero = np.zeros(1, np.float32)
+    names = ("parameters/a/b/kernel", "buffers/a/mean", "m/a/b/kernel")
+    assert set(weights(dict.fromkeys(names, zero))) == {"a/b/kernel", "a/mean"}

@@ -1,0 +1,270 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import TrainConfig, parse
+from trainer.errors import ConfigError, DataError
+from trainer.runs import run_folder
+from trainer.storage.base import Entry, LocalStorage
+
+DATA = "d" * 64
+FLAGS: dict[str, Any] = {"preset": "softmax", "data": "gs://b/mnist"}
+
+
+def config(**changes: Any) -> TrainConfig:
+    return parse({**FLAGS, **changes})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(str(tmp_path / "run"))
+
+
+def test_the_folders_name_is_filled_in() -> None:
+    name = run_folder.uri(config(run="gs://b/{preset}/{digest}"))
+    assert name == f"gs://b/softmax/{run_folder.digest(config().identity())[:8]}"
+    assert run_folder.uri(config(run="plain")) == "plain"
+    assert run_folder.uri(config()) != run_folder.uri(config(seed=2))
+    assert run_folder.uri(config()) == run_folder.uri(config(workers=2))
+
+
+def test_a_digest_does_not_depend_on_the_order_of_names() -> None:
+    assert run_folder.digest({"a": 1, "b": [2.5, None]}) == run_folder.digest(
+        {"b": [2.5, None], "a": 1}
+    )
+    assert run_folder.digest({"a": 1}) != run_folder.digest({"a": 2})
+
+
+def test_a_new_folder_is_claimed(storage: LocalStorage) -> None:
+    digest = run_folder.claim(storage, config(), DATA, (28, 28, 1), 10)
+    told = {"data": "gs://b/mnist", "input_shape": [28, 28, 1], "classes": 10}
+    decisive = {**config().identity(), "data_sha256": DATA}
+    assert run_folder.read_config(storage) == {**decisive, **told}
+    assert digest == run_folder.digest(decisive)
+
+
+def test_the_same_run_finds_its_folder_again(storage: LocalStorage) -> None:
+    digest = run_folder.claim(storage, config(), DATA)
+    before = storage.read(run_folder.CONFIG)
+    storage.create("checkpoints/step-00000100.safetensors", b"")
+    moved = config(data="elsewhere", workers=2, chunk_steps=7, checkpoint_steps=9, port=4000)
+    assert run_folder.claim(storage, moved, DATA) == digest
+    assert storage.read(run_folder.CONFIG) == before
+
+
+def test_a_folder_with_logs_only_is_new(storage: LocalStorage) -> None:
+    storage.create("logs/rank-0.txt", b"")
+    run_folder.claim(storage, config(), DATA)
+
+
+def test_a_folder_of_something_else_is_refused(storage: LocalStorage) -> None:
+    storage.create("thesis.txt", b"mine")
+    with pytest.raises(ConfigError) as caught:
+        run_folder.claim(storage, config(), DATA)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: holds 'thesis.txt' but no config.json, so it is no run's folder; "
+        "give an empty or new one"
+    )
+    assert [entry.name for entry in storage.list()] == ["thesis.txt"]
+
+
+def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
+    storage: LocalStorage,
+) -> None:
+    run_folder.claim(storage, config(), DATA)
+    before = storage.read(run_folder.CONFIG)
+    with pytest.raises(ConfigError) as caught:
+        run_folder.claim(storage, config(seed=2, learning_rate=0.25), "e" * 64)
+    assert str(caught.value) == (
+        f"run: {storage.uri}: belongs to a run with other settings: "
+        'data_sha256 ("ddddddddd...ddd" there, "eeeeeeeee...eee" here), '
+        "learning_rate (0.001 there, 0.25 here), seed (1 there, 2 here); "
+        "give another --run or the same settings"
+    )
+    assert storage.read(run_folder.CONFIG) == before
+
+
+def test_a_setting_that_one_side_does_not_know_differs(storage: LocalStorage) -> None:
+    run_folder.claim(storage, config(), DATA)
+    stored = run_folder.read_config(storage) or {}
+    storage.replace(run_folder.CONFIG, run_folder.pretty({**stored, "cutout": 8}))
+    with pytest.raises(ConfigError, match=r"other settings: cutout \(8 there, null here\);"):
+        run_folder.claim(storage, config(), DATA)
+
+
+class Contested(LocalStorage):
+    """Lets a peer claim the folder between this worker's first look and its second."""
+
+    def __init__(self, folder: str, peer: TrainConfig) -> None:
+        super().__init__(folder)
+        self.peer: TrainConfig | None = peer
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        if self.peer is not None:
+            peer, self.peer = self.peer, None
+            run_folder.claim(self, peer, DATA)
+        return super().list(prefix)
+
+
+def test_workers_may_claim_the_folder_at_the_same_moment(tmp_path: Path) -> None:
+    contested = Contested(str(tmp_path), config())
+    assert run_folder.claim(contested, config(), DATA) == run_folder.claim(
+        contested, config(), DATA
+    )
+
+
+def test_of_two_runs_that_claim_a_folder_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seed \(2 there, 1 here\)"):
+        run_folder.claim(Contested(str(tmp_path), config(seed=2)), config(), DATA)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff\xfe\x00"])
+def test_a_damaged_object_is_named(storage: LocalStorage, content: bytes) -> None:
+    for name, read in (
+        (run_folder.CONFIG, run_folder.read_config),
+        (run_folder.RESULT, run_folder.read_result),
+    ):
+        assert read(storage) is None
+        storage.create(name, content)
+        with pytest.raises(DataError) as caught:
+            read(storage)
+        assert str(caught.value) == (
+            f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run"
+        )
+    with pytest.raises(DataError, match=r"config\.json: damaged"):
+        run_folder.claim(storage, config(), DATA)
+
+
+def test_the_result_is_read_back(storage: LocalStorage) -> None:
+    storage.replace(run_folder.RESULT, run_folder.pretty({"test_accuracy": 0.5}))
+    assert run_folder.read_result(storage) == {"test_accuracy": 0.5}
+
+
+def test_metrics_of_steps_that_are_done_again_are_dropped(storage: LocalStorage) -> None:
+    assert run_folder.read_metrics(storage, 100) == []
+    records: list[dict[str, Any]] = [
+        {"step": 100, "loss": 0.5},
+        {"step": 100, "validation_loss": 0.4},
+        {"step": 200, "loss": 0.3},
+    ]
+    storage.replace(run_folder.METRICS, run_folder.lines(records))
+    assert run_folder.read_metrics(storage, 0) == []
+    assert run_folder.read_metrics(storage, 100) == records[:2]
+    assert run_folder.read_metrics(storage, 199) == records[:2]
+    assert run_folder.read_metrics(storage, 200) == records
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"step": 1}\n{"st', b"[1]\n", b"7\n", b'{"loss": 1}\n', b"\xff"]
+)
+def test_damaged_metrics_are_named(storage: LocalStorage, content: bytes) -> None:
+    storage.create(run_folder.METRICS, content)
+    with pytest.raises(DataError) as caught:
+        run_folder.read_metrics(storage, 1)
+    assert str(caught.value) == (
+        f"{storage.uri}/metrics.jsonl: damaged: must be one JSON object a line; delete it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (b'{"step": 1, "train_seconds": 0.5, "loss": NaN}', True),
+        (b'{"step": 1}', True),
+        (b'{"step": 1.0}', False),
+        (b'{"step": true}', False),
+        (b'{"step": -1}', False),
+        (b'{"step": 9007199254740993}', False),
+        (b'{"step": 1, "train_seconds": NaN}', False),
+        (b'{"step": 1, "train_seconds": "1"}', False),
+        (b'{"step": ' + b"9" * 5000 + b"}", False),
+        (b'{"step": 1, "loss": ' + b"[" * 100_000, False),
+    ],
+)
+@pytest.mark.parametrize("name", [run_folder.METRICS, run_folder.rank_metrics(3)])
+def test_damaged_lines_are_left_out_with_a_warning(
+    storage: LocalStorage, name: str, line: bytes, good: bool
+) -> None:
+    storage.create(name, b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    warnings: list[str] = []
+    found = run_folder.read_metrics(storage, 5, warnings.append)
+    steps = [1, 2] if good else [2]
+    assert [each["step"] for each in found] == ([0] if name == run_folder.METRICS else []) + steps
+    assert warnings == (
+        []
+        if good
+        else [
+            f"{storage.uri}/{name}: 1 of 3 lines are damaged; going on without their metrics",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", [run_folder.METRICS, run_folder.rank_metrics(3)])
+def test_metrics_that_cannot_be_had_cost_themselves(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    warnings: list[str] = []
+    storage.create(name, b'{"step": 1}\n' * 3)
+    monkeypatch.setattr(run_folder, "MOST_LINES", 2)
+    assert run_folder.read_metrics(storage, 5, warnings.append) == []
+    monkeypatch.setattr(run_folder, "MOST_METRICS", 35)
+    assert run_folder.read_metrics(storage, 5, warnings.append) == []
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).symlink_to(name)
+    assert run_folder.read_metrics(storage, 5, warnings.append) == []
+    words = ["more than 2 lines", "36 bytes, above the limit of 35", "circle"]
+    assert [word in warning for word, warning in zip(words, warnings, strict=False)] == [True] * (
+        len(warnings)
+    )
+    assert len(warnings) >= 2
+
+
+def test_a_damaged_result_is_made_again(storage: LocalStorage) -> None:
+    warnings: list[str] = []
+    assert run_folder.find_result(storage, warnings.append) is None
+    figures = dict.fromkeys(
+        ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second"), 1
+    )
+    storage.create(run_folder.RESULT, run_folder.pretty(figures))
+    assert run_folder.find_result(storage, warnings.append) == figures
+    assert not warnings
+    for damaged in (b'{"test_accuracy": 0.', b"{}", run_folder.pretty({**figures, "steps": "9"})):
+        storage.replace(run_folder.RESULT, damaged)
+        assert run_folder.find_result(storage, warnings.append) is None
+        assert warnings.pop().endswith("; making it from the newest checkpoint")
+
+
+@pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.RESULT])
+def test_what_is_too_large_or_too_deep_is_not_read(storage: LocalStorage, name: str) -> None:
+    read = run_folder.read_config if name == run_folder.CONFIG else run_folder.read_result
+    for content in (
+        b'{"a":' + b"[" * 30 + b"]" * 30 + b"}",
+        b'{"a": "' + b"x" * run_folder.MOST_OBJECT + b'"}',
+    ):
+        storage.replace(name, content)
+        with pytest.raises(DataError, match=f"{name}: damaged"):
+            read(storage)
+
+
+json_values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.lists(st.dictionaries(st.text(), json_values)))
+def test_records_are_one_line_each(records: list[dict[str, Any]]) -> None:
+    written = run_folder.lines(records).decode()
+    assert written.count("\n") == len(records)
+    assert [json.loads(line) for line in written.splitlines()] == records
+
+
+@pytest.mark.parametrize("uri", ["data", "gs://bucket/data"])
+def test_the_data_are_found_from_another_working_directory(
+    uri: str, storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_folder.claim(storage, config(data=uri), DATA)
+    kept = (run_folder.read_config(storage) or {})["data"]
+    assert kept == (str(tmp_path / "data") if uri == "data" else uri)

@@ -1,0 +1,195 @@
+"""The ring among threads, over real sockets."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.train import all_reduce
+from trainer.train.all_reduce import Ring, RingError, Vector
+
+LIMIT = 30.0
+Rows = npt.NDArray[np.int64]
+
+
+def meeting(count: int) -> Callable[[int], Callable[[Rows], Rows]]:
+    """Return a function that gives each rank its ``gather`` among threads."""
+    rows: list[Rows] = [np.empty(0, np.int64)] * count
+    barrier = threading.Barrier(count)
+
+    def gather_of(rank: int) -> Callable[[Rows], Rows]:
+        def gather(own: Rows) -> Rows:
+            rows[rank] = own
+            barrier.wait(LIMIT)
+            return np.stack(rows)
+
+        return gather
+
+    return gather_of
+
+
+@contextlib.contextmanager
+def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[Ring]]]:
+    gather_of, hosts = meeting(count), ["127.0.0.1"] * count
+    with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
+        made = pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), gather_of(r)), range(count))
+        yield pool, [stack.enter_context(contextlib.closing(each)) for each in made]
+
+
+def in_stated_order(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The sum of [members, n] as the module's docstring states its order."""
+    count, size = vectors.shape
+    parts = []
+    for part in range(count):
+        cut = slice(size * part // count, size * (part + 1) // count)
+        total = vectors[part, cut].copy()
+        for further in range(1, count):
+            total = total + vectors[(part + further) % count, cut]
+        parts.append(total)
+    return np.concatenate(parts)
+
+
+def sums_exactly(count: int, sizes: list[int]) -> None:
+    with joined(count) as (pool, rings):
+        for turn, size in enumerate(sizes):
+            random = np.random.default_rng([turn, size])
+            vectors = random.normal(size=(count, size)).astype(np.float32)
+            before = vectors.copy()
+            sums = list(pool.map(lambda r: rings[r].sum(vectors[r]), range(count)))  # noqa: B023
+            expected = in_stated_order(vectors).tobytes()
+            assert [each.tobytes() for each in sums] == [expected] * count
+            assert np.array_equal(vectors, before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 16), st.lists(st.integers(0, 5000), min_size=1, max_size=3))
+def test_all_get_the_sum_in_the_stated_order(count: int, sizes: list[int]) -> None:
+    sums_exactly(count, sizes)
+
+
+@pytest.mark.parametrize("count", [11, 12, 13, 17, 33, 64])
+def test_many_members_get_the_sum_of_vectors_shorter_and_longer_than_they_are(count: int) -> None:
+    sums_exactly(count, [0, 1, count - 1, count, count + 1, 10 * count, 1009])
+
+
+@pytest.mark.parametrize("order", ["text", "reversed", "two rings"])
+def test_a_ring_of_wrong_neighbours_is_refused_before_its_first_use(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_reduce, "FIRST_SUM", 2.0)
+    count = 12
+    orders = {
+        "text": sorted(range(count), key=str),
+        "reversed": list(reversed(range(count))),
+        "two rings": [r % 6 for r in range(count)],
+    }
+    gather_of, hosts = meeting(count), ["127.0.0.1"] * count
+
+    def join(rank: int) -> str:
+        gather = gather_of(rank)
+        try:
+            made = Ring(rank, hosts, (hosts[rank], 0), lambda own: gather(own)[orders[order]])
+        except RingError as error:
+            return type(error).__name__
+        made.close()
+        return "joined"
+
+    with ThreadPoolExecutor(count) as pool:
+        ends = list(pool.map(join, range(count)))
+    assert "joined" not in ends
+
+
+def test_more_than_the_sockets_hold_passes() -> None:
+    with joined(2) as (pool, rings):
+        vectors = np.random.default_rng(1).normal(size=(2, 4_000_000)).astype(np.float32)
+        one, two = pool.map(lambda r: rings[r].sum(vectors[r]), range(2))
+        assert np.array_equal(one, vectors[0] + vectors[1])
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_worker_is_noticed_by_its_neighbours(lost: int) -> None:
+    vector = np.ones(1000, np.float32)
+
+    def fail(each: Ring) -> RingError:
+        with pytest.raises(RingError, match="the ring is broken: ") as caught:
+            each.sum(vector)
+        each.close()  # as the process does that ends then
+        assert each.error is caught.value
+        return caught.value
+
+    with joined(3) as (pool, rings):
+        rings[lost].close()
+        left = [each for rank, each in enumerate(rings) if rank != lost]
+        assert len(list(pool.map(fail, left))) == 2
+
+
+def test_a_neighbour_that_falls_silent_is_not_waited_for_without_end() -> None:
+    with joined(2) as (_, rings):
+        for each in (rings[0]._left, rings[0]._right):
+            assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < all_reduce.SILENCE
+            sent = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert sent == all_reduce.SILENCE * 1000
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        with pytest.raises(
+            RingError, match=f"^port {address[1]} cannot be listened on: .*; free it"
+        ):
+            Ring(0, ["127.0.0.1"] * 2, address, lambda own: own)
+
+
+def test_a_stranger_is_not_let_in() -> None:
+    gather_of, hosts = meeting(2), ["127.0.0.1"] * 2
+    strangers: list[socket.socket] = []
+
+    def with_strangers(rank: int) -> Callable[[Rows], Rows]:
+        def gather(own: Rows) -> Rows:
+            for said in (b"", b"x" * all_reduce.TOKEN, b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100):
+                stranger = socket.create_connection(("127.0.0.1", int(own[0])), LIMIT)
+                strangers.append(stranger)
+                stranger.sendall(said)
+                stranger.shutdown(socket.SHUT_WR)
+            return gather_of(rank)(own)
+
+        return gather
+
+    with ThreadPoolExecutor(2) as pool:
+        rings = list(pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), with_strangers(r)), range(2)))
+        one, two = pool.map(lambda r: rings[r].sum(np.full(3, r, np.float32)), range(2))
+        assert one.tolist() == two.tolist() == [1.0] * 3
+    for each in rings:
+        each.close()
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_neighbour_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_reduce, "CONNECT", 0.2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # refuses until it listens, and nobody else gets its port
+
+        def gather(own: Rows) -> Rows:
+            return np.stack([own, np.array([other.getsockname()[1], *own[1:]], np.int64)])
+
+        with pytest.raises(RingError, match=r"rank 1 cannot be reached at 127.0.0.1:\d+: "):
+            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+        other.listen()
+        with pytest.raises(RingError, match=r"rank 1 did not call port \d+; open this port"):
+            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+
+
+def test_vectors_are_float32() -> None:
+    vector: Vector = np.ones(3, np.float32)
+    with joined(2) as (pool, rings):
+        assert {r.dtype for r in pool.map(lambda each: each.sum(vector), rings)} == {vector.dtype}

@@ -1,0 +1,384 @@
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+from trainer.config import parse
+from trainer.data import sampler, stream
+from trainer.train import loop, optimizers
+from trainer.train.loop import ChunkResult, Loop, State
+
+# Several devices of one process. It must be said before TensorFlow first uses one, so at import.
+DEVICES = 8
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * DEVICES
+)
+
+SHAPE, CLASSES, SAMPLES = (4, 5, 1), 3, 90
+RATE = 0.05
+RANDOM = np.random.default_rng(1)
+IMAGES = RANDOM.integers(0, 256, (SAMPLES, *SHAPE)).astype(np.uint8)
+LABELS = (IMAGES.reshape(SAMPLES, -1).astype(int).sum(axis=1) % CLASSES).astype(np.int32)
+
+
+def network(*hidden: Any) -> Any:
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            *hidden,
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def plain() -> Any:
+    return network(layers.Dense(8, activation="relu"))
+
+
+def noisy() -> Any:
+    """With running statistics and two random generators."""
+    return network(
+        layers.Dropout(0.2),
+        layers.Dense(8),
+        layers.BatchNormalization(momentum=0.5),
+        layers.ReLU(),
+        layers.Dropout(0.5),
+    )
+
+
+@cache
+def strategy(replicas: int) -> Any:
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    # For tests, as TensorFlow says: several strategies in one process mistake each other's
+    # collectives for their own.
+    tf.distribute.MirroredStrategy._collective_key_base += 100_000
+    return tf.distribute.MirroredStrategy([f"CPU:{device}" for device in range(replicas)])
+
+
+def build(
+    make: Any,
+    replicas: int = 1,
+    *,
+    xla: bool = False,
+    chunk_steps: int = 8,
+    seed: int = 1,
+    images: npt.NDArray[np.uint8] = IMAGES,
+    labels: npt.NDArray[np.int32] = LABELS,
+    label_smoothing: float = 0.0,
+    reordered: bool = False,
+    parts: int = 1,
+    **settings: Any,
+) -> Loop:
+    keras.utils.set_random_seed(seed)
+    config = parse({"optimizer": "adam", **settings})
+    return Loop(
+        strategy(replicas),
+        make(),
+        optimizers.create(config),
+        images,
+        labels,
+        chunk_steps=chunk_steps,
+        xla=xla,
+        label_smoothing=label_smoothing,
+        reordered=reordered,
+        parts=parts,
+    )
+
+
+built = cache(build)  # tracing takes longer than most tests
+
+
+def run(
+    it: Loop, ends: list[int], *, batch: int = 16, seed: int = 1, rate: float = RATE
+) -> tuple[State, npt.NDArray[np.float32]]:
+    """Return the state after chunks that end at these steps, and all losses."""
+    state, losses, first = it.place(it.initial_state()), [], 0
+    for end in ends:
+        state, chunk = run_steps(it, state, first, end - first, batch=batch, seed=seed, rate=rate)
+        losses.append(chunk.losses)
+        first = end
+    return it.host_copy(state), np.concatenate(losses)
+
+
+def run_steps(
+    it: Loop,
+    state: State,
+    first: int,
+    count: int,
+    *,
+    batch: int = 16,
+    seed: int = 1,
+    rate: float = RATE,
+    stop: bool = False,
+) -> tuple[State, ChunkResult]:
+    return it.run_chunk(
+        state,
+        sampler.batches(seed, SAMPLES, batch, first, count),
+        np.full(count, rate, np.float32),
+        sampler.seeds(seed, first, count, it.generators),
+        first,
+        stop,
+    )
+
+
+def bits(state: Any) -> list[bytes]:
+    return [np.asarray(array).tobytes() for array in tf.nest.flatten(state)]
+
+
+def reference(it: Loop, state: State) -> Any:
+    """The loop's model as plain Keras, with the state's values in its variables."""
+    model = it._model
+    for variable, value in zip(model.trainable_variables, state.parameters, strict=True):
+        variable.assign(value)
+    for variable, value in zip(model.non_trainable_weights, state.buffers, strict=True):
+        variable.assign(value)
+    return model
+
+
+# One device.
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_the_result_depends_on_seeds_but_not_on_how_steps_are_cut_into_chunks(xla: bool) -> None:
+    it = built(noisy, xla=xla)
+    whole, losses = run(it, [8, 16, 24])
+    another = build(noisy, xla=xla, chunk_steps=12)  # traced and compiled anew
+    for state, again in (run(it, [1, 8, 11, 16, 17, 24]), run(another, [12, 24])):
+        assert again.tobytes() == losses.tobytes()
+        assert bits(state) == bits(whole)
+    other, _ = run(it, [8, 16, 24], seed=2)
+    assert bits(other) != bits(whole)
+
+
+def test_a_run_goes_on_from_a_copy_of_its_state() -> None:
+    whole, _ = run(built(noisy), [8, 16])
+    state, _ = run(built(noisy), [8])
+    other = build(noisy, seed=2)  # whose own weights do not matter
+    state, _ = run_steps(other, other.place(state), 8, 8)
+    assert bits(other.host_copy(state)) == bits(whole)
+
+
+def test_the_state_has_all_that_a_step_changes() -> None:
+    it = built(noisy)
+    assert it.generators == 2
+    before, (after, _) = it.initial_state(), run(it, [1])
+    for name, one, other in zip(State._fields, before, after, strict=True):
+        assert bits(one) != bits(other), name
+    assert len(before.buffers) == 2  # mean and variance, but no generator
+    assert [len(slots) for slots in before.slots] == [2] * len(before.parameters)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_dropout_is_another_one_in_every_step(xla: bool) -> None:
+    it, steps = built(noisy, xla=xla), 6
+    indices = np.tile(np.arange(16, dtype=np.int32), (steps, 1))
+
+    def losses(seeds: npt.NDArray[np.uint32]) -> list[float]:
+        # Nothing is learnt, so that steps differ by their dropout alone.
+        rates = np.zeros(steps, np.float32)
+        _, chunk = it.run_chunk(it.place(it.initial_state()), indices, rates, seeds, 0)
+        return [float(loss) for loss in chunk.losses]
+
+    assert len(set(losses(sampler.seeds(1, 0, steps, it.generators)))) == steps
+    assert len(set(losses(np.full((steps, it.generators), 7, np.uint32)))) == 1
+    # Each of the two generators has an effect of its own.
+    one = np.stack([np.arange(steps), np.full(steps, 7)], axis=1).astype(np.uint32)
+    assert len(set(losses(one))) == len(set(losses(one[:, ::-1]))) == steps
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_accuracy_are_those_of_keras(smoothing: float) -> None:
+    it = build(plain, label_smoothing=smoothing)
+    state, batch = it.initial_state(), np.arange(16, dtype=np.int32)[None]
+    _, chunk = it.run_chunk(
+        it.place(state), batch, np.zeros(1, np.float32), np.zeros((1, 0), np.uint32), 0
+    )
+    logits = reference(it, state)(IMAGES[:16])
+    targets = keras.utils.to_categorical(LABELS[:16], CLASSES)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    assert chunk.losses[0] == pytest.approx(float(loss(targets, logits)), rel=1e-6)
+    assert chunk.accuracies[0] == np.mean(np.argmax(logits, axis=1) == LABELS[:16])
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_step_of_sgd_is_that_of_a_plain_tape(replicas: int, xla: bool) -> None:
+    it = build(plain, replicas, xla=xla, optimizer="sgd")
+    start = it.initial_state()
+    state, _ = run_steps(it, it.place(start), 0, 1)
+    rows = sampler.batches(1, SAMPLES, 16, 0, 1)[0]
+    model = reference(it, start)
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        losses = keras.losses.sparse_categorical_crossentropy(
+            LABELS[rows], model(IMAGES[rows], training=True), from_logits=True
+        )
+        loss = tf.reduce_mean(losses)
+    for found, before, gradient in zip(
+        it.host_copy(state).parameters,
+        start.parameters,
+        tape.gradient(loss, variables),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, before - RATE * gradient.numpy(), rtol=1e-5, atol=1e-7)
+        assert np.abs(gradient).max() > 1e-3
+
+
+def test_a_bfloat16_model_keeps_float32_weights_and_figures() -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        it = build(plain)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    state, losses = run(it, [2])
+    assert {array.dtype for array in tf.nest.flatten(state)} == {np.dtype(np.float32)}
+    assert np.isfinite(losses).all()
+    assert it.logits(it.place(state), np.arange(3, dtype=np.int32)).dtype == np.float32
+
+
+# One device and several.
+
+
+@pytest.mark.parametrize(("xla", "steps"), [(False, 200), (True, 48)])
+def test_two_devices_give_the_losses_of_one(xla: bool, steps: int) -> None:
+    ends = list(range(8, steps + 1, 8))
+    one, losses = run(built(plain), ends, rate=5e-3)
+    two, shared = run(built(plain, 2, xla=xla), ends, rate=5e-3)
+    assert len(losses) == steps
+    np.testing.assert_allclose(shared, losses, rtol=0, atol=1e-4)
+    assert losses[-8:].mean() < losses[:8].mean() - 0.01  # something was learnt
+    for mine, yours in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
+        np.testing.assert_allclose(mine, yours, rtol=0, atol=1e-3)
+
+
+def test_devices_have_dropout_of_their_own() -> None:
+    # Both get the same images: equal masks would give the loss of one device.
+    it, half = built(noisy, 2), np.arange(8, dtype=np.int32)
+    rates, seeds = np.zeros(1, np.float32), sampler.seeds(1, 0, 1, it.generators)
+    batch = np.concatenate([half, half])[None]
+    _, two = it.run_chunk(it.place(it.initial_state()), batch, rates, seeds, 0)
+    alone = built(noisy)
+    _, one = alone.run_chunk(alone.place(alone.initial_state()), half[None], rates, seeds, 0)
+    assert abs(two.losses[0] - one.losses[0]) > 1e-3
+
+
+class Counter(layers.Layer):  # type: ignore[misc]  # Keras ships no types
+    """Counts how often it saw each sample, which its only pixel numbers."""
+
+    def build(self, input_shape: Any) -> None:
+        del input_shape
+        self.seen = self.add_weight(shape=(SAMPLES,), initializer="zeros", trainable=False)
+
+    def call(self, numbers: Any) -> Any:
+        one_hot = tf.one_hot(tf.cast(tf.round(numbers[:, 0]), tf.int32), SAMPLES)
+        self.seen.assign(self.seen + tf.reduce_sum(one_hot, axis=0))
+        return numbers
+
+
+@pytest.mark.parametrize("replicas", range(1, DEVICES + 1))
+def test_the_devices_see_every_sample_once_an_epoch(replicas: int) -> None:
+    numbers = np.arange(SAMPLES, dtype=np.uint8).reshape(SAMPLES, 1, 1, 1)
+
+    def make() -> Any:
+        return keras.Sequential(
+            [keras.Input((1, 1, 1), dtype="uint8"), layers.Flatten(), Counter(), layers.Dense(3)]
+        )
+
+    it = build(make, replicas, images=numbers, chunk_steps=1, optimizer="sgd")
+    batch = 2 * replicas
+    state, seen = it.place(it.initial_state()), np.zeros(SAMPLES)
+    for step in range(2 * SAMPLES // batch):
+        state, _ = run_steps(it, state, step, 1, batch=batch, rate=0.0)
+        # The devices' counts are averaged; together they are the global batch.
+        now = np.round(it.host_copy(state).buffers[0] * replicas).astype(int)
+        wanted = np.bincount(sampler.batches(1, SAMPLES, batch, step, 1)[0], minlength=SAMPLES)
+        np.testing.assert_array_equal(now - seen, wanted)
+        seen = now
+    if SAMPLES % batch == 0:
+        assert set(seen) == {2}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_state_comes_back_from_the_devices(replicas: int) -> None:
+    it = built(noisy, replicas)
+    state, _ = run(it, [3])
+    assert bits(it.host_copy(it.place(state))) == bits(state)
+    assert all(isinstance(array, np.ndarray) for array in tf.nest.flatten(state))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_all_workers_get_to_know_of_a_stop(replicas: int) -> None:
+    it = built(noisy, replicas)
+    state = it.place(it.initial_state())
+    state, going = run_steps(it, state, 0, 3)
+    _, stopping = run_steps(it, state, 3, 3, stop=True)
+    assert (going.stop, stopping.stop) == (False, True)
+    assert len(stopping.losses) == len(stopping.accuracies) == 3
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_logits_are_exact_for_any_number_of_images(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "EVAL_BATCH", 4)
+    monkeypatch.setattr(loop, "EVAL_CALL", 2)
+    it = build(noisy, replicas)
+    state, _ = run(it, [8])
+    indices = np.random.default_rng(2).permutation(SAMPLES).astype(np.int32)
+    wanted = reference(it, state)(IMAGES[indices], training=False).numpy()
+    for count in (0, 1, 4, 7, 8, 9, 16, 17, SAMPLES):
+        found = it.logits(it.place(state), indices[:count])
+        assert found.shape == (count, CLASSES)
+        np.testing.assert_allclose(found, wanted[:count], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
+    # One process is one worker, however many devices it has.
+    values = np.array([3, -(2**62)], np.int64)
+    np.testing.assert_array_equal(built(noisy, replicas).gather(values), [values])
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_data_may_be_given_later(replicas: int) -> None:
+    it = build(plain, replicas, images=np.zeros_like(IMAGES[:1]), labels=LABELS[:1])
+    whole = built(plain, replicas)
+    buffer = stream.allocate(SAMPLES, SHAPE)
+    data = it.share(*buffer)
+    buffer.images[:], buffer.labels[:] = IMAGES, LABELS
+    if replicas > 1:  # there it may be copied
+        data = it.share(*buffer)
+    state, wanted = it.place(it.initial_state()), whole.place(whole.initial_state())
+    indices = sampler.batches(1, SAMPLES, 16, 0, 4)
+    rates, seeds = np.full(4, RATE, np.float32), sampler.seeds(1, 0, 4, it.generators)
+    state, _ = it.run_chunk(state, indices, rates, seeds, 0, data=data)
+    wanted, _ = whole.run_chunk(wanted, indices, rates, seeds, 0)
+    assert bits(it.host_copy(state)) == bits(whole.host_copy(wanted))
+    rows = np.arange(SAMPLES, dtype=np.int32)
+    assert it.logits(state, rows, data).tobytes() == whole.logits(wanted, rows).tobytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 3), st.sampled_from([np.int64, np.float32]), st.data())
+def test_rows_gathered_in_any_order_are_given_by_rank(
+    workers: int, devices: int, dtype: Any, data: st.DataObject
+) -> None:
+    ranks = np.repeat(np.arange(workers), devices)
+    rows = np.stack([ranks, ranks * 7], axis=1).astype(dtype)
+    shuffled = rows[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(rows))]
+    assert np.array_equal(loop.by_rank(shuffled, workers)[:, 0], np.arange(workers) * 7)
+
+
+def test_a_rank_that_is_missing_from_what_was_gathered_is_no_result() -> None:
+    with pytest.raises(AssertionError, match="gathered the ranks"):
+        loop.by_rank(np.array([[0, 5], [2, 6]]), 2)

@@ -1,0 +1,438 @@
+"""The straight line from configuration to result, in process, on a tiny real model."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.unit.data.test_sampler import delivered
+from trainer import metrics, steps
+from trainer.cluster import ALONE, Cluster
+from trainer.config import TrainConfig, parse
+from trainer.data import dataset, idx, sampler, shards, stream
+from trainer.data.dataset import Dataset, Split
+from trainer.errors import ConfigError, StoppedError, UnavailableError
+from trainer.runs import checkpoint, run_folder
+from trainer.storage.base import LocalStorage, open_storage
+from trainer.train import all_reduce
+from trainer.train.devices import make_strategy
+from trainer.train.trainer import Trainer, assemble
+
+RNG = np.random.default_rng(5)
+CENTRES = RNG.integers(0, 200, (4, 6, 6, 1))
+
+
+def split(images: int) -> Split:
+    labels = RNG.integers(0, 4, images).astype(np.int32)
+    noise = RNG.integers(0, 56, (images, 6, 6, 1))
+    wrong = RNG.random(images) < 0.2  # so that no accuracy is perfect
+    seen = np.where(wrong, RNG.integers(0, 4, images), labels)
+    return Split((CENTRES[seen] + noise).astype(np.uint8), labels)
+
+
+DATA = Dataset(train=split(130), validation=split(37), test=split(41), classes=4, sha256="0" * 64)
+SETTINGS: dict[str, Any] = {
+    "model": "tests.support.tiny:noisy",
+    "batch_size": 16,
+    "steps": 24,
+    "chunk_steps": 4,
+    "checkpoint_steps": 4,
+    "eval_epochs": 0.9,
+    "learning_rate": 1e-3,
+}
+
+
+class Listener:
+    """Keeps what a run says, and asks it to stop after some step."""
+
+    def __init__(self, stop: threading.Event, after: int | None = None) -> None:
+        self.warnings: list[str] = []
+        self._stop, self._after = stop, after
+
+    def say(self, message: str, **facts: Any) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        assert record["step"] <= total
+        if record["step"] == self._after:
+            self._stop.set()
+
+    def close(self) -> None:
+        pass
+
+
+def train(folder: Path, *, stop_after: int | None = None, **settings: Any) -> dict[str, Any]:
+    config = parse({**SETTINGS, **settings})
+    return train_on(open_storage(str(folder)), config, stop_after)
+
+
+def train_on(
+    storage: Any, config: TrainConfig, stop_after: int | None = None, data: Dataset = DATA
+) -> dict[str, Any]:
+    stop = threading.Event()
+    listener = Listener(stop, stop_after)
+    digest = run_folder.claim(storage, config, data.sha256)
+    return Trainer(config, ALONE, data, storage, digest, listener).train(stop, started=0.0)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics lines without what depends on time."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("train_seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
+    assert ends == [4, 7, 8, 12, 14, 16, 20, 21, 24]  # chunks, and validations every 7 steps
+    for end in (4, 7, 21):
+        folder = tmp_path / str(end)
+        with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
+            train(folder, stop_after=end)
+        assert checkpoint.steps(open_storage(str(folder)))[0] == end
+        result = train(folder)
+        assert result["weights_sha256"] == whole["weights_sha256"]
+        assert result["test_loss"] == whole["test_loss"]
+        assert records(folder) == records(tmp_path / "whole")
+
+
+def spoil_tail(folder: Path) -> None:
+    whole = (folder / run_folder.METRICS).read_bytes()
+    (folder / run_folder.rank_metrics(2)).write_bytes(whole[:-30])
+    lines = whole.splitlines(keepends=True)
+    (folder / run_folder.METRICS).write_bytes(b"".join(lines[:3]))
+
+
+def spoil_line(folder: Path) -> None:
+    whole = (folder / run_folder.METRICS).read_bytes()
+    (folder / run_folder.METRICS).write_bytes(whole.replace(b'"step": 8', b'"step": "8', 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "lost", "words"),
+    [
+        (spoil_tail, {6}, "metrics-rank-2.jsonl: 1 of 7 lines are damaged"),
+        (spoil_line, {3}, "metrics.jsonl: 1 of 7 lines are damaged"),
+        (
+            lambda folder: (folder / run_folder.METRICS).write_bytes(b"\xff"),
+            set(range(7)),
+            "1 of 1 lines",
+        ),
+    ],
+)
+def test_damaged_metrics_cost_these_alone(
+    tmp_path: Path, spoil: Callable[[Path], object], lost: set[int], words: str
+) -> None:
+    whole = train(tmp_path / "whole")
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(folder, stop_after=14)
+    spoil(folder)
+    listener = Listener(threading.Event(), None)
+    storage, config = open_storage(str(folder)), parse(SETTINGS)
+    digest = run_folder.claim(storage, config, DATA.sha256)
+    trainer = Trainer(config, ALONE, DATA, storage, digest, listener)
+    result = trainer.train(threading.Event(), started=0.0)
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert [words in warning for warning in listener.warnings] == [True]
+    kept = [line for k, line in enumerate(records(tmp_path / "whole")) if k not in lost]
+    assert records(folder) == kept
+
+
+COUNTS = (50, 20, 40, 57)  # DATA's training and validation images, cut
+
+
+@pytest.fixture
+def in_shards(tmp_path: Path) -> Dataset:
+    """DATA in shards, the images for validation first, as in the whole."""
+    parts, whole = tmp_path / "data", (DATA.validation, DATA.train)
+    parts.mkdir()
+    images = np.concatenate([part.images for part in whole])[..., 0]
+    labels = np.concatenate([part.labels for part in whole]).astype(np.uint8)
+    listed, first = [], 0
+    for number, count in enumerate(COUNTS):
+        pair = images[first : first + count], labels[first : first + count]
+        for name, array in zip(shards.names(number, len(COUNTS)), pair, strict=True):
+            (parts / name).write_bytes(idx.encode(array))
+        listed.append(shards.Shard(count, *(idx.sha256(array) for array in pair)))
+        first += count
+    index = shards.Index((6, 6, 1), 4, tuple(listed))
+    (parts / shards.INDEX).write_bytes(shards.encode(index))
+    test = DATA.test.images[..., 0], DATA.test.labels.astype(np.uint8)
+    for name, array in zip(dataset.FILES[2:], test, strict=True):
+        (parts / name).write_bytes(idx.encode(array))
+    return dataset.load(str(parts), validation=37)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_out_of_shards_a_model_is_trained_on_the_order_as_if_all_were_in_memory(
+    each: int, in_shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse(SETTINGS | {"batch_size": 12, "shuffle_shards": each, "validation": 37})
+    found = train_on(open_storage(str(tmp_path / "shards")), config, data=in_shards)
+    assert in_shards.shards is not None
+    counts = in_shards.shards.counts
+    stream = delivered(sampler.Windows(config.seed, counts, each), 12, 0, 24)
+    starts = [0, *np.cumsum(counts)]
+    wanted = np.array([[starts[shard] + row for shard, row in step] for step in stream], np.int32)
+
+    def batches(_: int, samples: int, batch: int, first: int, count: int) -> sampler.Indices:
+        assert (samples, batch) == (130, 12)
+        return wanted[first : first + count]
+
+    monkeypatch.setattr(sampler, "batches", batches)
+    whole = train_on(open_storage(str(tmp_path / "whole")), config)
+    for name in ("weights_sha256", "test_loss", "train_accuracy", "train_accuracy_images"):
+        assert found[name] == whole[name]
+    assert found["validation_accuracy"] == whole["validation_accuracy"]
+    assert found["epochs"] == whole["epochs"]
+
+
+def test_stopped_within_any_window_a_run_ends_as_if_nothing_had_happened(
+    in_shards: Dataset, tmp_path: Path
+) -> None:
+    config = parse(SETTINGS | {"batch_size": 12, "validation": 37})
+    whole = train_on(open_storage(str(tmp_path / "whole")), config, data=in_shards)
+    ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
+    of_windows = [end for end in ends[:-1] if end % 4]
+    assert len(set(of_windows)) > 2
+    for end in {4, of_windows[-1]}:
+        storage = open_storage(str(tmp_path / str(end)))
+        with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
+            train_on(storage, config, end, in_shards)
+        result = train_on(storage, config, data=in_shards)
+        assert result["weights_sha256"] == whole["weights_sha256"]
+        assert records(tmp_path / str(end)) == records(tmp_path / "whole")
+
+
+def test_early_stopping_leaves_the_windows_in_order(
+    in_shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SCORED", 20)  # the first two shards
+    config = parse(SETTINGS | {"batch_size": 12, "validation": 37, "early_stopping": 1})
+    config = config.model_copy(update={"steps": 2000, "learning_rate": 0.1})
+    result = train_on(open_storage(str(tmp_path / "run")), config, data=in_shards)
+    assert result["steps"] < 2000
+    assert result["train_accuracy_images"] == 33
+    assert result["train_accuracy"] > 0.5
+
+
+def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
+    config = parse({**SETTINGS, "model": "tests.support.tiny:linear"})
+    result = train(tmp_path, model=config.model)
+    loop, names = assemble(config, DATA, make_strategy(ALONE))
+    digest = run_folder.digest({**config.identity(), "data_sha256": DATA.sha256})
+    arrays = dict(zip(names, _flat(loop.initial_state()), strict=True))
+    last = checkpoint.load(open_storage(str(tmp_path)), 24, arrays, digest)
+    weights = {n.rpartition("/")[2]: last.arrays[n] for n in names if n.startswith("parameters/")}
+    out = DATA.test.images.reshape(41, -1) / 255 @ weights["kernel"] + weights["bias"]
+    assert result["test_accuracy"] == np.mean(out.argmax(axis=1) == DATA.test.labels)
+    by_hand = metrics.losses(out.astype(np.float32), DATA.test.labels).mean()
+    assert result["test_loss"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def _flat(state: Any) -> list[Any]:
+    return [*state.parameters, *(slot for slots in state.slots for slot in slots), *state.buffers]
+
+
+def test_keep_best_ends_with_the_weights_of_the_best_validation(tmp_path: Path) -> None:
+    # The learning rate is so high that the last weights are not the best ones.
+    settings: dict[str, Any] = {"learning_rate": 0.3, "steps": 60, "keep_checkpoints": 2}
+    result = train(tmp_path, keep_best=True, **settings)
+    validations = {
+        line["step"]: line["validation_accuracy"]
+        for line in records(tmp_path)
+        if "validation_accuracy" in line
+    }
+    best = max(validations, key=lambda step: (validations[step], -step))
+    assert best != 60
+    assert result["selected_step"] == best
+    assert result["validation_accuracy"] == validations[best]
+    last = train(tmp_path / "last", **settings)
+    assert result["weights_sha256"] != last["weights_sha256"]
+    assert set(checkpoint.steps(open_storage(str(tmp_path)))) >= {60, best}
+
+
+def test_early_stopping_ends_after_so_many_validations_without_a_better_one(
+    tmp_path: Path,
+) -> None:
+    result = train(tmp_path, early_stopping=2, steps=400, keep_best=True)
+    accuracies = [
+        line["validation_accuracy"] for line in records(tmp_path) if "validation_accuracy" in line
+    ]
+    assert result["steps"] < 400
+    assert max(accuracies) == accuracies[-3] > max(accuracies[-2:], default=0) - 1e-9
+    assert accuracies.index(max(accuracies)) == len(accuracies) - 3
+
+
+def test_a_store_that_fails_for_a_while_costs_a_warning_and_one_that_stays_down_the_run(
+    tmp_path: Path,
+) -> None:
+    class Failing(LocalStorage):
+        failures = 1
+
+        def create(self, name: str, data: bytes) -> bool:
+            if name.startswith(checkpoint.PREFIX) and self.failures:
+                self.failures -= 1
+                raise UnavailableError("store: out of reach")
+            return super().create(name, data)
+
+    config = parse(SETTINGS)
+    whole = train(tmp_path / "whole")
+    assert (
+        train_on(Failing(str(tmp_path / "a")), config)["weights_sha256"]
+        == (whole["weights_sha256"])
+    )
+    down = Failing(str(tmp_path / "b"))
+    down.failures = 10**6
+    with pytest.raises(UnavailableError, match="out of reach"):
+        train_on(down, config)
+    assert not (tmp_path / "b" / "result.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_stored(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at step \d+; lower learning_rate \(1e\+30\)"):
+        train(tmp_path, learning_rate=1e30, optimizer="sgd")
+    for step in checkpoint.steps(open_storage(str(tmp_path))):
+        data = (tmp_path / checkpoint.object_name(step)).read_bytes()
+        assert all(np.isfinite(a).all() for a in checkpoint.decode(data, "").arrays.values())
+
+
+def test_batches_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size: 131: more than the 130 training images"):
+        steps.check_batch(131, len(DATA.train.labels), 1)
+    with pytest.raises(ConfigError, match="not divisible by the 3 workers' devices; give 15 or 18"):
+        steps.check_batch(16, len(DATA.train.labels), 3)
+
+
+class Meeting:
+    """Lets several trainers gather in threads of one process, each with the whole batch."""
+
+    def __init__(self, trainers: int) -> None:
+        self._barrier = threading.Barrier(trainers)
+        self._values: dict[int, Any] = {}
+
+    def gather(self, rank: int) -> Any:
+        """Return what stands for ``Loop.gather`` on this rank."""
+
+        def gather(values: Any) -> Any:
+            self._values[rank] = values
+            self._barrier.wait(60)
+            rows = np.stack([self._values[r] for r in sorted(self._values)])
+            self._barrier.wait(60)
+            return rows
+
+        return gather
+
+
+class Late(LocalStorage):
+    """Does not show the newest checkpoint, as if its commit came after the listing."""
+
+    def list(self, prefix: str = "") -> Any:
+        """See Storage.list."""
+        entries = super().list(prefix)
+        return entries[:-1] if prefix == checkpoint.PREFIX else entries
+
+
+def restored(folder: Path, *, agreed: bool) -> list[int]:
+    """Return the steps that two workers start from, the first of which lists too early."""
+    config = parse(SETTINGS)
+    meeting = Meeting(2)
+    trainers = []
+    for rank, storage in enumerate((Late(str(folder)), LocalStorage(str(folder)))):
+        cluster = Cluster(rank, ("a:1", "b:1"), local=True)
+        digest = run_folder.claim(storage, config, DATA.sha256)
+        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+        trainer.cluster = cluster if agreed else ALONE  # alone, each one picks for itself
+        if agreed:
+            trainer.loop.gather = meeting.gather(rank)  # type: ignore[method-assign]
+        trainers.append(trainer)
+    with ThreadPoolExecutor() as pool:
+        return [at.step for at in pool.map(lambda t: t._restore(), trainers)]
+
+
+def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(tmp_path, stop_after=8)
+    newest, before, *_ = checkpoint.steps(open_storage(str(tmp_path)))
+    assert restored(tmp_path, agreed=True) == [before, before]
+    assert restored(tmp_path, agreed=False) == [before, newest]  # so the test sees it
+
+
+def test_a_ring_that_cannot_be_closed_ends_the_run_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_reduce, "CONNECT", 0.2)
+    storage, config = open_storage(str(tmp_path)), parse(SETTINGS)
+    digest = run_folder.claim(storage, config, DATA.sha256)
+    trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+    trainer.cluster = Cluster(0, ("127.0.0.1:1", "127.0.0.1:2"), local=True)
+    trainer.loop.replicas = 2
+    with socket.socket() as wall:
+        wall.bind(("127.0.0.1", 0))  # refuses, as it does not listen
+        port = wall.getsockname()[1]
+
+        def gather(own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            return np.stack([own, np.array([port, *own[1:]])])
+
+        trainer.loop.gather = gather  # type: ignore[method-assign, assignment]
+        with pytest.raises(UnavailableError) as caught:
+            trainer.train(threading.Event(), started=0.0)
+    assert str(caught.value) == (
+        f"rank 0: rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open "
+        "this port between all workers, or give --all-reduce tensorflow"
+    )
+
+
+def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_path: Path) -> None:
+    stored = {}
+    for rank, finished in ((0, 12), (1, 12), (2, 8)):  # rank 2 had not come as far
+        folder = tmp_path / str(rank)
+        storage = open_storage(str(folder))
+        config = parse({**SETTINGS, "checkpoint_steps": 1000, "eval_epochs": 0})
+        digest = run_folder.claim(storage, config, DATA.sha256)
+        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+        trainer.reporter = Faulty(trainer, finished)
+        trainer.cluster = Cluster(rank, ("a:1", "b:1", "c:1"), local=True)
+        with pytest.raises(LostError):
+            trainer.train(threading.Event(), started=0.0)
+        assert trainer.rescue() == finished
+        [stored[rank]] = [storage.read(e.name) for e in storage.list(checkpoint.PREFIX)]
+        assert [line["step"] for line in run_folder.read_metrics(storage, finished)][-1] == finished
+    assert stored[0] == stored[1]
+    whole = tmp_path / "whole"
+    with pytest.raises(StoppedError):
+        train(whole, stop_after=8, eval_epochs=0)
+    assert stored[2] == (whole / checkpoint.object_name(8)).read_bytes()
+
+
+class LostError(Exception):
+    """Stands for what TensorFlow raises."""
+
+
+class Faulty(Listener):
+    """Loses a peer in the middle of the chunk after some step."""
+
+    def __init__(self, trainer: Trainer, after: int) -> None:
+        super().__init__(threading.Event())
+        self._trainer, self._last = trainer, after
+
+    def step(self, record: Mapping[str, Any], total: int) -> None:
+        super().step(record, total)
+        if record["step"] == self._last:
+
+            def lose(*_: Any) -> None:
+                raise LostError
+
+            self._trainer.loop.run_chunk = lose  # type: ignore[method-assign,assignment]

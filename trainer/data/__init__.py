@@ -1,0 +1,1 @@
+"""Datasets: formats, checks, the order of samples, and how they reach memory."""

@@ -1,0 +1,264 @@
+"""Training files in many parts: their names, the index that lists them, and reading one.
+
+A dataset too large for memory has, in place of its two training files, for every shard an IDX
+file of images and one of labels, ``train-images-00000-of-00064`` and
+``train-labels-00000-of-00064``, each perhaps gzipped, and ``shards.json``. That index holds each
+file's SHA-256, so a start knows what the data are without reading them, and every reading of a
+shard is checked.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import idx
+from trainer.errors import ConfigError, DataError
+from trainer.storage.base import Entry, ObjectNotFoundError, Storage
+
+INDEX = "shards.json"
+MOST = 99_999  # shards, as the names have five digits
+
+_NAME = re.compile(r"train-(images|labels)-\d{5}-of-\d{5}(\.gz)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the index says of one shard.
+
+    Attributes:
+        count: images and labels, at least one.
+        images_sha256: of the uncompressed IDX file of images, in hexadecimal.
+        labels_sha256: of that of the labels.
+    """
+
+    count: int
+    images_sha256: str
+    labels_sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the training files of a dataset are, in the order of their names.
+
+    Attributes:
+        image_shape: height, width and channels.
+        classes: one more than the largest training label, at least 2.
+        shards: at least one.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    shards: tuple[Shard, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over the SHA-256 of all files, images before labels, shard after shard."""
+        files = [f for shard in self.shards for f in (shard.images_sha256, shard.labels_sha256)]
+        return hashlib.sha256(b"".join(bytes.fromhex(f) for f in files)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The training images of a dataset where they lie.
+
+    Attributes:
+        uri: of their folder.
+        index: what they are.
+        files: per shard the names of its images and its labels there.
+        compressed: whether any of them is.
+        validation: images of the first shard that are set apart, from its first on.
+    """
+
+    uri: str
+    index: Index
+    files: tuple[tuple[str, str], ...]
+    compressed: bool
+    validation: int
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The images to train on, per shard; each is at least 1."""
+        first, *others = (shard.count for shard in self.index.shards)
+        return first - self.validation, *others
+
+
+class Part(NamedTuple):
+    """One shard: images uint8 [n, height, width, channels] and labels int32 [n]."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+def names(number: int, of: int) -> tuple[str, str]:
+    """Return the names of a shard's images and labels, uncompressed."""
+    return f"train-images-{number:05}-of-{of:05}", f"train-labels-{number:05}-of-{of:05}"
+
+
+def is_name(name: str) -> bool:
+    """Return whether a file of this name is taken for one of a shard."""
+    return _NAME.fullmatch(name) is not None
+
+
+def encode(index: Index) -> bytes:
+    """Return the index as it is stored."""
+    count = len(index.shards)
+    rows = [
+        {"files": names(number, count), **asdict(shard)}
+        for number, shard in enumerate(index.shards)
+    ]
+    return (json.dumps({**asdict(index), "shards": rows}, indent=1) + "\n").encode()
+
+
+def decode(data: bytes, name: str) -> Index:
+    """Read an index.
+
+    Raises:
+        DataError: it is not one that ``encode`` could have written.
+    """
+    try:
+        index = _decode(json.loads(data))
+        if encode(index) == data:
+            return index
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise DataError(
+        f"{name}: damaged: it must be as data put --shards wrote it; put the dataset again"
+    )
+
+
+def _decode(values: Any) -> Index:
+    shards = tuple(
+        Shard(row["count"], row["images_sha256"], row["labels_sha256"]) for row in values["shards"]
+    )
+    height, width, channels = values["image_shape"]
+    index = Index((height, width, channels), values["classes"], shards)
+    numbers = (height, width, channels, index.classes - 1, *(shard.count for shard in shards))
+    hashes = [f for shard in shards for f in (shard.images_sha256, shard.labels_sha256)]
+    if not (
+        1 <= len(shards) <= MOST
+        and all(type(n) is int and n >= 1 for n in numbers)
+        and index.classes <= 256
+        and all(_SHA256.fullmatch(f) for f in hashes)
+    ):
+        raise ValueError
+    return index
+
+
+def locate(storage: Storage, validation: int) -> Shards | None:
+    """Return the shards of a folder, or None if it has none; no image is read.
+
+    Raises:
+        DataError: the index is missing or damaged, or the files are not those that it lists.
+        ConfigError: the first shard has too few images to set ``validation`` of them apart.
+    """
+    there = {entry.name: entry for entry in storage.list("train-") if is_name(entry.name)}
+    try:
+        data = storage.read(INDEX)
+    except ObjectNotFoundError:
+        if not there:
+            return None
+        raise DataError(
+            f"{storage.uri}: has {min(there)} but no {INDEX}; put the dataset again: "
+            "python -m trainer data put --from SOURCE --shards N --to FOLDER"
+        ) from None
+    index = decode(data, f"{storage.uri}/{INDEX}")
+    files = _files(storage, index, there)
+    if not 0 <= validation < index.shards[0].count:
+        raise ConfigError(
+            f"validation {validation}: they are the first of shard 0, and that has "
+            f"{index.shards[0].count} images in {storage.uri}; set aside between 0 and "
+            f"{index.shards[0].count - 1}, or use fewer shards"
+        )
+    compressed = any(name.endswith(".gz") for pair in files for name in pair)
+    return Shards(storage.uri, index, files, compressed, validation)
+
+
+def _files(storage: Storage, index: Index, there: dict[str, Entry]) -> tuple[tuple[str, str], ...]:
+    """Return the names under which the listed files are there, and no others."""
+    count = len(index.shards)
+    pairs: list[tuple[str, str]] = []
+    for number, shard in enumerate(index.shards):
+        images, labels = (name if name in there else f"{name}.gz" for name in names(number, count))
+        for name in (images, labels):
+            if name not in there:
+                raise DataError(
+                    f"{storage.uri}: no {name.removesuffix('.gz')} there, with or without .gz, "
+                    f"though {INDEX} lists it; put it there, or the dataset again"
+                )
+        _check_size(storage, there[images], shard.count * _pixels(index))
+        _check_size(storage, there[labels], shard.count)
+        pairs.append((images, labels))
+    surplus = there.keys() - {name.removesuffix(".gz") for pair in pairs for name in pair}
+    surplus -= {name for pair in pairs for name in pair}
+    surplus -= {f"{name}.gz" for pair in pairs for name in pair}
+    if surplus:
+        raise DataError(
+            f"{storage.uri}: {min(surplus)} is not one of the {count} shards that {INDEX} lists; "
+            "take it away, or put the dataset again into another folder"
+        )
+    return tuple(pairs)
+
+
+def _check_size(storage: Storage, entry: Entry, elements: int) -> None:
+    """Refuse at once what has not its size, before hours of training lead to it."""
+    if elements + idx.LONGEST_HEADER > idx.MAX_BYTES:
+        raise DataError(
+            f"{storage.uri}/{entry.name}: {elements} elements, above the limit of {idx.MAX_BYTES} "
+            "bytes a file; put the dataset again in more shards"
+        )
+    fitting = range(elements + 1, elements + idx.LONGEST_HEADER + 1)
+    if not entry.name.endswith(".gz") and entry.size not in fitting:
+        raise DataError(
+            f"{storage.uri}/{entry.name}: has {entry.size} bytes, but {INDEX} lists {elements} "
+            "elements; fetch the file again, or put the dataset again"
+        )
+
+
+def _pixels(index: Index) -> int:
+    height, width, channels = index.image_shape
+    return height * width * channels
+
+
+def read(storage: Storage, shards: Shards, number: int) -> Part:
+    """Read one shard whole, with the images that are set apart, and check it.
+
+    Raises:
+        DataError: a file is missing, or is not the one that the index lists.
+    """
+    shard = shards.index.shards[number]
+    names_here = shards.files[number]
+    images = _read_file(storage, names_here[0], shard.images_sha256)
+    labels = _read_file(storage, names_here[1], shard.labels_sha256)
+    where = f"{storage.uri}/{names_here[0]}"
+    shape = (shard.count, *shards.index.image_shape)
+    if (
+        labels.shape != shape[:1]
+        or images.shape not in (shape, shape[:3])
+        or (images.ndim == 3 and shape[3] != 1)
+    ):
+        raise DataError(
+            f"{where}: holds {'x'.join(map(str, images.shape))} and {len(labels)} labels, but "
+            f"{INDEX} lists {'x'.join(map(str, shape))}; put the dataset again"
+        )
+    if labels.max() >= shards.index.classes:
+        raise DataError(
+            f"{where}: a label is {labels.max()}, but {INDEX} lists {shards.index.classes} "
+            "classes; put the dataset again"
+        )
+    return Part(images.reshape(shape), labels.astype(np.int32))
+
+
+def _read_file(storage: Storage, name: str, sha256: str) -> npt.NDArray[np.uint8]:
+    elements = idx.decode(storage.read(name), f"{storage.uri}/{name}")
+    if elements.dtype != np.uint8 or idx.sha256(elements) != sha256:
+        raise DataError(
+            f"{storage.uri}/{name}: is not the file that {INDEX} lists, its SHA-256 is another; "
+            "fetch it again, or put the dataset again"
+        )
+    return elements

@@ -1,0 +1,384 @@
+"""Where data come from: the mirrors of MNIST, a folder, or the program itself."""
+
+import http.client
+import itertools
+import math
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import dataset, digits, idx, sampler, shards
+from trainer.data.dataset import FILES, Dataset
+from trainer.errors import ConfigError, DataError, UnavailableError
+from trainer.storage.base import Entry, Storage, open_storage
+
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+)
+"""Folders of MNIST's four gzip files: CVDF's on Google Cloud Storage, OSSCI's on S3."""
+
+MNIST_SHA256 = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+"""SHA-256 of MNIST's uncompressed files, in the order of FILES."""
+
+_MAX_DOWNLOAD = 16 << 20  # bytes of one file; MNIST's largest has 9.9 million
+_MIRROR_SECONDS = 120.0  # for all four files
+_SILENCE_SECONDS = 10.0
+_CHUNK = 1 << 16
+
+
+class _Found(NamedTuple):
+    """The four files by name, in the order of FILES; ``where`` is their folder in messages."""
+
+    files: Mapping[str, bytes]
+    where: str
+    words: str
+
+
+def put(
+    source: str,
+    to_uri: str,
+    *,
+    train_count: int = 60_000,
+    test_count: int = 10_000,
+    seed: int = 0,
+    split: int = 0,
+    mirrors: Sequence[str] = MIRRORS,
+    probe_seconds: float = 4.0,
+) -> str:
+    """Puts a dataset into the folder ``to_uri``; all of it is checked before the first write.
+
+    Nothing is overwritten, and an interrupted put is completed by the same command.
+
+    Args:
+        source: ``mnist`` (the mirrors), ``digits`` (drawn by the program), a folder or URI of
+            the four files, or ``auto``: what the destination holds, else the folder that the
+            environment variable MNIST_DIR names, else the mirrors if one answers, else digits.
+        to_uri: A folder, ``file://`` or ``gs://``.
+        train_count: Number of training digits to draw.
+        test_count: Number of test digits to draw.
+        seed: Of the digits, 0 to 2**63 - 1; training and test digits are from different streams.
+            With ``split`` and another source also of the order in which images go into shards.
+        split: Number of shards to split the training images into, 0 for none. Digits are drawn
+            and written shard by shard, so that they need not fit into memory.
+        mirrors: Folders to download from, in the order in which they are tried.
+        probe_seconds: How long ``auto`` waits for a mirror to answer.
+
+    Returns:
+        One line: the destination, what it now holds, where that is from, and why.
+
+    Raises:
+        ConfigError: The source or destination is not valid, or the destination holds other data.
+        DataError: The source is incomplete or malformed, or a mirror's files are not MNIST.
+        UnavailableError: The storage, or every mirror, was out of reach.
+    """
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"seed: {seed}; give 0 to 2**63 - 1")
+    target = open_storage(to_uri)
+    there = dataset.locate(target)
+    sharded = _is_sharded(target, split)
+    if source == "auto" and (sharded or len(there) == len(FILES)):
+        return f"{target.uri}: {_describe(dataset.load(to_uri, validation=0))}, kept as it was"
+    _check_room(target, there, split)
+    if split and source == "digits":
+        return _put_digits(target, train_count, test_count, seed, split)
+    found = _find(source, lambda: _draw(train_count, test_count, seed), mirrors, probe_seconds)
+    files = dataset.parse(found.files, found.where)
+    data = dataset.assemble(files, found.where, validation=0)
+    if split:
+        return _put_shuffled(target, found, data, seed, split)
+    for name, entry in there.items():
+        _check_same(target, entry, files[FILES.index(name)].sha256)
+    for name, content in zip(FILES, found.files.values(), strict=True):
+        if name not in there:
+            _create(target, name, content)
+    already = ", already there" if len(there) == len(FILES) else ""
+    return f"{target.uri}: {_describe(data)}, {found.words}{already}"
+
+
+def _is_sharded(target: Storage, split: int) -> bool:
+    try:
+        return shards.locate(target, 0) is not None
+    except DataError:
+        if split:  # what an interrupted put left may be completed
+            return False
+        raise
+
+
+def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None:
+    """Refuse a folder with other files of training images than those that will be written."""
+    ours = {name for number in range(split) for name in shards.names(number, split)}
+    others = [entry.name for name, entry in there.items() if split and name in FILES[:2]]
+    for entry in target.list("train-"):
+        if shards.is_name(entry.name) and entry.name.removesuffix(".gz") not in ours:
+            others.append(entry.name)
+    if others:
+        raise _conflict(target, min(others))
+
+
+def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -> str:
+    """Draws digits and puts them shard by shard."""
+    _check_digits(train, test)
+    if train < 10:
+        raise ConfigError(f"digits: {train} in shards; give at least 10, which are one of each")
+    _check_split(split, train, digits.SIDE**2)
+    bounds = _bounds(train, split)
+    parts = (digits.draw(stop - start, 2 * seed, start) for start, stop in bounds)
+    arrays = digits.draw(test, 2 * seed + 1)
+    tests = [idx.encode(array, compress=True) for array in arrays]
+    return _put_parts(target, parts, split, tests, _drawn(seed))
+
+
+def _put_shuffled(target: Storage, found: _Found, data: Dataset, seed: int, split: int) -> str:
+    """Puts images in shuffled order, so that all shards are alike."""
+    _check_split(split, len(data.train.labels), math.prod(data.input_shape))
+    shuffled = sampler.permutation(seed, 0, len(data.train.labels))
+    images, labels = data.train.images, data.train.labels.astype(np.uint8)
+    if images.shape[-1] == 1:
+        images = images[..., 0]
+    chosen = (shuffled[start:stop] for start, stop in _bounds(len(shuffled), split))
+    parts = ((images[rows], labels[rows]) for rows in chosen)
+    return _put_parts(target, parts, split, list(found.files.values())[2:], found.words)
+
+
+def _put_parts(
+    target: Storage,
+    parts: Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    count: int,
+    tests: Sequence[bytes],
+    words: str,
+) -> str:
+    """Puts one shard after the other, and the index last: without it, there is no dataset."""
+    there = dataset.locate(target)
+    for name, content in zip(FILES[2:], tests, strict=True):
+        if name in there:
+            [file] = dataset.parse({name: content}, target.uri)
+            _check_same(target, there[name], file.sha256)
+        else:
+            _create(target, name, content)
+    listed: list[shards.Shard] = []
+    shape, largest = (0, 0, 1), 0
+    for number, (images, labels) in enumerate(parts):
+        for name, array in zip(shards.names(number, count), (images, labels), strict=True):
+            _create(target, name, idx.encode(array))
+        listed.append(shards.Shard(len(labels), idx.sha256(images), idx.sha256(labels)))
+        height, width, channels = (*images.shape[1:], 1)[:3]
+        shape, largest = (height, width, channels), max(largest, int(labels.max()))
+    _create(target, shards.INDEX, shards.encode(shards.Index(shape, largest + 1, tuple(listed))))
+    stored = _describe(dataset.load(target.uri, validation=0))
+    return f"{target.uri}: {stored}, in {count} shards, {words}"
+
+
+def _bounds(count: int, split: int) -> list[tuple[int, int]]:
+    """First image and the one after the last, of each shard; sizes differ by one at most."""
+    ends = [count * number // split for number in range(split + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _check_split(split: int, images: int, pixels: int) -> None:
+    if not 1 <= split <= min(images, shards.MOST):
+        raise ConfigError(
+            f"shards: {split}: there are {images} training images; give 1 to"
+            f" {min(images, shards.MOST)}"
+        )
+    least = math.ceil(images / ((idx.MAX_BYTES - idx.LONGEST_HEADER) // pixels))
+    if split < least:
+        raise ConfigError(
+            f"shards: {split}: {images} training images in so few would make files of more than"
+            f" {idx.MAX_BYTES} bytes; give at least {least}"
+        )
+
+
+def _describe(data: Dataset) -> str:
+    size = "x".join(map(str, data.input_shape))
+    return (
+        f"{data.samples} training and {len(data.test.images)} test images {size},"
+        f" {data.classes} classes, sha256 {data.sha256[:12]}"
+    )
+
+
+def _check_same(target: Storage, entry: Entry, sha256: str) -> None:
+    try:
+        [stored] = dataset.parse({entry.name: dataset.read_entry(target, entry)}, target.uri)
+        same = stored.sha256 == sha256
+    except DataError:
+        same = False
+    if not same:
+        raise _conflict(target, entry.name)
+
+
+def _create(target: Storage, name: str, data: bytes) -> None:
+    stored = f"{name}.gz" if data.startswith(idx.GZIP_MAGIC) else name
+    if not target.create(stored, data):  # written since the destination was listed
+        raise _conflict(target, stored)
+
+
+def _conflict(target: Storage, name: str) -> ConfigError:
+    return ConfigError(
+        f"{target.uri}/{name} holds other data, and nothing is overwritten; put into another"
+        " folder, or delete the dataset there first"
+    )
+
+
+def _find(
+    source: str, draw: Callable[[], _Found], mirrors: Sequence[str], probe_seconds: float
+) -> _Found:
+    if source == "auto":
+        return _choose(draw, mirrors, probe_seconds)
+    if source == "mnist":
+        return _download(mirrors)
+    return draw() if source == "digits" else _open(source)
+
+
+def _open(source: str) -> _Found:
+    if "/" not in source and not Path(source).exists():
+        raise ConfigError(
+            f"{source}: no folder of this name and no source of data; give auto, mnist, digits,"
+            " or a folder or URI"
+        )
+    storage = open_storage(source)
+    if shards.locate(storage, 0):
+        raise ConfigError(
+            f"{storage.uri}: is in shards already; copy the folder as it is, with cp -r or"
+            " gcloud storage cp -r"
+        )
+    return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}")
+
+
+def _check_digits(train_count: int, test_count: int) -> None:
+    if min(train_count, test_count) < 1:
+        raise ConfigError(
+            f"digits: {train_count} for training and {test_count} for testing; give at least 1 each"
+        )
+
+
+def _drawn(seed: int) -> str:
+    return f"digits drawn by the program from seed {seed}"
+
+
+def _draw(train_count: int, test_count: int, seed: int) -> _Found:
+    _check_digits(train_count, test_count)
+    files: dict[str, bytes] = {}
+    # Even streams for training, odd ones for testing: no seed's test digits are another's
+    # training digits.
+    for stream, count in enumerate((train_count, test_count)):
+        for array in digits.draw(count, 2 * seed + stream):
+            files[f"{FILES[len(files)]}.gz"] = idx.encode(array, compress=True)
+    return _Found(files, "digits", _drawn(seed))
+
+
+def _choose(draw: Callable[[], _Found], mirrors: Sequence[str], seconds: float) -> _Found:
+    """The best source at hand: MNIST_DIR, a mirror that answers, or digits."""
+    folder = os.environ.get("MNIST_DIR")
+    if folder:
+        try:
+            found = _open(folder)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"MNIST_DIR={error}") from error
+        words = f"{found.words}, which MNIST_DIR names"
+        return found._replace(where=f"MNIST_DIR={found.where}", words=words)
+    answering = _first_answer(mirrors, seconds)
+    reason = f"MNIST_DIR is not set and no mirror of MNIST answered within {seconds:g} s"
+    if answering:
+        try:
+            return _download([answering])
+        except (DataError, UnavailableError) as error:
+            reason = str(error)
+    found = draw()
+    return found._replace(words=f"{found.words}, because {reason}")
+
+
+def _first_answer(mirrors: Sequence[str], seconds: float) -> str | None:
+    """The mirror that is first to send the smallest file, None if none does in time."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask(mirror: str) -> None:
+        try:
+            _get(f"{mirror}/{FILES[3]}.gz", time.monotonic() + seconds)
+            answers.put(mirror)
+        except (DataError, UnavailableError):
+            answers.put(None)
+
+    deadline = time.monotonic() + seconds
+    for mirror in mirrors:
+        # Daemons, because resolving a name may take longer than any time-out of a socket.
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    for _ in mirrors:
+        try:
+            answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
+        if answer:
+            return answer
+    return None
+
+
+def _download(mirrors: Sequence[str]) -> _Found:
+    """MNIST from the first mirror that has it whole.
+
+    Raises:
+        DataError: No mirror has it, and at least one has something else in its place.
+        UnavailableError: Every mirror was out of reach.
+    """
+    failures: list[DataError | UnavailableError] = []
+    for mirror in mirrors:
+        deadline = time.monotonic() + _MIRROR_SECONDS
+        try:
+            files = {f"{name}.gz": _get(f"{mirror}/{name}.gz", deadline) for name in FILES}
+            _check_mnist(files, mirror)
+        except (DataError, UnavailableError) as error:
+            failures.append(error)
+        else:
+            return _Found(files, mirror, f"MNIST from {mirror}")
+    kind = DataError if any(isinstance(f, DataError) for f in failures) else UnavailableError
+    raise kind(
+        f"MNIST could not be downloaded ({'; '.join(map(str, failures))}); try again later, or put"
+        " a folder that holds it, or digits"
+    )
+
+
+def _check_mnist(files: Mapping[str, bytes], mirror: str) -> None:
+    parsed = dataset.parse(files, mirror)
+    for name, file, expected in zip(files, parsed, MNIST_SHA256, strict=True):
+        if file.sha256 != expected:
+            raise DataError(
+                f"{mirror}/{name}: the SHA-256 of the uncompressed file is {file.sha256[:12]}...,"
+                f" MNIST's is {expected[:12]}..."
+            )
+
+
+def _get(url: str, deadline: float) -> bytes:
+    """Downloads one file; ``deadline`` is a time of the monotonic clock."""
+    timeout = min(_SILENCE_SECONDS, max(0.1, deadline - time.monotonic()))
+    data = bytearray()
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - our mirrors
+            promised: int | None = response.length
+            while chunk := response.read1(_CHUNK):
+                data += chunk
+                if len(data) > _MAX_DOWNLOAD:
+                    raise DataError(f"{url}: more than {_MAX_DOWNLOAD} bytes, so it is not MNIST")
+                if time.monotonic() > deadline:
+                    raise TimeoutError("too slow")
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UnavailableError(f"{url}: {error}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise UnavailableError(f"{url}: {getattr(error, 'reason', error)}") from error
+    if promised is not None and len(data) != promised:
+        raise UnavailableError(f"{url}: connection lost after {len(data)} of {promised} bytes")
+    return bytes(data)

@@ -1,0 +1,1 @@
+"""Processes: supervisors, workers, their rendezvous, and the diagnosis of failures."""

@@ -1,0 +1,177 @@
+"""A gang on this machine: what an Indexed Job does for one in a cluster.
+
+trainer train --workers 2          starts a supervisor for each rank, and again if it is lost
+  trainer train  (rank 0)          supervisor, as in a pod
+    trainer train                  forkserver
+      worker
+  trainer train  (rank 1)
+    ...
+"""
+
+import contextlib
+import queue
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer import cluster as clusters
+from trainer import sockets
+from trainer.config import TrainConfig
+from trainer.errors import StoppedError, UnavailableError
+from trainer.gang import membership, process
+from trainer.gang.process import Child
+from trainer.gang.supervisor import GRACE, TICK, WorkerFailedError
+from trainer.status import Event
+
+LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
+ENDING = 7.0  # seconds for a supervisor to store its last words when its worker has ended
+
+
+@dataclass
+class Rank:
+    """One rank's supervisor.
+
+    Attributes:
+        child: the process.
+        error: what it said last.
+        asked: whether somebody asked it to stop.
+        lost: how often in a row it was lost before a new step was committed.
+    """
+
+    child: Child
+    asked: bool = False
+    error: str | None = None
+    lost: int = 0
+
+
+class Gang:
+    """All supervisors of a gang on this machine.
+
+    Args:
+        arguments: of ``python -m trainer``, given to every worker.
+        config: of the run.
+        log: file that takes what all of them write; None to share our output.
+        listen: called with a rank and what its processes tell.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        config: TrainConfig,
+        *,
+        log: Path | None = None,
+        listen: Callable[[int, Event], object] = lambda *_: None,
+    ) -> None:
+        self._arguments, self._config, self._log, self._listen = arguments, config, log, listen
+        sockets.allow_many_files()
+        self.port = config.port or _free_ports(config.workers + 1)
+        self._key = membership.new()
+        self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
+        self._failures: list[tuple[int, str]] = []
+        self._kill_at = float("inf")
+        self.ranks = {rank: Rank(self._start(rank)) for rank in range(config.workers)}
+
+    def run(self, stop: threading.Event) -> None:
+        """Wait until all are done.
+
+        Args:
+            stop: set when the run shall stop.
+
+        Raises:
+            WorkerFailedError: with the first cause, when one of them failed.
+        """
+        try:
+            while self.ranks:
+                self._look(stop)
+                with contextlib.suppress(queue.Empty):
+                    self._take(*self._events.get(timeout=TICK), stopping=stop.is_set())
+        finally:
+            for rank in self.ranks.values():
+                rank.child.kill()
+            if sys.stdout.isatty():
+                sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
+        if self._failures:
+            # Those who lost a peer tell of a consequence; the cause is what another one tells.
+            code, message = min(self._failures, key=lambda f: f[0] == StoppedError.exit_code)
+            raise WorkerFailedError(message, code if code > 0 else 1)
+
+    def kill(self) -> None:
+        """End everything now; ``run`` then returns or raises."""
+        self._kill_at = 0.0
+        for rank in list(self.ranks.values()):
+            rank.child.signal(signal.SIGKILL)
+
+    def _start(self, rank: int) -> Child:
+        env = clusters.environment(rank, self._config.workers, self.port)
+        env[membership.VARIABLE] = self._key
+        started: list[Child] = []
+        tell = self._events.put
+        started.append(
+            Child(self._arguments, env, lambda e: tell((rank, started[0], e)), out=self._log)
+        )
+        return started[0]
+
+    def _look(self, stop: threading.Event) -> None:
+        process.reap_orphans({rank.child.process.pid for rank in self.ranks.values()})
+        if (self._failures or stop.is_set()) and self._kill_at == float("inf"):
+            self._kill_at = time.monotonic() + (LOST_GRACE if self._failures else GRACE + ENDING)
+            for rank in self.ranks.values():
+                rank.child.say("stop")
+        if time.monotonic() > self._kill_at:
+            for rank in self.ranks.values():
+                rank.child.signal(signal.SIGKILL)
+
+    def _take(self, number: int, child: Child, event: Event, *, stopping: bool) -> None:
+        rank = self.ranks.get(number)
+        if rank is None or rank.child is not child:
+            return
+        self._listen(number, event)
+        rank.error = event.get("error", rank.error)
+        rank.asked = rank.asked or event.get("event") == "stopping"
+        if event.get("event") == "committed":
+            for each in self.ranks.values():
+                each.lost = 0
+        if event.get("event") != "exit":
+            return
+        code = event["code"]
+        rank.lost += 1
+        lost = code < 0 or (code == StoppedError.exit_code and rank.asked)
+        ending = stopping or self._failures or self._kill_at != float("inf")
+        if lost and not ending and rank.lost <= self._config.max_restarts:
+            # As a Job replaces a lost pod.
+            rank.child.close()
+            self.ranks[number] = Rank(self._start(number), lost=rank.lost)
+            return
+        del self.ranks[number]
+        if code != 0:
+            self._failures.append((code, rank.error or _epitaph(number, code)))
+
+
+def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
+    """Run all workers on this machine until they are done; see ``Gang``."""
+    Gang(arguments, config).run(stop)
+
+
+def _epitaph(rank: int, code: int) -> str:
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return f"rank {rank}: its supervisor {how}; run again to resume"
+
+
+def _free_ports(count: int) -> int:
+    """Return the first of ``count`` adjacent free ports below the range for outgoing calls."""
+    host = sockets.loopback()
+    # From a random one on, so that gangs started together do not pick the same.
+    for first in range(20000 + secrets.randbelow(10000), 32768 - count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(sockets.listen(host, port))
+            except OSError:
+                continue
+            return first
+    raise UnavailableError(f"no {count} adjacent free ports from 20000 to 32767; give --port")

@@ -1,0 +1,254 @@
+"""The process that trains, forked from one that has already imported everything.
+
+    supervisor (supervisor.py)
+      forkserver     imports TensorFlow and loads the data, once; then forks
+        worker       one attempt: joins the gang, trains, and ends
+
+Importing takes most of a start, so a gang that broke is back in a fraction of it. The forkserver
+calls nothing of TensorFlow, which therefore has no threads and no state when it is forked. It
+passes on what the supervisor says: ``start {...}``, then ``stop`` (finish the chunk, commit, leave)
+or ``leave`` (commit the last finished chunk at once).
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from trainer import progress, steps
+from trainer.cluster import Cluster
+from trainer.config import TrainConfig
+from trainer.data import dataset, stream
+from trainer.data.dataset import Dataset
+from trainer.errors import StoppedError, UserError, one_line
+from trainer.gang import process
+from trainer.progress import Reporter
+from trainer.runs import run_folder
+from trainer.status import Pulse, tell_parent
+from trainer.storage.base import Storage, open_storage
+from trainer.train.quick_import import quick_imports
+
+BEAT = 1.0  # seconds between two signs of life
+PATIENCE = 5.0  # seconds that a request to stop waits for the end of the chunk
+STORING = 150.0  # seconds to commit at a fault: a store is given 120 to answer
+STARTED = "TRAINYARD_STARTED"  # when the run began here, seconds since the epoch
+
+Work = Callable[..., int]  # takes attempt and addresses, returns the exit code
+
+
+class Rescuer(Protocol):
+    """What of a trainer another thread may use."""
+
+    @property
+    def finished_step(self) -> int | None:
+        """The step at the end of the last chunk finished in this attempt, if there is one."""
+
+    def pulse(self) -> Pulse:
+        """Return what is done now and how far it is."""
+
+    def rescue(self) -> int | None:
+        """Commit the last finished chunk and return its step, or None if there is none."""
+
+
+def serve(config: TrainConfig, cluster: Cluster) -> None:
+    """Load the data and fork a worker for every ``start`` until the supervisor is gone.
+
+    Raises:
+        UserError: the data cannot be used, or the run's folder is another run's.
+    """
+    process.default_signals()
+    reporter = _reporter(config, cluster)
+    data = dataset.load(config.data, config.validation)
+    steps.check_batch(config.batch_size, data.samples, cluster.workers)
+    if data.shards:
+        stream.plan(data.shards, config)  # refused before TensorFlow is loaded
+    storage = open_storage(run_folder.uri(config))
+    run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    result = run_folder.find_result(storage, reporter.warn)
+    if result is not None:
+        reporter.say(f"this run is finished: {storage.uri}")
+        _tell(result, storage, reporter)
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quick_imports():
+        import trainer.train.trainer  # noqa: F401
+
+    tell_parent(event="prepared")
+
+    def work(attempt: int, addresses: list[str]) -> int:
+        gang = dataclasses.replace(cluster, addresses=tuple(addresses))
+        return _attempt(config, gang, data, attempt)
+
+    _fork_on_demand(work)
+
+
+def _fork_on_demand(work: Work) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # ignored signals wake nobody
+    signal.set_wakeup_fd(writing)
+    to_worker, rest = -1, b""
+    while True:
+        ready, _, _ = select.select([0, reading], [], [])
+        if reading in ready:
+            os.read(reading, 512)
+            _tell_ended()
+        if 0 in ready:
+            data = os.read(0, 4096)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for word, _, task in (line.decode().partition(" ") for line in lines):
+                if word == "start":
+                    if to_worker >= 0:
+                        os.close(to_worker)
+                    to_worker = _fork(work, json.loads(task), (reading, writing))
+                else:
+                    with contextlib.suppress(OSError):
+                        os.write(to_worker, f"{word}\n".encode())
+
+
+def _fork(work: Work, task: dict[str, Any], to_close: tuple[int, ...]) -> int:
+    """Start a worker and return where it listens."""
+    theirs, ours = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.close(theirs)
+        tell_parent(event="started", attempt=task["attempt"], pid=pid, parent=os.getpid())
+        return ours
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(theirs, 0)
+    for descriptor in (theirs, ours, *to_close):
+        os.close(descriptor)
+    code = 1
+    try:
+        code = work(**task)
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # TensorFlow's servers wait for peers as they are taken down, perhaps for ever.
+        os._exit(code)
+
+
+def _tell_ended() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            tell_parent(event="ended", code=os.waitstatus_to_exitcode(ended[1]))
+
+
+def _attempt(config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int) -> int:
+    """Train from the last checkpoint on and return the exit code."""
+    orders = Orders()
+    try:
+        _work(config, cluster, data, attempt, orders)
+    except UserError as error:
+        tell_parent(error=one_line(error))
+        return error.exit_code
+    return 0
+
+
+def _work(
+    config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int, orders: "Orders"
+) -> None:
+    reporter = _reporter(config, cluster)
+    storage = open_storage(run_folder.uri(config))
+    config_digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    result = run_folder.find_result(
+        storage, reporter.warn
+    )  # there, if the gang broke at the very end
+    if result is None:
+        with contextlib.closing(reporter):
+            from trainer.train.devices import set_threads
+            from trainer.train.trainer import Trainer
+
+            set_threads(config, cluster, data)
+            trainer = Trainer(config, cluster, data, storage, config_digest, reporter)
+            orders.trainer = trainer
+            result = trainer.train(
+                orders.stop, started=float(os.environ[STARTED]), first=attempt == 1
+            )
+    _tell(result, storage, reporter)
+
+
+def _reporter(config: TrainConfig, cluster: Cluster) -> Reporter:
+    if cluster.rank == 0:
+        return progress.create(config.log_format)
+    return progress.Follower(cluster.rank)
+
+
+def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
+    line = (
+        f"test accuracy {result['test_accuracy']:.2%}  loss {result['test_loss']:.4f}  "
+        f"{result['steps']} steps in {result['train_seconds']:.1f} s "
+        f"({result['images_per_second']:,.0f} images/s)"
+    )
+    tell_parent(result=line)
+    reporter.say(line, **result)
+    reporter.say(f"results in {storage.uri}/")
+
+
+class Orders:
+    """Does what the supervisor says while the main thread is inside of TensorFlow.
+
+    Attributes:
+        stop: set when the run shall stop at the end of a chunk.
+        trainer: whose last finished chunk to commit, once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.trainer: Rescuer | None = None
+        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _beat(self) -> None:
+        while tell_parent(event="beat", **self._pulse()):
+            time.sleep(BEAT)
+
+    def _pulse(self) -> dict[str, Any]:
+        # TensorFlow refuses to count for a worker whose peer is gone, which is still alive.
+        with contextlib.suppress(Exception):
+            return dataclasses.asdict(self.trainer.pulse()) if self.trainer else {}
+        return {}
+
+    def _listen(self) -> None:
+        for word in process.words():
+            if word == "leave":
+                break
+            self.stop.set()
+            nothing_done = self.trainer is None or self.trainer.finished_step is None
+            seconds = 0.0 if nothing_done else PATIENCE
+            threading.Thread(target=self._leave_after, args=(seconds,), daemon=True).start()
+        self._leave("left the gang")
+
+    def _leave_after(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._leave("stopped")
+
+    def _leave(self, what: str) -> None:
+        """Commit and end the process, wherever its main thread is."""
+        code = StoppedError.exit_code
+        try:
+            tell_parent(event="storing", seconds=STORING)
+            step = self.trainer.rescue() if self.trainer else None
+            done = "before its first chunk" if step is None else f"at step {step}"
+            tell_parent(error=f"{what} {done}; the same command goes on from there")
+        except UserError as error:
+            tell_parent(error=one_line(error))
+            code = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        finally:
+            os._exit(code)

@@ -1,0 +1,368 @@
+"""The model of a run for other programs, each file loaded again and checked before it is stored.
+
+Whatever the format, images are uint8 [n, height, width, channels]. A Keras file answers with
+logits; the other two know ``images`` by name and answer with ``logits``, ``probabilities`` and
+``classes``, the classes with the largest logits, as int64 [n].
+"""
+
+import importlib
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.config import nearest
+from trainer.data import dataset
+from trainer.errors import ConfigError, DataError, UserError, one_line
+from trainer.runs import predictions
+from trainer.runs.restore import Restored, restore_with
+from trainer.storage.base import Storage, open_storage
+from trainer.train.quick_import import quick_imports
+
+FOLDER = "model"  # below the run's
+MODEL_PB = "saved_model.pb"  # what makes a folder a SavedModel
+BATCH = 1000  # images a call
+SPARE = 1000  # random images, where the test images are gone
+# Largest difference of a probability, and of a logit as a share of the largest logit. With
+# bfloat16, whose numbers have 8 bits, fusing two operations is already seen in the results.
+TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 0.05}
+
+Images = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """What a loaded export says of n images; None where a format leaves it to its user."""
+
+    logits: Logits
+    probabilities: npt.NDArray[np.float32] | None = None
+    classes: npt.NDArray[np.int64] | None = None
+
+
+Predict = Callable[[Images], Outputs]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a model down.
+
+    Attributes:
+        target: name of the object, or with "/" at its end of the folder, that it becomes.
+        write: writes a model (images -> logits) under a path of this machine.
+        load: returns a function of images that uses nothing but what lies under the path.
+        packages: that it needs besides TensorFlow.
+    """
+
+    target: str
+    write: Callable[[Any, Path], None]
+    load: Callable[[Path], Predict]
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an export must say.
+
+    Attributes:
+        images: uint8 [n, height, width, channels].
+        expected: logits that it must give, [n, classes] each.
+        tolerance: see TOLERANCE.
+        told: what images these are, and whose predictions.
+    """
+
+    images: Images
+    expected: tuple[Logits, ...]
+    tolerance: float
+    told: str
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checked export that lies on this machine.
+
+    Attributes:
+        target: as in Format.
+        path: of the file or folder.
+        difference: the largest of a probability.
+        seconds: to write, load and check it.
+    """
+
+    target: str
+    path: Path
+    difference: float
+    seconds: float
+
+
+def export(
+    run_uri: str,
+    to: str | None,
+    formats: str | None,
+    say: Callable[[str], object],
+    own_model: str | None = None,
+) -> None:
+    """Write the model of a run in some formats, check all of them, then store them.
+
+    Args:
+        run_uri: the run's folder.
+        to: folder for the exports; the run's folder ``model`` if None.
+        formats: names with commas; if None, those whose packages are installed.
+        say: takes each line of what was done.
+        own_model: see ``restore_with``.
+
+    Raises:
+        ConfigError: a format is unknown or its packages are missing, or the folder is no run's.
+        DataError: no checkpoint is good, or it is not what the run's predictions are from.
+        UserError: an export differs, and nothing was stored; or a format cannot hold this
+            model, and the others were stored.
+    """
+    names = choose(formats)
+    restored = restore_with(run_uri, own_model)
+    storage, below = (restored.storage, f"{FOLDER}/") if to is None else (open_storage(to), "")
+    with quick_imports():
+        from trainer.train import models
+
+    model = models.load(restored)
+    reference = _reference(restored, lambda images: Outputs(_logits(model, images)))
+    say(f"{restored.storage.uri} at step {restored.step}, {reference.told}")
+    if formats is None and (left := [name for name in FORMATS if name not in names]):
+        say(f"without {left[0]}: {_remedy(left[0])}")
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="trainyard-export-") as folder:
+        exports = []
+        for name in names:
+            try:
+                exports.append(_make(FORMATS[name], model, reference, Path(folder)))
+            except UserError:
+                raise
+            except Exception as error:  # a layer of the user's that the format has no room for
+                failed.append(f"{name}: cannot hold this model: {_reason(error)}")
+        for each in exports:
+            began = time.monotonic()
+            size = _store(storage, below, each)
+            seconds = each.seconds + time.monotonic() - began
+            say(
+                f"{each.target:<13}{size / 1e6:>7.2f} MB  probabilities within "
+                f"{each.difference:.1e}  {seconds:.1f} s"
+            )
+    if exports:
+        say(f"stored in {storage.uri}/{below}")
+    if failed:
+        raise UserError("; ".join(failed) + "; --format with the other formats leaves it out")
+
+
+def choose(formats: str | None) -> list[str]:
+    """Return the names of the formats to write, in the order of FORMATS.
+
+    Raises:
+        ConfigError: one is unknown, or its packages are not installed.
+    """
+    if formats is None:
+        return [name for name in FORMATS if not _missing(name)]
+    given = [name.strip() for name in formats.split(",")]
+    for name in given:
+        if name not in FORMATS:
+            raise ConfigError(
+                f"--format {formats!r}: {name!r} is not one of {', '.join(FORMATS)}"
+                f"{nearest(name, FORMATS)}; give some of them, with commas"
+            )
+        if _missing(name):
+            raise ConfigError(f"--format {formats!r}: {name}: {_remedy(name)}")
+    return [name for name in FORMATS if name in given]
+
+
+def softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return probabilities [n, classes]."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def check(outputs: Outputs, reference: Reference, name: str) -> float:
+    """Return the largest difference of a probability.
+
+    Raises:
+        UserError: outputs are not those of the reference.
+    """
+    found = softmax(outputs.logits) if outputs.probabilities is None else outputs.probabilities
+    in_probability = in_logit = 0.0
+    for expected in reference.expected:
+        if outputs.logits.shape != expected.shape or found.shape != expected.shape:
+            raise UserError(
+                f"export: {name}: answers with {outputs.logits.shape} logits, the run with "
+                f"{expected.shape}; nothing was stored"
+            )
+        scale = max(1.0, float(np.abs(expected).max()))
+        logit = float(np.abs(outputs.logits - expected).max()) / scale
+        probability = float(np.abs(found - softmax(expected)).max())
+        in_logit = float(np.maximum(in_logit, logit))  # keeps NaN, unlike max
+        in_probability = float(np.maximum(in_probability, probability))
+    if not (in_probability <= reference.tolerance and in_logit <= reference.tolerance):
+        raise UserError(
+            f"export: {name}: differs from the run by up to {in_probability:.1e} in probabilities "
+            f"and {in_logit:.1e} of the largest logit, on {len(reference.images):,} images; at "
+            f"most {reference.tolerance:.0e} is allowed; nothing was stored"
+        )
+    classes = outputs.classes
+    if classes is not None and not np.array_equal(classes, outputs.logits.argmax(axis=1)):
+        raise UserError(
+            f"export: {name}: its classes are not those of its largest logits; nothing was stored"
+        )
+    return in_probability
+
+
+def _reference(restored: Restored, predict: Predict) -> Reference:
+    """Return the test images if they can be had, else random ones, and the run's predictions."""
+    of_run = restored.settings
+    tolerance = TOLERANCE[of_run.config.precision]
+    try:
+        data = dataset.load(of_run.config.data, 0)
+        if data.sha256 != of_run.data_sha256:
+            raise DataError(f"{of_run.config.data}: no longer what the run was trained on")
+    except UserError as error:
+        draws = np.random.default_rng(0)
+        images = draws.integers(0, 256, (SPARE, *of_run.input_shape), np.uint8)
+        told = (
+            f"checked on {SPARE:,} random images against its restored model alone, because the "
+            f"test images are gone: {one_line(error).partition(';')[0]}"
+        )
+        return Reference(images, (_all(predict, images).logits,), tolerance, told)
+    images = data.test.images
+    own = _all(predict, images).logits
+    told = f"checked on {len(images):,} test images"
+    stored = predictions.read(restored.storage)
+    if stored is None:
+        told += " against its restored model alone: a run stores its predictions when it ends"
+        return Reference(images, (own,), tolerance, told)
+    digest = predictions.images_sha256(images)
+    if (stored.step, stored.images_sha256) != (restored.step, digest):
+        raise DataError(
+            f"run: {restored.storage.uri}: its newest good checkpoint is of step {restored.step}, "
+            f"but its predictions are of step {stored.step}, or of other test images; delete "
+            "result.json and train it again to its end"
+        )
+    reference = Reference(images, (stored.logits,), tolerance, told)
+    check(Outputs(own), reference, "the restored model")
+    return replace(reference, expected=(stored.logits, own))
+
+
+def _make(form: Format, model: Any, reference: Reference, folder: Path) -> Export:
+    """Write a model, load it again and check what it says."""
+    began = time.monotonic()
+    path = folder / form.target.rstrip("/")
+    form.write(model, path)
+    difference = check(_all(form.load(path), reference.images), reference, form.target)
+    return Export(form.target, path, difference, time.monotonic() - began)
+
+
+def _store(storage: Storage, below: str, made: Export) -> int:
+    """Store an export's files below a name and return their size, bytes."""
+    if made.path.is_file():
+        files = {made.target: made.path}
+    else:
+        files = {
+            made.target + path.relative_to(made.path).as_posix(): path
+            for path in sorted(made.path.rglob("*"))
+            if path.is_file()
+        }
+    size = 0
+    # A server that watches the folder takes a version for whole once this file is there.
+    for name in sorted(files, key=lambda name: name.endswith(MODEL_PB)):
+        data = files[name].read_bytes()
+        storage.replace(below + name, data)
+        size += len(data)
+    return size
+
+
+def _all(predict: Predict, images: Images) -> Outputs:
+    """Return what is said of all images, asked for in batches of which the last may be short."""
+    parts = [predict(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    columns: list[Any] = list(zip(*parts, strict=True))
+    whole: list[Any] = [None if each[0] is None else np.concatenate(each) for each in columns]
+    return Outputs(*whole)
+
+
+def _logits(model: Any, images: Images) -> Logits:
+    return np.asarray(model(images, training=False)).astype(np.float32)
+
+
+def _write_keras(model: Any, path: Path) -> None:
+    model.save(path)
+
+
+def _load_keras(path: Path) -> Predict:
+    import keras
+
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    return lambda images: Outputs(_logits(model, images))
+
+
+def _write_savedmodel(model: Any, path: Path) -> None:
+    _serving(model).export(path / "1", format="tf_saved_model", verbose=False)
+
+
+def _load_savedmodel(path: Path) -> Predict:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(path / "1")
+
+    def predict(images: Images) -> Outputs:
+        # By way of the loaded object: the signature alone does not keep the weights alive.
+        answers = loaded.signatures["serving_default"](images=tf.constant(images))
+        return Outputs(*(answers[name].numpy() for name in Outputs._fields))
+
+    return predict
+
+
+def _write_onnx(model: Any, path: Path) -> None:
+    _serving(model).export(path, format="onnx", verbose=False)
+
+
+def _load_onnx(path: Path) -> Predict:
+    runtime = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: Outputs(*session.run(list(Outputs._fields), {"images": images}))
+
+
+def _serving(model: Any) -> Any:
+    """Return a model that names its input and answers as the module says."""
+    import keras
+    from keras import ops
+
+    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
+    logits = ops.cast(model(images), "float32")
+    # Of equal logits the first, as argmax does; that is made of operations ONNX does not have.
+    classes = ops.squeeze(ops.top_k(logits, 1)[1], axis=-1)
+    outputs = (logits, ops.softmax(logits), ops.cast(classes, "int64"))
+    serving = keras.Model(images, dict(zip(Outputs._fields, outputs, strict=True)))
+    serving(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports what has been called
+    return serving
+
+
+FORMATS = {
+    "keras": Format("model.keras", _write_keras, _load_keras),
+    "savedmodel": Format("saved_model/", _write_savedmodel, _load_savedmodel),
+    "onnx": Format("model.onnx", _write_onnx, _load_onnx, ("tf2onnx", "onnxruntime")),
+}
+
+
+def _missing(name: str) -> list[str]:
+    packages = FORMATS[name].packages
+    return [package for package in packages if importlib.util.find_spec(package) is None]
+
+
+def _remedy(name: str) -> str:
+    missing = _missing(name)
+    return f"{' and '.join(missing)} not installed; pip install {' '.join(missing)}"
+
+
+def _reason(error: Exception) -> str:
+    """Return an error on one line; Keras has the cause last, behind a description of the model."""
+    text = str(error).rpartition("Exception encountered:")[2].partition("Full object config:")[0]
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"

@@ -1,0 +1,264 @@
+"""What a run's model reads on people's own pictures."""
+
+import json
+import math
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from trainer import metrics
+from trainer.errors import ConfigError, DataError, UserError
+from trainer.inference import picture
+from trainer.inference.ink import Box
+from trainer.runs.restore import Restored
+from trainer.text import printable
+from trainer.train.quick_import import quick_imports
+
+STANDARD_INPUT = "-"
+LARGEST = 200 * 10**6  # bytes of a file
+UNSURE = 0.1  # probability from which on the second choice is told too
+BATCH = 256  # images the model is given at once
+MOST_VALUES = 1 << 24  # of a batch
+LARGE = 1 << 18  # values of an image
+SHOWN = 640  # pixels of the longer side of the original beside what the model saw
+CELL = 112  # pixels of an enlarged image there
+ACROSS = 5  # of them in a row, at most
+COLUMNS = 80
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture and what the model is given of it.
+
+    Attributes:
+        name: as the user gave it.
+        small: upright, scaled down to be shown; the picture itself is not kept.
+        size: width and height of the picture itself, pixels.
+        digits: images as the model takes them, uint8 [h, w] or [h, w, c], with their boxes.
+    """
+
+    name: str
+    small: Image.Image
+    size: tuple[int, int]
+    digits: list[picture.Digit]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model reads in one place of a picture.
+
+    Attributes:
+        picture: as the user gave it.
+        digit: the class with the highest probability.
+        probability: of it.
+        probabilities: of every class.
+        box: left, top, right and bottom in the picture's pixels, the last two outside.
+    """
+
+    picture: str
+    digit: int
+    probability: float
+    probabilities: list[float]
+    box: Box
+
+
+def look(
+    names: Sequence[str], shape: tuple[int, int, int], prepare: str
+) -> tuple[list[Seen], list[UserError]]:
+    """Return what pictures hold, prepared for a model, and what is wrong with the others.
+
+    Args:
+        names: of files; "-" is standard input.
+        shape: height, width and channels of the model's images.
+        prepare: "mnist": find digits and make each as MNIST's are; "resize": scale the whole
+            picture; "auto": the first for square images of one channel.
+
+    Raises:
+        ConfigError: the model's images cannot be prepared so.
+    """
+    square = shape[0] == shape[1] and shape[2] == 1
+    if prepare == "mnist" and not square:
+        raise ConfigError(
+            f"--prepare mnist: the model takes {'x'.join(map(str, shape))}, but MNIST's images are "
+            "square and have one channel; give --prepare resize"
+        )
+    if names.count(STANDARD_INPUT) > 1:
+        raise ConfigError(f"{STANDARD_INPUT}: standard input can be read once; give it once")
+    seen: list[Seen] = []
+    errors: list[UserError] = []
+    for name in names:
+        try:
+            original = picture.decode(_read(name), printable(name))
+            if prepare == "resize" or not square:
+                whole = (0, 0, *original.size)
+                digits = [picture.Digit(picture.resized(original, shape), whole)]
+            else:
+                digits = picture.digits(original, printable(name), shape[0])
+            small = picture.shrunk(original, SHOWN)
+            seen.append(Seen(name, small, original.size, digits))
+        except UserError as error:
+            errors.append(error)
+    return seen, errors
+
+
+def check_large(restored: Restored) -> None:
+    """Check, where images are so large that preparing them takes long, that the weights fit them.
+
+    Raises:
+        ConfigError, DataError: see ``models.check_size``.
+    """
+    if math.prod(restored.settings.input_shape) > LARGE:
+        with quick_imports():
+            from trainer.train import models
+
+        models.check_size(restored)
+
+
+def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
+    """Return what a run's model reads, picture by picture, digit by digit.
+
+    Raises:
+        ConfigError, DataError: the model cannot be built or does not fit its weights.
+    """
+    with quick_imports():  # of TensorFlow, which mistakes in pictures need not wait for
+        from trainer.train import models
+
+    model = models.load(restored)
+    shape = restored.settings.input_shape
+    images = np.stack([digit.image.reshape(shape) for each in seen for digit in each.digits])
+    batch = min(BATCH, max(1, MOST_VALUES // images[0].size))
+    logits = np.concatenate(
+        [
+            np.asarray(model(images[start : start + batch], training=False), np.float32)
+            for start in range(0, len(images), batch)
+        ]
+    )
+    boxes = [(each.name, digit.box) for each in seen for digit in each.digits]
+    return [
+        Prediction(name, int(row.argmax()), float(row.max()), row.tolist(), box)
+        for (name, box), row in zip(boxes, metrics.probabilities(logits), strict=True)
+    ]
+
+
+def as_text(predictions: Sequence[Prediction]) -> str:
+    """Return a line for each digit, for people."""
+    names = [_short(printable(each.picture), COLUMNS - 28) for each in predictions]
+    width = max(map(len, names), default=0)
+    return "".join(
+        f"{name:<{width}}  {each.digit}  {each.probability:>6.1%}{_second_choice(each)}\n"
+        for name, each in zip(names, predictions, strict=True)
+    )
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """Return a list of objects, for programs."""
+    values = [{**vars(each), "box": list(each.box)} for each in predictions]
+    return json.dumps(values, indent=2) + "\n"
+
+
+def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -> list[str]:
+    """Write each picture with what the model saw of it, and return the files' printable names.
+
+    Args:
+        seen: the pictures.
+        predictions: of all their digits, in order.
+        folder: for the files; where it is empty they go beside their pictures, and that of
+            standard input here.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    rest = list(predictions)
+    written: list[Path] = []
+    for each in seen:
+        own, rest = rest[: len(each.digits)], rest[len(each.digits) :]
+        source = Path("stdin" if each.name == STANDARD_INPUT else each.name)
+        beside = Path(folder) if folder else source.parent
+        target = beside / f"{source.stem}.seen.png"
+        if target in written:  # of another picture of that name
+            target = beside / f"{len(written) + 1}-{source.name}.seen.png"
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+            panel(each, own).save(target)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(
+                f"--show: {printable(str(target))}: {reason}; give another folder"
+            ) from None
+        written.append(target)
+    return [printable(str(target)) for target in written]
+
+
+def panel(seen: Seen, predictions: Sequence[Prediction]) -> Image.Image:
+    """Return the original with its digits in boxes, and beside it what the model was given."""
+    small = picture.visible(seen.small)
+    factor = small.width / seen.size[0]
+    if factor == 1 and max(small.size) < SHOWN // 2:
+        factor = SHOWN // 2 // max(small.size)
+        size = small.width * factor, small.height * factor
+        small = small.resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(small)
+    font = ImageFont.load_default(size=14)
+    for each in predictions:
+        left, top, right, bottom = (round(edge * factor) for edge in each.box)
+        draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline="#e4572e", width=2)
+    rows = max(1, (small.height + 8) // (CELL + 28), -(-len(predictions) // ACROSS))
+    columns = -(-len(predictions) // rows)
+    height = max(small.height, min(rows, len(predictions)) * (CELL + 28))
+    sheet = Image.new("RGB", (small.width + 16 + columns * (CELL + 8), height + 16), "white")
+    sheet.paste(small, (8, 8))
+    draw = ImageDraw.Draw(sheet)
+    for place, (digit, each) in enumerate(zip(seen.digits, predictions, strict=True)):
+        x = small.width + 16 + place % columns * (CELL + 8)
+        y = 8 + place // columns * (CELL + 28)
+        sheet.paste(_enlarged(digit.image), (x, y))
+        draw.text((x, y + CELL + 2), f"{each.digit}  {each.probability:.1%}", "black", font)
+    return sheet
+
+
+def _enlarged(image: npt.NDArray[np.uint8]) -> Image.Image:
+    pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST).convert("RGB")
+
+
+def _read(name: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        ConfigError: it cannot be opened, or is no file, which may never end.
+        DataError: it is too large.
+    """
+    shown = printable(name)
+    try:
+        if name != STANDARD_INPUT:
+            path = Path(name)
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ConfigError(f"{shown}: no regular file; name a picture, or give it on -")
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
+        elif sys.stdin is None:
+            raise ConfigError(f"{shown}: standard input is closed; name a picture")
+        else:
+            data = sys.stdin.buffer.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{shown}: {reason}; name a picture") from None
+    if len(data) > LARGEST:
+        raise DataError(f"{shown}: more than {LARGEST // 10**6} MB; give a smaller picture")
+    return data
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else "..." + name[3 - width :]
+
+
+def _second_choice(prediction: Prediction) -> str:
+    second = int(np.argsort(prediction.probabilities)[-2])
+    probability = prediction.probabilities[second]
+    return f"  or {second}  {probability:.1%}" if probability >= UNSURE else ""

@@ -1,0 +1,300 @@
+"""Runs beside each other: how they differ, what they came to, and their curves in one picture."""
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer import presets
+from trainer.config import TrainConfig
+from trainer.errors import DataError
+from trainer.runs import reader
+from trainer.runs.reader import Run
+from trainer.text import printable
+
+READERS = 8  # runs that are read at the same time
+# The figures of the terminal's table, and how many columns of it each takes.
+COLUMNS = {"accuracy": 8, "loss": 6, "steps": 6, "seconds": 7, "images/s": 8, "restarts": 8}
+LONGEST_NAME = 24  # columns of a run's name beside columns for the settings
+FOLDED_NAME = 12  # where there is no room for these, and all settings share one
+
+Split = Literal["test", "validation", "training"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the table.
+
+    Attributes:
+        name: the end of its URI that tells it from the others.
+        uri: of its folder.
+        values: of the settings that differ; None where the run does not know one.
+        finished: whether it has come to its end; if not, the figures are the last there are.
+        accuracy: share of the images of ``split`` that are classified as labelled.
+        loss: mean cross-entropy over the same images, nats.
+        split: the images of accuracy and loss.
+        steps: done.
+        seconds: of training.
+        images_per_second: over all of them.
+        restarts: attempts after the first.
+        trouble: what its last attempt ended with, if it is not finished.
+    """
+
+    name: str
+    uri: str
+    values: dict[str, Any]
+    finished: bool
+    accuracy: float | None
+    loss: float | None
+    split: Split | None
+    steps: int
+    seconds: float | None
+    images_per_second: float | None
+    restarts: int
+    trouble: str | None
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others: its settings, or its name where they do not."""
+        return ", ".join(f"{k} {shown(v)}" for k, v in self.values.items()) or self.name
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, the best first.
+
+    Attributes:
+        runs: what their folders tell.
+        rows: the table, a row for each run.
+        settings: names of those that differ.
+    """
+
+    runs: tuple[Run, ...]
+    rows: tuple[Row, ...]
+    settings: tuple[str, ...]
+
+
+def compare(uris: Iterable[str], warn: Callable[[str], object]) -> Comparison:
+    """Compare the runs at or below some folders.
+
+    Args:
+        uris: of runs, or of folders that hold runs at any depth.
+        warn: told of every run that is left out because its files are damaged.
+
+    Raises:
+        ConfigError: there is no run at or below one of them.
+        DataError: the files of all are damaged.
+    """
+    good, bad = list[Run](), list[DataError]()
+    with ThreadPoolExecutor(READERS) as pool:
+        for found in pool.map(_read_or_error, reader.find(uris)):
+            if isinstance(found, DataError):
+                bad.append(found)
+            else:
+                good.append(found)
+    if not good:
+        raise bad[0]
+    for error in bad:
+        warn(f"left out: {error}")
+    return tabulate(good)
+
+
+def tabulate(found: Sequence[Run]) -> Comparison:
+    """Return the table of some runs, the best first: finished ones, then those on their way."""
+    settings = differing(found)
+    names = short_names([each.uri for each in found])
+    pairs = [(each, _row(each, name, settings)) for each, name in zip(found, names, strict=True)]
+    pairs.sort(key=lambda pair: _rank(pair[1]))
+    return Comparison(tuple(r for r, _ in pairs), tuple(row for _, row in pairs), tuple(settings))
+
+
+def differing(found: Sequence[Run]) -> list[str]:
+    """Return the settings that differ among runs, but not those that differ by presets alone."""
+    order = {name: place for place, name in enumerate(TrainConfig.model_fields)}
+    names = sorted({name for each in found for name in each.settings}, key=lambda n: (len(n), n))
+    names.sort(key=lambda name: order.get(name, len(order)))
+    own = [_preset_values(each.settings.get("preset")) for each in found]
+
+    def differs(name: str) -> bool:
+        return len({_text(r.settings[name]) for r in found if name in r.settings}) > 1
+
+    def implied(name: str) -> bool:
+        return name != "preset" and all(
+            name in values and values[name] == each.settings.get(name)
+            for each, values in zip(found, own, strict=True)
+        )
+
+    return [name for name in names if differs(name) and not implied(name)]
+
+
+def short_names(uris: Sequence[str]) -> list[str]:
+    """Return URIs without the folders that all of them share."""
+    parts = [uri.split("/") for uri in uris]
+    shared = 0
+    for level in zip(*(each[:-1] for each in parts), strict=False):
+        if len(set(level)) > 1:
+            break
+        shared += 1
+    return ["/".join(each[shared:]) for each in parts]
+
+
+def as_json(comparison: Comparison) -> str:
+    """Return the table for programs, the best run first."""
+    rows = [
+        {
+            "run": row.uri,
+            "settings": row.values,
+            "finished": row.finished,
+            "accuracy": row.accuracy,
+            "loss": row.loss,
+            "split": row.split,
+            "steps": row.steps,
+            "train_seconds": row.seconds,
+            "images_per_second": row.images_per_second,
+            "restarts": row.restarts,
+            "trouble": row.trouble,
+        }
+        for row in comparison.rows
+    ]
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def as_text(comparison: Comparison, width: int = 80) -> str:
+    """Return the table for people, ``width`` columns wide; ~ marks runs that are not finished."""
+    rows, settings = comparison.rows, comparison.settings
+    longest = min(LONGEST_NAME, max(3, *(len(row.name) for row in rows)))
+    widths = [_column_width(key, rows) for key in settings]
+    taken = longest + sum(widths) + sum(COLUMNS.values())
+    gaps = [gap for gap in (2, 1) if taken + gap * (len(settings) + len(COLUMNS)) <= width]
+    gap = gaps[0] if gaps else 1
+    name = longest if gaps else min(longest, FOLDED_NAME)
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    table.add_column("run", overflow="fold", width=name)
+    for key, wide in zip(settings, widths, strict=True) if gaps else ():
+        table.add_column(key.replace("_", " "), width=wide, justify="right")
+    if settings and not gaps:
+        rest = width - name - sum(COLUMNS.values()) - len(COLUMNS) - 1
+        table.add_column("settings", overflow="fold", width=rest)
+    for header, wide in COLUMNS.items():
+        table.add_column(header, justify="right", min_width=wide, no_wrap=True)
+    for row in rows:
+        values = [shown(row.values[key]) for key in settings]
+        packed = [row.label] if settings else []
+        cells = [row.name, *(values if gaps else packed), *figures(row)]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(table)
+    for line in notes(comparison):
+        console.print(Text(printable(line)))
+    assert isinstance(console.file, io.StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+
+
+def figures(row: Row) -> list[str]:
+    """Return a row's figures in the order of the table: accuracy to restarts."""
+    mark = "" if row.finished else "~"
+    return [
+        "-" if row.accuracy is None else f"{mark}{row.accuracy:.2%}",
+        "-" if row.loss is None else f"{row.loss:{'.4f' if abs(row.loss) < 100 else '.3g'}}",
+        f"{row.steps:,}",
+        "-" if row.seconds is None else f"{row.seconds:,.1f}",
+        "-" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
+        str(row.restarts),
+    ]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what is to be said below the table."""
+    unfinished = [row for row in comparison.rows if not row.finished]
+    lines = []
+    if unfinished:
+        lines.append(
+            f"~ {len(unfinished)} of {len(comparison.rows)} not finished: figures as far as they "
+            "are, accuracy and loss on validation images, or else on training images"
+        )
+    return lines + [f"{row.name}: {row.trouble}" for row in unfinished if row.trouble]
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value for people."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value)
+
+
+def _read_or_error(uri: str) -> Run | DataError:
+    try:
+        return reader.read(uri)
+    except DataError as error:
+        return error
+
+
+def _preset_values(name: Any) -> dict[str, Any]:
+    if not isinstance(name, str) or name not in presets.PRESETS:
+        return {}
+    return presets.configure({"preset": name}, {}).identity()
+
+
+def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
+    result = each.result
+    last = each.records[-1] if each.records else None
+    accuracy, loss, split = _last_score(each)
+    steps = result.steps if result else last.step if last else 0
+    seconds = result.train_seconds if result else last.train_seconds if last else None
+    rate = result.images_per_second if result else None
+    batch = each.settings.get("batch_size")
+    if rate is None and seconds and isinstance(batch, int) and batch < 1 << 53:
+        rate = steps * batch / seconds
+    cause = each.attempts[-1].cause if each.attempts and not result else None
+    return Row(
+        name=name,
+        uri=each.uri,
+        values={key: each.settings.get(key) for key in settings},
+        finished=result is not None,
+        accuracy=accuracy,
+        loss=None if loss is None or not math.isfinite(loss) else loss,
+        split=split,
+        steps=steps,
+        seconds=seconds,
+        images_per_second=rate,
+        restarts=max(0, len(each.attempts) - 1),
+        trouble=cause.message if cause else None,
+    )
+
+
+def _last_score(each: Run) -> tuple[float | None, float | None, Split | None]:
+    if each.result:
+        return each.result.test_accuracy, each.result.test_loss, "test"
+    for record in reversed(each.records):
+        if record.validation_accuracy is not None:
+            return record.validation_accuracy, record.validation_loss, "validation"
+    for record in reversed(each.records):
+        if record.accuracy is not None:
+            return record.accuracy, record.loss, "training"
+    return None, None, None
+
+
+def _rank(row: Row) -> tuple[bool, float, float, str]:
+    accuracy = -1.0 if row.accuracy is None else row.accuracy
+    loss = math.inf if row.loss is None else row.loss
+    return (not row.finished, -accuracy, loss, row.uri)
+
+
+def _text(value: Any) -> str:
+    # 5 and 5.0 are one setting, true and 1 are not.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (
+        repr(float(value)) if number and abs(value) < 1 << 53 else json.dumps(value, sort_keys=True)
+    )
+
+
+def _column_width(key: str, rows: Sequence[Row]) -> int:
+    words = (len(word) for word in key.split("_"))
+    return max(*words, *(len(shown(row.values[key])) for row in rows))

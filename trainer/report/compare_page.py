@@ -1,0 +1,122 @@
+"""The page of a comparison: its table, and the runs' curves over each other."""
+
+from collections.abc import Iterator, Sequence
+
+from trainer.report import charts, page
+from trainer.report.compare import Comparison, Row, figures, notes, shown
+from trainer.runs.reader import Record, Run
+
+DOTTED = 30  # points of a line up to which each is marked
+COLOURED = 12  # runs whose curves are told apart by colour and dash; the best ones
+CURVE_POINTS = 150  # of one run in one chart: four charts of COLOURED runs stay below 400 KB
+# Nats; guessing among ten classes is 2.3. One run that diverges would flatten all others.
+MOST_LOSS = 10.0
+
+
+def as_page(comparison: Comparison) -> bytes:
+    """Return the table and the curves as one HTML page, UTF-8."""
+    made = curves(comparison)
+    return page.render(
+        "compare.html",
+        made,
+        rows=[
+            {
+                "row": row,
+                "values": [shown(value) for value in row.values.values()],
+                "figures": figures(row),
+            }
+            for row in comparison.rows
+        ],
+        settings=comparison.settings,
+        notes=notes(comparison),
+        charts=made,
+        coloured=COLOURED,
+        most_loss=MOST_LOSS,
+        cut=any(r.loss is not None and not r.loss <= MOST_LOSS for r in _all_records(comparison)),
+    )
+
+
+def curves(comparison: Comparison) -> list[charts.Chart]:
+    """Return loss and accuracy over steps and over seconds, of the best runs."""
+    best = list(zip(comparison.runs, comparison.rows, strict=True))[:COLOURED]
+    labels = _distinct([row for _, row in best])
+    validated = [_has_validations(each) for each, _ in best]
+    names = [
+        f"{label} (training images)" if any(validated) and not its else label
+        for label, its in zip(labels, validated, strict=True)
+    ]
+    where = "validation" if any(validated) else "training"
+    made = []
+    for axis, over in (("step", "steps"), ("second", "seconds of training")):
+        losses = [_points(each, "loss", axis) for each, _ in best]
+        accuracies = [
+            _points(each, "validation_accuracy" if its else "accuracy", axis)
+            for (each, _), its in zip(best, validated, strict=True)
+        ]
+        if any(losses):
+            made.append(
+                charts.line(
+                    f"loss-{axis}",
+                    f"Training loss over {over}",
+                    _series(labels, losses),
+                    best="lowest",
+                    x_name=axis,
+                )
+            )
+        if any(accuracies):
+            made.append(
+                charts.line(
+                    f"accuracy-{axis}",
+                    f"Accuracy on {where} images over {over}",
+                    _series(names, accuracies),
+                    kind="percent",
+                    best="highest",
+                    x_name=axis,
+                )
+            )
+    return made
+
+
+def write(comparison: Comparison, output: str) -> str:
+    """Write the page and return its URI.
+
+    Raises:
+        ConfigError: the output is no name of a file, or cannot be written.
+    """
+    page.write(output, as_page(comparison))
+    return output
+
+
+def _all_records(comparison: Comparison) -> Iterator[Record]:
+    for each in comparison.runs[:COLOURED]:
+        yield from each.records
+
+
+def _has_validations(each: Run) -> bool:
+    return sum(record.validation_accuracy is not None for record in each.records) > 1
+
+
+def _points(each: Run, name: str, axis: str) -> charts.Points:
+    pairs = (
+        (r.step if axis == "step" else r.train_seconds, getattr(r, name)) for r in each.records
+    )
+    # False for NaN, too.
+    finite = tuple((float(x), y) for x, y in pairs if y is not None and abs(y) <= MOST_LOSS)
+    return charts.thin(finite, CURVE_POINTS)
+
+
+def _series(names: Sequence[str], points: Sequence[charts.Points]) -> list[charts.Series]:
+    return [
+        charts.Series(
+            name, line, f"series-{place % 8 + 1}", dash=place // 8, dots=len(line) <= DOTTED
+        )
+        for place, (name, line) in enumerate(zip(names, points, strict=True))
+    ]
+
+
+def _distinct(rows: Sequence[Row]) -> list[str]:
+    labels = [row.label for row in rows]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({row.name})"
+        for row, label in zip(rows, labels, strict=True)
+    ]

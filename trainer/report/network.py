@@ -1,0 +1,375 @@
+"""A model as data that a page computes it from: its layers in order, and their weights.
+
+pages/network.js is the reader. Every layer has a "type" and the shapes of its "input" and "output",
+height, width and channels or units; a weight is where its numbers start in one row of little-endian
+float32, counted in numbers.
+"""
+
+import base64
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.runs.restore import weights
+
+Array = npt.NDArray[Any]
+Config = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+MAX_WEIGHTS = 250_000  # 1.3 MB in base64: the page is to stay below 2 MB
+MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of them
+WARPS = ("trainer.train.warp", "trainer.augment")  # modules of Warp: now, and in older runs
+REMEDY = "python -m trainer predict reads pictures with it."
+
+# What Keras means by a name given as activation, in terms of network.js.
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "relu": {"name": "relu", "slope": 0.0, "threshold": 0.0, "ceiling": None},
+    "relu6": {"name": "relu", "slope": 0.0, "threshold": 0.0, "ceiling": 6.0},
+    "leaky_relu": {"name": "relu", "slope": 0.2, "threshold": 0.0, "ceiling": None},
+    "elu": {"name": "elu", "alpha": 1.0},
+    "swish": {"name": "silu"},
+    **{
+        name: {"name": name}
+        for name in ("sigmoid", "log_sigmoid", "tanh", "softplus", "silu", "gelu", "softmax")
+    },
+}
+_NOTHING_WHEN_PREDICTING = {
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "InputLayer",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+}
+
+
+class _UnfitError(Exception):
+    """Why a model cannot be in the page, to be continued with a remedy."""
+
+
+@dataclass
+class _Network:
+    """What is described so far.
+
+    Attributes:
+        variables: weights by Keras variable path.
+        shape: what comes out of the layers so far.
+        layers: their descriptions.
+        weights: what they take, float32 of any shape.
+        scope: names of the models around the layer that is being described.
+    """
+
+    variables: Mapping[str, Array]
+    shape: Shape
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    weights: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    scope: tuple[str, ...] = ()
+
+    def add(self, kind: str, shape: Shape, facts: Config, **weights: Array) -> None:
+        """Append a layer whose output has this shape."""
+        layer = {"type": kind, "input": list(self.shape), "output": list(shape), **facts}
+        for name, array in weights.items():
+            layer[name] = sum(each.size for each in self.weights)
+            self.weights.append(np.ascontiguousarray(array, "<f4"))
+        self.layers.append(layer)
+        self.shape = shape
+
+    def variable(self, config: Config, name: str, shape: Shape) -> Array:
+        """Return a layer's variable.
+
+        How many of the models around a layer are named in a path depends on how they were built,
+        so the longest ending that is found counts.
+        """
+        names = (*self.scope, config["name"], name)
+        for start in range(len(names) - 1):
+            ending = "/".join(names[start:])
+            found = [path for path in self.variables if f"/{path}".endswith(f"/{ending}")]
+            if ending in found:
+                found = [ending]
+            if len(found) == 1 and self.variables[found[0]].shape == shape:
+                return self.variables[found[0]]
+            if found:
+                break
+        raise _UnfitError(f"{name} of its layer {config['name']} was not found")
+
+    def activate(self, activation: Any, config: Config) -> None:
+        """Append the activation that a layer ends with, given as Keras' name."""
+        if activation in (None, "linear"):
+            return
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise _UnfitError(
+                f"its layer {config['name']} has an activation that the page does not compute"
+            )
+        self.add("activation", self.shape, ACTIVATIONS[activation])
+
+
+def describe(
+    architecture: Config | None, arrays: Mapping[str, Array], input_shape: Shape, classes: int
+) -> dict[str, Any] | str:
+    """Return a model as JSON values, or the reason why it cannot be in the page.
+
+    Args:
+        architecture: ``json.loads(model.to_json())`` of a model of ``models.build``; None if
+            Keras could not describe it.
+        arrays: its weights, parameters/PATH and buffers/PATH by Keras' variable paths; others
+            are left alone.
+        input_shape: height, width, channels.
+        classes: number of logits.
+
+    Returns:
+        input_shape, classes, layers, and weights in base64; or a sentence that also says what
+        to do instead.
+    """
+    variables = weights(arrays)
+    try:
+        if architecture is None:
+            raise _UnfitError("Keras cannot describe it as a list of layers")
+        _check_sizes(variables, input_shape)
+        network = _Network(variables, input_shape)
+        for number, (layer, network.scope) in enumerate(_chain(architecture, ())):
+            _append(network, layer, first=number == 0)
+        if network.shape != (classes,):
+            raise _UnfitError(f"its output has shape {network.shape}, not one value a class")
+    except _UnfitError as reason:
+        return refusal(str(reason))
+    row = b"".join(array.tobytes() for array in network.weights)
+    return {
+        "input_shape": list(input_shape),
+        "classes": classes,
+        "layers": network.layers,
+        "weights": base64.b64encode(row).decode(),
+    }
+
+
+def refusal(reason: str) -> str:
+    """Return a sentence that says why a model is not in the page, and what to do instead."""
+    return f"This model is not in the page: {reason}. {REMEDY}"
+
+
+def _check_sizes(variables: Mapping[str, Array], input_shape: Shape) -> None:
+    height, width, channels = input_shape
+    if height != width or channels != 1:
+        raise _UnfitError(
+            f"its images are {height}x{width}x{channels}, and a drawing is square and grey"
+        )
+    count = sum(array.size for array in variables.values())
+    if count > MAX_WEIGHTS:
+        raise _UnfitError(f"it has {count:,} weights, and a page takes {MAX_WEIGHTS:,} at most")
+
+
+def _chain(model: Config, scope: tuple[str, ...]) -> Iterator[tuple[Config, tuple[str, ...]]]:
+    """Yield the layers of a model and of those inside it, each with the names of its models."""
+    config = model["config"]
+    if model["class_name"] == "Functional":
+        _check_one_after_another(config)
+    for layer in config["layers"]:
+        if _is_keras(layer) and layer["class_name"] in ("Sequential", "Functional"):
+            yield from _chain(layer, (*scope, layer["config"]["name"]))
+        else:
+            yield layer, scope
+
+
+def _check_one_after_another(config: Config) -> None:
+    """Check that each layer of a functional model takes what the layer before it gives."""
+    before = None
+    for layer in config["layers"]:
+        if _inputs(layer) != ([] if before is None else [before]):
+            raise _UnfitError("its layers do not simply follow one another")
+        before = layer["name"]
+    if before not in (config["output_layers"][0], config["output_layers"][0][0]):
+        raise _UnfitError("it has several outputs")
+
+
+def _inputs(layer: Config) -> list[str]:
+    """Return the names of the layers that this one takes, as often as it is called."""
+    names = []
+    for node in layer["inbound_nodes"]:
+        if any(value not in (None, False) for value in node["kwargs"].values()):
+            raise _UnfitError(f"its layer {layer['name']} is called with arguments of its own")
+        if len(node["args"]) != 1 or not isinstance(node["args"][0], dict):
+            raise _UnfitError("its layers do not simply follow one another")
+        names.append(str(node["args"][0]["config"]["keras_history"][0]))
+    return names
+
+
+def _is_keras(layer: Config) -> bool:
+    return str(layer["module"]).partition(".")[0] == "keras"
+
+
+def _append(network: _Network, layer: Config, *, first: bool) -> None:
+    """Append what a layer does when predicting."""
+    kind, config = layer["class_name"], layer["config"]
+    if kind == "Warp" and layer["module"] in WARPS:
+        return
+    dtype = config.get("dtype", "float32")
+    if isinstance(dtype, dict):
+        dtype = dtype["config"].get("name")
+    # The images come as bytes, and every layer computes as its policy says.
+    if dtype != "float32" and not (first and kind == "InputLayer"):
+        raise _UnfitError(f"its layer {config.get('name', kind)} computes in {dtype}, not float32")
+    if not _is_keras(layer) or kind not in _LAYERS.keys() | _NOTHING_WHEN_PREDICTING:
+        raise _UnfitError(f"it has a layer {kind}, which the page does not compute")
+    if config.get("data_format", "channels_last") != "channels_last":
+        raise _UnfitError(f"its layer {config['name']} has its channels first")
+    if kind in _LAYERS:
+        _LAYERS[kind](network, config)
+
+
+def _rescaling(network: _Network, config: Config) -> None:
+    channels = network.shape[-1]
+    parts = {
+        name: np.broadcast_to(np.asarray(config[key], np.float64), (channels,))
+        for name, key in (("scale", "scale"), ("shift", "offset"))
+    }
+    network.add("affine", network.shape, {}, **parts)
+
+
+def _batch_normalization(network: _Network, config: Config) -> None:
+    axis = config["axis"]
+    if (axis[0] if isinstance(axis, list) else axis) not in (-1, len(network.shape)):
+        raise _UnfitError(f"its layer {config['name']} does not normalise the last axis")
+    shape = (network.shape[-1],)
+    variance = network.variable(config, "moving_variance", shape).astype(np.float64)
+    scale = 1 / np.sqrt(variance + config["epsilon"])
+    if config["scale"]:
+        scale = scale * network.variable(config, "gamma", shape)
+    shift = -network.variable(config, "moving_mean", shape) * scale
+    if config["center"]:
+        shift = shift + network.variable(config, "beta", shape)
+    network.add("affine", network.shape, {}, scale=scale, shift=shift)
+
+
+def _reshape(network: _Network, config: Config) -> None:
+    """Change the shape; the numbers stay in their order, so there is nothing to compute."""
+    size, target = math.prod(network.shape), list(config.get("target_shape", [-1]))
+    if -1 in target:
+        target[target.index(-1)] = size // -math.prod(target)
+    if math.prod(target) != size:
+        raise _UnfitError(f"its layer {config['name']} does not keep the number of values")
+    network.shape = tuple(target)
+
+
+def _dense(network: _Network, config: Config) -> None:
+    units = config["units"]
+    kernel = network.variable(config, "kernel", (network.shape[-1], units))
+    bias = {"bias": network.variable(config, "bias", (units,))} if config["use_bias"] else {}
+    network.add("dense", (*network.shape[:-1], units), {}, kernel=kernel, **bias)
+    network.activate(config["activation"], config)
+
+
+def _convolution(network: _Network, config: Config) -> None:
+    if config["groups"] != 1:
+        raise _UnfitError(f"its layer {config['name']} convolves in groups")
+    size, filters = tuple(config["kernel_size"]), config["filters"]
+    kernel = network.variable(config, "kernel", (*size, network.shape[-1], filters))
+    bias = {"bias": network.variable(config, "bias", (filters,))} if config["use_bias"] else {}
+    height, width, facts = _window(network, config, size, config["dilation_rate"])
+    network.add("convolution", (height, width, filters), facts, kernel=kernel, **bias)
+    network.activate(config["activation"], config)
+
+
+def _pooling(kind: str) -> "Describer":
+    def describe_pooling(network: _Network, config: Config) -> None:
+        height, width, facts = _window(network, config, tuple(config["pool_size"]), (1, 1))
+        network.add(kind, (height, width, network.shape[-1]), facts)
+
+    return describe_pooling
+
+
+def _global_pooling(kind: str) -> "Describer":
+    def describe_pooling(network: _Network, config: Config) -> None:
+        height, width, channels = network.shape
+        shape = (1, 1, channels) if config["keepdims"] else (channels,)
+        facts = {"size": [height, width], "strides": [1, 1], "dilation": [1, 1], "padding": [0, 0]}
+        network.add(kind, shape, facts)
+
+    return describe_pooling
+
+
+def _window(
+    network: _Network, config: Config, size: Shape, dilation: Shape
+) -> tuple[int, int, dict[str, Any]]:
+    """Return height and width of what a sliding window gives, and how it slides.
+
+    Padding is what lies above and to the left of the image. With "same", TensorFlow puts the
+    smaller half there (https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2).
+    """
+    if config["padding"] not in ("valid", "same"):
+        raise _UnfitError(f"its layer {config['name']} pads in a way of its own")
+    counts, padding = [], []
+    for length, window, step, gap in zip(
+        network.shape[:2], size, config["strides"], dilation, strict=True
+    ):
+        reach = (window - 1) * gap + 1
+        if config["padding"] == "same":
+            counts.append(-(-length // step))
+            padding.append(max((counts[-1] - 1) * step + reach - length, 0) // 2)
+        else:
+            counts.append((length - reach) // step + 1)
+            padding.append(0)
+    facts = {
+        "size": list(size),
+        "strides": list(config["strides"]),
+        "dilation": list(dilation),
+        "padding": padding,
+    }
+    return counts[0], counts[1], facts
+
+
+def _relu(network: _Network, config: Config) -> None:
+    facts = {
+        "name": "relu",
+        "slope": config["negative_slope"],
+        "threshold": config.get("threshold", 0.0),
+        "ceiling": config.get("max_value"),
+    }
+    network.add("activation", network.shape, facts)
+
+
+def _elu(network: _Network, config: Config) -> None:
+    network.add("activation", network.shape, {"name": "elu", "alpha": config["alpha"]})
+
+
+def _softmax(network: _Network, config: Config) -> None:
+    if config["axis"] not in (-1, len(network.shape)):
+        raise _UnfitError(f"its layer {config['name']} is not over the last axis")
+    network.activate("softmax", config)
+
+
+def _activation(network: _Network, config: Config) -> None:
+    network.activate(config["activation"], config)
+
+
+Describer = Callable[[_Network, Config], None]
+_LAYERS: dict[str, Describer] = {
+    "Activation": _activation,
+    "AveragePooling2D": _pooling("average"),
+    "BatchNormalization": _batch_normalization,
+    "Conv2D": _convolution,
+    "Dense": _dense,
+    "ELU": _elu,
+    "Flatten": _reshape,
+    "GlobalAveragePooling2D": _global_pooling("average"),
+    "GlobalMaxPooling2D": _global_pooling("maximum"),
+    "LeakyReLU": _relu,
+    "MaxPooling2D": _pooling("maximum"),
+    "ReLU": _relu,
+    "Rescaling": _rescaling,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+}

@@ -1,0 +1,146 @@
+"""The report of a run for a terminal: 80 columns of plain text."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from trainer.report import html
+from trainer.report.charts import MOST_POINTS, Kind, Points, text, thin
+from trainer.report.facts import Facts, Quality
+from trainer.text import printable
+
+COLUMNS = 80
+CURVE_COLUMNS, CURVE_ROWS = 60, 4
+MOST_CONFUSED = 5  # pairs of classes
+KINDS: dict[str, Kind] = {"loss": "number", "accuracy": "percent"}
+EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def as_text(found: Facts) -> str:
+    """Return the report, every line at most 80 columns wide."""
+    console = Console(
+        file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, highlight=False
+    )
+    console.print(Text(printable(f"{found.name}  {found.uri}")))
+    headline = html.headline(found)
+    for parts in (headline[:2], headline[2:]):
+        console.print(Text(printable("  ".join(parts))))
+    _print_curves(console, found)
+    if isinstance(found.quality, Quality):
+        _print_quality(console, found.quality)
+    else:
+        _section(console, "test images")
+        console.print(Text(printable(found.quality)))
+    _section(console, "settings that differ from the defaults")
+    changed = [each for each in html.settings(found.stored) if each.changed]
+    rows = ((each.name, each.value, f"default {each.default or 'none'}") for each in changed)
+    console.print(_table((), rows, "left") if changed else "none")
+    _print_restarts(console, found)
+    assert isinstance(console.file, io.StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+
+
+def blocks(points: Points, columns: int, rows: int) -> list[str]:
+    """Return a curve as rows of block characters, the highest value filling all of them.
+
+    Args:
+        points: at least one, in the order of x.
+        columns: so many characters wide, from the first x to the last.
+        rows: so many high.
+    """
+    xs, ys = zip(*thin(points, columns), strict=True)
+    values = np.interp(np.linspace(xs[0], xs[-1], columns), xs, ys)
+    low, high = values.min(), values.max()
+    span = (high - low) or 1.0
+    # One eighth at least, so that the lowest is seen too.
+    heights = [1 + round((value - low) / span * (8 * rows - 1)) for value in values]
+    return [
+        "".join(EIGHTHS[max(0, min(8, height - 8 * row))] for height in heights)
+        for row in reversed(range(rows))
+    ]
+
+
+def _print_curves(console: Console, found: Facts) -> None:
+    _section(console, "training")
+    reason = found.metrics if isinstance(found.metrics, str) else "No step has been reported yet."
+    steps = found.points("loss") or found.points("accuracy")
+    if not steps:
+        console.print(Text(printable(reason)))
+        return
+    if len(steps) == 1:  # no curve
+        at = text(steps[0][0], "number")
+        for name, kind in KINDS.items():
+            if points := found.points(name):
+                console.print(f"{name} {text(points[0][1], kind)} at step {at}")
+        return
+    for name, kind in KINDS.items():
+        if points := thin(found.points(name), MOST_POINTS):
+            high = text(max(y for _, y in points), kind)
+            low = text(min(y for _, y in points), kind)
+            for row, line in enumerate(blocks(points, CURVE_COLUMNS, CURVE_ROWS)):
+                label = {0: high, CURVE_ROWS - 1: low}.get(row, name if row == 1 else "")
+                console.print(f"{label:>12}  {line}")
+    first, last = text(steps[0][0], "number"), text(steps[-1][0], "number")
+    console.print(f"{'step':>12}  {first}{last:>{CURVE_COLUMNS - len(first)}}")
+    for name, kind in KINDS.items():
+        if points := found.points(f"validation_{name}"):
+            step, value = points[-1]
+            console.print(f"validation {name} {text(value, kind)} at step {step:,.0f}")
+
+
+def _print_quality(console: Console, quality: Quality) -> None:
+    _section(console, f"{quality.images:,} test images")
+    rows = [
+        (str(label), *(f"{share:.2%}" for share in shares), str(count))
+        for label, (*shares, count) in enumerate(
+            zip(quality.precision, quality.recall, quality.f1, quality.support, strict=True)
+        )
+    ]
+    console.print(_table(("class", "precision", "recall", "F1", "images"), rows))
+    _section(console, "confusion matrix: rows are what images are, columns what they are taken for")
+    matrix = [[str(count) for count in row] for row in quality.matrix.tolist()]
+    width = max(len(cell) for row in [*matrix, [str(len(matrix))]] for cell in row) + 1
+    if 4 + width * len(matrix) <= COLUMNS:
+        heads = "".join(f"{label:>{width}}" for label in range(len(matrix)))
+        console.print(f"{'':4}{heads}")
+        for label, row in enumerate(matrix):
+            console.print(f"{label:>3} " + "".join(f"{cell:>{width}}" for cell in row))
+    else:
+        console.print(f"{len(matrix)} classes are too many for {COLUMNS} columns; see report.html")
+    _section(console, "most confused")
+    for label, predicted, times in quality.confused(MOST_CONFUSED):
+        console.print(f"{label} taken for {predicted}  {html.plural(times, 'time')}")
+    if not quality.wrong:
+        console.print("no test image was taken for another class")
+
+
+def _print_restarts(console: Console, found: Facts) -> None:
+    _section(console, "restarts")
+    if isinstance(found.attempts, str):
+        console.print(Text(printable(found.attempts)))
+        return
+    for before, after in zip(found.attempts, found.attempts[1:], strict=False):
+        console.print(
+            Text(printable(f"from step {after.first_step}: {before.cause or 'no cause told'}"))
+        )
+    if len(found.attempts) < 2:
+        console.print("none")
+
+
+def _section(console: Console, title: str) -> None:
+    console.print()
+    console.print(Rule(title, align="left", style="", characters="─"))
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], justify: str = "right") -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=bool(heads))
+    for head in heads:
+        table.add_column(head, justify="right" if justify == "right" else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table

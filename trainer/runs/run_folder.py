@@ -1,0 +1,256 @@
+"""The run's folder: which run it is, what has been measured, and how it ended."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.config import UNTOLD, TrainConfig
+from trainer.errors import ConfigError, DataError
+from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+ATTEMPTS = "attempts.jsonl"
+RESULT = "result.json"
+PREDICTIONS = "predictions.safetensors"
+ARCHITECTURE = "model/architecture.json"
+REPORT = "report.html"
+
+# What a file of a folder that anybody may have written can be at most. A line of metrics is about
+# 150 bytes.
+MOST_OBJECT = 1 << 18  # bytes of CONFIG and of RESULT
+MOST_DEPTH = 20  # of lists and objects in each other there
+MOST_METRICS = 1 << 27  # bytes
+MOST_LINES = 1_000_000  # of metrics
+MOST_ATTEMPTS = 1 << 24  # bytes
+MOST_STEPS = 1 << 53  # up to which every integer is a float
+
+_SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
+
+# In config.json for its readers; two runs that differ in these alone are the same.
+TOLD = ("data", "input_shape", "classes")
+
+
+def open_folder(uri: str) -> Storage:
+    """Return a run's folder to read what anybody may have put there; no link leads out of it.
+
+    Raises:
+        ConfigError, UnavailableError: see ``open_storage``.
+    """
+    return open_storage(uri, links=False)
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, independent of the order of their names."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def uri(config: TrainConfig) -> str:
+    """Return the run folder's URI with its {preset} and {digest} filled in."""
+    return config.run.replace("{preset}", config.preset).replace(
+        "{digest}", digest(config.identity())[:8]
+    )
+
+
+def claim(
+    storage: Storage,
+    config: TrainConfig,
+    data_sha256: str,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+) -> str:
+    """Make the folder this run's, or check that it is, and return the digest of what decides it.
+
+    Args:
+        storage: the run's folder.
+        config: its settings.
+        data_sha256: of its dataset.
+        input_shape: height, width and channels of the data's images, told to readers.
+        classes: of the data, told to readers.
+
+    Raises:
+        ConfigError: the folder belongs to a run with other settings or other data, or holds
+            files of something else.
+    """
+    wanted = {**config.identity(), "data_sha256": data_sha256}
+    told = dict(zip(TOLD, (_from_anywhere(config.data), input_shape, classes), strict=True))
+    stored = pretty({**wanted, **told})
+    existing = read_config(storage)
+    if existing is None:
+        names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
+        if names and CONFIG not in names:  # a peer may have written it by now
+            raise ConfigError(
+                f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
+                " give an empty or new one"
+            )
+        if storage.create(CONFIG, stored):
+            return digest(wanted)
+        existing = read_config(storage) or {}
+    for name in TOLD:
+        existing.pop(name, None)
+    here, there = {**UNTOLD, **wanted}, {**UNTOLD, **existing}
+    differing = [
+        f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"run: {storage.uri}: belongs to a run with other settings: {', '.join(differing)}; "
+            "give another --run or the same settings"
+        )
+    return digest(wanted)
+
+
+def read_config(storage: Storage) -> dict[str, Any] | None:
+    """Return the settings the folder belongs to, or None where there are none.
+
+    Raises:
+        DataError: the object is damaged.
+    """
+    return _read_object(storage, CONFIG)
+
+
+def read_result(storage: Storage) -> dict[str, Any] | None:
+    """Return how the run ended, or None while it has not.
+
+    Raises:
+        DataError: the object is damaged.
+    """
+    return _read_object(storage, RESULT)
+
+
+def find_result(storage: Storage, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return how the run ended, None where its last checkpoint has yet to say.
+
+    Args:
+        storage: the run's folder.
+        warn: told of a damaged result, which training then makes from that checkpoint.
+    """
+    try:
+        result = read_result(storage)
+        for name in _SAID_AT_THE_END:
+            if result is not None and not isinstance(result.get(name), int | float):
+                raise DataError(f"{storage.uri}/{RESULT}: damaged: {name} is no number")
+    except DataError as error:
+        warn(f"{error}; making it from the newest checkpoint")
+        return None
+    return result
+
+
+def rank_metrics(rank: int) -> str:
+    """Return the name of the metrics that one rank stored when it lost a peer."""
+    return f"metrics-rank-{rank}.jsonl"
+
+
+def read_metrics(
+    storage: Storage, until: int, warn: Callable[[str], None] | None = None
+) -> list[dict[str, Any]]:
+    """Return the metrics lines of steps up to ``until``; those after are done again.
+
+    Where rank 0 died, the lines that it had not stored come from another rank.
+
+    Args:
+        storage: the run's folder.
+        until: the last step that is wanted.
+        warn: told of damaged lines, which are left out then.
+
+    Raises:
+        DataError: an object is damaged, and nobody is warned.
+    """
+    records = _read_lines(storage, METRICS, until, warn)
+    last = records[-1]["step"] if records else 0
+    others = [
+        entry.name
+        for entry in (storage.list("metrics-rank-") if last < until else ())
+        if re.fullmatch(r"metrics-rank-\d{1,4}\.jsonl", entry.name)
+    ]
+    tails = (_read_lines(storage, name, until, warn) for name in others)
+    missing = ([line for line in tail if line["step"] > last] for tail in tails)
+    return records + max(missing, key=len, default=[])
+
+
+def _read_lines(
+    storage: Storage, name: str, until: int, warn: Callable[[str], None] | None
+) -> list[dict[str, Any]]:
+    try:
+        lines = read_at_most(storage, name, MOST_METRICS).splitlines()
+        if len(lines) > MOST_LINES:
+            raise DataError(f"{storage.uri}/{name}: damaged: more than {MOST_LINES:,} lines")
+        found = [each for line in lines if (each := _metrics_line(line))]
+        damaged = len(lines) - len(found)
+        if damaged and warn is None:
+            raise DataError(f"{storage.uri}/{name}: damaged: must be one JSON object a line")
+    except ObjectNotFoundError:
+        return []
+    except (DataError, ConfigError) as error:
+        if warn is None:
+            raise DataError(f"{error}; delete it") from None
+        warn(f"{error}; going on without these metrics")
+        return []
+    if damaged and warn:
+        warn(
+            f"{storage.uri}/{name}: {damaged} of {len(lines)} lines are damaged; "
+            "going on without their metrics"
+        )
+    return [line for line in found if line["step"] <= until]
+
+
+def _metrics_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's values, or None where it is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    step, seconds = values.get("step"), values.get("train_seconds", 0.0)
+    whole = type(step) is int and 0 <= step <= MOST_STEPS
+    # False for NaN, too.
+    timed = type(seconds) in (int, float) and 0 <= seconds < 1e15
+    return values if whole and timed else None
+
+
+def lines(records: list[dict[str, Any]]) -> bytes:
+    """Return records as JSON lines."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def pretty(values: Mapping[str, Any]) -> bytes:
+    """Return an object's bytes for people and programs to read."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(read_at_most(storage, name, MOST_OBJECT))
+    except ObjectNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not _is_plain(values, MOST_DEPTH):
+        raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
+    return values
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether all numbers are finite, and at most ``depth`` values lie in each other."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_is_plain(each, depth - 1) for each in inner)
+
+
+def _from_anywhere(data: str) -> str:
+    """Return a URI that means the same in another working directory."""
+    return data if "://" in data else str(Path(data).expanduser().absolute())
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:10] + "..." + text[-4:]

@@ -1,0 +1,1 @@
+"""Folders and buckets: one protocol, one module for each kind of store."""

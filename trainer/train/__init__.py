@@ -1,0 +1,1 @@
+"""TensorFlow: models, the training loop, and all-reduce on CPUs."""

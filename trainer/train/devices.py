@@ -1,0 +1,121 @@
+"""The devices and threads that a run computes on, and what is faster there."""
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.cluster import Cluster
+from trainer.config import TrainConfig
+from trainer.data.dataset import Dataset
+from trainer.train import forward, models
+
+# Multiply-adds of a step's forward pass up to which handing parts of it to other threads costs
+# more than they save: one thread instead of two made steps of 0.25, 0.8 and 2.5 million 1.6, 1.2
+# and 1.1 times as fast, steps of 5 and 8 million 0.98 and 0.7 times (XLA, two cores of a Xeon).
+SMALL_STEP = 3_000_000
+
+
+def on_gpus() -> bool:
+    """Return whether steps run on GPUs here."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None:
+    """Choose what TensorFlow's threads do, before its first operator runs.
+
+    The workers of a local gang are kept to a part of the cores each: they would all take all
+    cores, and be in each other's way. Where a model convolves, the threads take a part of the
+    batch each, see ``forward``, in place of one operator all together.
+    """
+    count = config.threads
+    if not count and not on_gpus():
+        if cluster.workers > 1:
+            count = keep_to_part(cluster) if cluster.local else 0
+        elif _is_small(config, dataset):
+            count = 1
+    if _is_cut(config):
+        total = count or threads()
+        cut = forward.parts_for(total, config.batch_size // cluster.workers)
+        if cut > 1:
+            tf.config.threading.set_inter_op_parallelism_threads(cut)
+            count = max(1, total - cut)  # shared by all parts, which are threads themselves
+    if count:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+
+
+def is_reordered(config: TrainConfig) -> bool:
+    """Return whether ``forward`` computes the layers: a preset's, which are in a row, on CPUs."""
+    if config.layers == "keras" or config.model is not None:
+        return False
+    return config.precision == "float32" and not on_gpus()
+
+
+def _is_cut(config: TrainConfig) -> bool:
+    """Return whether steps may be computed in parts: presets with convolutions."""
+    return is_reordered(config) and config.preset not in models.HIDDEN and config.xla != "on"
+
+
+def parts_of(config: TrainConfig) -> int:
+    """Return in how many parts a replica's batch is computed, as ``set_threads`` chose."""
+    chosen: int = tf.config.threading.get_inter_op_parallelism_threads()
+    return chosen if chosen and _is_cut(config) else 1
+
+
+def _is_small(config: TrainConfig, dataset: Dataset) -> bool:
+    image = models.multiply_adds(config, dataset.input_shape, dataset.classes)
+    return image is not None and config.batch_size * image <= SMALL_STEP
+
+
+def keep_to_part(cluster: Cluster) -> int:
+    """Keep this process to its part of the cores, and return how many these are."""
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        return max(1, _cores() // cluster.workers)
+    part = cluster.part(sorted(os.sched_getaffinity(0)))
+    os.sched_setaffinity(0, part)
+    return len(part)
+
+
+def threads(parts: int = 1) -> int:
+    """Return how many threads compute a step in so many parts, see ``set_threads``."""
+    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")  # as the manifest of a Job sets it
+    told: int = tf.config.threading.get_intra_op_parallelism_threads()
+    pool = told or (int(asked) if asked.isdecimal() else 0) or _cores()
+    if parts == 1:
+        return pool
+    return parts + pool if pool > 1 else parts  # a pool of one is not used
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def make_strategy(cluster: Cluster) -> Any:
+    """Return the strategy for this gang and this machine's devices.
+
+    Several workers: MultiWorkerMirroredStrategy, which waits until all have joined. One worker:
+    MirroredStrategy over several GPUs, else the default strategy.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        tf.config.experimental.enable_op_determinism()
+    if cluster.workers > 1:
+        os.environ["TF_CONFIG"] = cluster.tf_config()
+        # gRPC would send what is for the peers to the proxy that the environment names.
+        os.environ["no_grpc_proxy"] = ",".join(cluster.hosts)  # noqa: SIM112
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def is_xla_faster(model: Any, strategy: Any) -> bool:
+    """Return whether XLA makes steps faster.
+
+    On CPUs it has no match for oneDNN's convolutions (steps of ``cnn`` took 50 ms in place of 8),
+    and where a collective parts the step in two, calling the halves takes what they gain (0.93
+    times the speed; both on two cores of a Xeon).
+    """
+    if on_gpus():
+        return True
+    return strategy.num_replicas_in_sync == 1 and not models.has_convolutions(model)
