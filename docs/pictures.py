@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.browser.conftest import FLAGS
 from tests.support import hostile
+from tests.support.chromium import FLAGS
 from tests.support.processes import free_ports
 from trainer.data import digits
 

@@ -8,17 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support import mnist, processes
+from tests.support.chromium import FLAGS
 from trainer.data import sources
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGES = Path(__file__).parents[2] / "trainer" / "report" / "pages"
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import IMAGE, Space
-from tests.cluster.test_runs import figure
+from tests.support.clusters import IMAGE, Space, figure
 
 SOON = {"start_deadline": 30}
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from k8s.commands import doctor
-from tests.cluster.conftest import LIMIT, ROOT, STEPS, Done, Space, kubectl
+from tests.support.clusters import LIMIT, ROOT, STEPS, Done, Space, figure, kubectl
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 
@@ -31,15 +30,6 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
 [worker] = [pid for pid, parent in parents.items() if parent == forkserver]
 os.kill(worker, signal.SIGKILL)
 """
-
-
-def figure(name: str, value: str) -> None:
-    """Print a figure, and append it to the file that TRAINYARD_E2E_FIGURES names."""
-    line = f"{name}: {value}"
-    print(line)
-    if path := os.environ.get("TRAINYARD_E2E_FIGURES"):
-        with Path(path).open("a") as file:
-            file.write(line + "\n")
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
@@ -43,30 +42,6 @@ SAVED_MODEL = {
 ALL = {"model.keras", "model.onnx"} | SAVED_MODEL
 Train = Callable[..., Path]
 Exported = Callable[[str], tuple[Path, list[str]]]
-
-
-@keras.saving.register_keras_serializable("tests")
-class Known(keras.layers.Layer):  # type: ignore[misc]
-    def call(self, inputs: Any) -> Any:
-        return inputs * 2
-
-
-class Unknown(keras.layers.Layer):  # type: ignore[misc]
-    def call(self, inputs: Any) -> Any:
-        return inputs * 3
-
-
-def known(input_shape: tuple[int, int, int], classes: int) -> Any:
-    return _with(Known(), input_shape, classes)
-
-
-def unknown(input_shape: tuple[int, int, int], classes: int) -> Any:
-    return _with(Unknown(), input_shape, classes)
-
-
-def _with(layer: Any, input_shape: tuple[int, int, int], classes: int) -> Any:
-    flat, last = keras.layers.Flatten(), keras.layers.Dense(classes)
-    return keras.Sequential([keras.Input(input_shape), layer, flat, last])
 
 
 class Silent:
@@ -260,11 +235,11 @@ def test_weights_that_are_not_those_of_the_predictions_are_not_exported(small: P
 
 
 def test_a_layer_of_ones_own(train: Train, tmp_path: Path) -> None:
-    own = "tests.integration.test_export:known"
+    own = "tests.support.tiny:known"
     folder = train(model=own)
     export.export(str(folder), str(tmp_path / "known"), formats(), lambda _: None, own)
     assert stored(tmp_path / "known") == expected(ALL)
-    own = "tests.integration.test_export:unknown"
+    own = "tests.support.tiny:unknown"
     folder = train(model=own)
     lines: list[str] = []
     with pytest.raises(UserError, match=r"keras: cannot hold this model: .*locate class 'Unknown'"):

@@ -75,7 +75,15 @@ def test_a_gang_meets_by_ipv6_past_a_proxy_and_strangers_change_nothing(
             quiet, _ = end(tmp_path / "quiet", started)
         with gang(hosts, digits, tmp_path / "bothered", 400) as started:
             # From rank 1's host: the network keeps nobody else out here either.
-            command = [*hosts[1], sys.executable, "-m", "tests.stranger", "fd00::1", "2000", *PORTS]
+            command = [
+                *hosts[1],
+                sys.executable,
+                "-m",
+                "tests.support.stranger",
+                "fd00::1",
+                "2000",
+                *PORTS,
+            ]
             stranger = subprocess.Popen(command, env=processes.environment())
             try:
                 most = {"Threads": 0, "files": 0}

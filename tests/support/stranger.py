@@ -1,6 +1,6 @@
 """Somebody who is not of the gang, on its ports for as long as it runs.
 
-python -m tests.stranger HOST CONNECTIONS PORT...
+python -m tests.support.stranger HOST CONNECTIONS PORT...
 """
 
 import contextlib

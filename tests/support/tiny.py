@@ -68,3 +68,27 @@ def held(input_shape: tuple[int, int, int], classes: int) -> Any:
     return keras.Sequential(
         [keras.Input(input_shape), Holding(), layers.Flatten(), layers.Dense(classes, name="last")]
     )
+
+
+@keras.saving.register_keras_serializable("tests")
+class Known(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2
+
+
+class Unknown(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, inputs: Any) -> Any:
+        return inputs * 3
+
+
+def known(input_shape: tuple[int, int, int], classes: int) -> Any:
+    return _with(Known(), input_shape, classes)
+
+
+def unknown(input_shape: tuple[int, int, int], classes: int) -> Any:
+    return _with(Unknown(), input_shape, classes)
+
+
+def _with(layer: Any, input_shape: tuple[int, int, int], classes: int) -> Any:
+    flat, last = keras.layers.Flatten(), keras.layers.Dense(classes)
+    return keras.Sequential([keras.Input(input_shape), layer, flat, last])

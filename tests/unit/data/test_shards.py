@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.data.test_dataset import some, write
+from tests.support.datasets import some, write
 from trainer.data import dataset, digits, idx, shards, sources
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.base import LocalStorage

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.data.test_sampler import SEEDS, delivered
+from tests.support.samples import SEEDS, delivered
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset, idx, sampler, shards, stream
 from trainer.data.shards import Shards

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.checkpoints import DIGEST, sample
 from trainer.errors import DataError, UnavailableError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint, Uploader
 from trainer.storage.base import LocalStorage
 
-DIGEST = hashlib.sha256(b"settings").hexdigest()
 OTHER_DIGEST = hashlib.sha256(b"other settings").hexdigest()
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -35,27 +35,6 @@ def some(step: int = 7, changed: Arrays | None = None) -> Checkpoint:
 
 
 GOOD = checkpoint.encode(some())
-
-
-def sample() -> Checkpoint:
-    """Values that a format may lose."""
-    nans = np.array([0x7FC00000, 0x7F800001, 0xFFC12345], np.uint32).view(np.float32)
-    return Checkpoint(
-        step=123_456_789,
-        arrays={
-            "scalar": np.array(3.5, np.float32),
-            "signed zeros": np.array([0.0, -0.0], np.float32),
-            "nans": nans,
-            "extremes": np.array([np.inf, -np.inf, 1e-45, 3.4e38], np.float32),
-            "words": np.array([0, 1, 2**32 - 1], np.uint32),
-            "empty": np.empty((0, 3), np.float32),
-            "fortran": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
-            "a view": np.arange(20, dtype=np.int64)[::3],
-            "na/me é": np.array([True, False]),
-        },
-        config_digest=DIGEST,
-        validations=((100, 0.1), (200, 1 / 3), (300, 1.0)),
-    )
 
 
 def store(storage: LocalStorage, *checkpoints: Checkpoint) -> None:
@@ -87,7 +66,7 @@ def test_the_bytes_depend_on_the_state_alone() -> None:
     backwards = replace(wanted, arrays=dict(reversed(list(wanted.arrays.items()))))
     assert checkpoint.encode(backwards) == checkpoint.encode(wanted)
     code = (
-        "import hashlib; from tests.unit.runs.test_checkpoint import sample;"
+        "import hashlib; from tests.support.checkpoints import sample;"
         "from trainer.runs.checkpoint import encode;"
         "print(hashlib.sha256(encode(sample())).hexdigest())"
     )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.train.test_loop import CLASSES, LABELS, RANDOM, SHAPE, build, run
+from tests.support.loops import CLASSES, LABELS, RANDOM, SHAPE, build, run
 from trainer import presets
 from trainer.train import forward, models
 

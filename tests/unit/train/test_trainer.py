@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.unit.data.test_sampler import delivered
+from tests.support.samples import delivered
 from trainer import metrics, steps
 from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
