@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.errors import ConfigError
 
-# Settings that say where and how a run executes. All others decide the weights it ends with: they
-# are written to RUN/config.json, and a run folder with others there is refused. What workers,
-# threads, all_reduce and layers change in the weights is in docs/reliability.md.
-PLACEMENT = frozenset(
+# Settings that say where and how a run executes. All others decide its weights: they are written
+# to RUN/config.json, and a run refuses a folder that holds other values. How workers, threads,
+# all_reduce and layers change the last bits of the weights is in docs/reliability.md.
+RUNTIME_SETTINGS = frozenset(
     {
         "data",
         "run",
@@ -35,8 +35,8 @@ PLACEMENT = frozenset(
     }
 )
 
-# Settings that are not told at these values, so that runs from before they were there go on.
-UNTOLD = {"shuffle_shards": 1}
+# Left out of config.json at these values, so that runs older than the setting still resume.
+LEGACY_DEFAULTS = {"shuffle_shards": 1}
 
 
 class TrainConfig(BaseModel):
@@ -44,110 +44,142 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: str = Field("cnn", description="named model and hyperparameters")
+    preset: str = Field("cnn", description="Train this preset: a model with its hyperparameters.")
     model: str | None = Field(
         None,
-        description="your own model, package.module:function of (input_shape, classes) that "
-        "returns a keras.Model with one logit a class",
+        description="Train your own model: package.module:function, which takes (input_shape, "
+        "classes) and returns a keras.Model with one logit per class.",
     )
     data: str = Field(
-        "data", description="URI of the folder with the four IDX files, or with shards"
+        "data",
+        description="Read the dataset from this folder or URI, which holds the four IDX files or "
+        "shards.",
     )
     run: str = Field(
         "runs/{preset}-{digest}",
-        description="URI of the run's folder; {preset} and {digest} of the settings are filled in",
+        description="Write the run to this folder or URI; {preset} and {digest} stand for the "
+        "preset and a hash of the settings.",
     )
-    seed: int = Field(1, ge=0, lt=2**31, description="of weights, sample order and dropout")
+    seed: int = Field(
+        1,
+        ge=0,
+        lt=2**31,
+        description="Seed the initial weights, the order of the samples and dropout.",
+    )
     validation: int = Field(
-        5000, ge=0, description="first training images set apart for validation, images"
+        5000,
+        ge=0,
+        description="Set the first N training images apart for validation.",
     )
     batch_size: int = Field(
-        128, ge=1, description="global batch, images a step over all workers together"
+        128, ge=1, description="Use N images per step, over all workers together."
     )
     epochs: float = Field(
-        5.0, gt=0, description="passes over the training images, used where steps is 0"
+        5.0,
+        gt=0,
+        description="Make this many passes over the training images, unless steps is above 0.",
     )
-    steps: int = Field(0, ge=0, description="optimiser steps; 0: as many as epochs need")
+    steps: int = Field(
+        0, ge=0, description="Train this many optimizer steps; 0: as many as epochs needs."
+    )
     shuffle_shards: int = Field(
-        1, ge=1, description="shards that are shuffled together, where the data are in shards"
+        1, ge=1, description="Shuffle the images of N shards together, if the data is in shards."
     )
-    optimizer: Literal["sgd", "adam", "adagrad"] = Field("adam", description="update rule")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    optimizer: Literal["sgd", "adam", "adagrad"] = Field(
+        "adam", description="Update the weights by this rule."
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Scale the optimizer's steps by X at the peak of the schedule."
+    )
     schedule: Literal["constant", "cosine", "one-cycle"] = Field(
-        "constant", description="learning rate over the run"
+        "constant", description="Change the learning rate over the run by this curve."
     )
-    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    momentum: float = Field(
+        0.0, ge=0, lt=1, description="Use this momentum, if the optimizer is sgd."
+    )
     weight_decay: float = Field(
-        0.0, ge=0, description="decoupled, times the learning rate, a step; on kernels only"
+        0.0,
+        ge=0,
+        description="Shrink the kernels by X times the learning rate each step (decoupled weight "
+        "decay).",
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the target spread over all classes"
+        0.0, ge=0, lt=1, description="Spread this share of the target evenly over all classes."
     )
     precision: Literal["float32", "mixed_bfloat16"] = Field(
-        "float32", description="of the layers' arithmetic; bfloat16 is for GPUs"
+        "float32", description="Compute the layers in this precision; mixed_bfloat16 is for GPUs."
     )
     xla: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="compile with XLA; auto: on GPUs, and on CPUs where one device trains a "
-        "model without convolutions",
+        description="Compile the steps with XLA; auto: on GPUs, and on CPUs if one device trains "
+        "a model without convolutions.",
     )
     all_reduce: Literal["auto", "ring", "tensorflow"] = Field(
         "auto",
-        description="how workers add up their gradients: by a ring of our own or by TensorFlow's "
-        "collectives; auto: ring on CPUs",
+        description="Add up the workers' gradients over a TCP ring or by TensorFlow's "
+        "collectives; auto: the ring on CPUs, TensorFlow on GPUs.",
     )
     layers: Literal["auto", "keras"] = Field(
         "auto",
-        description="keras: training computes them one after the other, each for the whole batch; "
-        "auto: those of presets, in float32, on CPUs in an order that is faster there",
+        description="Compute the layers in training; keras: one by one for the whole batch; auto: "
+        "for presets in float32 on CPUs in a faster order, with equal results up to rounding.",
     )
     eval_epochs: float = Field(
-        1.0, ge=0, description="epochs between validations; 0: only at the end"
+        1.0, ge=0, description="Validate every X epochs; 0: only at the end."
     )
     early_stopping: int = Field(
-        0, ge=0, description="stop after this many validations without a better one; 0: never"
+        0, ge=0, description="Stop after N validations without a better one; 0: never."
     )
     keep_best: bool = Field(
-        False, description="end with the weights of the best validation instead of the last ones"
+        False, description="End with the weights of the best validation instead of the last ones."
     )
-    workers: int = Field(1, ge=1, le=1024, description="worker processes in the gang")
+    workers: int = Field(1, ge=1, le=1024, description="Train with a gang of N worker processes.")
     port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="rank r of a local gang listens on port + r, its roll call on the port after "
-        "the last; 0: free ones",
+        description="Have rank r of a local gang listen on port N + r, and their rendezvous on the "
+        "port after the last rank's; 0: on free ports.",
     )
-    peer_deadline: float = Field(300.0, gt=0, description="time for all workers to meet, seconds")
+    peer_deadline: float = Field(
+        300.0, gt=0, description="Wait at most X seconds for all workers to meet."
+    )
     max_restarts: int = Field(
-        5, ge=0, description="restarts in a row without a new checkpoint before giving up"
+        5, ge=0, description="Give up after N restarts in a row without a new checkpoint."
     )
     chunk_steps: int = Field(
-        100, ge=1, description="steps inside one graph call, between two looks at the outside"
+        100,
+        ge=1,
+        description="Run N steps per graph call; metrics, stop requests and checkpoints wait for "
+        "its end.",
     )
-    checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints, at least")
-    keep_checkpoints: int = Field(3, ge=2, description="newest checkpoints kept, objects")
+    checkpoint_steps: int = Field(
+        500, ge=1, description="Write a checkpoint at most every N steps."
+    )
+    keep_checkpoints: int = Field(3, ge=2, description="Keep the newest N checkpoints.")
     log_format: Literal["auto", "text", "json"] = Field(
-        "auto", description="auto: a progress bar on a terminal, else text"
+        "auto", description="Print in this format; auto: a progress bar on a terminal, else text."
     )
-    ship_logs: bool = Field(False, description="copy what every rank prints to RUN/logs")
+    ship_logs: bool = Field(False, description="Copy what every rank prints to RUN/logs.")
     tensorboard: Literal["off", "on", "histograms"] = Field(
-        "on", description="event files in RUN/events; histograms: of the weights, too"
+        "on",
+        description="Write TensorBoard event files to RUN/events; histograms: with histograms of "
+        "the weights.",
     )
     memory: int = Field(
         400,
         ge=1,
-        description="most that training images take on a worker, where the data are in shards, MiB",
+        description="Hold at most N MiB of training images on a worker, if the data is in shards.",
     )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="threads that a worker computes on; 0: one for each core, of which the workers "
-        "of a local gang get a part each; only one where steps are small. Where presets "
-        "with convolutions have their layers reordered, each computes a part of the batch",
+        description="Compute on N threads per worker; 0: one per core (local workers divide the "
+        "cores), or a single one if the model is small. Presets with convolutions compute a "
+        "microbatch on each.",
     )
-    report: bool = Field(True, description="write RUN/report.html at the end")
+    report: bool = Field(True, description="Write RUN/report.html at the end of the run.")
 
     @field_validator("model")
     @classmethod
@@ -157,9 +189,12 @@ class TrainConfig(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide the weights, by name."""
-        values = self.model_dump().items()
-        return {k: v for k, v in values if k not in PLACEMENT and (k, v) not in UNTOLD.items()}
+        """Return the settings that decide the weights, by name."""
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name not in RUNTIME_SETTINGS and (name, value) not in LEGACY_DEFAULTS.items()
+        }
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -169,11 +204,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def parse(values: Mapping[str, Any]) -> TrainConfig:
-    """Check values by field name.
+    """Return the configuration with these values, by field name.
 
     Raises:
-        ConfigError: with the field, the value, the rule and, for an unknown field, the
-            nearest known one.
+        ConfigError: a value breaks its rule, or a field is unknown; names the nearest known one.
     """
     try:
         config = TrainConfig.model_validate(dict(values))
@@ -205,7 +239,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     """Read settings from a YAML file.
 
     Raises:
-        ConfigError: the file is missing, no YAML, or not a mapping.
+        ConfigError: the file is missing, not YAML, or not a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

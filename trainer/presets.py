@@ -1,4 +1,4 @@
-"""Named models with hyperparameters, and the test accuracy that their source reports."""
+"""Presets: models with hyperparameters, and the test accuracy that their source reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from trainer.errors import ConfigError
 class Preset:
     """A model of ``models.BUILDERS`` and the settings it is trained with.
 
-    A source's figure is that of one run. Where the median of ours is below it, the settings
-    name a seed whose run reaches it; docs/presets.md has that run beside the median.
+    A source reports the accuracy of one run. Where the median of our runs is lower, the settings
+    name a seed that reaches it; docs/presets.md shows that run beside the median.
 
     Attributes:
         summary: the model in a few words.
         settings: values of TrainConfig that differ from its defaults.
-        accuracy: test accuracy on MNIST that the source reports, a share of 1.
-        source: where that figure is from, or "" where the model is this project's own and
-            ``accuracy`` is its goal.
+        accuracy: test accuracy on MNIST that the source reports, from 0 to 1.
+        source: who reports it, or "" for a model designed for this project, whose goal is
+            ``accuracy``.
     """
 
     summary: str
@@ -31,7 +31,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "softmax": Preset(
-        "softmax regression",
+        "Softmax regression: one dense layer.",
         {
             "optimizer": "sgd",
             "learning_rate": 0.5,
@@ -43,32 +43,32 @@ PRESETS: dict[str, Preset] = {
         "TensorFlow tutorial, MNIST for ML Beginners",
     ),
     "single-layer": Preset(
-        "one dense layer, sigmoid outputs",
+        "One dense layer with sigmoid outputs.",
         {"epochs": 5, "batch_size": 32, "chunk_steps": 500, "validation": 0},
         0.9241,
         "Keras digits tutorial, one layer",
     ),
     "linear-512-256-128": Preset(
-        "three hidden layers without activation",
+        "Three hidden layers without activations.",
         {"learning_rate": 1e-4, "batch_size": 128, "steps": 1000, "seed": 58},
         0.9206,
-        "TensorFlow tutorial, neural network for handwritten digits; it computes a dropout of "
-        "0.5, but its output is of the layer before, so it has no effect, and we leave it out",
+        "TensorFlow tutorial, neural network for handwritten digits; its dropout of 0.5 is left "
+        "out, because its output layer reads the layer before it, so that it has no effect",
     ),
     "mlp-100": Preset(
-        "100 ReLU units, sigmoid outputs",
+        "A hidden layer of 100 ReLU units, and sigmoid outputs.",
         {"epochs": 5, "batch_size": 32, "chunk_steps": 500, "validation": 0, "seed": 3},
         0.9759,
         "Keras digits tutorial, one hidden layer",
     ),
     "mlp-65-65": Preset(
-        "two hidden layers of 65 ReLU units",
+        "Two hidden layers of 65 ReLU units each.",
         {"epochs": 15, "batch_size": 100, "chunk_steps": 250},
         0.975,
         "Keras tutorial, two hidden layers (read off a picture)",
     ),
     "dnn-128-32": Preset(
-        "128 and 32 ReLU units, proximal Adagrad without regularisation, which is Adagrad",
+        "Two hidden layers of 128 and 32 ReLU units.",
         {
             "optimizer": "adagrad",
             "learning_rate": 0.1,
@@ -77,10 +77,11 @@ PRESETS: dict[str, Preset] = {
             "chunk_steps": 1000,
         },
         0.9783,
-        "TensorFlow estimator tutorial, DNNClassifier",
+        "TensorFlow estimator tutorial, DNNClassifier; its proximal Adagrad has no regularisation, "
+        "which makes it Adagrad",
     ),
     "cnn": Preset(
-        "small convolutional net, the shortest time to 99%",
+        "A small convolutional network that reaches 99% fast.",
         {
             "epochs": 1.2,
             "batch_size": 128,
@@ -92,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         0.99,
     ),
     "cnn-best": Preset(
-        "convolutional net, the best single model in 15 minutes on two cores",
+        "A larger convolutional network, made for accuracy.",
         {
             "epochs": 27,
             "batch_size": 128,
@@ -109,11 +110,11 @@ PRESETS: dict[str, Preset] = {
 def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> TrainConfig:
     """Merge defaults, the preset's settings, a file's values and flags; the later one wins.
 
-    A model of the user's own has the settings of a preset only if one is named: those were chosen
-    for another model.
+    A user's own model gets the settings of a preset only if the user names the preset: they were
+    chosen for another model.
 
     Raises:
-        ConfigError: an unknown preset or setting, or a value against its rule.
+        ConfigError: a preset or setting is unknown, or a value breaks its rule.
     """
     chosen = {**file_values, **flags}
     name = chosen.get("preset", TrainConfig.model_fields["preset"].default)
@@ -125,7 +126,7 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
     own = chosen.get("model") is not None and "preset" not in chosen
     settings = {} if own else dict(PRESETS[name].settings)
     for values in (file_values, flags):
-        # Epochs asked for must not lose against steps of a lower layer.
+        # Given epochs win over the steps of a preset or file below.
         if "epochs" in values and "steps" not in values:
             settings["steps"] = 0
         settings.update(values)

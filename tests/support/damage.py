@@ -214,7 +214,7 @@ def _change_lines(folder: Path, rng: Random) -> str:
 
 def _digest(stored: dict[str, Any]) -> str:
     return run_folder.digest(
-        {name: value for name, value in stored.items() if name not in run_folder.TOLD}
+        {name: value for name, value in stored.items() if name not in run_folder.INFORMATIONAL}
     )
 
 

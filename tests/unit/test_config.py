@@ -6,7 +6,7 @@ import pytest
 
 from trainer import config
 from trainer.__main__ import main
-from trainer.config import PLACEMENT, TrainConfig, parse
+from trainer.config import RUNTIME_SETTINGS, TrainConfig, parse
 from trainer.errors import ConfigError
 from trainer.presets import configure
 
@@ -117,8 +117,11 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
-    assert FIELDS.keys() >= PLACEMENT
-    assert DEFAULTS.identity().keys() == FIELDS.keys() - PLACEMENT - config.UNTOLD.keys()
+    assert FIELDS.keys() >= RUNTIME_SETTINGS
+    assert (
+        DEFAULTS.identity().keys()
+        == FIELDS.keys() - RUNTIME_SETTINGS - config.LEGACY_DEFAULTS.keys()
+    )
     assert config.parse({"shuffle_shards": 2}).identity()["shuffle_shards"] == 2
     moved = {
         "data": "gs://b/d",
@@ -139,7 +142,7 @@ def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
         "report": False,
         "tensorboard": "off",
     }
-    assert moved.keys() == PLACEMENT
+    assert moved.keys() == RUNTIME_SETTINGS
     assert config.parse(moved).identity() == DEFAULTS.identity()
     for change in ({"seed": 2}, {"batch_size": 64}, {"validation": 0}, {"xla": "off"}):
         assert config.parse(change).identity() != DEFAULTS.identity()

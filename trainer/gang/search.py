@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from trainer import presets
-from trainer.config import PLACEMENT, TrainConfig, nearest
+from trainer.config import RUNTIME_SETTINGS, TrainConfig, nearest
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
 
@@ -229,7 +229,7 @@ def _check_name(where: str, name: str) -> None:
             f"{where}: unknown setting {name!r}{nearest(name, TrainConfig.model_fields)}"
             " (trainer train --help lists all)"
         )
-    if name in PLACEMENT:
+    if name in RUNTIME_SETTINGS:
         raise ConfigError(
             f"{where}: does not decide the weights, so all its values would be one run; "
             "give one value under settings"

@@ -221,7 +221,7 @@ def settings(stored: Mapping[str, Any]) -> list[Setting]:
     """Return the settings of a run in the order of --help, unknown ones at the end."""
     known = TrainConfig.model_fields
     names = [*(name for name in known if name in stored), *sorted(stored.keys() - known.keys())]
-    told = {*run_folder.TOLD, "data_sha256"}
+    told = {*run_folder.INFORMATIONAL, "data_sha256"}
     return [
         Setting(
             name,

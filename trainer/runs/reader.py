@@ -111,7 +111,7 @@ def read(uri: str) -> Run:
     settings = run_folder.read_config(storage)
     if settings is None:
         raise ConfigError(f"{storage.uri}: no {run_folder.CONFIG} there; give the folder of a run")
-    for name in run_folder.TOLD:
+    for name in run_folder.INFORMATIONAL:
         settings.pop(name, None)
     settings["data"] = str(settings.pop("data_sha256", None))[:12]
     stored = run_folder.read_result(storage)

@@ -69,7 +69,7 @@ def settings(storage: Storage) -> Settings:
             f"run: {storage.uri}: no {run_folder.CONFIG} there; give the folder of a run"
         )
     try:
-        told = {name: stored.pop(name) for name in run_folder.TOLD}
+        told = {name: stored.pop(name) for name in run_folder.INFORMATIONAL}
         (height, width, channels), classes = map(int, told["input_shape"]), int(told["classes"])
         _check_sizes((height, width, channels), classes)
         digest, sha256 = run_folder.digest(stored), str(stored.pop("data_sha256"))

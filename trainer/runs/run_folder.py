@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config import UNTOLD, TrainConfig
+from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 
@@ -32,7 +32,7 @@ MOST_STEPS = 1 << 53  # up to which every integer is a float
 _SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 
 # In config.json for its readers; two runs that differ in these alone are the same.
-TOLD = ("data", "input_shape", "classes")
+INFORMATIONAL = ("data", "input_shape", "classes")
 
 
 def open_folder(uri: str) -> Storage:
@@ -78,7 +78,9 @@ def claim(
             files of something else.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
-    told = dict(zip(TOLD, (_from_anywhere(config.data), input_shape, classes), strict=True))
+    told = dict(
+        zip(INFORMATIONAL, (_from_anywhere(config.data), input_shape, classes), strict=True)
+    )
     stored = pretty({**wanted, **told})
     existing = read_config(storage)
     if existing is None:
@@ -91,9 +93,9 @@ def claim(
         if storage.create(CONFIG, stored):
             return digest(wanted)
         existing = read_config(storage) or {}
-    for name in TOLD:
+    for name in INFORMATIONAL:
         existing.pop(name, None)
-    here, there = {**UNTOLD, **wanted}, {**UNTOLD, **existing}
+    here, there = {**LEGACY_DEFAULTS, **wanted}, {**LEGACY_DEFAULTS, **existing}
     differing = [
         f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
         for key in sorted(here.keys() | there.keys())

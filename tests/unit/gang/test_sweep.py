@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer import presets
 from trainer.cli import arguments
-from trainer.config import PLACEMENT
+from trainer.config import RUNTIME_SETTINGS
 from trainer.errors import ConfigError
 from trainer.gang import search, sweep
 
@@ -248,7 +248,7 @@ def test_nothing_runs_before_every_combination_is_good(
 
 
 def test_every_placement_is_refused_as_a_dimension() -> None:
-    for name in PLACEMENT:
+    for name in RUNTIME_SETTINGS:
         with pytest.raises(ConfigError, match="does not decide the weights"):
             plan(grid={name: [1]})
 

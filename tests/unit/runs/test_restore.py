@@ -82,7 +82,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         storage.replace(run_folder.CONFIG, json.dumps({**whole, **change}).encode())
         with pytest.raises(DataError, match=r"config\.json: damaged, or of another version"):
             settings(storage)
-    for name in (*run_folder.TOLD, "data_sha256"):
+    for name in (*run_folder.INFORMATIONAL, "data_sha256"):
         rest = {key: value for key, value in whole.items() if key != name}
         storage.replace(run_folder.CONFIG, json.dumps(rest).encode())
         with pytest.raises(DataError, match=f"of another version: no '{name}'"):
