@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainer.errors import ConfigError, UserError, one_line
-from trainer.text import printable
+from trainer.errors import ConfigError, UserError
+from trainer.text import one_line, printable
 
 # Whatever takes long to import is imported by the command that needs it: --help is quick.
 if TYPE_CHECKING:

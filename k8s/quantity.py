@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from trainer.text import size
+
 Object = dict[str, Any]
 Amounts = dict[str, Decimal]
 
@@ -30,8 +32,7 @@ def show(resource: str, amount: Decimal) -> str:
     """Return an amount of a resource for people: ``1.5``, ``512 MiB``, ``2 GiB``."""
     if not resource.endswith(("memory", "storage")) and "hugepages" not in resource:
         return f"{amount:,.2f}".rstrip("0").rstrip(".")
-    unit, size = ("GiB", 2**30) if abs(amount) >= 2**30 else ("MiB", 2**20)
-    return f"{amount / size:,.1f}".removesuffix(".0") + f" {unit}"
+    return size(amount)
 
 
 def asked(spec: Mapping[str, Any]) -> Amounts:

@@ -2,11 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,9 +16,10 @@ from pydantic import (
 )
 
 from trainer import presets
-from trainer.config import TrainConfig, nearest
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
+from trainer.text import first_problem, nearest, read_yaml
 
 # Set by the Job, so neither the environment nor the training settings of a run file may.
 RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
@@ -319,21 +318,20 @@ def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
 
 
 def _problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    path = [str(part) for part in problem["loc"]]
+    problem = first_problem(error)
+    path = problem.path
     field, known = ".".join(path), _fields(path[:-1])
-    if problem["type"] == "extra_forbidden":
+    if problem.kind == "extra_forbidden":
         hint = nearest(path[-1], known)
         if len(path) == 1 and path[0] in TrainConfig.model_fields:
             hint = "; settings of the training go under train"
         return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
-    if problem["type"] == "missing":
+    if problem.kind == "missing":
         return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
-    rule = problem["msg"].removeprefix("Value error, ")
     meaning = known[path[-1]].description if path[-1] in known else None
     # A value may be a mistyped secret: only short ones are worth telling.
-    value = "..." if path[0] in ("environment", "storage_endpoint") else problem["input"]
-    return f"{field}: {str(value)[:60]!r}: {rule}" + (f" ({meaning})" if meaning else "")
+    value = "..." if path[0] in ("environment", "storage_endpoint") else problem.value
+    return f"{field}: {str(value)[:60]!r}: {problem.rule}" + (f" ({meaning})" if meaning else "")
 
 
 def _fields(path: list[str]) -> dict[str, Any]:
@@ -363,14 +361,7 @@ def read(path: str, *, namespace: str | None = None) -> RunSpec:
     Raises:
         ConfigError: it is missing, no YAML, or holds something that is not allowed.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a readable run file") from None
-    # PyYAML raises all of these for values that do not suit their tags.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse(values, path, namespace=namespace)
+    return parse(read_yaml(path, "run file"), path, namespace=namespace)
 
 
 def schema() -> dict[str, Any]:

@@ -22,11 +22,11 @@ from trainer import presets
 from trainer.cli import arguments as command_line
 from trainer.config import TrainConfig, read_yaml
 from trainer.data import sources
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 from trainer.gang import local_gang, supervisor, worker
 from trainer.inference import export as exports
 from trainer.testing import chaos
-from trainer.text import printable
+from trainer.text import one_line, printable
 from trainer.train.quick_import import quick_imports
 
 

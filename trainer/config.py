@@ -1,13 +1,11 @@
 """Every setting of a training run: its meaning, unit, default and check."""
 
-import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trainer import text
 from trainer.errors import ConfigError
 
 # Settings that say where and how a run executes. All others decide its weights: they are written
@@ -197,12 +195,6 @@ class TrainConfig(BaseModel):
         }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the clause ``; did you mean X?`` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def parse(values: Mapping[str, Any]) -> TrainConfig:
     """Return the configuration with these values, by field name.
 
@@ -212,18 +204,17 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(dict(values))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        if not problem["loc"]:
+        problem = text.first_problem(error)
+        if not problem.path:
             raise ConfigError("settings: a name is not valid Unicode; remove it") from None
-        field = str(problem["loc"][0])
-        if problem["type"] == "extra_forbidden":
+        field = problem.path[0]
+        if problem.kind == "extra_forbidden":
             raise ConfigError(
-                f"unknown setting {field!r}{nearest(field, TrainConfig.model_fields)}"
+                f"unknown setting {field!r}{text.nearest(field, TrainConfig.model_fields)}"
                 " (trainer train --help lists all)"
             ) from None
-        rule = problem["msg"].removeprefix("Value error, ")
         meaning = TrainConfig.model_fields[field].description
-        raise ConfigError(f"{field}: {problem['input']!r}: {rule} ({meaning})") from None
+        raise ConfigError(f"{field}: {problem.value!r}: {problem.rule} ({meaning})") from None
     if (config.early_stopping or config.keep_best) and not (
         config.validation and config.eval_epochs
     ):
@@ -241,13 +232,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}; give a readable file") from None
-    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, or a date that does not exist
-        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+    values = text.read_yaml(path, "file", "--config ")
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -10,8 +10,6 @@ The message is one line: what, the value, the rule, the remedy. ``__main__`` pri
 standard error and exits with ``exit_code``; a traceback means a defect of the program.
 """
 
-from trainer.text import printable
-
 
 class UserError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -41,8 +39,3 @@ class StoppedError(UserError):
     """The run was asked to stop or lost a peer; the same command resumes it."""
 
     exit_code = 75
-
-
-def one_line(error: UserError) -> str:
-    """Return an error's message on one line, short enough for a pipe to take it whole."""
-    return printable(" ".join(str(error).split())[:2000])

@@ -1,5 +1,15 @@
 """Text for people, whatever it was made of."""
 
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
+
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 def printable(text: str) -> str:
     """Return one line that a terminal shows and does not obey.
@@ -10,3 +20,85 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in text)
+
+
+def one_line(words: object, most: int = 2000) -> str:
+    """Return an error or a text as one printable line, short enough for a pipe to take it whole."""
+    return printable(" ".join(str(words).split())[:most])
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number of things: ``1 step``, ``2,000 steps``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as kubectl writes ages: 45s, 3m12s, 2h5m, 3d4h."""
+    whole = max(0, round(seconds))
+    for unit, size, next_unit, next_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{whole // size}{unit}" + (f"{rest}{next_unit}" if rest else "")
+    return f"{whole}s"
+
+
+def size(count: SupportsFloat) -> str:
+    """Return a number of bytes: ``512 MiB``, ``1.5 GiB``."""
+    amount = float(count)
+    unit, factor = ("GiB", 2**30) if abs(amount) >= 2**30 else ("MiB", 2**20)
+    return f"{amount / factor:,.1f}".removesuffix(".0") + f" {unit}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the clause ``; did you mean X?`` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def read_yaml(path: str, what: str, before: str = "") -> Any:
+    """Return the content of a YAML file.
+
+    Args:
+        path: of the file.
+        what: the kind of file, for the remedy.
+        before: what messages put in front of the path.
+
+    Raises:
+        ConfigError: the file is missing or no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{before}{path}: {error.strerror}; give a readable {what}") from None
+    # PyYAML raises all of these for values that do not suit their tags.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{before}{path}: not YAML: {one_line(error)}") from None
+
+
+class Problem(NamedTuple):
+    """The first thing that is wrong with a value.
+
+    Attributes:
+        kind: pydantic's name for it, such as ``missing``.
+        path: names and places from the outermost mapping to the value.
+        value: the value.
+        rule: what it breaks, in words.
+    """
+
+    kind: str
+    path: list[str]
+    value: Any
+    rule: str
+
+
+def first_problem(error: "ValidationError") -> Problem:
+    """Return the first problem of a pydantic error."""
+    problem = error.errors(include_url=False)[0]
+    rule = problem["msg"].removeprefix("Value error, ")
+    return Problem(problem["type"], [str(part) for part in problem["loc"]], problem["input"], rule)

@@ -468,7 +468,7 @@ def _choose(context: str | None, kubeconfig: str | None) -> tuple[str | None, st
             f"{', '.join(contexts)}"
         )
     if chosen not in contexts:
-        from trainer.config import nearest
+        from trainer.text import nearest
 
         raise ConfigError(
             f"kubeconfig {path}: no context {chosen!r}{nearest(chosen, contexts)} "

@@ -12,8 +12,9 @@ from k8s.client.cluster import Cluster, ConflictError, ForbiddenError
 from k8s.commands import run_store
 from k8s.spec import POD_SUFFIX, RunSpec
 from trainer.data import dataset, stream
-from trainer.errors import ConfigError, UnavailableError, UserError, one_line
+from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
+from trainer.text import one_line
 
 # What the commands do in a namespace, and watch for kubectl wait and get --watch;
 # infra/cluster/submitter.yaml grants exactly this.

@@ -13,7 +13,8 @@ from k8s.commands import observe, submit
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import TERMINATING, Cause
-from trainer.errors import UnavailableError, UserError, one_line
+from trainer.errors import UnavailableError, UserError
+from trainer.text import duration, one_line
 
 LOOK = 1.0  # seconds between two looks at the run
 CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
@@ -239,7 +240,7 @@ class Follower:
         )
         if status.get("startTime") and last:
             seconds = run_phase.seconds_between(status["startTime"], run_phase.time_of(last))
-            took = f" after {run_phase.duration(seconds)}"
+            took = f" after {duration(seconds)}"
         if phase == "Ended":
             phase, found = observe.outcome(self.cluster, job, pods, logged=self._progress.ended)
         else:

@@ -10,7 +10,8 @@ from k8s import manifest
 from k8s.client.cluster import Cluster, ForbiddenError
 from k8s.commands import result
 from k8s.diagnosis.cause import Cause, Observed, diagnose
-from trainer.errors import UnavailableError, UserError, one_line
+from trainer.errors import UnavailableError, UserError
+from trainer.text import one_line
 
 UID = "batch.kubernetes.io/controller-uid"
 

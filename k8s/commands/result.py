@@ -6,10 +6,10 @@ from k8s.client.cluster import Cluster
 from k8s.commands import run_store
 from k8s.diagnosis import run_phase
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, DataError, UnavailableError, UserError, one_line
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage.base import LocalStorage, Storage
-from trainer.text import printable
+from trainer.text import one_line, printable
 
 
 def prove(

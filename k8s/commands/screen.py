@@ -9,7 +9,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from k8s.diagnosis import run_phase
-from trainer.text import printable
+from trainer.text import duration, printable
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 WARNING = "yellow"
@@ -73,5 +73,5 @@ class Screen:
 
 def _suffix(progress: run_phase.Progress) -> str:
     left = progress.seconds_left()
-    text = f"  {run_phase.duration(left)} left" if left else ""
+    text = f"  {duration(left)} left" if left else ""
     return text + (f"  restarts {progress.restarts}" if progress.restarts else "")

@@ -14,7 +14,7 @@ from k8s.client.cluster import Cluster
 from k8s.commands import observe
 from k8s.diagnosis import run_phase
 from trainer.errors import UserError
-from trainer.text import printable
+from trainer.text import duration, printable
 
 TAIL = 1000  # lines of rank 0's log that progress is taken from
 
@@ -110,7 +110,7 @@ def show_run(run: dict[str, Any]) -> None:
         console.print()
         console.print(_table(("RANK", "POD", "STATE", "NODE"), rows))
     if run["seconds_left"]:
-        console.print(f"{run_phase.duration(run['seconds_left'])} left")
+        console.print(f"{duration(run['seconds_left'])} left")
     if run["cause"]:
         console.print(_text(run["cause"], "yellow"))
 
@@ -132,5 +132,5 @@ def _text(words: str, style: str = "") -> Text:
 def _cells(run: dict[str, Any]) -> list[str]:
     step = f"{run['step']}/{run['total_steps']}" if run["step"] else "-"
     accuracy = f"{run['accuracy']:.2%}" if run["accuracy"] is not None else "-"
-    age = run_phase.duration(run["age_seconds"])
+    age = duration(run["age_seconds"])
     return [run["name"], run["phase"], step, accuracy, str(run["restarts"]), age]

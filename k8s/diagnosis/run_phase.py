@@ -114,20 +114,6 @@ def seconds_between(earlier: str, later: datetime) -> float:
     return (later - datetime.fromisoformat(earlier)).total_seconds()
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as kubectl writes ages: 45s, 3m12s, 2h5m, 3d4h."""
-    whole = max(0, round(seconds))
-    for unit, size, next_unit, next_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "m", 60),
-        ("m", 60, "s", 1),
-    ):
-        if whole >= size:
-            rest = whole % size // next_size
-            return f"{whole // size}{unit}" + (f"{rest}{next_unit}" if rest else "")
-    return f"{whole}s"
-
-
 def parse_line(line: str) -> dict[str, Any]:
     """Return a log line's facts; a line that is no JSON object is a message."""
     if line.startswith("{"):

@@ -226,8 +226,8 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_told_with_the_limit(
     )
     assert done.returncode == 1
     assert re.fullmatch(
-        r"trainer: its worker was killed for lack of memory \(limit 1,536 MiB"
-        r"(, peak 1,5\d\d MiB)?\); give it more memory or lower batch_size\n",
+        r"trainer: its worker was killed for lack of memory \(limit 1\.5 GiB"
+        r"(, peak 1\.[45] GiB)?\); give it more memory or lower batch_size\n",
         done.stderr,
     )
 

@@ -4,10 +4,11 @@ import argparse
 from typing import Any, NoReturn, get_args
 
 from trainer import presets
-from trainer.config import TrainConfig, nearest
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.inference import export
 from trainer.testing import chaos
+from trainer.text import nearest
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,6 +14,7 @@ from typing import Any
 from trainer.errors import UserError
 from trainer.runs import run_folder
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
+from trainer.text import size
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows what is in it
 CGROUPS = Path("/sys/fs/cgroup")
@@ -112,11 +113,6 @@ def describe(code: int, error: str | None, log: str, out_of_memory: str | None) 
 def _cut(text: str) -> str:
     """Return the beginning, without what cannot be encoded, such as parts of odd file names."""
     return text.encode(errors="replace")[:LONGEST].decode(errors="ignore")
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people."""
-    return f"{count / 2**20:,.0f} MiB"
 
 
 def leave_message(message: str, path: Path | None = None) -> None:

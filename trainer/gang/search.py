@@ -4,10 +4,8 @@ import itertools
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,9 +17,10 @@ from pydantic import (
 )
 
 from trainer import presets
-from trainer.config import RUNTIME_SETTINGS, TrainConfig, nearest
+from trainer.config import RUNTIME_SETTINGS, TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
+from trainer.text import first_problem, nearest, read_yaml
 
 _MOST = 1e15  # of a number to draw; whole ones are exact up to there
 MOST_RUNS = 1000
@@ -100,12 +99,7 @@ def read(path: str) -> Sweep:
     Raises:
         ConfigError: it is missing, no YAML, or breaks a rule; with the field and the rule.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a readable sweep file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, "sweep file")
     try:
         return parse(values)
     except ConfigError as error:
@@ -252,17 +246,16 @@ def _check_range(where: str, name: str, choice: Range) -> None:
 
 def _problem(error: ValidationError) -> str:
     """Return a validation's first problem in one line."""
-    problem = error.errors(include_url=False)[0]
-    path = [str(part) for part in problem["loc"] if part not in ("range", "list")]
+    problem = first_problem(error)
+    path = [part for part in problem.path if part not in ("range", "list")]
     field = ".".join(path)
-    if problem["type"] == "extra_forbidden":
+    if problem.kind == "extra_forbidden":
         models: dict[str, type[BaseModel]] = {"": Sweep, "random": Draws}
         known = models.get(".".join(path[:-1]), Range).model_fields
         hint = nearest(path[-1], known)
         if path[-1] in TrainConfig.model_fields:
             hint = "; settings of the training go under settings, grid or random.settings"
         return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
-    if problem["type"] == "missing":
+    if problem.kind == "missing":
         return f"{field} is missing"
-    rule = problem["msg"].removeprefix("Value error, ")
-    return f"{field}: {str(problem['input'])[:40]!r}: {rule}"
+    return f"{field}: {str(problem.value)[:40]!r}: {problem.rule}"

@@ -27,7 +27,7 @@ from trainer.report.compare import shown
 from trainer.runs import run_folder
 from trainer.status import Event
 from trainer.storage.base import open_storage
-from trainer.text import printable
+from trainer.text import duration, printable
 
 PAGE = "compare.html"
 GRACE = 45.0  # seconds from the request to stop until a run is killed; it gives its workers less
@@ -134,7 +134,7 @@ def _train_all(
                 f"stopped at run {place + 1} of {len(runs)}; the same command goes on from there"
             )
         left = sum(later.config.run not in finished for later in runs[place + 1 :])
-        remaining = f"  {_duration(left * sum(spent) / len(spent))} left" if left else ""
+        remaining = f"  {duration(left * sum(spent) / len(spent))} left" if left else ""
         if code:
             failed.append(code)
             how = f"with exit code {code}" if code > 0 else f"by signal {-code}"
@@ -187,12 +187,6 @@ def _accuracy(uri: str) -> float | None:
 def _head(place: int, runs: Sequence[Planned]) -> str:
     varied = (f"{name} {shown(value)}" for name, value in runs[place].varied.items())
     return f"{place + 1:>{len(str(len(runs)))}}/{len(runs)}  {printable(', '.join(varied))}  "
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def _say(text: str) -> None:

@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from trainer import sockets
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 from trainer.gang.rendezvous import Event, is_order, is_sound
-from trainer.text import printable
+from trainer.text import one_line, printable
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 12.0  # seconds without one after which a connection is lost

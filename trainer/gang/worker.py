@@ -28,12 +28,13 @@ from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.data import dataset, stream
 from trainer.data.dataset import Dataset
-from trainer.errors import StoppedError, UserError, one_line
+from trainer.errors import StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
 from trainer.runs import run_folder
 from trainer.status import Pulse, tell_parent
 from trainer.storage.base import Storage, open_storage
+from trainer.text import one_line
 from trainer.train.quick_import import quick_imports
 
 BEAT = 1.0  # seconds between two signs of life

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config import nearest
 from trainer.data import dataset
-from trainer.errors import ConfigError, DataError, UserError, one_line
+from trainer.errors import ConfigError, DataError, UserError
 from trainer.runs import predictions
 from trainer.runs.restore import Restored, restore_with
 from trainer.storage.base import Storage, open_storage
+from trainer.text import nearest, one_line
 from trainer.train.quick_import import quick_imports
 
 FOLDER = "model"  # below the run's
@@ -365,4 +365,4 @@ def _remedy(name: str) -> str:
 def _reason(error: Exception) -> str:
     """Return an error on one line; Keras has the cause last, behind a description of the model."""
     text = str(error).rpartition("Exception encountered:")[2].partition("Full object config:")[0]
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+    return f"{type(error).__name__}: {one_line(text, 300)}"

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from trainer.errors import ConfigError, DataError
 from trainer.inference.ink import Box, Floats, Ink, Mask, find_ink, resize, split
+from trainer.text import one_line
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -70,7 +71,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"{name}: not a picture that can be read; give {kinds}") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(f"{name}: damaged picture: {reason}; save it again") from None
 
 

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from trainer import metrics
 from trainer import steps as schedule
 from trainer.data import dataset
-from trainer.errors import ConfigError, DataError, UserError, one_line
+from trainer.errors import ConfigError, DataError, UserError
 from trainer.report import network
 from trainer.report.charts import MOST_POINTS, Points
 from trainer.runs import checkpoint, predictions, restore, run_folder
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
+from trainer.text import one_line
 
 T = TypeVar("T")
 Images = npt.NDArray[np.uint8]

@@ -13,6 +13,7 @@ from trainer.report import charts, facts, page
 from trainer.report.charts import Chart, Series
 from trainer.report.facts import Facts, Quality
 from trainer.runs import run_folder
+from trainer.text import plural
 
 SAMPLES = 10  # images of each class
 
@@ -273,8 +274,3 @@ def value_text(value: Any, name: str = "") -> str:
     if value is None:
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else json.dumps(value)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number of things in words."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.errors import ConfigError, DataError, UnavailableError, UserError, one_line
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import event_log, run_folder
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, read_at_most
+from trainer.text import one_line
 
 EVERY = 2.0  # seconds between two looks at the store, and of TensorBoard at its files
 MOST_BYTES = 1 << 26  # of a part: of a few steps, or a model's graph

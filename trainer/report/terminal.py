@@ -12,7 +12,7 @@ from rich.text import Text
 from trainer.report import html
 from trainer.report.charts import MOST_POINTS, Kind, Points, text, thin
 from trainer.report.facts import Facts, Quality
-from trainer.text import printable
+from trainer.text import plural, printable
 
 COLUMNS = 80
 CURVE_COLUMNS, CURVE_ROWS = 60, 4
@@ -114,7 +114,7 @@ def _print_quality(console: Console, quality: Quality) -> None:
         console.print(f"{len(matrix)} classes are too many for {COLUMNS} columns; see report.html")
     _section(console, "most confused")
     for label, predicted, times in quality.confused(MOST_CONFUSED):
-        console.print(f"{label} taken for {predicted}  {html.plural(times, 'time')}")
+        console.print(f"{label} taken for {predicted}  {plural(times, 'time')}")
     if not quality.wrong:
         console.print("no test image was taken for another class")
 

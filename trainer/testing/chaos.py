@@ -33,6 +33,7 @@ from trainer.runs import run_folder
 from trainer.status import Event
 from trainer.storage.base import open_storage
 from trainer.testing.gcs_server import Fault, GCSServer, Verb
+from trainer.text import plural
 
 Kind = Literal["kill", "pod", "freeze", "hold", "stop", "store", "port"]
 KINDS: dict[Kind, str] = {
@@ -539,7 +540,7 @@ def describe(outcome: Outcome, config: TrainConfig) -> Iterator[str]:
     words = {"freeze": "frozen", "hold": "held"}
     for kind, by_rank in told["found_seconds"].items():
         for rank, found in by_rank.items():
-            times = f"{found['count']} time{'' if found['count'] == 1 else 's'}"
+            times = plural(found["count"], "time")
             yield f"rank {rank} {words[kind]} {times}, found within {found['worst']} s"
     yield f"hangs {outcome.hangs}, other weights at the end {outcome.mismatches}"
     lost = told["lost_steps"]

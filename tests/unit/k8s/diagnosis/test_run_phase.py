@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from k8s.diagnosis import run_phase
+from trainer.text import duration
 
 
 def job(conditions: dict[str, str] | None = None, *, suspend: bool = False, queue: str = "") -> Any:
@@ -96,7 +97,7 @@ def test_figures_that_are_none_harm_nothing(name: str, value: str) -> None:
         facts = run_phase.parse_line(known.replace(f'"{name}": 0', f'"{name}": {value}'))
         progress.take("" if number == 1 else "2026-01-01T00:00:00Z", facts)
         run_phase.as_text(facts)
-    assert run_phase.duration(progress.seconds_left() or 0)
+    assert duration(progress.seconds_left() or 0)
     assert f"{progress.accuracy() or 0:.2%}"
 
 
@@ -125,14 +126,6 @@ def test_the_newest_pod_of_a_rank_counts() -> None:
     assert run_phase.current(pods)[1] is second
     assert run_phase.by_rank(pods)[1] == [first, second]
     assert run_phase.restarted_pods(pods) == 1
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0s"), (45.4, "45s"), (60, "1m"), (192, "3m12s"), (7500, "2h5m"), (86400 * 3.2, "3d4h")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert run_phase.duration(seconds) == text
 
 
 @pytest.mark.parametrize("line", ["{", '{"step": ', "[1]", "plain text", '"x"', "{}x"])

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from trainer import text
+from trainer.errors import ConfigError
+
+
+def test_a_terminal_shows_text_and_does_not_obey_it() -> None:
+    assert text.printable("a\x1b[31mb\tc\n\u202e") == "a\ufffd[31mb c\ufffd\ufffd"
+    assert text.one_line(ValueError("a\n  b\x07")) == "a b\ufffd"
+    assert text.one_line("abc", 2) == "ab"
+
+
+def test_numbers_of_things() -> None:
+    assert [text.plural(n, "step") for n in (0, 1, 2000)] == ["0 steps", "1 step", "2,000 steps"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0s"), (45.4, "45s"), (60, "1m"), (192, "3m12s"), (7500, "2h5m"), (86400 * 3.2, "3d4h")],
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert text.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 MiB"), (511 << 20, "511 MiB"), (3 << 29, "1.5 GiB"), (3 << 40, "3,072 GiB")],
+)
+def test_size(count: int, words: str) -> None:
+    assert text.size(count) == words
+
+
+def test_the_nearest_name() -> None:
+    assert text.nearest("sed", ["seed", "steps"]) == "; did you mean seed?"
+    assert text.nearest("xyz", ["seed", "steps"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [", "--config {}: not YAML: while parsing"),
+        (b"\xff", "--config {}: not YAML: 'utf-8' codec"),
+        (b"[" * 10_000, "--config {}: not YAML: "),
+        (b"2001-99-99", "--config {}: not YAML: month must be"),
+        (None, "--config {}: No such file or directory; give a readable file"),
+    ],
+)
+def test_a_file_that_is_no_yaml_ends_in_one_line(
+    content: bytes | None, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        text.read_yaml(str(path), "file", "--config ")
+    assert str(caught.value).startswith(words.format(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_problem_of_a_value() -> None:
+    class Model(BaseModel):
+        inner: list[int] = Field(description="numbers")
+
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate({"inner": [1, "x"]})
+    kind, path, value, rule = text.first_problem(caught.value)
+    assert (kind, path, value) == ("int_parsing", ["inner", "1"], "x")
+    assert rule.startswith("Input should be a valid integer")
