@@ -8,10 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH ?= .venv-bench
-WITH_trainer := TensorFlow and what else is needed (about a minute)
+WITH_trainer := TensorFlow and what it needs (about a minute)
 WITH_k8s := the Kubernetes client
 WITH_onnx := TensorFlow, ONNX and its runtime (about a minute)
-WITH_dev := TensorFlow, the Kubernetes client and the tools of development (about a minute)
+WITH_dev := TensorFlow, the Kubernetes client and the development tools (about a minute)
 
 STORE ?= bucket
 DATA ?= $(STORE)/data
@@ -36,19 +36,19 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 	@$(BIN)/python -m trainer train --preset $(PRESET) --workers $(WORKERS) \
 		--data '$(DATA)' --run '$(FOLDER)' $(ARGS)
 
-presets: $(VENV)/trainer  ## Train every preset, write docs/presets.md (20 minutes)
+presets: $(VENV)/trainer  ## Train every preset and write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
 
-bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure against Keras and PyTorch (2 hours, 6.4 GB)
+bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure speed beside Keras and PyTorch (2 hours, 6.4 GB)
 	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
-chaos: $(VENV)/trainer  ## Train while FAULTS faults strike, compare weights (10 minutes)
+chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
 
-##@ Look: RUN is the folder of a run, by default the newest one below STORE/runs
-report:  ## Write RUN/report.html (ARGS=--text prints it instead)
-predict:  ## What RUN reads in PICTURES (ARGS=--show shows what it saw)
-export:  ## Write RUN/model: .keras, SavedModel and ONNX, each checked
+##@ Inspect a run: RUN is its folder, by default the newest one below STORE/runs
+report:  ## Write RUN/report.html (ARGS=--text prints a summary instead)
+predict:  ## Predict the digits in PICTURES (ARGS=--show shows what the model saw)
+export:  ## Export RUN to RUN/model as .keras, SavedModel and ONNX, each checked
 report predict export pictures: RUN = $(LATEST)
 report predict: $(VENV)/trainer
 export: $(VENV)/onnx
@@ -57,28 +57,28 @@ report predict export:
 	@$(BIN)/python -m trainer $@ --run '$(RUN)' $(if $(filter predict,$@),$(PICTURES)) $(ARGS)
 
 tensorboard: RUN = $(STORE)/runs
-tensorboard: $(VENV)/trainer  ## Serve the event files of RUN, or of all runs below it
+tensorboard: $(VENV)/trainer  ## Show RUN, or all runs below it, in TensorBoard
 	@$(BIN)/python -m trainer tensorboard --run '$(RUN)' $(ARGS)
 
 compare: RUN = $(STORE)/runs
-compare: $(VENV)/trainer  ## Table and compare.html of all runs below RUN
+compare: $(VENV)/trainer  ## Compare all runs below RUN in a table and in compare.html
 	@$(BIN)/python -m trainer compare $(RUN) $(ARGS)
 
-sweep: $(VENV)/trainer  ## Train the runs of SWEEP one after the other and compare them
+sweep: $(VENV)/trainer  ## Train the runs that SWEEP describes and compare them
 	@$(BIN)/python -m trainer sweep '$(SWEEP)' $(ARGS)
 
-##@ Kubernetes: RUN is a run file; python -m k8s --help tells more
-doctor:  ## Check all that can be known before submitting RUN
-submit:  ## Check RUN and start it (ARGS=--follow stays with it)
-status:  ## How far RUN is, and what is wrong with it if something is
-logs:    ## What RUN says (ARGS=-f follows), also when its pods are gone
-result:  ## What RUN ended with (ARGS='--download DIR' fetches its folder)
-cancel:  ## Ask RUN to store a checkpoint and stop; submit goes on with it
-delete:  ## Remove RUN from the cluster; its folder stays
+##@ Kubernetes: RUN is a run file; python -m k8s --help has all commands
+doctor:  ## Check everything that can be checked before submitting RUN
+submit:  ## Check RUN and start it (ARGS=--follow also follows its logs)
+status:  ## Show the progress of RUN, and what is wrong if something is
+logs:    ## Print the logs of RUN, even if its pods are gone (ARGS=-f follows)
+result:  ## Print the result of RUN (ARGS='--download DIR' copies its folder)
+cancel:  ## Stop RUN after a checkpoint; submit resumes it
+delete:  ## Delete RUN from the cluster; its folder stays
 doctor submit status logs result cancel delete: $(VENV)/k8s
 	@$(BIN)/python -m k8s $@ '$(RUN)' $(ARGS)
 
-list: $(VENV)/k8s  ## All runs in the namespace
+list: $(VENV)/k8s  ## List all runs in the namespace
 	@$(BIN)/python -m k8s list $(ARGS)
 
 CLUSTER := trainyard
@@ -94,15 +94,15 @@ kind-up:  ## Start a local cluster with an object store and data
 	@$(KUBECTL) rollout status deployment/store --timeout=120s
 	@$(KUBECTL) wait --for=condition=complete job/data --timeout=300s
 
-kind-down:  ## Remove the local cluster and all that is in it
+kind-down:  ## Remove the local cluster and everything in it
 	@kind delete cluster --name $(CLUSTER)
 
 ##@ Container
-image:  ## Build the trainer's image (REQUIREMENTS=gpu: with CUDA)
+image:  ## Build the trainer's image (REQUIREMENTS=gpu adds CUDA)
 	$(DOCKER) build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) \
 		--build-arg REQUIREMENTS=$(REQUIREMENTS) -t $(IMAGE) .
 
-docker-run: image  ## Train PRESET in one container, ./bucket is the bucket
+docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 	@mkdir -p bucket
 	$(DOCKER) run --rm -v '$(CURDIR)/bucket:/bucket' --user $$(id -u):$$(id -g) $(IMAGE) \
 		data put --from auto --to /bucket/data
@@ -116,7 +116,7 @@ test: $(VENV)/dev  ## Run all tests
 e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
 	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
 
-check: $(VENV)/dev  ## Format check, lint, who imports whom, and types
+check: $(VENV)/dev  ## Check formatting, lint, imports between rooms, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
@@ -126,19 +126,19 @@ format: $(VENV)/dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(VENV)/k8s  ## Write runs/schema.json, by which editors know run files
+schema: $(VENV)/k8s  ## Write runs/schema.json, which editors check run files with
 	$(BIN)/python -m k8s schema > runs/schema.json
 
-golden: $(VENV)/dev  ## Write tests/data/golden anew
+golden: $(VENV)/dev  ## Write tests/data/golden again
 	TRAINYARD_WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/k8s/test_manifest.py -k golden
 
-lock: $(VENV)/dev  ## Resolve requirements/*.txt anew from pyproject.toml
+lock: $(VENV)/dev  ## Resolve requirements/*.txt from pyproject.toml again
 	for extras in "trainer" "gpu" "k8s" "trainer onnx" "trainer k8s onnx dev"; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--no-annotate --no-header --upgrade $$(printf -- '--extra %s ' $$extras) \
 			pyproject.toml -o requirements/$${extras##* }.txt || exit; done
 
-pictures: $(VENV)/dev  ## Make the pictures in docs/ anew, of RUN and STORE/runs
+pictures: $(VENV)/dev  ## Draw the pictures in docs/ again, from RUN and STORE/runs
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
 	@$(BIN)/python -m docs.pictures --runs '$(STORE)/runs' --run '$(RUN)'
 
@@ -149,7 +149,7 @@ help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*  ## "; print "make TARGET [NAME=value ...]"} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nSettings, with their values now\n'
+	@printf '\nSettings and their current values\n'
 	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' RUN '$(RUN)' PRESET '$(PRESET)' \
 		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' SWEEP '$(SWEEP)' \
 		PICTURES '$(PICTURES)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
@@ -161,7 +161,7 @@ $(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $<
 	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx)  # the developer's include all
 
-# PyTorch stays out of the product's environment; where it cannot be had the benchmarks go without.
+# PyTorch stays out of the product's environment; if it cannot be installed, benchmarks run without it.
 $(BENCH)/stamp: requirements/bench.txt
 	@echo 'installing PyTorch into $(BENCH), once'
 	@$(PYTHON) -m venv $(BENCH)

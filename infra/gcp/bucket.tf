@@ -16,7 +16,7 @@ resource "google_storage_bucket" "this" {
     retention_duration_seconds = var.soft_delete_days * 24 * 60 * 60
   }
 
-  # Left by other tools that were killed; the trainer's own uploads expire by themselves.
+  # Uploads that other tools left when they were killed; the trainer's own uploads expire by themselves.
   lifecycle_rule {
     condition {
       age = 1
@@ -44,7 +44,7 @@ resource "google_storage_bucket" "this" {
 }
 
 # The narrowest predefined role that creates, reads, lists and deletes objects; unlike
-# storage.objectAdmin it cannot change who may. The member is the pods' Kubernetes service account
+# storage.objectAdmin it cannot change permissions. The member is the pods' Kubernetes service account
 # itself: no Google service account, no key, no annotation.
 resource "google_storage_bucket_iam_member" "trainer" {
   bucket = google_storage_bucket.this.name
@@ -55,7 +55,7 @@ resource "google_storage_bucket_iam_member" "trainer" {
     "subject/ns/${var.namespace}/sa/${var.service_account}",
   ])
 
-  depends_on = [google_container_cluster.this] # the first one makes the project's identity pool
+  depends_on = [google_container_cluster.this] # the first one creates the project's identity pool
 }
 
 resource "google_storage_bucket_iam_member" "submitter" {

@@ -1,6 +1,6 @@
 locals {
-  # Runs come to a pool by its label; the taint keeps everything else away, so that it can shrink
-  # to nothing. GKE puts its own taint on nodes with GPUs and tolerates it for pods that ask for one.
+  # Runs select a pool by its label. The taint keeps everything else away, so the pool can scale down to
+  # zero. GKE taints nodes with GPUs itself, and adds the toleration to pods that request one.
   pools = {
     for name, pool in {
       system = {
@@ -63,7 +63,7 @@ resource "google_artifact_registry_repository_iam_member" "submitter" {
   member     = each.key
 }
 
-# Lets them log in to the cluster; what they may do there is up to ../cluster/submitter.yaml.
+# Lets submitters log in to the cluster; ../cluster/submitter.yaml says what they may do there.
 resource "google_project_iam_member" "submitter" {
   for_each = var.submitters
 
@@ -88,7 +88,7 @@ resource "google_container_cluster" "this" {
   datapath_provider     = "ADVANCED_DATAPATH"
   enable_shielded_nodes = true
 
-  # The pools below replace the one that every cluster is made with.
+  # The pools below replace the one that every cluster starts with.
   remove_default_node_pool = true
   initial_node_count       = 1
 
@@ -181,7 +181,7 @@ resource "google_container_node_pool" "this" {
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
     labels          = { "trainyard/pool" = each.key }
 
-    # Pods get their own identity, and cannot reach the node's.
+    # Pods have their own identity and cannot reach the node's.
     workload_metadata_config {
       mode = "GKE_METADATA"
     }

@@ -53,7 +53,7 @@ resource "google_artifact_registry_repository" "this" {
   description   = "Trainer images"
 
   docker_config {
-    immutable_tags = true # a tag in a run file means the same image for ever
+    immutable_tags = true # a tag in a run file always means the same image
   }
 
   depends_on = [google_project_service.this]
