@@ -76,11 +76,12 @@ def page(rows: list[str], versions: dict[str, str]) -> str:
         [
             "# Presets",
             "",
-            "Made by `make presets`: test accuracy on MNIST of the preset as it is, and the median",
-            f"(and range) of seeds {', '.join(map(str, SEEDS))}. A source's figure is that of one",
-            "run; where most of ours are below it, the preset has a seed whose run reaches it.",
-            "Seconds are those of the training loop, tracing and compiling included, loading and",
-            "evaluation not.",
+            "`make presets` writes this page. It shows the test accuracy on MNIST of each preset",
+            "with its own seed, and the median (and range) with seeds "
+            f"{', '.join(map(str, SEEDS))}.",
+            "A source's figure is that of one run; if most of our runs are below it, the preset's",
+            "seed is one whose run reaches it. Seconds are training time, with tracing and",
+            "compiling, without loading and evaluation.",
             "",
             f"Measured on {cores} cores ({platform.machine()}), "
             f"TensorFlow {versions['tensorflow']}, Python {versions['python']}.",
