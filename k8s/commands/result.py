@@ -8,7 +8,8 @@ from k8s.diagnosis import run_phase
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import run_folder
-from trainer.storage.base import LocalStorage, Storage
+from trainer.storage.base import Storage
+from trainer.storage.local import LocalStorage
 from trainer.text import one_line, printable
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support import processes
 from trainer.cluster import environment
 from trainer.runs import logs
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 TALKATIVE = """
 import os

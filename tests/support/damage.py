@@ -22,7 +22,7 @@ from trainer.data import dataset
 from trainer.runs import checkpoint, event_log, events, predictions, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.predictions import Predictions
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 Random = random.Random
 VALIDATION = 10  # images

@@ -22,7 +22,7 @@ from tests.support.datasets import (
 from tests.support.mnist import find_mnist
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError, UserError
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 
 def refusal(uri: str, validation: int = 2) -> UserError:

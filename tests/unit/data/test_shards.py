@@ -13,7 +13,7 @@ import pytest
 from tests.support.datasets import some, write
 from trainer.data import dataset, digits, idx, shards, sources
 from trainer.errors import ConfigError, DataError, UserError
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 IMAGES, LABELS = shards.names(1, 3)
 

@@ -18,7 +18,8 @@ from trainer.errors import UnavailableError
 from trainer.gang.failures import CGROUPS, Journal, Memory, describe, leave_message
 from trainer.gang.wire import MAX_LINE
 from trainer.runs import run_folder
-from trainer.storage.base import LocalStorage, Storage
+from trainer.storage.base import Storage
+from trainer.storage.local import LocalStorage
 
 LIMIT = 20.0  # seconds after which something that should happen did not
 NO_LIMIT = "9223372036854771712"  # version 1

@@ -11,7 +11,7 @@ import pytest
 from tests.support import processes
 from trainer.gang import final_report
 from trainer.runs import run_folder
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 
 class Told:

@@ -7,7 +7,7 @@ import pytest
 
 from trainer.errors import DataError
 from trainer.gang.membership import VARIABLE, Keyring, new, object_name
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 NAME = object_name("mnist-cnn")
 

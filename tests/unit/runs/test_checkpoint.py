@@ -19,7 +19,7 @@ from tests.support.checkpoints import DIGEST, sample
 from trainer.errors import DataError, UnavailableError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint, Uploader
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 OTHER_DIGEST = hashlib.sha256(b"other settings").hexdigest()
 Arrays = dict[str, npt.NDArray[Any]]

@@ -18,7 +18,8 @@ import pytest
 from tests.support import crashes
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
-from trainer.storage.base import LocalStorage, Storage
+from trainer.storage.base import Storage
+from trainer.storage.local import LocalStorage
 
 COUNT = int(os.environ.get("TRAINYARD_MUTATIONS", "2000"))
 SEED = int(os.environ.get("TRAINYARD_MUTATION_SEED", "0"))

@@ -32,7 +32,7 @@ from trainer.report import charts
 from trainer.report.charts import Chart
 from trainer.report.tensorboard import Mirror
 from trainer.runs import checkpoint, event_log, run_folder
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 COUNT = int(os.environ.get("TRAINYARD_FOLDERS", "60"))
 SEED = int(os.environ.get("TRAINYARD_FOLDERS_SEED", "0"))

@@ -26,7 +26,7 @@ from trainer.errors import UnavailableError
 from trainer.report.tensorboard import Mirror
 from trainer.runs import event_images, event_log, events
 from trainer.runs.event_log import EventLog, Scored
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 RNG = np.random.default_rng(3)
 LABELS = RNG.integers(0, 3, 40).astype(np.int32)

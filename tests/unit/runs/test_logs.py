@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.support.processes import environment, wait_until
 from trainer.runs.logs import PART, PATIENCE, ROOM, UNSENT, Copy, Part, read
-from trainer.storage.base import GCSStorage, LocalStorage
+from trainer.storage.gcs import GCSStorage
+from trainer.storage.local import LocalStorage
 from trainer.testing.gcs_server import GCSServer
 
 LIMIT = 30.0  # seconds after which something that should happen did not

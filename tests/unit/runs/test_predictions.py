@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trainer.errors import DataError
 from trainer.runs import predictions, run_folder
 from trainer.runs.predictions import Predictions
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 
 def some(images: int = 40, classes: int = 3) -> Predictions:

@@ -9,7 +9,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.restore import restore, restore_with, settings, weights
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 
 STEPS = (100, 200, 300)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError, DataError
 from trainer.runs import run_folder
-from trainer.storage.base import Entry, LocalStorage
+from trainer.storage.base import Entry
+from trainer.storage.local import LocalStorage
 
 DATA = "d" * 64
 FLAGS: dict[str, Any] = {"preset": "softmax", "data": "gs://b/mnist"}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.storage.base import Entry, GCSStorage, ObjectNotFoundError, open_storage
+from trainer.storage.base import Entry, ObjectNotFoundError, open_storage
+from trainer.storage.gcs import GCSStorage
 from trainer.testing.gcs_server import Fault, GCSServer, Verb
 
 # google-api-core says so where it finds gRPC, which TensorFlow brings, and not its companion.

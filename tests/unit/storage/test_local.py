@@ -14,13 +14,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
-from trainer.storage.base import (
-    Entry,
-    LocalStorage,
-    ObjectNotFoundError,
-    open_storage,
-    read_at_most,
-)
+from trainer.storage.base import Entry, ObjectNotFoundError, open_storage, read_at_most
+from trainer.storage.local import LocalStorage
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,7 +124,7 @@ def test_missing_permission_is_told(
     said = message(ConfigError, lambda: call(denied))
     assert denied.uri in said
     assert "Permission denied" in said
-    assert "mend its permissions" in said
+    assert "fix its permissions" in said
 
 
 def test_a_write_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trainer.config import parse
 from trainer.errors import ConfigError, DataError
 from trainer.presets import PRESETS
 from trainer.runs.restore import Restored, Settings
-from trainer.storage.base import LocalStorage
+from trainer.storage.local import LocalStorage
 from trainer.train import models
 
 gc.freeze()  # every build collects garbage: not among TensorFlow's own objects, that takes 0.2 s

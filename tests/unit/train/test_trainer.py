@@ -20,7 +20,8 @@ from trainer.data import dataset, idx, sampler, shards, stream
 from trainer.data.dataset import Dataset, Split
 from trainer.errors import ConfigError, StoppedError, UnavailableError
 from trainer.runs import checkpoint, run_folder
-from trainer.storage.base import LocalStorage, open_storage
+from trainer.storage.base import open_storage
+from trainer.storage.local import LocalStorage
 from trainer.train import all_reduce
 from trainer.train.devices import make_strategy
 from trainer.train.trainer import Trainer, assemble

@@ -1,0 +1,265 @@
+"""Objects in a bucket of Google Cloud Storage.
+
+``open_storage`` imports this module when it meets a gs:// URI: Google's packages take a second.
+"""
+
+import contextlib
+import http.client
+import mimetypes
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import requests
+import urllib3
+from google.api_core.exceptions import (
+    ClientError,
+    Conflict,
+    Forbidden,
+    GoogleAPICallError,
+    NotFound,
+    PreconditionFailed,
+    RetryError,
+    Unauthorized,
+)
+from google.api_core.retry import Retry
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
+
+from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
+from trainer.text import one_line
+
+T = TypeVar("T")
+
+_REQUEST_SECONDS = 60.0  # without a byte from the server, after which a request is tried again
+_CREDENTIALS_REMEDY = (
+    "run 'gcloud auth application-default login' on a laptop, "
+    "or bind the pod's service account by Workload Identity"
+)
+
+
+class GCSStorage:
+    """Objects of a Google Cloud Storage bucket whose names start with a prefix.
+
+    Every request is tried again, with growing pauses, until ``deadline`` seconds after the call
+    began (for a listing: after the page began). Each try is a fresh request whose checksum is
+    verified over all bytes, never the rest of an earlier one. All verbs may be repeated: a read,
+    a listing and a delete by nature; a create because of its precondition; a replace because
+    until it returns, its place among concurrent replaces is open, and the last one wins.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", *, deadline: float = 120.0) -> None:
+        self.uri = f"gs://{bucket}/{prefix}" if prefix else f"gs://{bucket}"
+        # https://cloud.google.com/storage/docs/buckets#naming
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
+            raise ConfigError(
+                f"storage {self.uri!r}: {bucket!r} is no bucket name "
+                "(3 to 222 of a-z, 0-9, '-', '_' and '.'); give gs://BUCKET[/PREFIX]"
+            )
+        if prefix and (fault := name_fault(prefix)):
+            raise ConfigError(f"storage {self.uri[:80]!r}: the prefix {fault}; choose another")
+        self._above = f"{prefix}/" if prefix else ""
+        self._deadline = deadline
+        self._client = _gcs_client()
+        self._bucket = self._client.bucket(bucket)
+        #: Where requests really go; not Google's own while STORAGE_EMULATOR_HOST is set.
+        self.endpoint: str = self._client.api_endpoint
+
+    def read(self, name: str) -> bytes:
+        """See Storage.read."""
+        check_name(name)
+        return self._call("read", name, partial(self._download, name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See Storage.create."""
+        check_name(name)
+        return self._call("write", name, partial(self._create_once, name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See Storage.replace."""
+        check_name(name)
+        self._call("write", name, partial(self._upload, name, data, None))
+
+    def list(self, prefix: str = "") -> Entries:
+        """See Storage.list."""
+        found: Entries = []
+        token: str | None = None
+        while True:
+            page = partial(self._page, prefix, token, None)
+            entries, token = self._call("list", prefix, page)
+            found += entries
+            if token is None:
+                return sorted(found)
+
+    def delete(self, name: str) -> None:
+        """See Storage.delete."""
+        check_name(name)
+        self._call("delete", name, partial(self._delete_once, name))
+
+    def _blob(self, name: str) -> Any:
+        # A new one each time: a used Blob keeps the generation of its first answer.
+        return self._bucket.blob(self._above + name)
+
+    def _download(self, name: str, timeout: float) -> bytes:
+        try:
+            # The bytes as stored, also where someone put them there with a content encoding.
+            data: bytes = self._blob(name).download_as_bytes(
+                raw_download=True, checksum="auto", timeout=timeout, retry=None
+            )
+        except NotFound as error:
+            self._check_bucket(timeout)
+            raise ObjectNotFoundError(
+                f"no object {self.uri}/{name}; check the name and the prefix"
+            ) from error
+        return data
+
+    def _upload(self, name: str, data: bytes, generation: int | None, timeout: float) -> None:
+        try:
+            self._blob(name).upload_from_string(
+                data,
+                content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+                if_generation_match=generation,
+                checksum="auto",
+                timeout=timeout,
+                retry=None,
+            )
+        except ClientError as error:
+            if error.code not in (404, 410):
+                raise
+            self._check_bucket(timeout)
+            raise Conflict("the upload's session was lost") from error
+
+    def _create_once(self, name: str, data: bytes, timeout: float) -> bool:
+        try:
+            self._upload(name, data, 0, timeout)
+        except PreconditionFailed:
+            # Taken, perhaps by this very call: an earlier try whose answer was lost.
+            try:
+                return self._download(name, timeout) == data
+            except ObjectNotFoundError as error:
+                raise Conflict("the object was deleted meanwhile") from error
+        return True
+
+    def _delete_once(self, name: str, timeout: float) -> None:
+        try:
+            self._blob(name).delete(timeout=timeout, retry=None)
+        except NotFound:
+            self._check_bucket(timeout)
+
+    def _page(
+        self, prefix: str, token: str | None, limit: int | None, timeout: float
+    ) -> tuple[Entries, str | None]:
+        listing = self._client.list_blobs(
+            self._bucket,
+            prefix=self._above + prefix,
+            page_token=token,
+            max_results=limit,
+            fields="items(name,size),nextPageToken",
+            timeout=timeout,
+            retry=None,
+        )
+        try:
+            page = next(listing.pages, ())
+        except NotFound as error:
+            raise ConfigError(
+                f"no bucket {self.uri.split('/')[2]!r} at {self.endpoint}; "
+                "create it or check its name"
+            ) from error
+        below = ((blob.name.removeprefix(self._above), blob.size) for blob in page)
+        # Other tools leave names such as "folder/", which no LocalStorage could hold either.
+        entries = [Entry(name, size) for name, size in below if not name_fault(name)]
+        return entries, listing.next_page_token
+
+    def _check_bucket(self, timeout: float) -> None:
+        """Tell a missing bucket from a missing object: the answer to both is 404."""
+        with contextlib.suppress(Forbidden):  # may read but not list: cannot tell
+            self._page("", None, 1, timeout)
+
+    def _call(self, verb: str, name: str, attempt: Callable[[float], T]) -> T:
+        """Run ``attempt(timeout)`` until it succeeds, fails for good, or time is up."""
+        end = time.monotonic() + self._deadline
+        # Pauses grow from 0.2 s to 8 s at the default deadline.
+        retry = Retry(
+            _is_transient,
+            initial=self._deadline / 600,
+            maximum=self._deadline / 15,
+            timeout=self._deadline,
+        )
+        try:
+            result: T = retry(
+                lambda: attempt(max(0.1, min(_REQUEST_SECONDS, end - time.monotonic())))
+            )()
+            return result
+        except RetryError as error:
+            raise UnavailableError(
+                f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
+                f"{self._deadline:g} s, the last was {_last_words(error.cause)}; try again later"
+            ) from error
+        except (GoogleAPICallError, GoogleAuthError) as error:
+            reason = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
+            raise _refusal(reason, error) from error
+
+
+def _gcs_client() -> Any:
+    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if endpoint and not re.match(r"https?://", endpoint):
+        raise ConfigError(
+            f"STORAGE_EMULATOR_HOST={endpoint!r} is no URL; give http://HOST:PORT or unset it"
+        )
+    # Releases from 3.17 on ask for the bucket's location in the background, for tracing that is
+    # off by default and by a permission (storage.buckets.get) that nothing here needs.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    try:
+        # No project: objects need none, and a laptop's credentials often name none.
+        return storage.Client(project=None)
+    except (GoogleAuthError, OSError, ValueError) as error:
+        raise UnavailableError(
+            f"no usable Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
+        ) from error
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, GoogleAPICallError):
+        return error.code in (408, 409, 429) or (error.code or 0) >= 500
+    if isinstance(error, GoogleAuthError):
+        # In a pod's first seconds the metadata server that gives out tokens may not answer.
+        return (
+            error.retryable
+            or isinstance(error, TransportError)
+            or isinstance(error.__cause__, TransportError)
+        )
+    # OSError covers sockets and all of requests; the body of a raw download bypasses requests.
+    return isinstance(
+        error, OSError | http.client.HTTPException | urllib3.exceptions.HTTPError | DataCorruption
+    )
+
+
+def _refusal(reason: str, error: Exception) -> UserError:
+    """Return what to raise for an error that another try at once cannot fix."""
+    if isinstance(error, GoogleAuthError):
+        return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
+    if isinstance(error, Forbidden | Unauthorized):
+        return ConfigError(
+            f"{reason}: permission denied ({_last_words(error)}); grant this identity the role "
+            "roles/storage.objectUser on the bucket"
+        )
+    return ConfigError(f"{reason}: {_last_words(error)}; check the bucket and the name")
+
+
+def _last_words(error: BaseException | None) -> str:
+    """Return on one line what the server said, or the network's first error."""
+    message = None
+    if isinstance(error, GoogleAPICallError) and error.response is not None:
+        message = error.response.text
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            message = error.response.json()["error"]["message"]
+    # Both libraries wrap "connection refused" in layers that say little at length.
+    wrappers = (requests.RequestException, urllib3.exceptions.HTTPError)
+    while isinstance(error, wrappers) and isinstance(error.__context__, (*wrappers, OSError)):
+        error = error.__context__
+    return one_line(f"{type(error).__name__}: {message or error}", 300)
