@@ -31,7 +31,10 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results.md"
 LIMIT = 600.0  # seconds for one answer, then the process is killed
 ABSENT = "not installed"
-HEAD = "# Benchmarks\n\nMade by `make bench`; a section alone by its command with `--write`.\n"
+HEAD = (
+    "# Benchmarks\n\n`make bench` writes this page. To measure one section again, run its command "
+    "with `--write`.\n"
+)
 
 Answer = dict[str, Any]
 

@@ -39,20 +39,20 @@ def main() -> None:
     head = ["preset", "batch", "GFLOP a step", "ms a step", "GFLOP/s", "ms bare", "GFLOP/s bare"]
     lines = ["gradient", "KiB", *(f"{name}, ms" for name in NAMES.values()), "sockets over ours"]
     about = (
-        f"Median (least to greatest) of {chosen.rounds} turns of each side: of a step, and of its "
-        "matrix products and convolutions alone."
+        "A step beside its matrix products and convolutions alone: median (least to greatest) of "
+        f"{chosen.rounds} turns of each."
     )
     body = [
         table([*head, "share of the step"], rows),
-        "Bare are TensorFlow's own products and convolutions, forward and backward, those of the "
-        "step with its shapes and in its order (`trainer/train/forward.py`), on as many threads "
-        "and in as many parts side by side; the first layer's has no gradient for its input. The "
-        "rest of a step is gathering and scaling images, activations, normalisation, loss and the "
-        "update; where XLA compiles the step, its products may be faster than the bare ones.",
-        "The sum of a vector of a gradient's size over two processes on the loopback interface:",
+        '"Bare" is TensorFlow\'s own products and convolutions, forward and backward, with the '
+        "shapes and in the order of the step (`trainer/train/forward.py`), on as many threads and "
+        "in as many parts side by side, without the gradient for the first layer's input. The "
+        "rest of a step gathers and scales images, and computes activations, normalisation, loss "
+        "and update. If XLA compiles the step, its products can be faster than the bare ones.",
+        "Summing a vector of a gradient's size over two processes on the loopback interface:",
         table(lines, collectives(chosen)),
-        "Sockets carry what a sum over two needs, half of the vector each way and the other half "
-        "back, and add nothing up.",
+        "Bare sockets carry what a sum over two processes needs, half of the vector each way and "
+        "the other half back, without adding anything.",
     ]
     common.publish(chosen, "Limits", about, "\n\n".join(body))
 

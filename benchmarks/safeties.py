@@ -181,16 +181,16 @@ def main() -> None:
     rows.append(supervisor(chosen))
     about = (
         f"What each safety adds to `{chosen.preset}`, which trains {chunk_steps(chosen)} steps a "
-        f"chunk: median (middle half) of {chosen.rounds} pairs of stretches next to each other "
-        f"in one run, {STRETCH - 1} chunks each."
+        f"chunk: median (middle half) of {chosen.rounds} pairs of adjacent stretches in one run, "
+        f"{STRETCH - 1} chunks each."
     )
     head = ["safety", "ms a chunk with", "without", "wall time", "CPU ms with", "without", "CPU"]
     body = [
         table(head, rows),
-        "Wall time and CPU are what the safety adds, by pair. TensorBoard's events are written "
-        f"every {event_log.EVERY:g} s at most, and so is what they cost. The supervisor's line is "
-        "of whole runs, with it and by the same code without, the first chunk left out of the "
-        "wall time; its CPU is that of all processes of the run.",
+        "Wall time and CPU are what the safety adds, by pair. TensorBoard's events are written at "
+        f"most every {event_log.EVERY:g} s, so not every chunk pays for them. The supervisor's "
+        "line compares whole runs with it and without; its wall time leaves out the first chunk, "
+        "and its CPU is that of all processes of the run.",
     ]
     common.publish(chosen, "The cost of each safety", about, "\n\n".join(body))
 

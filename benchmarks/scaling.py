@@ -156,24 +156,24 @@ def main() -> None:
     ]
     kinds, names = (f"{FIXED:,}: ", f"{OWN} each: "), ("ms", "times one", "efficiency")
     about = (
-        f"Gangs of 1 to {max(gangs)} workers, each with one thread and kept to a core of "
-        f"{cores}, medians of {chosen.rounds} runs in turns; three costs "
-        "of a step are fitted to them."
+        f"Gangs of 1 to {max(gangs)} workers on {cores} cores, each worker with one thread and "
+        f"pinned to a core: medians of {chosen.rounds} runs in turns, and three costs of a step "
+        "fitted to them."
     )
     body = [
         table(["model", "a step, ms", "an image, us", "a hop, us"], fitted),
         table(["model", "workers", "batch", "measured, ms", "fitted, ms", "off by"], checks),
-        "What the costs say for workers with a core each, on machines of their own, with "
+        "What these costs predict for workers on machines of their own, with one core each, "
         f"{ETHERNET.latency * 1e6:.0f} us more a hop and {ETHERNET.bandwidth / 1e9 * 8:.0f} Gbit/s "
-        "between them (assumed): milliseconds a step, times the images a second of one worker, "
-        f"and these over the number of workers. A batch of {FIXED:,} shared out, and of "
+        "between them (assumed): milliseconds a step, speed as a multiple of one worker's, and "
+        f"that multiple divided by the number of workers. The batch is {FIXED:,} in total, or "
         f"{OWN} for each worker:",
         table(
             ["model", "workers", *(f"{kind}{name}" for kind in kinds for name in names)],
             ahead,
         ),
-        f"Time without progress at {RESTART:g} s a fault, at the rate of Llama 3's GPUs and where "
-        "each worker is preempted once a day:",
+        f"Time without progress at {RESTART:g} s a fault, with the fault rate of Llama 3's GPUs, "
+        "and if each worker is preempted once a day:",
         table(["workers", "a fault every", "lost", "preempted every", "lost"], failures),
     ]
     common.publish(chosen, "Scaling", about, "\n\n".join(body))

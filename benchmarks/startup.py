@@ -67,11 +67,11 @@ def main() -> None:
     body = [
         table(["from the start of the command to", "seconds"], rows),
         table(["resident memory (RSS)", "MiB"], sizes),
-        "At rest is while the worker trains; the forkserver keeps what its workers share, so that "
-        "the sizes do not add up: what all of them take is the sum of their proportional shares "
-        "(PSS).",
-        f"The image adds {image_size():,.0f} MiB to its base, packages and the trainer, not "
-        f"compressed; {package_size('tensorflow-cpu'):,.0f} MiB of them are TensorFlow.",
+        "At rest means while the worker trains. Fork server and worker share memory, so their "
+        "sizes do not add up; the sum of their proportional shares (PSS) is what they take "
+        "together.",
+        f"Packages and trainer add {image_size():,.0f} MiB to the image's base, not compressed; "
+        f"{package_size('tensorflow-cpu'):,.0f} MiB of them are TensorFlow.",
     ]
     common.publish(chosen, "Start-up and memory", about, "\n\n".join(body))
 

@@ -65,8 +65,8 @@ def main() -> None:
     ]
     about = (
         f"`{PRESET}` at batch {BATCH}, {steps:,} steps, median (least to greatest) of "
-        f"{chosen.rounds} runs of each in turns. Images a second are without the first chunk, "
-        "processor time is that of whole runs."
+        f"{chosen.rounds} runs of each in turns. Images/s leave out the first chunk; processor "
+        "time is that of whole runs."
     )
     head = ["images", "images/s", "times those in memory", "CPU, us an image", "peak, MiB"]
     common.publish(chosen, "Streaming", about, table(head, rows))

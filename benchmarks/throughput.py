@@ -72,19 +72,18 @@ def main() -> None:
         notes.append(f"- {note}")
         print(f"| {' | '.join(row)} |", file=sys.stderr, flush=True)
     about = (
-        f"Images per second in one process, median (least to greatest) of {chosen.rounds} turns "
-        "of each side, and the median of the ratios of turns next to each other."
+        f"Images per second in one process: median (least to greatest) of {chosen.rounds} turns "
+        "of each side, and the median of the ratios of adjacent turns."
     )
     explanation = (
-        "`fit` is Keras's on arrays in memory, without metrics; best fit is with the "
-        "`steps_per_execution` that was the fastest. PyTorch is the plain loop, on tensors of "
-        "floats scaled ahead, indexed by a permutation; best PyTorch has what was the fastest "
-        "of a fused optimizer, one thread instead of all, and for convolutions channels-last. "
-        "Both of these have their memory in huge pages, as ours has, but for the plain variant, "
-        "which was tried without them, too. "
-        "`cnn-best` trains without its random warps on all sides, which PyTorch does not have; "
-        f"the row `{WARPED}` has them. Trainable parameters are equal on all sides, and the loss "
-        "of each has fallen to less than half; both are checked."
+        "`fit` is Keras's, on arrays in memory, without metrics; best fit has the fastest "
+        "`steps_per_execution`. PyTorch is the plain loop over a permutation of tensors of floats "
+        "scaled in advance; best PyTorch has the fastest choice of a fused optimizer, one thread "
+        "instead of all, and, for convolutions, channels-last. All sides have their memory in huge "
+        "pages; the plain variants were also tried without. `cnn-best` trains without its random "
+        f"warps on all sides, because PyTorch does not have them; the row `{WARPED}` has them. The "
+        "benchmark checks that all sides have the same number of trainable parameters, and that "
+        "the loss of each falls to less than half."
     )
     body = "\n\n".join([table((*HEAD, *TIMES), rows), explanation, "\n".join(notes)])
     common.publish(chosen, "Throughput", about, body)

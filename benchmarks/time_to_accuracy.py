@@ -100,10 +100,10 @@ def explanation() -> str:
     """Return what the columns are."""
     return (
         "Wall time is from the start of the command to its end, with importing TensorFlow, "
-        f"evaluation, checkpoints and the report. Peers end at {ENOUGH:.0%}, or after as many "
-        f"epochs as they are documented with ({EPOCHS['keras']} and {EPOCHS['torch']}). Of them, "
-        f"and of ours beyond {ENOUGH:.0%}, there is one seed. Where not all seeds reached the "
-        "accuracy, the cell says how many did."
+        f"evaluation, checkpoints and the report. Peers stop at {ENOUGH:.0%}, or after the number "
+        f"of epochs in their documentation ({EPOCHS['keras']} and {EPOCHS['torch']}). Peers, and "
+        f"our runs beyond {ENOUGH:.0%}, have one seed. If only some seeds reached the accuracy, "
+        "the cell says how many."
     )
 
 

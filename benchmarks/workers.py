@@ -73,12 +73,12 @@ def main() -> None:
         scaling.append(scale(case, chosen.data, chosen.rounds))
         print(scaling[-1], file=sys.stderr, flush=True)
     about = (
-        "Two workers on this machine. Images per second, median (least to greatest) of "
+        "Two workers on this machine, images per second: median (least to greatest) of "
         f"{chosen.rounds} runs of each side in turns, both with memory in huge pages."
     )
     body = [
         table(["model", "trainyard", "PyTorch DDP, gloo", "times DDP"], against),
-        "Two workers kept to a core each against one worker kept to one core, with the same "
+        "Two workers, each pinned to a core, beside one worker pinned to one core, with the same "
         "global batch (XLA compiles the steps of one worker of `mlp-100`, not those of a gang):",
         table(["model", "one worker, one core", "two workers, two cores", "times one"], scaling),
     ]
