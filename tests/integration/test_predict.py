@@ -103,5 +103,5 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(
     assert (code, out) == (expected, "")
     assert err.startswith("trainer: ")
     assert len(err.splitlines()) == 1
-    program = f"from trainer.__main__ import main; main({arguments!r})"
+    program = f"from trainer.cli.main import main; main({arguments!r})"
     assert "tensorflow" not in loaded("-c", program)

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from trainer import config
-from trainer.__main__ import main
+from trainer.cli.main import main
 from trainer.config import RUNTIME_SETTINGS, TrainConfig, parse
 from trainer.errors import ConfigError
 from trainer.presets import configure

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cli import arguments
+from trainer.cli.main import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -169,7 +169,7 @@ def test_make_knows_its_targets(command: str) -> None:
 def test_the_trainer_takes_its_commands(command: str) -> None:
     words = shlex.split(command.partition(" #")[0].replace("...", "more"))[3:]
     if "--help" not in words:
-        assert arguments.create().parse_args(words).command
+        assert PROGRAM.parse(words).command
 
 
 def test_pictures_are_small() -> None:

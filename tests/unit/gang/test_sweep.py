@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import presets
-from trainer.cli import arguments
+from trainer.cli.main import PROGRAM
 from trainer.config import RUNTIME_SETTINGS
 from trainer.errors import ConfigError
 from trainer.gang import search, sweep
@@ -160,7 +160,7 @@ settings_of = st.fixed_dictionaries(
 @given(settings_of)
 def test_a_runs_arguments_mean_exactly_its_settings(settings: dict[str, Any]) -> None:
     config = presets.configure({"validation": 100, "eval_epochs": 1.0, **settings}, {})
-    options = arguments.create().parse_args(search.arguments(config))
+    options = PROGRAM.parse(search.arguments(config))
     flags = {n: v for n in type(config).model_fields if (v := getattr(options, n)) is not None}
     assert presets.configure({}, flags) == config
 

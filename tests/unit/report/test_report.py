@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.support.folders import attempt, digits, make_run, metric_lines, result
 from tests.support.mnist import find_mnist
-from trainer.__main__ import main
+from trainer.cli.main import main
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
 from trainer.report import charts, facts, terminal

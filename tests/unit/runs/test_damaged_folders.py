@@ -4,7 +4,6 @@ TRAINYARD_FOLDERS sets how many damaged folders are read, 60 by default; TRAINYA
 the first seed, 0 by default. A failure names the seed that makes its damage again.
 """
 
-import functools
 import json
 import os
 import random
@@ -22,8 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.support import damage
-from trainer.__main__ import main
-from trainer.cli import arguments
+from trainer.cli.main import main
 from trainer.config import parse
 from trainer.data import dataset
 from trainer.errors import UserError
@@ -57,12 +55,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("picture") / "one.png"
     Image.fromarray(pixels).save(path)
     return str(path)
-
-
-@pytest.fixture(autouse=True)
-def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the parser once: it takes a tenth of the time."""
-    monkeypatch.setattr(arguments, "create", functools.cache(arguments.create))
 
 
 @pytest.fixture(autouse=True)

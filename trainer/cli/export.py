@@ -1,0 +1,37 @@
+"""``export``: a run's model for other programs."""
+
+import argparse
+import sys
+
+from trainer.cli import shared
+from trainer.inference import export
+from trainer.text import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Write the model of a run for Keras, TensorFlow Serving and ONNX. Each file is loaded "
+        "again and must give the run's predictions before it is stored."
+    )
+    shared.add_run(parser)
+    shared.add_model(parser)
+    parser.add_argument("--to", metavar="URI", help="folder for the exports (default: RUN/model)")
+    parser.add_argument(
+        "--format",
+        metavar="LIST",
+        help=f"formats to write, with commas: {', '.join(export.FORMATS)} (default: each whose "
+        "packages are installed)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the exports, and a line for each."""
+    with shared.quiet_tensorflow():
+        export.export(
+            options.run,
+            options.to,
+            options.format,
+            lambda line: sys.stdout.write(f"{printable(line)}\n"),
+            options.model,
+        )

@@ -1,0 +1,46 @@
+"""The commands, their errors and exit codes."""
+
+import sys
+from collections.abc import Sequence
+
+from trainer import status
+from trainer.command_line import Program, exit_code
+from trainer.gang import process
+
+COMMANDS = {
+    name: (f"trainer.cli.{name}", text)
+    for name, text in {
+        "train": "train a model, or resume an interrupted run",
+        "evaluate": "measure a run's model on test images",
+        "report": "write a page of a run's curves, errors and settings",
+        "predict": "classify your own pictures of digits",
+        "export": "write a run's model for other programs",
+        "compare": "show how runs differ, in settings and results",
+        "sweep": "train a grid or random search, and compare its runs",
+        "tensorboard": "serve runs with TensorBoard",
+        "data": "put a dataset where runs read it",
+        "chaos": "train under injected faults and compare the weights",
+    }.items()
+}
+PROGRAM = Program(
+    name="trainer",
+    description="Train image classifiers on MNIST-format data.",
+    epilog="exit codes: 0 done, 2 bad arguments or configuration, 65 bad data, "
+    "69 storage or peers not reached, 75 stopped (run again to resume), 1 anything else",
+    commands=COMMANDS,
+)
+
+
+def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> int:
+    """Run one command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+
+    def run() -> int | None:
+        options = program.parse(given)
+        options.arguments = given
+        if options.command not in ("train", "sweep"):  # which take requests to stop themselves
+            process.default_signals()
+        code: int | None = options.run(options)
+        return code
+
+    return exit_code(program.name, run, lambda message: status.tell_parent(error=message))

@@ -1,0 +1,38 @@
+"""``tensorboard``: the event files of runs, served with TensorBoard."""
+
+import argparse
+import sys
+
+from trainer.cli import shared
+from trainer.gang import process
+from trainer.report import tensorboard
+from trainer.text import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Serve the event files of runs with TensorBoard, straight from the store, also while the "
+        "runs are in progress. It checks nobody's identity: --host opens it to others."
+    )
+    shared.add_run(parser, "folder of a run, or of several runs")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=6006, metavar="N", help="port to listen on (default: 6006)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until asked to stop."""
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+
+    stop = process.stop_event()
+    tensorboard.serve(options.run, options.host, options.port, stop, say, shared.warn)

@@ -1,0 +1,73 @@
+"""``train``: as a fork server of workers, as the supervisor of one, or as a local gang."""
+
+import argparse
+import os
+import textwrap
+import time
+from typing import Any, get_args
+
+from trainer import cluster as clusters
+from trainer import presets
+from trainer.config import TrainConfig, read_yaml
+from trainer.gang import local_gang, process, supervisor, worker
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags: every setting of a run."""
+    names = "\n".join(
+        f"  {name:<20}{_indented(preset.summary)}\n{'':<22}{_indented(_settings(preset.settings))}"
+        for name, preset in presets.PRESETS.items()
+    )
+    parser.description = (
+        "Train a model, or resume a run that was interrupted. A preset changes\n"
+        "some of the defaults below; a file wins over the preset, and flags win over\n"
+        "both. A model of your own has the defaults, unless you name a preset too."
+    )
+    parser.epilog = f"presets, with what they change:\n{names}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below")
+    for name, field in TrainConfig.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        # argparse gives % a meaning of its own
+        text = f"{field.description} (default: {field.default})".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            parser.add_argument(flag, metavar=_kind(field.annotation), default=None, help=text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train until the run is done or stopped."""
+    flags = {
+        name: value
+        for name in TrainConfig.model_fields
+        if (value := getattr(options, name)) is not None
+    }
+    config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
+    os.environ.setdefault(worker.STARTED, repr(time.time()))
+    cluster = clusters.from_environment(os.environ)
+    if supervisor.WORKER in os.environ:
+        worker.serve(config, cluster or clusters.ALONE)
+    elif cluster is None and config.workers > 1:
+        local_gang.run_gang(options.arguments, config, process.stop_event())
+    else:
+        supervisor.supervise(
+            options.arguments, config, cluster or clusters.ALONE, process.stop_event()
+        )
+
+
+def _indented(text: str) -> str:
+    return textwrap.fill(text, 80 - 22, break_on_hyphens=False).replace("\n", f"\n{'':<22}")
+
+
+def _settings(settings: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "nothing"
+
+
+def _kind(annotation: Any) -> str:
+    choices = get_args(annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return {int: "N", float: "X"}.get(annotation, "TEXT")

@@ -1,0 +1,121 @@
+"""A program with several commands, each in a module of its own.
+
+The module of a command has ``add_arguments(parser)``, which declares its flags, and
+``run(options)``, which does it and returns an exit code or None for 0. It is imported when its
+command is given, so that ``--help`` is quick.
+"""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from trainer.errors import ConfigError, UserError
+from trainer.text import nearest, one_line
+
+INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError instead of printing its usage, and knows the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(f"{message} ({self.prog} --help lists all)")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The commands of a program.
+
+    Args:
+        name: as it is called, such as ``trainer``.
+        description: what it does.
+        epilog: its exit codes.
+        commands: by name, the module that has it and its line in ``--help``.
+    """
+
+    name: str
+    description: str
+    epilog: str
+    commands: Mapping[str, tuple[str, str]]
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the flags of the command that is given, with its ``run``.
+
+        Raises:
+            ConfigError: an argument is missing, wrong or unknown.
+        """
+        command = next((word for word in arguments if word in self.commands), "")
+        parser = self.parser([command])
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            flags = self._flags(options.command)
+            parser.error(f"unknown argument {name!r}{nearest(name, flags)}")
+        return options
+
+    def parser(self, wanted: Collection[str]) -> Parser:
+        """Return a parser that knows all commands, and the flags of the wanted ones."""
+        parser = Parser(
+            prog=self.name, description=self.description, epilog=self.epilog, allow_abbrev=False
+        )
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        for name, (module, text) in self.commands.items():
+            its = commands.add_parser(name, help=text, allow_abbrev=False)
+            if name in wanted:
+                command = importlib.import_module(module)
+                its.set_defaults(run=command.run)
+                command.add_arguments(its)
+        return parser
+
+    def _flags(self, command: str) -> list[str]:
+        parser = Parser(add_help=False)
+        importlib.import_module(self.commands[command][0]).add_arguments(parser)
+        return [flag for action in parser._actions for flag in action.option_strings]
+
+
+def exit_code(
+    name: str, run: Callable[[], int | None], tell: Callable[[str], bool] = lambda _: False
+) -> int:
+    """Run a program and return its exit code; what a user can fix is reported on one line.
+
+    Args:
+        name: of the program, before its error messages.
+        run: does its work.
+        tell: passes an error message to a parent process; False where there is none, and the
+            message goes to standard error.
+    """
+    try:
+        code = run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code or 0
+    except UserError as error:
+        message = one_line(error)
+        if not tell(message):
+            sys.stdout.flush()
+            sys.stderr.write(f"{name}: {message}\n")
+        return error.exit_code
+    except MemoryError:
+        sys.stderr.write(f"{name}: out of memory; give it more, or smaller data\n")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
+        _drop_output()
+        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        sys.stderr.write(f"{name}: cannot write: {error.strerror}; free some space\n")
+        return 1
+
+
+def _drop_output() -> Any:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
