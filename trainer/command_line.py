@@ -45,7 +45,7 @@ class Program:
     commands: Mapping[str, tuple[str, str]]
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the flags of the command that is given, with its ``run``.
+        """Return the flags of the command that is given, with its ``action``.
 
         Raises:
             ConfigError: an argument is missing, wrong or unknown.
@@ -69,7 +69,7 @@ class Program:
             its = commands.add_parser(name, help=text, allow_abbrev=False)
             if name in wanted:
                 command = importlib.import_module(module)
-                its.set_defaults(run=command.run)
+                its.set_defaults(action=command.run)
                 command.add_arguments(its)
         return parser
 

@@ -29,7 +29,6 @@ KINDS = {
     "ServiceAccount": ("v1", "serviceaccounts", True),
     "Event": ("v1", "events", True),
     "Namespace": ("v1", "namespaces", False),
-    "Node": ("v1", "nodes", False),
     "ResourceQuota": ("v1", "resourcequotas", True),
     "LimitRange": ("v1", "limitranges", True),
     "Job": ("batch/v1", "jobs", True),
@@ -123,7 +122,7 @@ class Cluster:
                 return None
             raise
 
-    def list(self, kind: str, *, labels: str = "", all_namespaces: bool = False) -> list[Object]:
+    def list(self, kind: str, *, labels: str = "") -> list[Object]:
         """Return all objects of a kind that match a label selector.
 
         The API server leaves ``kind`` and ``apiVersion`` out of a list's items. A kind of Kueue's
@@ -133,7 +132,7 @@ class Cluster:
         items: list[Object] = []
         while True:
             try:
-                path = self._route(kind, namespace="" if all_namespaces else None)
+                path = self._route(kind)
                 page = self._json("GET", path, query)
             except ClusterError as error:
                 if error.status == 404 and KINDS[kind][0] in OPTIONAL:
@@ -220,21 +219,10 @@ class Cluster:
         if not (whole or follow):
             raise UnavailableError(f"{self._where()}: the log of {pod} was cut off; ask again")
 
-    def can(
-        self,
-        verb: str,
-        resource: str,
-        *,
-        group: str = "",
-        subresource: str = "",
-        all_namespaces: bool = False,
-    ) -> bool:
-        """Ask whether the user may do ``verb`` to a plural ``resource`` (SelfSubjectAccessReview).
-
-        A resource outside of namespaces, such as nodes, needs ``all_namespaces``.
-        """
+    def can(self, verb: str, resource: str, *, group: str = "", subresource: str = "") -> bool:
+        """Ask whether the user may do ``verb`` to a plural ``resource`` in the namespace."""
         wanted = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
-        wanted["namespace"] = "" if all_namespaces else self.namespace
+        wanted["namespace"] = self.namespace
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",

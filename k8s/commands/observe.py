@@ -31,7 +31,7 @@ def cause(
 ) -> Cause | None:
     """Return what is wrong with a run whose Job is not complete, or None.
 
-    Nodes and quotas are looked at only where that is wrong, and only if that is allowed.
+    Quotas and queues are read only if the first diagnosis asks for them and the user may.
 
     Args:
         cluster: where it is.
@@ -59,8 +59,6 @@ def cause(
         replace(
             observed,
             quotas=_allowed(cluster, "ResourceQuota"),
-            nodes=_allowed(cluster, "Node"),
-            node_pods=_allowed(cluster, "Pod", all_namespaces=True),
             workload=_workload(cluster, job),
         )
     )
@@ -118,9 +116,9 @@ def _events(
     return [event for event in events if is_ours(event)]
 
 
-def _allowed(cluster: Cluster, kind: str, **options: Any) -> list[dict[str, Any]]:
+def _allowed(cluster: Cluster, kind: str) -> list[dict[str, Any]]:
     with contextlib.suppress(ForbiddenError):
-        return cluster.list(kind, **options)
+        return cluster.list(kind)
     return []
 
 

@@ -23,8 +23,6 @@ class Observed:
         pods: of the Job, older ones of a rank too.
         events: v1 Events of the Job and its pods, in any order.
         quotas: ResourceQuotas of the namespace, where readable.
-        nodes: of the cluster, where readable.
-        node_pods: all pods of the cluster, where readable.
         workload: Kueue's, of the Job.
         namespace: that they are in, where readable.
         trains: whether rank 0 has reported that it trains.
@@ -35,8 +33,6 @@ class Observed:
     pods: Sequence[Object]
     events: Sequence[Object]
     quotas: Sequence[Object] = ()
-    nodes: Sequence[Object] = ()
-    node_pods: Sequence[Object] = ()
     workload: Object | None = None
     namespace: Object | None = None
     trains: bool = True

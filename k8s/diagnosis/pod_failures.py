@@ -80,13 +80,8 @@ def _unready(pod: Object, observed: Observed) -> str | None:
     ready = condition(pod, "Ready", "False") or condition(pod, "Ready", "Unknown")
     if dig(pod, "status", "phase") not in ("Running", "Unknown") or not ready:
         return None
-    if events := observed.events_of(pod, "NodeNotReady"):
-        return seen(events[-1])
-    for node in observed.nodes:
-        if dig(node, "metadata", "name") == dig(pod, "spec", "nodeName"):
-            silent = condition(node, "Ready", "Unknown") or condition(node, "Ready", "False")
-            return text(silent, "lastTransitionTime") if silent else None
-    return None
+    events = observed.events_of(pod, "NodeNotReady")
+    return seen(events[-1]) if events else None
 
 
 def disrupted(pod: Object, _: Observed) -> Symptom | None:

@@ -18,7 +18,7 @@ from k8s.diagnosis.evidence import (
     status_of,
     text,
 )
-from k8s.quantity import Amounts, asked, best_node, parse, show
+from k8s.quantity import asked, show
 
 # Why a container waits, as kubelet says it.
 PULLING = (
@@ -41,8 +41,7 @@ def unschedulable(pod: Object, observed: Observed) -> Symptom | None:
     if not scheduled or observed.age(at) < SETTLING:
         return None
     words = re.split(r"[.,] (?:no new claims|preemption:)", text(scheduled, "message"))[0]
-    words, spec = words.rstrip("."), dig(pod, "spec") or {}
-    need = asked(spec)
+    words, need = words.rstrip("."), asked(dig(pod, "spec") or {})
     short = list(dict.fromkeys(re.findall(r"Insufficient ([\w./-]+\w)", words)))
     remedies = []
     if short:
@@ -52,24 +51,10 @@ def unschedulable(pod: Object, observed: Observed) -> Symptom | None:
     if "taint" in words:
         remedies.append("see tolerations")
     what = f"no node takes its pod: {words}"
-    best = best_node(spec, short, observed.nodes, observed.node_pods)
-    if observed.node_pods and best and (gap := _gap(need, short, best[1])):
-        what = f"no node has room for its pod: {gap} on the best node, {best[0]}"
-    elif wants := " and ".join(
-        f"{show(each, need[each])} {each}" for each in short if each in need
-    ):
+    wants = " and ".join(f"{show(each, need[each])} {each}" for each in short if each in need)
+    if wants:
         what = f"no node has room for its pod, which asks for {wants}: {words}"
     return Symptom("Unschedulable", what, "; ".join(remedies) or "see kubectl get nodes", at)
-
-
-def _gap(need: Amounts, short: list[str], free: Amounts) -> str:
-    """Return what is asked and what is free of each resource that does not suffice."""
-    left = {each: max(parse(0), free.get(each, parse(0))) for each in short}
-    return ", ".join(
-        f"{show(each, need[each])} {each} asked, {show(each, left[each])} free"
-        for each in short
-        if each in need and left[each] < need[each]
-    )
 
 
 def image(pod: Object, observed: Observed) -> Symptom | None:

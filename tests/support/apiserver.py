@@ -42,7 +42,6 @@ KINDS = {
     ("v1", "serviceaccounts"): "ServiceAccount",
     ("v1", "events"): "Event",
     ("v1", "namespaces"): "Namespace",
-    ("v1", "nodes"): "Node",
     ("v1", "resourcequotas"): "ResourceQuota",
     ("v1", "limitranges"): "LimitRange",
     ("batch/v1", "jobs"): "Job",
@@ -50,7 +49,7 @@ KINDS = {
 }
 KUEUE = "kueue.x-k8s.io"
 KUEUE_KINDS = {"localqueues": "LocalQueue", "workloads": "Workload"}
-CLUSTER_WIDE = {"Namespace", "Node"}
+CLUSTER_WIDE = {"Namespace"}
 REASONS = {
     400: "BadRequest",
     401: "Unauthorized",

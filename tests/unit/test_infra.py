@@ -101,18 +101,9 @@ def test_the_submitter_may_do_what_the_program_needs_and_nothing_else() -> None:
     assert (ROOT / doctor.ROLE).exists()
 
 
-def test_more_rights_are_optional_and_to_read_only() -> None:
-    assert grants("ClusterRole/trainyard-capacity") == {
-        ("", "nodes", "list"),
-        ("", "pods", "list"),
-        ("scheduling.k8s.io", "priorityclasses", "get"),
-    }
-    assert "capacity.yaml" not in documents(INFRA / "cluster/kustomization.yaml")[0]["resources"]
-
-
 def test_nobody_may_read_secrets_or_enter_pods() -> None:
     roles = [named(item) for item in OBJECTS if "rules" in item]
-    assert len(roles) == 2
+    assert roles == ["Role/submitter"]
     for group, resource, verb in set().union(*map(grants, roles)):
         assert "*" not in group + resource + verb
         assert resource not in ("secrets", "pods/exec", "pods/attach", "serviceaccounts/token")
@@ -145,7 +136,7 @@ def test_kustomize_takes_every_file(folder: str) -> None:
     (kustomization,) = documents(INFRA / folder / "kustomization.yaml")
     taken = set(kustomization["resources"])
     there = {path.name for path in (INFRA / folder).glob("*.yaml")}
-    assert there - taken <= {"kustomization.yaml", "kind.yaml", "capacity.yaml"}
+    assert there - taken <= {"kustomization.yaml", "kind.yaml"}
     assert all((INFRA / folder / name).exists() for name in taken)
 
 

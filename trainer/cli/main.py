@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
         options.arguments = given
         if options.command not in ("train", "sweep"):  # which take requests to stop themselves
             process.default_signals()
-        code: int | None = options.run(options)
+        code: int | None = options.action(options)
         return code
 
     return exit_code(program.name, run, lambda message: status.tell_parent(error=message))

@@ -1,4 +1,4 @@
-"""Quantities as Kubernetes writes them, and the room that nodes have."""
+"""Quantities as Kubernetes writes them."""
 
 from decimal import Decimal
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8s.quantity import asked, best_node, parse, show
+from k8s.quantity import asked, parse, show
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,6 @@ def container(**requests: str) -> dict[str, Any]:
     return {"name": "trainer", "resources": {"requests": requests}}
 
 
-def node(name: str, labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, Any]:
-    metadata = {"name": name, "labels": labels or {}}
-    return {"metadata": metadata, "spec": {}, "status": {"allocatable": allocatable}}
-
-
-def running(on: str, phase: str, **requests: str) -> dict[str, Any]:
-    return {
-        "spec": {"nodeName": on, "containers": [container(**requests)]},
-        "status": {"phase": phase},
-    }
-
-
 def test_a_pod_asks_for_its_containers_together_or_for_the_one_before_them() -> None:
     spec: dict[str, Any] = {"containers": [container(cpu="1", memory="1Gi"), container(cpu="500m")]}
     assert asked(spec) == {"cpu": Decimal("1.5"), "memory": Decimal(2**30), "pods": 1}
@@ -85,57 +73,3 @@ def test_a_pod_asks_for_its_containers_together_or_for_the_one_before_them() -> 
     limited = {"containers": [{"resources": {"limits": {"cpu": "3", "memory": "1Mi"}}}]}
     assert asked(limited) == {"cpu": 3, "memory": Decimal(2**20), "pods": 1}
     assert asked({"containers": None}) == {"pods": 1}
-
-
-def test_the_best_node_comes_nearest_to_what_is_asked() -> None:
-    spec: dict[str, Any] = {"containers": [container(cpu="4", memory="4Gi")]}
-    nodes = [
-        node("cpus", cpu="16", memory="1Gi"),
-        node("memory", cpu="1", memory="64Gi"),
-        node("both", cpu="6", memory="6Gi"),
-    ]
-    pods = [
-        running("both", "Running", cpu="3", memory="3Gi"),
-        running("both", "Succeeded", cpu="64"),
-    ]
-    best = best_node(spec, ["cpu", "memory"], nodes, pods)
-    assert best
-    assert best[0] == "both"
-    assert best[1] == {"cpu": 3, "memory": 3 * 2**30}
-    best = best_node(spec, ["cpu"], nodes, pods)
-    assert best
-    assert best[0] == "cpus"
-    assert best_node(spec, ["cpu"], [], pods) is None
-
-
-@pytest.mark.parametrize(
-    ("toleration", "runs"),
-    [
-        (None, False),
-        ({"operator": "Exists"}, True),
-        ({"key": "gpu", "operator": "Exists"}, True),
-        ({"key": "gpu", "value": "yes"}, True),
-        ({"key": "gpu", "value": "yes", "effect": "NoSchedule"}, True),
-        ({"key": "gpu", "value": "no"}, False),
-        ({"key": "gpu", "value": "yes", "effect": "NoExecute"}, False),
-        ({"key": "other", "operator": "Exists"}, False),
-    ],
-)
-def test_a_tainted_node_is_for_those_who_tolerate_it(
-    toleration: dict[str, str] | None, runs: bool
-) -> None:
-    tainted = node("gpu", cpu="8")
-    tainted["spec"]["taints"] = [
-        {"key": "gpu", "value": "yes", "effect": "NoSchedule"},
-        {"key": "busy", "effect": "PreferNoSchedule"},
-    ]
-    spec = {"containers": [], "tolerations": [toleration] if toleration else []}
-    assert (best_node(spec, ["cpu"], [tainted], []) is not None) == runs
-
-
-def test_a_node_must_be_open_and_selected() -> None:
-    zone = node("a", {"zone": "a"}, cpu="8")
-    assert best_node({"nodeSelector": {"zone": "a"}}, ["cpu"], [zone], []) is not None
-    assert best_node({"nodeSelector": {"zone": "b"}}, ["cpu"], [zone], []) is None
-    zone["spec"]["unschedulable"] = True
-    assert best_node({}, ["cpu"], [zone], []) is None
