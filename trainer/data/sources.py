@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,9 +36,29 @@ MNIST_SHA256 = (
 """SHA-256 of MNIST's uncompressed files, in the order of FILES."""
 
 _MAX_DOWNLOAD = 16 << 20  # bytes of one file; MNIST's largest has 9.9 million
+PROBE_SECONDS = 4.0  # that ``auto`` waits for a mirror to answer
 _MIRROR_SECONDS = 120.0  # for all four files
 _SILENCE_SECONDS = 10.0
 _CHUNK = 1 << 16
+
+
+class _Digits(NamedTuple):
+    """How many digits to draw, and from which seed."""
+
+    train: int
+    test: int
+    seed: int
+
+    @property
+    def words(self) -> str:
+        return f"digits drawn by the program from seed {self.seed}"
+
+    def check(self) -> None:
+        if min(self.train, self.test) < 1:
+            raise ConfigError(
+                f"digits: {self.train} for training and {self.test} for testing; give at least 1"
+                " each"
+            )
 
 
 class _Found(NamedTuple):
@@ -57,12 +77,10 @@ def put(
     test_count: int = 10_000,
     seed: int = 0,
     split: int = 0,
-    mirrors: Sequence[str] = MIRRORS,
-    probe_seconds: float = 4.0,
 ) -> str:
-    """Puts a dataset into the folder ``to_uri``; all of it is checked before the first write.
+    """Put a dataset into the folder ``to_uri``; all of it is checked before the first write.
 
-    Nothing is overwritten, and an interrupted put is completed by the same command.
+    Nothing is overwritten, and the same command completes an interrupted put.
 
     Args:
         source: ``mnist`` (the mirrors), ``digits`` (drawn by the program), a folder or URI of
@@ -75,8 +93,6 @@ def put(
             With ``split`` and another source also of the order in which images go into shards.
         split: Number of shards to split the training images into, 0 for none. Digits are drawn
             and written shard by shard, so that they need not fit into memory.
-        mirrors: Folders to download from, in the order in which they are tried.
-        probe_seconds: How long ``auto`` waits for a mirror to answer.
 
     Returns:
         One line: the destination, what it now holds, where that is from, and why.
@@ -94,9 +110,10 @@ def put(
     if source == "auto" and (sharded or len(there) == len(FILES)):
         return f"{target.uri}: {_describe(dataset.load(to_uri, validation=0))}, kept as it was"
     _check_room(target, there, split)
+    wanted = _Digits(train_count, test_count, seed)
     if split and source == "digits":
-        return _put_digits(target, train_count, test_count, seed, split)
-    found = _find(source, lambda: _draw(train_count, test_count, seed), mirrors, probe_seconds)
+        return _put_digits(target, wanted, split)
+    found = _find(source, wanted)
     files = dataset.parse(found.files, found.where)
     data = dataset.assemble(files, found.where, validation=0)
     if split:
@@ -130,9 +147,10 @@ def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None
         raise _conflict(target, min(others))
 
 
-def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -> str:
-    """Draws digits and puts them shard by shard."""
-    _check_digits(train, test)
+def _put_digits(target: Storage, wanted: _Digits, split: int) -> str:
+    """Draw digits and put them shard by shard."""
+    wanted.check()
+    train, test, seed = wanted
     if train < 10:
         raise ConfigError(f"digits: {train} in shards; give at least 10, which are one of each")
     _check_split(split, train, digits.SIDE**2)
@@ -140,11 +158,11 @@ def _put_digits(target: Storage, train: int, test: int, seed: int, split: int) -
     parts = (digits.draw(stop - start, 2 * seed, start) for start, stop in bounds)
     arrays = digits.draw(test, 2 * seed + 1)
     tests = [idx.encode(array, compress=True) for array in arrays]
-    return _put_parts(target, parts, split, tests, _drawn(seed))
+    return _put_parts(target, parts, split, tests, wanted.words)
 
 
 def _put_shuffled(target: Storage, found: _Found, data: Dataset, seed: int, split: int) -> str:
-    """Puts images in shuffled order, so that all shards are alike."""
+    """Put images in shuffled order, so that all shards are alike."""
     _check_split(split, len(data.train.labels), math.prod(data.input_shape))
     shuffled = sampler.permutation(seed, 0, len(data.train.labels))
     images, labels = data.train.images, data.train.labels.astype(np.uint8)
@@ -162,7 +180,7 @@ def _put_parts(
     tests: Sequence[bytes],
     words: str,
 ) -> str:
-    """Puts one shard after the other, and the index last: without it, there is no dataset."""
+    """Put one shard after the other, and the index last: without it, there is no dataset."""
     there = dataset.locate(target)
     for name, content in zip(FILES[2:], tests, strict=True):
         if name in there:
@@ -184,7 +202,7 @@ def _put_parts(
 
 
 def _bounds(count: int, split: int) -> list[tuple[int, int]]:
-    """First image and the one after the last, of each shard; sizes differ by one at most."""
+    """Return the first image of each shard and the one after its last; sizes differ by one."""
     ends = [count * number // split for number in range(split + 1)]
     return list(itertools.pairwise(ends))
 
@@ -234,14 +252,12 @@ def _conflict(target: Storage, name: str) -> ConfigError:
     )
 
 
-def _find(
-    source: str, draw: Callable[[], _Found], mirrors: Sequence[str], probe_seconds: float
-) -> _Found:
+def _find(source: str, wanted: _Digits) -> _Found:
     if source == "auto":
-        return _choose(draw, mirrors, probe_seconds)
+        return _choose(wanted)
     if source == "mnist":
-        return _download(mirrors)
-    return draw() if source == "digits" else _open(source)
+        return _download(MIRRORS)
+    return _draw(wanted) if source == "digits" else _open(source)
 
 
 def _open(source: str) -> _Found:
@@ -259,30 +275,19 @@ def _open(source: str) -> _Found:
     return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}")
 
 
-def _check_digits(train_count: int, test_count: int) -> None:
-    if min(train_count, test_count) < 1:
-        raise ConfigError(
-            f"digits: {train_count} for training and {test_count} for testing; give at least 1 each"
-        )
-
-
-def _drawn(seed: int) -> str:
-    return f"digits drawn by the program from seed {seed}"
-
-
-def _draw(train_count: int, test_count: int, seed: int) -> _Found:
-    _check_digits(train_count, test_count)
+def _draw(wanted: _Digits) -> _Found:
+    wanted.check()
     files: dict[str, bytes] = {}
     # Even streams for training, odd ones for testing: no seed's test digits are another's
     # training digits.
-    for stream, count in enumerate((train_count, test_count)):
-        for array in digits.draw(count, 2 * seed + stream):
+    for stream, count in enumerate((wanted.train, wanted.test)):
+        for array in digits.draw(count, 2 * wanted.seed + stream):
             files[f"{FILES[len(files)]}.gz"] = idx.encode(array, compress=True)
-    return _Found(files, "digits", _drawn(seed))
+    return _Found(files, "digits", wanted.words)
 
 
-def _choose(draw: Callable[[], _Found], mirrors: Sequence[str], seconds: float) -> _Found:
-    """The best source at hand: MNIST_DIR, a mirror that answers, or digits."""
+def _choose(wanted: _Digits) -> _Found:
+    """Return the best source at hand: MNIST_DIR, a mirror that answers, or digits."""
     folder = os.environ.get("MNIST_DIR")
     if folder:
         try:
@@ -291,33 +296,33 @@ def _choose(draw: Callable[[], _Found], mirrors: Sequence[str], seconds: float) 
             raise type(error)(f"MNIST_DIR={error}") from error
         words = f"{found.words}, which MNIST_DIR names"
         return found._replace(where=f"MNIST_DIR={found.where}", words=words)
-    answering = _first_answer(mirrors, seconds)
-    reason = f"MNIST_DIR is not set and no mirror of MNIST answered within {seconds:g} s"
+    answering = _first_answer()
+    reason = f"MNIST_DIR is not set and no mirror of MNIST answered within {PROBE_SECONDS:g} s"
     if answering:
         try:
             return _download([answering])
         except (DataError, UnavailableError) as error:
             reason = str(error)
-    found = draw()
-    return found._replace(words=f"{found.words}, because {reason}")
+    return _draw(wanted)._replace(words=f"{wanted.words}, because {reason}")
 
 
-def _first_answer(mirrors: Sequence[str], seconds: float) -> str | None:
-    """The mirror that is first to send the smallest file, None if none does in time."""
+def _first_answer() -> str | None:
+    """Return the first mirror to send the smallest file, None if none does in time."""
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    deadline = time.monotonic() + PROBE_SECONDS
 
     def ask(mirror: str) -> None:
         try:
-            _get(f"{mirror}/{FILES[3]}.gz", time.monotonic() + seconds)
+            _get(f"{mirror}/{FILES[3]}.gz", deadline)
             answers.put(mirror)
         except (DataError, UnavailableError):
             answers.put(None)
 
-    deadline = time.monotonic() + seconds
-    for mirror in mirrors:
+    for mirror in MIRRORS:
         # Daemons, because resolving a name may take longer than any time-out of a socket.
         threading.Thread(target=ask, args=(mirror,), daemon=True).start()
-    for _ in mirrors:
+    for _ in MIRRORS:
         try:
             answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -328,7 +333,7 @@ def _first_answer(mirrors: Sequence[str], seconds: float) -> str | None:
 
 
 def _download(mirrors: Sequence[str]) -> _Found:
-    """MNIST from the first mirror that has it whole.
+    """Return MNIST from the first mirror that has it whole.
 
     Raises:
         DataError: No mirror has it, and at least one has something else in its place.
@@ -362,7 +367,7 @@ def _check_mnist(files: Mapping[str, bytes], mirror: str) -> None:
 
 
 def _get(url: str, deadline: float) -> bytes:
-    """Downloads one file; ``deadline`` is a time of the monotonic clock."""
+    """Download one file; ``deadline`` is a time of the monotonic clock."""
     timeout = min(_SILENCE_SECONDS, max(0.1, deadline - time.monotonic()))
     data = bytearray()
     try:

@@ -94,7 +94,7 @@ def supervise(
     """
     sockets.allow_many_files()
     if config.ship_logs:
-        shipper = logs.Shipper(
+        shipper = logs.LogShipper(
             lambda: open_storage(run_folder.uri(config)),
             cluster.rank,
             lambda message: progress.create(config.log_format).warn(message),

@@ -109,18 +109,18 @@ def decode(data: bytes, name: str) -> Checkpoint:
         raise DataError(f"{name}: damaged checkpoint, {len(data)} bytes: {reason}") from None
 
 
-def check_fits(checkpoint: Checkpoint, like: Mapping[str, npt.NDArray[Any]], name: str) -> None:
-    """Check that names, shapes and dtypes are those of ``like``.
+def check_fits(checkpoint: Checkpoint, template: Mapping[str, npt.NDArray[Any]], name: str) -> None:
+    """Check that names, shapes and dtypes are those of ``template``.
 
     Raises:
         DataError: they are not; names the first that differs.
     """
-    for key in sorted(like.keys() | checkpoint.arrays.keys()):
+    for key in sorted(template.keys() | checkpoint.arrays.keys()):
         if key not in checkpoint.arrays:
             raise DataError(f"{name}: tensor {key!r} is missing")
-        if key not in like:
+        if key not in template:
             raise DataError(f"{name}: tensor {key!r} is not part of this model")
-        found, wanted = checkpoint.arrays[key], like[key]
+        found, wanted = checkpoint.arrays[key], template[key]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise DataError(
                 f"{name}: tensor {key!r} is {found.dtype} {found.shape}, "
@@ -151,22 +151,22 @@ def commit(storage: Storage, checkpoint: Checkpoint) -> None:
 def load(
     storage: Storage,
     step: int,
-    like: Mapping[str, npt.NDArray[Any]] | None,
+    template: Mapping[str, npt.NDArray[Any]] | None,
     config_digest: str,
     most: int | None = None,
 ) -> Checkpoint:
-    """Read one checkpoint of at most ``most`` bytes; check that it fits ``like``, if given.
+    """Read one checkpoint of at most ``most`` bytes; check that it fits ``template``, if given.
 
     Raises:
         DataError: it is missing, damaged, of another model or of another run.
     """
     name = object_name(step)
-    if like is not None:
-        most = _MOST_HEADER + sum(array.nbytes for array in like.values())
+    if template is not None:
+        most = _MOST_HEADER + sum(array.nbytes for array in template.values())
     data = storage.read(name) if most is None else read_at_most(storage, name, most)
     checkpoint = decode(data, f"{storage.uri}/{name}")
-    if like is not None:
-        check_fits(checkpoint, like, f"{storage.uri}/{name}")
+    if template is not None:
+        check_fits(checkpoint, template, f"{storage.uri}/{name}")
     if checkpoint.config_digest != config_digest or checkpoint.step != step:
         raise DataError(f"{storage.uri}/{name}: is of another run or step")
     return checkpoint
@@ -174,7 +174,7 @@ def load(
 
 def newest_good(
     storage: Storage,
-    like: Mapping[str, npt.NDArray[Any]] | None,
+    template: Mapping[str, npt.NDArray[Any]] | None,
     config_digest: str,
     warn: Callable[[str], None],
     most: int | None = None,
@@ -183,17 +183,17 @@ def newest_good(
 
     Args:
         storage: the run's folder.
-        like: arrays whose names, shapes and dtypes the checkpoint must have; None for any.
+        template: arrays whose names, shapes and dtypes the checkpoint must have; None for any.
         config_digest: of the run's settings.
         warn: told of every checkpoint passed over.
-        most: bytes of a checkpoint, where ``like`` does not say.
+        most: bytes of a checkpoint, where ``template`` does not say.
     """
     gone: set[int] = set()
     listed = steps(storage)
     while listed:
         step = listed.pop(0)
         try:
-            return load(storage, step, like, config_digest, most)
+            return load(storage, step, template, config_digest, most)
         except ObjectNotFoundError:
             # Another gang pruned it since, so it has committed a newer one. Going on to those
             # before, which may be gone too, could end with none and start the run over.

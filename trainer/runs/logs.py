@@ -1,10 +1,10 @@
-"""What every rank prints, copied into the run's folder, where it outlives the container.
+"""Copies what every rank prints into the run's folder, where it outlives the container.
 
-    logs/rank-0/20261120T140211Z-3fa9.00000.log    rank, UTC time of the start, part
+    logs/rank-0/20261120T140211Z-3fa9.00000.log    rank, UTC time of the start, chunk
     logs/rank-0/20261120T140211Z-3fa9.00001.log
 
-A part is at most 256 KiB of whole lines, of standard output and standard error together, each line
-in the moment it was ended.
+A chunk is at most 256 KiB of whole lines, of standard output and standard error together, each line
+at the moment it ended.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from trainer.errors import UserError
 from trainer.storage.base import Storage
 
-PART = 256 << 10  # bytes of an object
-ROOM = 128  # bytes of it for the line that tells what is missing
+CHUNK = 256 << 10  # bytes of an object
+ROOM = 128  # bytes of it for the line that says what is missing
 UNSENT = 1 << 20  # bytes kept while the store does not take them
-EVERY = 5.0  # seconds after which what there is of a part is stored
+EVERY = 5.0  # seconds after which an unfinished chunk is stored
 PATIENCE = 3.0  # seconds that the end of the process may wait for the store
 READ = 1 << 20  # bytes; as much as a pipe holds, so that one read empties it
 
@@ -34,14 +34,14 @@ _NAME = re.compile(r"logs/rank-(\d+)/(\d{8}T\d{6}Z-[0-9a-f]{4})\.(\d+)\.log")
 
 
 def read(storage: Storage, rank: int | None = None) -> Iterator[tuple[int, str]]:
-    """Yield (rank, line) of all that was stored, by rank, start and part.
+    """Yield (rank, line) of everything stored, by rank, start and chunk.
 
     Args:
         storage: the run's folder.
         rank: the only one to read; None for all.
 
     Raises:
-        UserError: the store does not give them.
+        UserError: the store cannot be read.
     """
     below = "logs/" if rank is None else f"logs/rank-{rank}/"
     found = [name for entry in storage.list(below) if (name := _NAME.fullmatch(entry.name))]
@@ -51,14 +51,14 @@ def read(storage: Storage, rank: int | None = None) -> Iterator[tuple[int, str]]
 
 
 @dataclass
-class Part:
-    """Some lines, and what became of them.
+class LogChunk:
+    """Some lines, and how much of them is stored.
 
     Attributes:
-        number: its place in the copy.
+        number: its place in the log.
         data: whole lines.
         stored: how many bytes of ``data`` are in the store.
-        missing: bytes before them that never will be; told in front of them.
+        missing: bytes before them that never will be; a line in front of them says so.
     """
 
     number: int
@@ -68,28 +68,28 @@ class Part:
 
     @property
     def owed(self) -> int:
-        """What would be missing without this part, bytes."""
+        """Return the bytes that would be missing without this chunk."""
         return len(self.data) - self.stored + (0 if self.stored else self.missing)
 
 
-class Copy:
-    """The lines that are not stored yet, in parts; every method is safe in any thread.
+class LogBuffer:
+    """Holds the lines that are not stored yet, in chunks; every method is safe in any thread.
 
     Args:
-        part: most bytes of a part; a longer line is broken.
-        unsent: most bytes kept; beyond them the oldest part goes.
+        chunk: most bytes of a chunk; a longer line is broken.
+        unsent: most bytes kept; beyond them the oldest chunk goes.
     """
 
-    def __init__(self, part: int = PART, unsent: int = UNSENT) -> None:
-        self._full, self._unsent = part - ROOM, unsent
+    def __init__(self, chunk: int = CHUNK, unsent: int = UNSENT) -> None:
+        self._full, self._unsent = chunk - ROOM, unsent
         self._lock = threading.Lock()
         self._begun: dict[int, bytes] = {}  # by stream: a line whose end is still to come
-        self._parts = deque([Part(0)])
+        self._chunks = deque([LogChunk(0)])
 
     def add(self, stream: int, data: bytes) -> bool:
-        """Take what came from one of the streams, and return whether it finished a part."""
+        """Take what came from one of the streams, and return whether it finished a chunk."""
         with self._lock:
-            number = self._parts[-1].number
+            number = self._chunks[-1].number
             *lines, begun = (self._begun.get(stream, b"") + data).split(b"\n")
             *broken, self._begun[stream] = self._pieces(begun)
             for line in lines:
@@ -97,64 +97,66 @@ class Copy:
                     self._append(piece + b"\n")
             for piece in broken:
                 self._append(piece + b"\n")
-            return self._parts[-1].number > number
+            return self._chunks[-1].number > number
 
     def end(self) -> None:
-        """End the lines that were begun."""
+        """End the unfinished lines."""
         with self._lock:
             for line in self._begun.values():
                 if line:
                     self._append(line + b"\n")
             self._begun.clear()
 
-    def changed(self) -> list[Part]:
-        """Return the parts of which something is not stored, oldest first."""
+    def changed(self) -> list[LogChunk]:
+        """Return the chunks that are not wholly stored, oldest first."""
         with self._lock:
-            while len(self._parts) > 1 and not self._parts[0].owed:
-                self._parts.popleft()
-            return [part for part in self._parts if part.owed]
+            while len(self._chunks) > 1 and not self._chunks[0].owed:
+                self._chunks.popleft()
+            return [chunk for chunk in self._chunks if chunk.owed]
 
-    def content(self, part: Part) -> tuple[int, bytes] | None:
-        """Return how much of a part there is, and the object's bytes; None if it was given up."""
+    def content(self, chunk: LogChunk) -> tuple[int, bytes] | None:
+        """Return how much of a chunk there is, and the object's bytes; None if it was dropped."""
         with self._lock:
-            if part.number < self._parts[0].number:
+            if chunk.number < self._chunks[0].number:
                 return None
-            told = b""
-            if part.missing:
-                told = b"trainer: %d bytes of output are missing here: " % part.missing
-                told += b"the store did not take them in time\n"
-            return len(part.data), told + part.data
+            notice = b""
+            if chunk.missing:
+                notice = b"trainer: %d bytes of output are missing here: " % chunk.missing
+                notice += b"the store did not take them in time\n"
+            return len(chunk.data), notice + chunk.data
 
-    def sent(self, part: Part, size: int) -> None:
-        """Note that this much of a part is stored."""
+    def sent(self, chunk: LogChunk, size: int) -> None:
+        """Record that this much of a chunk is stored."""
         with self._lock:
-            before, part.stored = part.owed, size
-            if part.number < self._parts[0].number:  # given up while it was under way
-                self._parts[0].missing -= before - part.owed
+            before, chunk.stored = chunk.owed, size
+            if chunk.number < self._chunks[0].number:  # dropped during the upload
+                self._chunks[0].missing -= before - chunk.owed
 
     def _pieces(self, line: bytes) -> list[bytes]:
         step = self._full - 1
         return [line[start : start + step] for start in range(0, len(line) or 1, step)]
 
     def _append(self, line: bytes) -> None:
-        if len(self._parts[-1].data) + len(line) > self._full:
-            self._parts.append(Part(self._parts[-1].number + 1))
-        self._parts[-1].data += line
-        while len(self._parts) > 1 and sum(len(part.data) for part in self._parts) > self._unsent:
-            lost = self._parts.popleft()
-            self._parts[0].missing += lost.owed
+        if len(self._chunks[-1].data) + len(line) > self._full:
+            self._chunks.append(LogChunk(self._chunks[-1].number + 1))
+        self._chunks[-1].data += line
+        while (
+            len(self._chunks) > 1 and sum(len(chunk.data) for chunk in self._chunks) > self._unsent
+        ):
+            lost = self._chunks.popleft()
+            self._chunks[0].missing += lost.owed
 
 
-class Shipper:
+class LogShipper:
     """Copies what this process and those it starts write to descriptors 1 and 2, until ``close``.
 
-    Each goes through a pipe, and from there to where it went before and into the copy.
+    Each goes through a pipe, and from there to its original target and into the buffer.
 
     Args:
         open_store: returns the run's folder; called on a thread of its own.
         rank: whose output it is.
-        warn: told once if the copy cannot be stored.
-        every: seconds after which what there is of a part is stored; a finished one is at once.
+        warn: called once if the lines cannot be stored.
+        every: seconds after which an unfinished chunk is stored; a finished one is at once.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class Shipper:
         self._warned = False
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._name = f"logs/rank-{rank}/{now}-{secrets.token_hex(2)}"
-        self._copy = Copy()
+        self._buffer = LogBuffer()
         self._closed = False
         self._wake = threading.Event()
         self._ended, self._end = os.pipe()
@@ -189,7 +191,7 @@ class Shipper:
         os.close(self._end)
         for pump in self._pumps:
             pump.join()  # as long as a write to the real output would have taken
-        self._copy.end()
+        self._buffer.end()
         self._closed = True
         self._wake.set()
         self._sender.join(seconds)
@@ -210,11 +212,12 @@ class Shipper:
             ended = self._ended in ready
             if reading in ready:
                 data = os.read(reading, READ)
-                # The copy first: who has read it may make this process write on the other stream.
-                if self._copy.add(stream, data):
+                # The buffer first: who reads the output may make this process write on the other
+                # stream.
+                if self._buffer.add(stream, data):
                     self._wake.set()
                 _write(self._real[stream], data)
-        os.close(reading)  # what still writes there knows that nobody listens
+        os.close(reading)  # who still writes there gets EPIPE
 
     def _send(self) -> None:
         ended = False
@@ -231,15 +234,15 @@ class Shipper:
 
     def _store(self) -> None:
         self._storage = self._storage or self._open()
-        for part in self._copy.changed():
-            if found := self._copy.content(part):
+        for chunk in self._buffer.changed():
+            if found := self._buffer.content(chunk):
                 size, content = found
-                self._storage.replace(f"{self._name}.{part.number:05d}.log", content)
-                self._copy.sent(part, size)
+                self._storage.replace(f"{self._name}.{chunk.number:05d}.log", content)
+                self._buffer.sent(chunk, size)
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write all of it, unless nobody reads it any more."""
+    """Write all of it, unless its reader is gone."""
     with contextlib.suppress(OSError):
         # Each line by itself: a gang on one machine shares its output, and a short write is whole.
         for line in io.BytesIO(data):

@@ -63,6 +63,7 @@ def mirrors(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Mirror, Mirror]]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("MNIST_DIR", raising=False)
     pair = Mirror(), Mirror()
+    monkeypatch.setattr(sources, "MIRRORS", [mirror.url for mirror in pair])
     threads = [threading.Thread(target=mirror.serve_forever, args=(0.01,)) for mirror in pair]
     for thread in threads:
         thread.start()
@@ -72,10 +73,6 @@ def mirrors(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Mirror, Mirror]]:
         mirror.shutdown()
         thread.join()
         mirror.server_close()
-
-
-def urls(mirrors: tuple[Mirror, ...]) -> list[str]:
-    return [mirror.url for mirror in mirrors]
 
 
 def unused_url() -> str:
@@ -233,10 +230,14 @@ def test_a_seed_out_of_range_is_refused_whatever_it_would_decide(
 
 
 def test_mnist_comes_from_the_first_mirror_that_has_it(
-    tmp_path: Path, mirrors: tuple[Mirror, Mirror], mnist: Path
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    mnist: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mirrors[1].serve_folder(mnist)
-    line = sources.put("mnist", str(tmp_path), mirrors=[unused_url(), *urls(mirrors)])
+    monkeypatch.setattr(sources, "MIRRORS", [unused_url(), *sources.MIRRORS])
+    line = sources.put("mnist", str(tmp_path))
     assert line.endswith(f", MNIST from {mirrors[1].url}")
     assert contents(tmp_path) == contents(mnist)
     assert mirrors[0].asked == [f"/mnist/{dataset.FILES[0]}.gz"]
@@ -246,7 +247,7 @@ def test_data_other_than_mnist_are_not_put(
     tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
 ) -> None:
     mirrors[0].serve_folder(some_digits)
-    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    message = refusal(DataError, "mnist", tmp_path)
     assert f"{mirrors[0].url}/{dataset.FILES[0]}.gz: the SHA-256 of the uncompressed" in message
     assert f"{dataset.FILES[0]}.gz: HTTP Error 404: Not Found" in message
 
@@ -255,7 +256,7 @@ def test_a_mirror_that_answers_with_a_web_page_has_no_mnist(
     tmp_path: Path, mirrors: tuple[Mirror, Mirror]
 ) -> None:
     mirrors[0].answer = lambda handler: handler.send(b"<html>Log in to the hotel's network</html>")
-    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    message = refusal(DataError, "mnist", tmp_path)
     assert "the file starts with 0x3c68746d" in message
 
 
@@ -269,14 +270,19 @@ def test_a_mirror_that_never_ends_is_given_up(
             handler.wfile.write(bytes(1 << 20))
 
     mirrors[0].answer = endless
-    message = refusal(DataError, "mnist", tmp_path, mirrors=urls(mirrors))
+    message = refusal(DataError, "mnist", tmp_path)
     assert "more than 16777216 bytes, so it is not MNIST" in message
 
 
-def test_mirrors_out_of_reach_are_all_named(tmp_path: Path, mirrors: tuple[Mirror, Mirror]) -> None:
+def test_mirrors_out_of_reach_are_all_named(
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mirrors[0].answer = lambda handler: handler.send(b"\x1f\x8b", length=100)
     nobody = unused_url()
-    message = refusal(UnavailableError, "mnist", tmp_path, mirrors=[nobody, *urls(mirrors)])
+    monkeypatch.setattr(sources, "MIRRORS", [nobody, *sources.MIRRORS])
+    message = refusal(UnavailableError, "mnist", tmp_path)
     name = f"{dataset.FILES[0]}.gz"
     assert message.startswith("MNIST could not be downloaded (")
     assert f"{nobody}/{name}: [Errno " in message
@@ -290,7 +296,7 @@ def test_auto_keeps_what_is_there(
     sources.put("digits", str(tmp_path), **COUNTS)
     before = contents(tmp_path)
     monkeypatch.setenv("MNIST_DIR", str(tmp_path / "nowhere"))
-    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors))
+    line = sources.put("auto", str(tmp_path))
     assert line.startswith(f"{tmp_path}: 40 training and 20 test images")
     assert line.endswith(", kept as it was")
     assert contents(tmp_path) == before
@@ -304,45 +310,53 @@ def test_auto_prefers_mnist_dir(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MNIST_DIR", str(some_digits))
-    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors))
+    line = sources.put("auto", str(tmp_path))
     assert line.endswith(f", from {some_digits}, which MNIST_DIR names")
     assert contents(tmp_path) == contents(some_digits)
     assert mirrors[0].asked == mirrors[1].asked == []
 
 
+@pytest.mark.usefixtures("mirrors")
 def test_auto_does_not_pass_over_a_bad_mnist_dir(
     tmp_path: Path,
-    mirrors: tuple[Mirror, Mirror],
     some_digits: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, to = tmp_path / "mnist", tmp_path / "to"
     monkeypatch.setenv("MNIST_DIR", str(folder))
-    message = refusal(DataError, "auto", to, mirrors=urls(mirrors))
+    message = refusal(DataError, "auto", to)
     assert message.startswith(f"MNIST_DIR={folder}: no train-images-idx3-ubyte,")
     folder.mkdir()
     for name, data in contents(some_digits).items():
         (folder / name).write_bytes(data[:-1])
-    message = refusal(DataError, "auto", to, mirrors=urls(mirrors))
+    message = refusal(DataError, "auto", to)
     assert message.startswith(f"MNIST_DIR={folder}/train-images-idx3-ubyte.gz: the gzip stream is")
 
 
 def test_auto_takes_the_mirror_that_answers(
-    tmp_path: Path, mirrors: tuple[Mirror, Mirror], mnist: Path
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    mnist: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 60)
     mirrors[0].say_nothing()
     mirrors[1].serve_folder(mnist)
-    line = sources.put("auto", str(tmp_path), mirrors=urls(mirrors), probe_seconds=60)
+    line = sources.put("auto", str(tmp_path))
     assert line.endswith(f", MNIST from {mirrors[1].url}")
     assert contents(tmp_path) == contents(mnist)
 
 
 def test_auto_draws_digits_where_no_mirror_answers(
-    tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
+    tmp_path: Path,
+    mirrors: tuple[Mirror, Mirror],
+    some_digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.2)
     for mirror in mirrors:
         mirror.say_nothing()  # until this test has ended: put() cannot have waited for them
-    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors), probe_seconds=0.2)
+    line = sources.put("auto", str(tmp_path), **COUNTS)
     assert line.endswith(
         ", digits drawn by the program from seed 0, because MNIST_DIR is not set and no mirror of"
         " MNIST answered within 0.2 s"
@@ -350,10 +364,13 @@ def test_auto_draws_digits_where_no_mirror_answers(
     assert contents(tmp_path) == contents(some_digits)
 
 
+@pytest.mark.usefixtures("mirrors")
 def test_auto_does_not_wait_where_every_mirror_refuses(
-    tmp_path: Path, mirrors: tuple[Mirror, Mirror]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors), probe_seconds=1e6)
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 1e6)
+    line = sources.put("auto", str(tmp_path), **COUNTS)
     assert "digits drawn by the program" in line
 
 
@@ -361,6 +378,6 @@ def test_auto_draws_digits_where_a_mirror_has_no_mnist(
     tmp_path: Path, mirrors: tuple[Mirror, Mirror], some_digits: Path
 ) -> None:
     mirrors[0].serve_folder(some_digits)
-    line = sources.put("auto", str(tmp_path), **COUNTS, mirrors=urls(mirrors))
+    line = sources.put("auto", str(tmp_path), **COUNTS)
     assert "digits drawn by the program from seed 0, because MNIST could not be" in line
     assert contents(tmp_path) == contents(some_digits)

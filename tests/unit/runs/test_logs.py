@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.processes import environment, wait_until
-from trainer.runs.logs import PART, PATIENCE, ROOM, UNSENT, Copy, Part, read
+from trainer.runs.logs import CHUNK, PATIENCE, ROOM, UNSENT, LogBuffer, LogChunk, read
 from trainer.storage.gcs import GCSStorage
 from trainer.storage.local import LocalStorage
 from trainer.testing.gcs_server import GCSServer
@@ -38,12 +38,12 @@ class Store:
         self.objects: dict[int, bytes] = {}
         self.writes = 0
 
-    def take(self, copy: Copy) -> None:
+    def take(self, copy: LogBuffer) -> None:
         for part in copy.changed():
             self.take_part(copy, part)
 
     def take_part(
-        self, copy: Copy, part: Part, meanwhile: Callable[[], object] = lambda: None
+        self, copy: LogBuffer, part: LogChunk, meanwhile: Callable[[], object] = lambda: None
     ) -> None:
         if found := copy.content(part):
             meanwhile()
@@ -65,7 +65,7 @@ class Store:
 def test_lines_arrive_whole_and_in_order_however_they_are_cut(
     pieces: list[tuple[int, int, bool]],
 ) -> None:
-    copy, store = Copy(part=ROOM + 200, unsent=1 << 30), Store()
+    copy, store = LogBuffer(chunk=ROOM + 200, unsent=1 << 30), Store()
     left = {stream: b"".join(lines_of(stream, 200)) for stream in (1, 2)}
     given = {1: b"", 2: b""}
     for stream, size, stored in pieces:
@@ -90,7 +90,7 @@ def test_lines_arrive_whole_and_in_order_however_they_are_cut(
 
 @given(st.lists(st.tuples(st.integers(0, 25), st.sampled_from(["up", "down", "slow"]))))
 def test_what_is_missing_is_told_to_the_byte(turns: list[tuple[int, str]]) -> None:
-    copy, store, number = Copy(part=ROOM + 100, unsent=400), Store(), 0
+    copy, store, number = LogBuffer(chunk=ROOM + 100, unsent=400), Store(), 0
 
     def print_lines(count: int) -> None:
         nonlocal number
@@ -121,7 +121,7 @@ def test_what_is_missing_is_told_to_the_byte(turns: list[tuple[int, str]]) -> No
 
 
 def test_a_finished_part_is_stored_once() -> None:
-    copy, store = Copy(part=ROOM + 100), Store()
+    copy, store = LogBuffer(chunk=ROOM + 100), Store()
     for number in range(100):
         copy.add(1, b"%049d\n" % number)
         if number % 2:
@@ -133,14 +133,14 @@ def test_a_finished_part_is_stored_once() -> None:
 
 def test_a_line_longer_than_a_part_is_broken() -> None:
     for piece in (1000, 1 << 20):
-        copy, store = Copy(), Store()
-        text = b"".join(b"%07d," % number for number in range(PART // 4)) + b"\n"
+        copy, store = LogBuffer(), Store()
+        text = b"".join(b"%07d," % number for number in range(CHUNK // 4)) + b"\n"
         for start in range(0, len(text), piece):
             copy.add(2, text[start : start + piece])
             copy.add(1, b"")
         store.take(copy)
         assert len(store.objects) == 3
-        assert max(map(len, store.objects.values())) <= PART
+        assert max(map(len, store.objects.values())) <= CHUNK
         assert store.whole.replace(b"\n", b"") == text.rstrip()
 
 
@@ -171,11 +171,12 @@ def test_lines_are_read_by_rank_start_and_part(tmp_path: Path) -> None:
 SHIPPING = f"""
     import atexit, os, signal, subprocess, sys, threading, time
     signal.alarm({LIMIT:.0f})
-    from trainer.runs.logs import Shipper
-    from trainer.storage.base import GCSStorage, open_storage
+    from trainer.runs.logs import LogShipper
+    from trainer.storage.base import open_storage
+    from trainer.storage.gcs import GCSStorage
     warn = lambda text: print("warned:", text, flush=True)
     def ship(open_store, every=0.05, rank=3):
-        shipper = Shipper(open_store, rank, warn, every)
+        shipper = LogShipper(open_store, rank, warn, every)
         atexit.register(shipper.close)
     def bucket(deadline=1.0):
         return lambda: GCSStorage("bucket", "run", deadline=deadline)
@@ -258,14 +259,14 @@ def test_what_is_printed_is_shown_at_once_and_outlives_a_kill(tmp_path: Path) ->
 def test_a_finished_part_is_stored_at_once(tmp_path: Path) -> None:
     code = f"""
         ship(lambda: open_storage({str(tmp_path)!r}), every={LIMIT})
-        for number in range(3 * {PART} // 1000): print(f"{{number:0999}}", file=sys.stderr)
+        for number in range(3 * {CHUNK} // 1000): print(f"{{number:0999}}", file=sys.stderr)
         input()
     """
     with start(code) as process:
         assert process.stderr
-        for number in range(3 * PART // 1000):
+        for number in range(3 * CHUNK // 1000):
             assert process.stderr.readline() == f"{number:0999}\n"
-        wait_until(lambda: len(copied(tmp_path)) >= 2 * (PART - ROOM) // 1000, LIMIT / 2)
+        wait_until(lambda: len(copied(tmp_path)) >= 2 * (CHUNK - ROOM) // 1000, LIMIT / 2)
         process.kill()
 
 
@@ -284,7 +285,7 @@ def test_a_reader_that_leaves_ends_neither_the_process_nor_the_copy(tmp_path: Pa
     assert (process.returncode, err) == (0, "done\n")
     assert [line for line in copied(tmp_path) if line != "done"] == [*map(str, range(50_000))]
     assert len(parts(tmp_path)) == 2
-    assert max(part.stat().st_size for part in parts(tmp_path)) <= PART
+    assert max(part.stat().st_size for part in parts(tmp_path)) <= CHUNK
 
 
 def test_lines_of_two_ranks_on_one_output_are_not_torn(tmp_path: Path) -> None:
@@ -440,6 +441,6 @@ def test_what_did_not_fit_is_told_when_the_store_is_back(server: GCSServer) -> N
     [told] = [int(found[1]) for found in map(MISSING.match, whole.splitlines()) if found]
     kept = len(numbers) * 1000
     assert kept + told == 2 * UNSENT // 1000 * 1000
-    assert UNSENT - PART < kept <= UNSENT + PART  # one was under way when it was given up
+    assert UNSENT - CHUNK < kept <= UNSENT + CHUNK  # one was under way when it was given up
     assert whole.startswith(b"first\n")
     assert numbers[-1] == 2 * UNSENT // 1000 - 1
