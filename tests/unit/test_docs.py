@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.cli.main import PROGRAM
+from trainer.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -125,6 +126,15 @@ def test_the_architecture_page_has_the_layers_that_are_enforced(contract: int, d
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     layers = settings["contracts"][contract]["layers"]
     assert [re.split(r"  +", line)[0] for line in drawn.splitlines()] == layers
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_pages_describe_each_preset_as_the_program_does(name: str) -> None:
+    preset = PRESETS[name]
+    page = (ROOT / "docs/presets.md").read_text()
+    assert f"| `{name}` | {preset.summary} |" in (ROOT / "README.md").read_text()
+    assert f"| `{name}` | {preset.summary} | {preset.accuracy:.2%}" in page
+    assert f"- `{name}`: {preset.source}\n" in page or not preset.source
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
