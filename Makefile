@@ -110,8 +110,15 @@ docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 		train --preset $(PRESET) --data /bucket/data --run '/bucket/runs/{preset}-{digest}' $(ARGS)
 
 ##@ Develop
-test: $(VENV)/dev  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: $(VENV)/dev  ## Run all tests (10 minutes)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/dev  ## Run the tests without TensorFlow, processes or a browser (a minute)
+	$(PYTEST) --fast $(ARGS)
+
+test-long: $(VENV)/dev  ## Run all tests with long random series (hours)
+	TRAINYARD_LONG=$${TRAINYARD_LONG:-1} $(PYTEST) $(ARGS)
 
 e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
 	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
@@ -170,4 +177,4 @@ $(BENCH)/stamp: requirements/bench.txt
 
 .PHONY: run presets bench chaos report predict export tensorboard compare sweep \
 	doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
-	test e2e check format schema golden lock pictures clean help
+	test test-fast test-long e2e check format schema golden lock pictures clean help

@@ -1,6 +1,11 @@
 import signal
+from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
+import pytest
+
+from tests.support import needs, series
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would every
 # process they start: those that end by Ctrl-C would never end.
@@ -11,5 +16,55 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
 # An example that takes long on a busy machine is no failure.
-hypothesis.settings.register_profile("trainyard", deadline=None)
+hypothesis.settings.register_profile(
+    "trainyard", deadline=None, max_examples=series.length(50, 1000)
+)
 hypothesis.settings.load_profile("trainyard")
+
+GUARD = needs.Guard()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="leave out tests that need TensorFlow, processes, a browser or a cluster",
+    )
+    parser.addoption("--slow", action="store_true", help="leave out what --fast runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("fast"):
+        GUARD.allow({"process"})  # as pytest-xdist starts some
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.getoption("fast") and collection_path.match("test_*.py"):
+        return needs.is_slow(collection_path) or None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in needs.of_folder(item.path):
+            item.add_marker(marker)
+    slow = {item for item in items if any(map(item.get_closest_marker, needs.MARKERS))}
+    left_out = slow if config.getoption("fast") else {*items} - slow
+    if config.getoption("fast") or config.getoption("slow"):
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    yield
+    assert not GUARD.refused, GUARD.refused[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    GUARD.allow({marker.name for marker in item.iter_markers()})
+    result = yield
+    GUARD.allow(set(needs.MARKERS))
+    return result

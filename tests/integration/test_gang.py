@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes
+from tests.support import processes, series
 from trainer.cluster import environment
 from trainer.gang.membership import VARIABLE
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
 
-# How often the run is killed; the figures in the documentation are from 20.
-KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
+KILLS = series.length(1, 20)
 CHUNK = 20
-LOADED_STEPS = int(os.environ.get("TRAINYARD_LOADED_STEPS", "400"))
+LOADED_STEPS = series.length(200, 20_000)
 
 
 def job(data: Path, run: Path, workers: int, steps: int = 300) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
     seconds = time.monotonic() - began
     assert (code, err) == (0, "")
     whole = json.loads((tmp_path / "whole" / "result.json").read_text())
-    seed = int(os.environ.get("TRAINYARD_KILL_SEED", "0"))
+    seed = series.seed("TRAINYARD_KILL_SEED")
     moments = random.Random(seed)
     for attempt in range(KILLS):
         run = tmp_path / str(attempt)

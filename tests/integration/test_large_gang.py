@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes
+from tests.support import processes, series
 from trainer.runs import checkpoint
 from trainer.runs import run_folder as runs
 from trainer.storage.base import open_storage
 
-# The figures in the documentation are from 12 and 16, killed three times.
-WORKERS = int(os.environ.get("TRAINYARD_WORKERS_TRIED", "12"))
-KILLS = int(os.environ.get("TRAINYARD_KILLS", "1"))
+WORKERS = series.length(11, 16)
+KILLS = series.length(1, 3)
 BATCH, STEPS, CHUNK = 240, 600, 20
 
 
@@ -52,7 +51,7 @@ def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_pat
     batch = ("--batch-size", str(BATCH - BATCH % WORKERS))
     assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
     assert processes.run(*job(digits, whole, WORKERS))[::2] == (0, "")
-    seed = int(os.environ.get("TRAINYARD_KILL_SEED", "0"))
+    seed = series.seed("TRAINYARD_KILL_SEED")
     moments = random.Random(seed)
     with processes.running(*job(digits, killed, WORKERS)) as gang:
         for kill in range(KILLS):

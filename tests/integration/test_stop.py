@@ -1,7 +1,6 @@
 """SIGTERM at any moment of a run's life: exit 75, with the last finished chunk stored."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import processes
+from tests.support import processes, series
 from trainer.runs import checkpoint
 from trainer.testing.gcs_server import Fault, GCSServer
 
-# How many runs are stopped; the figures in docs/reliability.md are from 300.
-STOPS = int(os.environ.get("TRAINYARD_STOPS", "2"))
-SEED = int(os.environ.get("TRAINYARD_STOP_SEED", "0"))
+STOPS = series.length(2, 300)
+SEED = series.seed("TRAINYARD_STOP_SEED")
 BORN = 0.1  # seconds until Python runs our first line; before, SIGTERM ends any process
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import os
 import subprocess
 import threading
 import time
@@ -14,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes
+from tests.support import processes, series
 from trainer.runs import checkpoint
 from trainer.testing.gcs_server import Fault, GCSServer, StoredObject, Verb
 
-OUTAGE = float(os.environ.get("TRAINYARD_OUTAGE", "2"))  # seconds that the store is down
+OUTAGE = series.length(2, 60)  # seconds that the store is down
 STEPS = 800
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 

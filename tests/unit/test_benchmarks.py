@@ -15,6 +15,8 @@ from benchmarks.__main__ import NAMES
 from benchmarks.common import Side, Spread
 from benchmarks.time_to_accuracy import NEVER, Reached
 
+pytestmark = [pytest.mark.tensorflow, pytest.mark.process]
+
 ECHO = """
 from benchmarks.common import serve
 def work(value):

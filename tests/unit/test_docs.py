@@ -182,6 +182,7 @@ def test_the_trainer_takes_its_commands(command: str) -> None:
         assert PROGRAM.parse(words).command
 
 
+@pytest.mark.process
 def test_pictures_are_small() -> None:
     tracked = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "docs"], capture_output=True, text=True, check=False

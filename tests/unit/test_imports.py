@@ -23,6 +23,7 @@ def among(packages: Iterable[str], names: set[str]) -> list[str]:
     return [n for n in names for package in packages if f"{n}.".startswith(f"{package}.")]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", ["trainer", "k8s"])
 def test_help_loads_no_command(program: str) -> None:
     names = loaded("-m", program, "--help")
@@ -30,6 +31,7 @@ def test_help_loads_no_command(program: str) -> None:
     assert among(SLOW, names) == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -45,6 +47,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(arguments: tuple[str, ...])
     assert among(HEAVY, names) == []
 
 
+@pytest.mark.process
 def test_tensorflow_is_imported_without_scikit_learn_which_can_be_had_afterwards() -> None:
     code = """
 import gc

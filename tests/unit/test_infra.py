@@ -156,6 +156,7 @@ def test_nothing_asks_for_partial_admission() -> None:
         assert "job-min-parallelism" not in re.sub(r"#.*", "", path.read_text())
 
 
+@pytest.mark.process
 def test_the_store_and_its_data_work_together(tmp_path: Path) -> None:
     (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
     (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]

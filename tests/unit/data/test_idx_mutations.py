@@ -1,11 +1,10 @@
 """Mutated IDX and gzip files: the array that is in them or DataError, within bounded memory.
 
-TRAINYARD_MUTATIONS sets how many are tried, 10,000 by default; TRAINYARD_MUTATION_SEED sets the
-seed, 0 by default. A failure names the seed and index that make its input again.
+TRAINYARD_MUTATION_SEED sets the seed of the series. A failure names the seed and index that make
+its input again.
 """
 
 import gzip
-import os
 import random
 import re
 import signal
@@ -19,11 +18,12 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from tests.support import series
 from trainer.data import idx
 from trainer.errors import DataError
 
-COUNT = int(os.environ.get("TRAINYARD_MUTATIONS", "10000"))
-SEED = int(os.environ.get("TRAINYARD_MUTATION_SEED", "0"))
+COUNT = series.length(3000, 100_000)
+SEED = series.seed("TRAINYARD_MUTATION_SEED")
 
 CAP = 100_000  # bytes
 OVERHEAD = 512 * 1024  # bytes that decode() promises to stay within beside data and array

@@ -103,6 +103,7 @@ def group() -> Iterator[tuple[Path, str]]:
         folder.rmdir()
 
 
+@pytest.mark.process
 def test_the_kernel_s_kill_is_counted(group: tuple[Path, str], tmp_path: Path) -> None:
     folder, line = group
     (tmp_path / "membership").write_text(line)

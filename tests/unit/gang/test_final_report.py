@@ -13,6 +13,8 @@ from trainer.gang import final_report
 from trainer.runs import run_folder
 from trainer.storage.local import LocalStorage
 
+pytestmark = pytest.mark.process
+
 
 class Told:
     """A reporter that keeps what it is told."""

@@ -19,6 +19,8 @@ from tests.support.processes import ROOT, environment, wait_until
 from trainer.gang.process import TUNABLES, Child, huge_pages
 from trainer.status import STATUS_FD, Event, tell_parent
 
+pytestmark = pytest.mark.process
+
 LIMIT = 30.0  # seconds after which something that should happen did not
 STOPPABLE = f"""
     import signal, time

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import series
 from trainer.gang.rendezvous import FINAL, Cause, Event, Order, RollCall
 
 Move = tuple[Any, ...]  # what to call, and its arguments
@@ -291,7 +292,7 @@ class World:
 
 
 def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease() -> None:
-    for seed in range(1000):
+    for seed in range(series.length(300, 20_000)):
         world = World(seed)
         world.live(world.random.randint(0, 600), world.random.choice((0.01, 0.05, 0.2)))
         world.live(3000, 0.0)

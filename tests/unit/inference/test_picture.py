@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from tests.support import hostile
+from tests.support import hostile, series
 from tests.support.mnist import find_mnist
 from trainer.data import dataset
 from trainer.data import digits as drawn
@@ -71,21 +71,21 @@ def slope(height: int, width: int) -> npt.NDArray[np.float64]:
 
 
 def test_an_image_prepared_already_comes_back() -> None:
-    for image in IMAGES[:60]:
+    for image in IMAGES[:30]:
         assert apart(centred(image.astype(np.float32) / 255), image) < 1.5
         assert apart(prepared(image), image) < 18  # the thickest pens are made thinner
 
 
 @pytest.mark.skipif(find_mnist() is None, reason="no MNIST here")
 def test_images_of_mnist_come_back() -> None:
-    images = dataset.load(str(find_mnist())).test.images[:150, ..., 0]
+    images = dataset.load(str(find_mnist())).test.images[: series.length(60, 1000), ..., 0]
     kept = [centred(image.astype(np.float32) / 255) for image in images]
     assert np.abs(np.stack(kept).astype(int) - images).mean() < 0.1
     found = np.stack([prepared(image) for image in images])
     assert np.abs(found.astype(int) - images).mean() < 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=series.length(30, 1000))
 @given(image_numbers, st.integers(10, 90), st.integers(10, 90), st.sampled_from([14, 20, 28, 32]))
 def test_centred_is_as_mnist_was_made(number: int, height: int, width: int, size: int) -> None:
     drawing = Image.fromarray(IMAGES[number].astype(np.float32) / 255).resize((width, height))
@@ -105,14 +105,14 @@ def test_centred_takes_any_ink(height: int, width: int) -> None:
     assert not centred(np.full((height, width), 0.04, np.float32)).any()
 
 
-@settings(max_examples=10)
+@settings(max_examples=series.length(5, 200))
 @given(image_numbers)
 def test_inverting_changes_nothing(number: int) -> None:
     image = large(number)
     assert apart(prepared(255 - image), prepared(image)) < 1
 
 
-@settings(max_examples=10)
+@settings(max_examples=series.length(5, 200))
 @given(image_numbers, st.tuples(*[st.integers(0, 120)] * 4))
 def test_the_place_on_the_paper_changes_nothing(
     number: int, border: tuple[int, int, int, int]
@@ -126,7 +126,7 @@ def test_the_place_on_the_paper_changes_nothing(
     assert np.abs(np.subtract(box, there) - (left, top, left, top)).max() <= 2
 
 
-@settings(max_examples=10)
+@settings(max_examples=series.length(5, 200))
 @given(image_numbers, st.integers(2, 4))
 def test_whole_multiples_of_the_size_change_little(number: int, times: int) -> None:
     image = large(number, 2)
@@ -138,7 +138,7 @@ def test_whole_multiples_of_the_size_change_little(number: int, times: int) -> N
 def test_every_hostile_kind_looks_like_its_original(kind: str) -> None:
     random = np.random.default_rng(3)
     distances = []
-    for image in IMAGES[:12]:
+    for image in IMAGES[: series.length(6, 100)]:
         found = digits(decode(hostile.make(image, kind, random), kind), kind)
         distances.append(apart(found[0].image, image) if len(found) == 1 else 255)
     assert np.median(distances) < 25  # another pen alone makes 20
@@ -329,7 +329,7 @@ FILES = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=series.length(30, 1000))
 @given(st.data())
 def test_damaged_files_are_read_or_refused(data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from(FILES)))

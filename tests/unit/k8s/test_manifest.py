@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 
 from k8s import manifest, spec
-from tests.support import restricted
+from tests.support import restricted, series
 from tests.support.runfiles import FULL, PLAIN, run_files
 from trainer import config, presets
 from trainer.cluster import from_environment
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/data/golden"
 RELEASES = ("1.29", "1.31", "1.33", "1.35", "1.36", "1.37")
 CASES = {"plain": PLAIN, "full": FULL}
-RUN_FILES = int(os.environ.get("TRAINYARD_RUN_FILES", "200"))
+RUN_FILES = series.length(100, 5000)
 
 
 def objects(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -80,6 +80,7 @@ def losses() -> Chart:
     )
 
 
+@pytest.mark.process
 def test_the_points_lie_where_the_page_looks_for_them() -> None:
     chart = losses()
     left, top, width, height = chart.hover["plot"]
@@ -99,6 +100,7 @@ def test_the_points_lie_where_the_page_looks_for_them() -> None:
         assert y == pytest.approx(wanted_y, abs=0.01)
 
 
+@pytest.mark.process
 def test_what_is_drawn() -> None:
     svg = svg_of(losses())
     assert svg.count('stroke="#b84a08"') == 1  # the line of the validations
@@ -145,6 +147,7 @@ def test_any_points_make_a_chart_of_finite_numbers(
         assert all(low - slack <= y <= high + slack for _, y in each.points)
 
 
+@pytest.mark.process
 def test_an_svg_has_nothing_from_outside_no_ids_and_colours_that_follow_the_theme() -> None:
     name = "<script>alert(1)</script>"
     points = ((1.0, 0.2), (2.0, 0.3))
@@ -161,6 +164,7 @@ def test_an_svg_has_nothing_from_outside_no_ids_and_colours_that_follow_the_them
         assert colours <= {light for light, _ in charts.PALETTE.values()}
 
 
+@pytest.mark.process
 def test_what_cannot_be_drawn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     dying = charts._PROGRAM.replace("print", "spec['mark'] if spec.pop('die', 0) else print")
     monkeypatch.setattr(charts, "_PROGRAM", dying)

@@ -89,6 +89,7 @@ def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     assert (row.finished, row.trouble, row.label) == (True, None, "a")
 
 
+@pytest.mark.process
 def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     make(tmp_path / "done", result={"test_accuracy": 0.1}, seed=1)
     cause = {"message": "loss became nan at step 12"}
@@ -196,6 +197,7 @@ def test_damaged_runs_are_left_out_and_told_of(tmp_path: Path, name: str, conten
 HOSTILE = "<script>alert(1)</script>\x1b[31m&\"'{{7*7}}\ud800</svg>"
 
 
+@pytest.mark.process
 def test_what_a_run_says_is_text_only(tmp_path: Path) -> None:
     make(tmp_path / "a", result={}, lines=records(), seed=1)
     make(tmp_path / "b", lines=records(), attempts=[{"cause": {"message": HOSTILE}}], seed=2)
@@ -214,6 +216,7 @@ def test_what_a_run_says_is_text_only(tmp_path: Path) -> None:
     assert json.loads(compare.as_json(found))[1]["settings"]["model"] == HOSTILE
 
 
+@pytest.mark.process
 def test_fifty_runs_make_a_page_below_a_megabyte(tmp_path: Path) -> None:
     lines = [
         {"step": k, "train_seconds": k / 97, "loss": 1 / k, "accuracy": 0.5 + k / 2000}
@@ -235,6 +238,7 @@ def test_fifty_runs_make_a_page_below_a_megabyte(tmp_path: Path) -> None:
     assert b"The best 12 of the 50 runs" in html
 
 
+@pytest.mark.process
 def test_curves_hold_the_runs_points(tmp_path: Path) -> None:
     make(tmp_path / "a", result={}, lines=records(), seed=1)
     make(tmp_path / "b", lines=records(validations=False), seed=2)
@@ -253,6 +257,7 @@ def test_curves_hold_the_runs_points(tmp_path: Path) -> None:
     assert accuracy["seed 2 (training images)"] == [(5, 0.05), (10, 0.1), (15, 0.15), (20, 0.2)]
 
 
+@pytest.mark.process
 def test_a_page_without_metrics_says_so(tmp_path: Path) -> None:
     make(tmp_path / "a")
     html = compare_page.as_page(table(str(tmp_path))).decode()
@@ -287,6 +292,7 @@ def test_what_is_no_file_does_not_become_one(tmp_path: Path) -> None:
         compare_page.write(found, str(tmp_path))
 
 
+@pytest.mark.process
 def test_the_page_is_written_where_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ from keras import layers
 from tests.support import networks
 from trainer.report import network, page
 
+pytestmark = pytest.mark.tensorflow
+
 
 def described(body: Any) -> Any:
     return networks.describe(networks.around(body, np.random.default_rng(1)))

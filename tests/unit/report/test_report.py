@@ -29,6 +29,8 @@ from trainer.report.page import MOST_PIXELS, png
 from trainer.runs import checkpoint, predictions, run_folder
 from trainer.storage.base import open_storage
 
+pytestmark = pytest.mark.process
+
 PANELS = ["training", "confusion", "classes", "wrong", "samples", "calibration", "settings", "draw"]
 HOSTILE = "</script><script>alert('{{ 7*7 }}')</script><img src=x onerror=alert(1)>\x1b[2J\n& \"'"
 VOID = {"meta", "link", "img", "br", "input", "hr", "col"}

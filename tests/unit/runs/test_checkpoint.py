@@ -61,6 +61,7 @@ def test_a_checkpoint_without_validations_and_tensors_comes_back() -> None:
     assert checkpoint.decode(checkpoint.encode(empty), "it") == empty
 
 
+@pytest.mark.process
 def test_the_bytes_depend_on_the_state_alone() -> None:
     wanted = sample()
     backwards = replace(wanted, arrays=dict(reversed(list(wanted.arrays.items()))))

@@ -1,7 +1,6 @@
 """Checkpoints while processes die at every request to the store, alone and with others at work.
 
-TRAINYARD_SCHEDULES sets how many random schedules are tried, 2,000 by default; a failure names
-the schedule's seed, and TRAINYARD_SCHEDULE_SEED runs that one alone.
+A failure names the seed of its random schedule, and TRAINYARD_SCHEDULE_SEED runs that one alone.
 """
 
 import contextlib
@@ -15,14 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support import crashes
+from tests.support import crashes, series
 from tests.support.crashes import Bucket, Client, DiedError, Fate, Gang, Plan
 from trainer.errors import DataError, UnavailableError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.storage.base import Entries, Entry
 
-SCHEDULES = int(os.environ.get("TRAINYARD_SCHEDULES", "2000"))
+SCHEDULES = series.length(500, 100_000)
 ONLY = os.environ.get("TRAINYARD_SCHEDULE_SEED")
 CONTROLS = 500  # schedules within which a broken protocol must be found out
 VERBS = ("read", "create", "replace", "list", "delete")

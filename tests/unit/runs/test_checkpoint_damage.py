@@ -1,11 +1,10 @@
 """Damaged checkpoints: each is told by name, and the one before is used, bit by bit.
 
-TRAINYARD_MUTATIONS sets how many damages are tried, 2,000 by default; TRAINYARD_MUTATION_SEED
-sets the seed, 0 by default. A failure names the seed and index that make its damage again.
+TRAINYARD_MUTATION_SEED sets the seed of the series. A failure names the seed and index that make
+its damage again.
 """
 
 import hashlib
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import crashes
+from tests.support import crashes, series
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.storage.base import Storage
 from trainer.storage.local import LocalStorage
 
-COUNT = int(os.environ.get("TRAINYARD_MUTATIONS", "2000"))
-SEED = int(os.environ.get("TRAINYARD_MUTATION_SEED", "0"))
+COUNT = series.length(500, 20_000)
+SEED = series.seed("TRAINYARD_MUTATION_SEED")
 CONTROLS = 1000  # damages within which a missing digest check must be found out
 
 DIGEST = hashlib.sha256(b"settings").hexdigest()

@@ -1,11 +1,9 @@
 """Whatever a run's folder holds, every verb that reads it ends with a page or a line.
 
-TRAINYARD_FOLDERS sets how many damaged folders are read, 60 by default; TRAINYARD_FOLDERS_SEED
-the first seed, 0 by default. A failure names the seed that makes its damage again.
+TRAINYARD_FOLDERS_SEED sets the first seed. A failure names the seed that makes its damage again.
 """
 
 import json
-import os
 import random
 import resource
 import shutil
@@ -20,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import damage
+from tests.support import damage, series
 from trainer.cli.main import main
 from trainer.config import parse
 from trainer.data import dataset
@@ -32,15 +30,19 @@ from trainer.report.tensorboard import Mirror
 from trainer.runs import checkpoint, event_log, run_folder
 from trainer.storage.local import LocalStorage
 
-COUNT = int(os.environ.get("TRAINYARD_FOLDERS", "60"))
-SEED = int(os.environ.get("TRAINYARD_FOLDERS_SEED", "0"))
+COUNT = series.length(40, 1000)
+SEED = series.seed("TRAINYARD_FOLDERS_SEED")
 PATIENCE = 120  # seconds for one verb, on any machine
 MOST_MEMORY = 3 << 30  # bytes; TensorFlow takes half a GiB of it
 RARE = 20 if COUNT < 1000 else 100  # of so many folders, the slow verbs read one
 Outcomes = Counter[tuple[str, int]]
 
 # Keras warns of itself when it loads what it has exported.
-pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("default::DeprecationWarning"),
+    pytest.mark.tensorflow,
+    pytest.mark.process,
+]
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,7 @@ def copied(folder: Path) -> list[str]:
     return [line for rank, line in read(LocalStorage(str(folder))) if rank == 3]
 
 
+@pytest.mark.process
 def test_all_that_is_printed_is_shown_unchanged_and_copied(tmp_path: Path) -> None:
     code = f"""
         print("before", flush=True)
@@ -236,6 +237,7 @@ def _utc() -> float:
     return time.mktime(time.gmtime())
 
 
+@pytest.mark.process
 def test_what_is_printed_is_shown_at_once_and_outlives_a_kill(tmp_path: Path) -> None:
     code = f"""
         ship(lambda: open_storage({str(tmp_path)!r}))
@@ -256,6 +258,7 @@ def test_what_is_printed_is_shown_at_once_and_outlives_a_kill(tmp_path: Path) ->
     assert copied(tmp_path) == ["a line", "half a line and the rest"]
 
 
+@pytest.mark.process
 def test_a_finished_part_is_stored_at_once(tmp_path: Path) -> None:
     code = f"""
         ship(lambda: open_storage({str(tmp_path)!r}), every={LIMIT})
@@ -270,6 +273,7 @@ def test_a_finished_part_is_stored_at_once(tmp_path: Path) -> None:
         process.kill()
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_ends_neither_the_process_nor_the_copy(tmp_path: Path) -> None:
     code = f"""
         ship(lambda: open_storage({str(tmp_path)!r}))
@@ -288,6 +292,7 @@ def test_a_reader_that_leaves_ends_neither_the_process_nor_the_copy(tmp_path: Pa
     assert max(part.stat().st_size for part in parts(tmp_path)) <= CHUNK
 
 
+@pytest.mark.process
 def test_lines_of_two_ranks_on_one_output_are_not_torn(tmp_path: Path) -> None:
     code = f"""
         rank = sys.stdin.readline()
@@ -322,6 +327,7 @@ def test_lines_of_two_ranks_on_one_output_are_not_torn(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.process
 def test_the_end_does_not_wait_for_a_child_that_goes_on(tmp_path: Path) -> None:
     code = f"""
         ship(lambda: open_storage({str(tmp_path)!r}))
@@ -351,6 +357,7 @@ def objects(server: GCSServer) -> list[str]:
     return [name for name, _ in server.page("bucket", {"prefix": "run/logs/"})[0]]
 
 
+@pytest.mark.process
 def test_after_the_store_was_down_for_a_while_the_copy_is_complete(
     server: GCSServer, tmp_path: Path
 ) -> None:
@@ -386,6 +393,7 @@ def test_after_the_store_was_down_for_a_while_the_copy_is_complete(
     assert len(objects(server)) == 3
 
 
+@pytest.mark.process
 def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(server: GCSServer) -> None:
     code = f"""
         import resource
@@ -413,6 +421,7 @@ def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(server: GC
     assert int(grown) << 10 < 3 * UNSENT + (8 << 20)
 
 
+@pytest.mark.process
 def test_what_did_not_fit_is_told_when_the_store_is_back(server: GCSServer) -> None:
     code = f"""
         ship(bucket(0.3))

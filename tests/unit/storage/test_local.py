@@ -204,6 +204,7 @@ getattr(open_storage(sys.argv[1]), sys.argv[2])("a/b", b"new")
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("verb", ["create", "replace"])
 def test_a_killed_writer_leaves_no_object(tmp_path: Path, verb: str) -> None:
     killed = subprocess.run(

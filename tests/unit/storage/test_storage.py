@@ -282,6 +282,7 @@ print(*won)
 """
 
 
+@pytest.mark.process
 def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RACE, str(tmp_path), str(WRITERS)],
@@ -331,6 +332,7 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(uri: str) -> None:
     assert uri in str(caught.value)
 
 
+@pytest.mark.process
 def test_importing_and_local_use_load_no_heavy_package(tmp_path: Path) -> None:
     program = (
         "import sys, trainer.storage.base as s; s.open_storage(sys.argv[1]).create('a', b'');"

@@ -162,6 +162,7 @@ def test_pages_hold_what_was_asked_for_at_most(server: GCSServer, client: Client
     assert client.status("GET", "/storage/v1/b/elsewhere") == 404
 
 
+@pytest.mark.process
 def test_as_a_process_it_keeps_its_objects_in_a_folder(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -191,6 +192,7 @@ def test_as_a_process_it_keeps_its_objects_in_a_folder(tmp_path: Path) -> None:
         assert expected in got
 
 
+@pytest.mark.process
 def test_it_listens_where_it_is_told_and_sends_a_client_back_to_the_name_it_used() -> None:
     command = [sys.executable, "-m", "trainer.testing.gcs_server", "--host", "0.0.0.0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -84,6 +84,7 @@ def test_a_ring_of_wrong_neighbours_is_refused_before_its_first_use(
     order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(all_reduce, "FIRST_SUM", 2.0)
+    monkeypatch.setattr(all_reduce, "CONNECT", 4.0)
     count = 12
     orders = {
         "text": sorted(range(count), key=str),

@@ -11,6 +11,8 @@ from trainer.cluster import ALONE, Cluster
 from trainer.data.dataset import Dataset, Split
 from trainer.train import devices
 
+pytestmark = pytest.mark.tensorflow
+
 NONE = Split(np.zeros((0, 28, 28, 1), np.uint8), np.zeros(0, np.int32))
 DATA = Dataset(NONE, NONE, NONE, 10, "")
 PODS = Cluster(0, ("a-0.a:1", "a-1.a:1"), local=False)

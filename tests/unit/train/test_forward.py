@@ -13,6 +13,8 @@ from tests.support.loops import CLASSES, LABELS, RANDOM, SHAPE, build, run
 from trainer import presets
 from trainer.train import forward, models
 
+pytestmark = pytest.mark.tensorflow
+
 IMAGES = RANDOM.integers(0, 256, (48, 28, 28, 1)).astype(np.uint8)
 WEIGHING = RANDOM.normal(size=(48, 10)).astype(np.float32)
 

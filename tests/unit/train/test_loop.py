@@ -28,6 +28,8 @@ from trainer.data import sampler, stream
 from trainer.train import loop
 from trainer.train.loop import Loop, State
 
+pytestmark = pytest.mark.tensorflow
+
 built = cache(build)  # tracing takes longer than most tests
 
 

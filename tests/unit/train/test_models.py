@@ -18,6 +18,8 @@ from trainer.runs.restore import Restored, Settings
 from trainer.storage.local import LocalStorage
 from trainer.train import models
 
+pytestmark = pytest.mark.tensorflow
+
 gc.freeze()  # every build collects garbage: not among TensorFlow's own objects, that takes 0.2 s
 
 MNIST = ((28, 28, 1), 10)

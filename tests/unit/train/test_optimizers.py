@@ -9,6 +9,8 @@ import tensorflow as tf
 from trainer.config import parse
 from trainer.train import optimizers
 
+pytestmark = pytest.mark.tensorflow
+
 STEPS = 20
 SHAPES = {"kernel": (7, 5), "bias": (5,), "filters": (3, 3, 2, 4), "scale": ()}
 

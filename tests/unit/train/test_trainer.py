@@ -26,6 +26,8 @@ from trainer.train import all_reduce
 from trainer.train.devices import make_strategy
 from trainer.train.trainer import Trainer, assemble
 
+pytestmark = pytest.mark.tensorflow
+
 RNG = np.random.default_rng(5)
 CENTRES = RNG.integers(0, 200, (4, 6, 6, 1))
 

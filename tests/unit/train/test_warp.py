@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from trainer.train.warp import Warp, sample
 
+pytestmark = pytest.mark.tensorflow
+
 SIDES = st.integers(2, 9)
 
 

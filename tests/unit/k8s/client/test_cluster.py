@@ -176,7 +176,8 @@ def test_an_answer_about_versions_that_is_none_is_a_group_that_is_not_there(
     assert cluster.get("LocalQueue", "q") is None
 
 
-def test_a_server_that_asks_for_no_pause_is_not_flooded(api: ApiServer, cluster: Cluster) -> None:
+def test_a_server_that_asks_for_no_pause_is_not_flooded(api: ApiServer, tmp_path: Path) -> None:
+    cluster = Cluster(kubeconfig=api.kubeconfig(tmp_path / "config"), pause=0.001, deadline=2.0)
     api.faults = [Fault("status", "get", "jobs", status=429, times=10**6, retry_after=0)]
     began = time.monotonic()
     raised(UnavailableError, lambda: cluster.get("Job", "m"))
@@ -363,6 +364,7 @@ def plugin(tmp_path: Path, script: str = PLUGIN) -> dict[str, Any]:
     }
 
 
+@pytest.mark.process
 def test_an_expired_token_is_renewed_once(api: ApiServer, tmp_path: Path) -> None:
     path = api.kubeconfig(tmp_path / "config", user=plugin(tmp_path))
     cluster = Cluster(kubeconfig=path, pause=0.001)
@@ -393,6 +395,7 @@ def test_expired_credentials_ask_for_a_login(api: ApiServer, cluster: Cluster) -
     assert len(api.requests) == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -792,6 +795,7 @@ def test_what_the_kubelet_adds_to_a_log_has_the_time_before(
 # The package
 
 
+@pytest.mark.process
 def test_the_package_is_loaded_when_a_cluster_is_opened() -> None:
     code = "import sys, k8s.client; print(*{n.partition('.')[0] for n in sys.modules})"
     done = subprocess.run(

@@ -365,6 +365,7 @@ def test_a_run_that_never_starts_is_given_up_with_its_cause(
     assert ("Job", "default", "mnist") in api.objects
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(
     run_file: Path, api: ApiServer, controller: Controller
 ) -> None:

@@ -1,0 +1,52 @@
+"""The files that services and tools of developers read."""
+
+import os
+import re
+import tomllib
+from typing import Any
+
+import yaml
+
+from tests.support.imports import ROOT
+from trainer.cluster import DEFAULT_PORT
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_ci_runs_what_a_change_must_pass_on_every_python_that_is_supported() -> None:
+    job = load(".github/workflows/ci.yml")["jobs"]["ci"]
+    pythons = job["strategy"]["matrix"]["python"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
+    assert bounds is not None
+    assert pythons == [f"3.{minor}" for minor in range(int(bounds[1]), int(bounds[2]))]
+
+
+def test_dependabot_looks_into_folders_that_are_there() -> None:
+    updates = {
+        each["package-ecosystem"]: each for each in load(".github/dependabot.yml")["updates"]
+    }
+    assert set(updates) == {"pip", "github-actions", "docker"}
+    for each in updates.values():
+        for folder in each.get("directories", [each.get("directory")]):
+            assert (ROOT / folder.lstrip("/")).is_dir(), folder
+    assert (ROOT / "Dockerfile").exists()
+
+
+def test_pre_commit_has_the_projects_own_ruff() -> None:
+    [repository] = load(".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    checks = [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]]
+    makefile = (ROOT / "Makefile").read_text()
+    for check in checks:
+        assert re.search(rf"\$\(BIN\)/{check}", makefile), check
+
+
+def test_security_names_the_ports_there_are() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for number in range(3):
+        assert f"| {DEFAULT_PORT + number} |" in text
