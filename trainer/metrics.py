@@ -1,4 +1,4 @@
-"""Exact figures from a model's logits: pure functions of numpy arrays."""
+"""Exact metrics from a model's logits: pure functions of numpy arrays."""
 
 import math
 from dataclasses import dataclass
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+MOST_WRONG = 36  # wrong predictions that Quality keeps
+
 
 @dataclass(frozen=True)
 class Score:
-    """Figures over a whole split.
+    """Metrics over a whole split.
 
     Attributes:
         loss: mean cross-entropy, nats.
@@ -23,7 +25,7 @@ class Score:
 
 
 def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Score:
-    """Return the figures of logits [n, classes]."""
+    """Return the metrics of logits [n, classes]."""
     correct = int((logits.argmax(axis=1) == labels).sum())
     return Score(float(losses(logits, labels).mean()), correct / len(labels), len(labels))
 
@@ -42,7 +44,7 @@ def losses(
 def confusion(
     predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], classes: int
 ) -> npt.NDArray[np.int64]:
-    """Return how often class i was taken for class j, int64 [classes, classes]."""
+    """Return how often class i was predicted as class j, int64 [classes, classes]."""
     pairs = labels.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
@@ -101,7 +103,7 @@ def calibration(
     """Return the bins of equal width over [0, 1] that hold an image, from the lowest on.
 
     Args:
-        confidence: probability of the class that each image was taken for, [n].
+        confidence: probability of the class that each image was predicted as, [n].
         right: whether it is of that class, [n].
         bins: how many; as in Guo et al., "On Calibration of Modern Neural Networks" (2017), one
             holds its upper edge.
@@ -118,3 +120,99 @@ def calibration_error(bins: list[Bin]) -> float:
     """Return the expected calibration error: mean of |accuracy - confidence| over the images."""
     images = sum(each.images for each in bins)
     return sum(each.images * abs(each.accuracy - each.confidence) for each in bins) / max(images, 1)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A test image that was predicted as another class.
+
+    Attributes:
+        index: its place in the test files, from 0.
+        label: its class.
+        predicted: the class that the model gave the highest probability.
+        probability: of that class.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good predictions of labelled images are.
+
+    Attributes:
+        loss: mean cross-entropy, nats.
+        matrix: how often class i (row) was predicted as class j (column), int64.
+        precision: share of the images predicted as class i that are of class i, by class.
+        recall: share of the images of class i that are predicted as it, by class.
+        f1: harmonic mean of the two, by class.
+        bins: of the probability of the predicted class.
+        wrong: at most MOST_WRONG of the wrong predictions, the most confident first.
+    """
+
+    loss: float
+    matrix: npt.NDArray[np.int64]
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    f1: npt.NDArray[np.float64]
+    bins: list[Bin]
+    wrong: list[Wrong]
+
+    @property
+    def support(self) -> npt.NDArray[np.int64]:
+        """Return the number of images of each class."""
+        result: npt.NDArray[np.int64] = self.matrix.sum(axis=1)
+        return result
+
+    @property
+    def images(self) -> int:
+        """Return the number of images."""
+        return int(self.matrix.sum())
+
+    @property
+    def errors(self) -> int:
+        """Return the number of wrong predictions."""
+        return self.images - int(np.trace(self.matrix))
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of right predictions."""
+        return float(np.trace(self.matrix)) / max(self.images, 1)
+
+    @property
+    def confidence(self) -> float:
+        """Return the mean probability of the predicted class."""
+        return sum(each.images * each.confidence for each in self.bins) / max(self.images, 1)
+
+    def confused(self, most: int) -> list[tuple[int, int, int]]:
+        """Return (class, predicted as, times) of the commonest errors, the commonest first."""
+        errors = self.matrix - np.diag(np.diag(self.matrix))
+        order = np.argsort(-errors, axis=None, kind="stable")[:most]
+        places = (divmod(int(place), len(errors)) for place in order)
+        return [(i, j, int(errors[i, j])) for i, j in places if errors[i, j]]
+
+
+def judge(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Quality:
+    """Return the quality of logits [n, classes] of images with these labels."""
+    shares = probabilities(logits)
+    predicted = logits.argmax(axis=1)
+    confidence = shares[np.arange(len(predicted)), predicted]
+    right = predicted == labels
+    matrix = confusion(predicted, labels, logits.shape[1])
+    precision, recall = precision_recall(matrix)
+    misses = np.flatnonzero(~right)
+    misses = misses[np.argsort(-confidence[misses], kind="stable")][:MOST_WRONG]
+    return Quality(
+        loss=float(losses(logits, labels).mean()) if len(labels) else 0.0,
+        matrix=matrix,
+        precision=precision,
+        recall=recall,
+        f1=f1(precision, recall),
+        bins=calibration(confidence, right),
+        wrong=[
+            Wrong(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in misses
+        ],
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import mnist, processes
-from trainer import presets
+from trainer import metrics, presets
 from trainer.cluster import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
@@ -130,11 +130,11 @@ def test_every_export_gives_the_predictions_of_the_run(
     assert len(lines) == 2 + len(export.choose(None))
     config = json.loads((folder / run_folder.CONFIG).read_text())
     images = dataset.load(config["data"], 0).test.images
-    wanted = export.softmax(kept.logits)
+    wanted = metrics.probabilities(kept.logits)
     for name in export.choose(None):
         target = FORMATS[name].target
         found = export._all(FORMATS[name].load(model / target), images)
-        shares = export.softmax(found.logits) if name == "keras" else found.probabilities
+        shares = metrics.probabilities(found.logits) if name == "keras" else found.probabilities
         assert shares is not None
         assert np.abs(shares - wanted).max() < 1e-5
         line = next(line for line in lines if line.startswith(target))

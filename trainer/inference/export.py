@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer import metrics
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.runs import predictions
@@ -176,21 +177,17 @@ def choose(formats: str | None) -> list[str]:
     return [name for name in FORMATS if name in given]
 
 
-def softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Return probabilities [n, classes]."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
 def check(outputs: Outputs, reference: Reference, name: str) -> float:
     """Return the largest difference of a probability.
 
     Raises:
         UserError: outputs are not those of the reference.
     """
-    found = softmax(outputs.logits) if outputs.probabilities is None else outputs.probabilities
+    found = (
+        metrics.probabilities(outputs.logits)
+        if outputs.probabilities is None
+        else outputs.probabilities
+    )
     in_probability = in_logit = 0.0
     for expected in reference.expected:
         if outputs.logits.shape != expected.shape or found.shape != expected.shape:
@@ -200,7 +197,7 @@ def check(outputs: Outputs, reference: Reference, name: str) -> float:
             )
         scale = max(1.0, float(np.abs(expected).max()))
         logit = float(np.abs(outputs.logits - expected).max()) / scale
-        probability = float(np.abs(found - softmax(expected)).max())
+        probability = float(np.abs(found - metrics.probabilities(expected)).max())
         in_logit = float(np.maximum(in_logit, logit))  # keeps NaN, unlike max
         in_probability = float(np.maximum(in_probability, probability))
     if not (in_probability <= reference.tolerance and in_logit <= reference.tolerance):

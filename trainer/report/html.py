@@ -9,9 +9,10 @@ import numpy as np
 
 from trainer import metrics
 from trainer.config import TrainConfig
+from trainer.metrics import Quality
 from trainer.report import charts, facts, page
 from trainer.report.charts import Chart, Series
-from trainer.report.facts import Facts, Quality
+from trainer.report.facts import Facts
 from trainer.runs import run_folder
 from trainer.text import plural
 
@@ -46,7 +47,7 @@ class Picture:
     """A wrong test image as a data URI, with what the model made of it."""
 
     source: str
-    wrong: facts.Wrong
+    wrong: metrics.Wrong
 
 
 def write(run_uri: str, output: str | None = None) -> str:

@@ -6,6 +6,7 @@ float32, counted in numbers.
 """
 
 import base64
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import DataError
+from trainer.runs import checkpoint, restore, run_folder
 from trainer.runs.restore import weights
+from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 
 Array = npt.NDArray[Any]
 Config = Mapping[str, Any]
 Shape = tuple[int, ...]
 
 MAX_WEIGHTS = 250_000  # 1.3 MB in base64: the page is to stay below 2 MB
+_MOST_ARCHITECTURE = 1 << 22  # bytes
 MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of them
 WARPS = ("trainer.train.warp", "trainer.augment")  # modules of Warp: now, and in older runs
 REMEDY = "python -m trainer predict reads pictures with it."
@@ -154,6 +159,46 @@ def describe(
         "layers": network.layers,
         "weights": base64.b64encode(row).decode(),
     }
+
+
+def of_run(storage: Storage) -> dict[str, Any] | str:
+    """Return the model of a run, see ``describe``.
+
+    Raises:
+        ConfigError: the folder is no run's.
+        DataError: the checkpoints or the architecture are damaged.
+    """
+    largest = max((entry.size for entry in storage.list(checkpoint.PREFIX)), default=0)
+    if largest > MAX_BYTES:
+        return refusal(
+            f"its checkpoint has {largest:,} bytes, and a page takes {MAX_WEIGHTS:,} "
+            "weights at most"
+        )
+    restored = restore.restore(storage.uri)
+    settings = restored.settings
+    try:
+        architecture = json.loads(
+            read_at_most(storage, run_folder.ARCHITECTURE, _MOST_ARCHITECTURE)
+        )
+    except ObjectNotFoundError:
+        architecture = None
+    except (ValueError, RecursionError):
+        architecture = {}
+    try:
+        return describe(architecture, restored.arrays, settings.input_shape, settings.classes)
+    # Keras decides what a layer's description holds, and changes it between versions.
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise DataError(
+            f"{storage.uri}/{run_folder.ARCHITECTURE}: damaged, or of another version of Keras: "
+            f"{type(error).__name__} {error}"
+        ) from None
 
 
 def refusal(reason: str) -> str:

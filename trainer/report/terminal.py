@@ -9,9 +9,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from trainer.metrics import Quality
 from trainer.report import html
 from trainer.report.charts import MOST_POINTS, Kind, Points, text, thin
-from trainer.report.facts import Facts, Quality
+from trainer.report.facts import Facts
 from trainer.text import plural, printable
 
 COLUMNS = 80
@@ -126,7 +127,7 @@ def _print_restarts(console: Console, found: Facts) -> None:
         return
     for before, after in zip(found.attempts, found.attempts[1:], strict=False):
         console.print(
-            Text(printable(f"from step {after.first_step}: {before.cause or 'no cause told'}"))
+            Text(printable(f"from step {after.first_step}: {before.ended_by or 'no cause told'}"))
         )
     if len(found.attempts) < 2:
         console.print("none")

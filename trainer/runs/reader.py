@@ -1,20 +1,31 @@
-"""Runs as their folders tell of them, also while they go on; read only."""
+"""Reads the folders of runs, finished or in progress, and writes nothing."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
+from trainer.data import dataset
 from trainer.errors import ConfigError, DataError
 from trainer.runs import run_folder
-from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
+from trainer.runs.predictions import Predictions, images_sha256
+from trainer.runs.restore import MOST_VALUES
+from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
+from trainer.text import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
+LabelledImages = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
+_MOST_IMAGES = 1 << 30  # bytes of the test images
+_PATIENCE = 20.0  # seconds for each call to the dataset's bucket; a report can do without
 
 Steps = Annotated[int, Field(ge=0, le=1 << 53)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]  # a NaN is none, nor what no chart could hold
@@ -44,28 +55,56 @@ class Result(BaseModel):
 
 
 class Cause(BaseModel):
-    """Why an attempt ended."""
+    """Why an attempt ended; ``rank`` is the one that failed."""
 
+    rank: int | None = None
     message: str
 
 
 class Attempt(BaseModel):
-    """A line of attempts.jsonl."""
+    """A line of attempts.jsonl, see ``gang.rendezvous``.
 
-    cause: Cause | None = None
+    Attributes:
+        number: counted from 1.
+        start: seconds since the epoch.
+        end: likewise.
+        first_step: the newest committed step at its start.
+        last_step: the newest committed step at its end.
+        cause: of its end, None if it finished the run.
+    """
+
+    number: Steps = Field(alias="attempt")
+    start: Annotated[float, Field(ge=0, le=2e11)]  # datetime ends at 2.5e11
+    end: Annotated[float, Field(ge=0, le=2e11)]
+    first_step: Steps
+    last_step: Steps
+    cause: Cause | None
+
+    @property
+    def began(self) -> datetime:
+        """Return the time of its start, UTC."""
+        return datetime.fromtimestamp(self.start, UTC)
+
+    @property
+    def ended_by(self) -> str:
+        """Return the cause of its end in words, empty if it finished the run."""
+        if self.cause is None:
+            return ""
+        rank = "" if self.cause.rank is None else f"rank {self.cause.rank}: "
+        return rank + self.cause.message
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder tells.
+    """What a run's folder holds.
 
     Attributes:
         uri: of the folder.
         settings: that decide the weights; ``data`` is the beginning of the data's SHA-256, and
-            ``workers``, which a finished run tells, decides the speed.
+            ``workers``, which a finished run stores, decides the speed.
         records: its metrics, in the order of the steps.
         result: how it ended, or None while it has not.
-        attempts: as far as they have ended.
+        attempts: that have ended.
     """
 
     uri: str
@@ -101,16 +140,14 @@ def find(uris: Iterable[str]) -> list[str]:
 
 
 def read(uri: str) -> Run:
-    """Return what a run's folder tells.
+    """Return what a run's folder holds.
 
     Raises:
         ConfigError: the folder is no run's.
         DataError: an object is damaged.
     """
     storage = run_folder.open_folder(uri)
-    settings = run_folder.read_config(storage)
-    if settings is None:
-        raise ConfigError(f"{storage.uri}: no {run_folder.CONFIG} there; give the folder of a run")
+    settings = config(storage)
     for name in run_folder.INFORMATIONAL:
         settings.pop(name, None)
     settings["data"] = str(settings.pop("data_sha256", None))[:12]
@@ -125,34 +162,97 @@ def read(uri: str) -> Run:
         settings=settings,
         records=_checked(Record, lines, storage, run_folder.METRICS),
         result=result,
-        attempts=_checked(Attempt, _attempts(storage), storage, run_folder.ATTEMPTS),
+        attempts=attempts(storage),
     )
 
 
-def _checked(
-    model: type[Model], values: Sequence[Any], storage: Storage, name: str
-) -> tuple[Model, ...]:
-    try:
-        return tuple(model.model_validate(value) for value in values)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise DataError(
-            f"{storage.uri}/{name}: damaged: {field}: {problem['msg']}; train the run again"
-        ) from None
+def config(storage: Storage) -> dict[str, Any]:
+    """Return a run's config.json.
+
+    Raises:
+        ConfigError: the folder is no run's.
+        DataError: the object is damaged.
+    """
+    stored = run_folder.read_config(storage)
+    if stored is None:
+        raise ConfigError(
+            f"run: {storage.uri}: no {run_folder.CONFIG} there; give the folder of a run"
+        )
+    return stored
 
 
-def _attempts(storage: Storage) -> list[Any]:
+def attempts(storage: Storage) -> tuple[Attempt, ...]:
+    """Return a run's attempts that have ended.
+
+    Raises:
+        DataError: attempts.jsonl is damaged.
+    """
     try:
         data = read_at_most(storage, run_folder.ATTEMPTS, run_folder.MOST_ATTEMPTS)
-        return [json.loads(line) for line in data.splitlines()]
+        lines = [json.loads(line) for line in data.decode(errors="replace").splitlines()]
     except ObjectNotFoundError:
-        return []
+        return ()
     except (ValueError, RecursionError):
         raise DataError(
             f"{storage.uri}/{run_folder.ATTEMPTS}: damaged: must be one JSON object a line; "
             "delete it"
         ) from None
+    return _checked(Attempt, lines, storage, run_folder.ATTEMPTS, "delete it")
+
+
+def _checked(
+    model: type[Model],
+    values: Sequence[Any],
+    storage: Storage,
+    name: str,
+    remedy: str = "train the run again",
+) -> tuple[Model, ...]:
+    try:
+        return tuple(model.model_validate(value) for value in values)
+    except ValidationError as error:
+        problem = first_problem(error)
+        field = ".".join(problem.path)
+        raise DataError(
+            f"{storage.uri}/{name}: damaged: {field}: {problem.rule}; {remedy}"
+        ) from None
+
+
+def test_images(data: str, found: Predictions | None) -> LabelledImages | str:
+    """Return the test images [n, height, width, channels] of a dataset and their labels [n].
+
+    Args:
+        data: URI of the dataset.
+        found: a run's predictions, which must be of these images.
+
+    Returns:
+        A sentence that says why, where they are not there or do not belong together.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    storage = open_storage(data, deadline=_PATIENCE)
+    entries = dataset.locate(storage)
+    names = dataset.FILES[2:]
+    missing = [name for name in names if name not in entries]
+    if missing:
+        return f"The dataset is not there any more: no {missing[0]} in {storage.uri}."
+    files = {entries[name].name: dataset.read_entry(storage, entries[name]) for name in names}
+    parsed = dataset.parse(files, storage.uri, _MOST_IMAGES)
+    images, labels = (file.elements for file in parsed)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if (
+        images.ndim != 4
+        or labels.shape != images.shape[:1]
+        or 0 in images.shape
+        or math.prod(images.shape[1:]) > MOST_VALUES
+    ):
+        return f"The test files in {storage.uri} do not fit together."
+    if found is not None and not (
+        np.array_equal(labels, found.labels) and images_sha256(images) == found.images_sha256
+    ):
+        return f"The test images in {storage.uri} are not those that the run was tested on."
+    return images, labels.astype(np.int32)
 
 
 def _place(uri: str) -> str:

@@ -1,16 +1,16 @@
-"""Figures of a run's final weights on the test images of a dataset."""
+"""Scores a run's final weights on the test images of a dataset."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
 from trainer.cluster import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError
+from trainer.metrics import Quality
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.restore import Restored, restore_with
@@ -28,23 +28,13 @@ class Report:
         run: URI of the run's folder.
         data: URI of the dataset.
         step: of the checkpoint.
-        images: number of test images.
-        accuracy: share of images classified as labelled.
-        loss: mean cross-entropy, nats.
-        precision: share of the images taken for class i that are of class i, by class.
-        recall: share of the images of class i that are taken for it, by class.
-        confusion: how often class i (row) was taken for class j (column).
+        quality: of the predictions.
     """
 
     run: str
     data: str
     step: int
-    images: int
-    accuracy: float
-    loss: float
-    precision: list[float]
-    recall: list[float]
-    confusion: list[list[int]]
+    quality: Quality
 
 
 def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
@@ -71,32 +61,44 @@ def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Re
     start = len(data.train.labels) + len(data.validation.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
     logits = loop.logits(loop.place(unnamed(found.arrays, like, names)), indices)
-    return _report(storage.uri, config.data, found.step, logits, test.labels)
+    return Report(storage.uri, config.data, found.step, metrics.judge(logits, test.labels))
 
 
 def as_json(report: Report) -> str:
     """Return the report for programs."""
-    values = {field.name: getattr(report, field.name) for field in fields(report)}
+    quality = report.quality
+    values = {
+        "run": report.run,
+        "data": report.data,
+        "step": report.step,
+        "images": quality.images,
+        "accuracy": quality.accuracy,
+        "loss": quality.loss,
+        "precision": quality.precision.tolist(),
+        "recall": quality.recall.tolist(),
+        "confusion": quality.matrix.tolist(),
+    }
     return json.dumps(values, indent=2) + "\n"
 
 
 def as_text(report: Report) -> str:
     """Return the report for people, at most 80 columns wide for ten classes."""
-    classes = range(len(report.recall))
+    quality = report.quality
+    classes = range(len(quality.recall))
     lines = [
         printable(
-            f"{report.run} at step {report.step}, on {report.images} test images of {report.data}"
+            f"{report.run} at step {report.step}, on {quality.images} test images of {report.data}"
         ),
-        f"accuracy {report.accuracy:.2%}  loss {report.loss:.4f}",
+        f"accuracy {quality.accuracy:.2%}  loss {quality.loss:.4f}",
         "",
         "class  precision   recall",
-        *(f"{c:>5} {report.precision[c]:>10.2%} {report.recall[c]:>8.2%}" for c in classes),
+        *(f"{c:>5} {quality.precision[c]:>10.2%} {quality.recall[c]:>8.2%}" for c in classes),
         "",
-        "confusion: rows are labels, columns what they were taken for",
+        "confusion: rows are true classes, columns predicted ones",
         "       " + "".join(f"{c:>6}" for c in classes),
         *(
             f"{c:>5}  " + "".join(f"{count:>6}" for count in row)
-            for c, row in enumerate(report.confusion)
+            for c, row in enumerate(quality.matrix.tolist())
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -118,26 +120,3 @@ def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dat
             f"model takes {sizes[1]} of {of_run.classes}; give other --data"
         )
     return config, data
-
-
-def _report(
-    run_uri: str,
-    data_uri: str,
-    step: int,
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int32],
-) -> Report:
-    predicted = logits.argmax(axis=1)
-    matrix = metrics.confusion(predicted, labels, logits.shape[1])
-    precision, recall = metrics.precision_recall(matrix)
-    return Report(
-        run=run_uri,
-        data=data_uri,
-        step=step,
-        images=len(labels),
-        accuracy=float((predicted == labels).mean()),
-        loss=float(metrics.losses(logits, labels).mean()),
-        precision=precision.tolist(),
-        recall=recall.tolist(),
-        confusion=matrix.tolist(),
-    )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from tests.support import folders
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.presets import configure
@@ -79,8 +80,8 @@ def test_the_best_is_first_and_only_what_differs_is_shown(tmp_path: Path) -> Non
 
 def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     attempts: list[dict[str, Any]] = [
-        {"attempt": 1, "cause": {"message": "lost"}},
-        {"attempt": 2, "cause": None},
+        folders.attempt(1, 0, 10, "lost"),
+        folders.attempt(2, 10, 20, None),
     ]
     make(tmp_path / "a", result={}, lines=records(), attempts=attempts)
     (row,) = table(str(tmp_path / "a")).rows
@@ -92,8 +93,8 @@ def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     make(tmp_path / "done", result={"test_accuracy": 0.1}, seed=1)
-    cause = {"message": "loss became nan at step 12"}
-    make(tmp_path / "bad", lines=records(10), attempts=[{"cause": cause}], seed=2, batch_size=64)
+    attempts = [folders.attempt(1, 0, 10, "loss became nan at step 12")]
+    make(tmp_path / "bad", lines=records(10), attempts=attempts, seed=2, batch_size=64)
     make(tmp_path / "early", lines=records(5, validations=False), seed=3)
     make(tmp_path / "new", seed=4)
     found = table(str(tmp_path))
@@ -200,7 +201,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[31m&\"'{{7*7}}\ud800</svg>"
 @pytest.mark.process
 def test_what_a_run_says_is_text_only(tmp_path: Path) -> None:
     make(tmp_path / "a", result={}, lines=records(), seed=1)
-    make(tmp_path / "b", lines=records(), attempts=[{"cause": {"message": HOSTILE}}], seed=2)
+    make(tmp_path / "b", lines=records(), attempts=[folders.attempt(1, 0, 1, HOSTILE)], seed=2)
     config = tmp_path / "b/config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "model": HOSTILE, HOSTILE: 1}))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.support.folders import attempt, digits, make_run, metric_lines, result
 from tests.support.mnist import find_mnist
+from trainer import metrics
 from trainer.cli.main import main
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
@@ -166,8 +167,8 @@ def real_predictions() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
 
 def check_against_sklearn(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
-) -> facts.Quality:
-    quality = facts.judge(predictions.Predictions(1, "", logits, labels))
+) -> metrics.Quality:
+    quality = metrics.judge(logits, labels)
     predicted, classes = logits.argmax(axis=1), np.arange(logits.shape[1])
     wanted = sklearn.metrics.confusion_matrix(labels, predicted, labels=classes)
     np.testing.assert_array_equal(quality.matrix, wanted)
@@ -199,7 +200,7 @@ def test_figures_of_real_predictions_are_those_of_sklearn() -> None:
 
 def test_the_page_shows_these_figures(folder: Path) -> None:
     quality = facts.gather(str(folder)).quality
-    assert isinstance(quality, facts.Quality)
+    assert isinstance(quality, metrics.Quality)
     html = report.html(facts.gather(str(folder))).decode()
     table = html[html.index('class="confusion"') :].partition("</table>")[0]
     cells = np.array(re.findall(r"<td class=\"(?:hit|miss|none)\"[^>]*>(\d+)</td>", table), int)
