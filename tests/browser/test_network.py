@@ -64,13 +64,6 @@ def test_a_runs_probabilities_are_tensorflows(scripts: Any, run: Path, data: Pat
     assert set(wanted.argmax(axis=1)) == set(range(10))
 
 
-def functional() -> Any:
-    images = keras.Input((11, 11, 1))
-    one = layers.Conv2D(3, 3, activation="relu")(images)
-    two = keras.Sequential([layers.MaxPooling2D(2), layers.BatchNormalization()])(one)
-    return keras.Model(images, layers.Dense(4)(layers.Flatten()(two)))
-
-
 def frozen() -> Any:
     body = networks.stack(layers.Conv2D(3, 3), layers.BatchNormalization())
     body.trainable = False
@@ -82,7 +75,7 @@ def activation(name: str) -> Callable[[], Any]:
 
 
 def of(*makers: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a maker of a body; layers are made anew, for their names."""
+    """Return a maker of a body; each call makes new layers, for their names."""
     return lambda: networks.stack(*(make() for make in makers))
 
 
@@ -94,19 +87,6 @@ BODIES: dict[str, Callable[[], Any]] = {
     "same, strides": of(lambda: layers.Conv2D(3, 4, strides=(2, 3), padding="same")),
     "same, long strides": of(lambda: layers.Conv2D(3, 2, strides=4, padding="same")),
     "strides": of(lambda: layers.Conv2D(3, 4, strides=(2, 3))),
-    "dilation": of(lambda: layers.Conv2D(3, 3, dilation_rate=(2, 3))),
-    "same, dilation": of(lambda: layers.Conv2D(3, 3, dilation_rate=(3, 2), padding="same")),
-    "maximum": of(lambda: layers.Conv2D(3, 2), lambda: layers.MaxPooling2D(2)),
-    "maximum, same": of(lambda: layers.MaxPooling2D((2, 3), strides=2, padding="same")),
-    "maximum of negatives": of(
-        lambda: layers.Rescaling(1, offset=-2), lambda: layers.MaxPooling2D(3, padding="same")
-    ),
-    "average": of(lambda: layers.Conv2D(3, 2), lambda: layers.AveragePooling2D((3, 2))),
-    "average, same": of(lambda: layers.AveragePooling2D(3, strides=2, padding="same")),
-    "global average": of(lambda: layers.Conv2D(3, 2), layers.GlobalAveragePooling2D),
-    "global maximum": of(
-        lambda: layers.Conv2D(3, 2), lambda: layers.GlobalMaxPooling2D(keepdims=True)
-    ),
     "batch norm": of(lambda: layers.Conv2D(3, 2), layers.BatchNormalization),
     "batch norm, bare": of(
         lambda: layers.BatchNormalization(scale=False, center=False, epsilon=0.1)
@@ -114,19 +94,9 @@ BODIES: dict[str, Callable[[], Any]] = {
     "batch norm, flat": of(
         layers.Flatten, lambda: layers.Dense(5), lambda: layers.BatchNormalization(scale=False)
     ),
-    "reshape": of(lambda: layers.Reshape((-1, 1, 11)), lambda: layers.Conv2D(3, (2, 1))),
     "rescaling": of(lambda: layers.Rescaling([3.0], offset=-1)),
     "relu": of(lambda: layers.Conv2D(3, 2), layers.ReLU),
-    "relu, bent": of(
-        lambda: layers.Conv2D(3, 2),
-        lambda: layers.ReLU(max_value=0.6, negative_slope=0.3, threshold=0.1),
-    ),
-    "leaky relu": of(lambda: layers.Conv2D(3, 2), layers.LeakyReLU),
-    "elu": of(lambda: layers.Conv2D(3, 2), lambda: layers.ELU(0.7)),
-    "softmax": of(lambda: layers.Conv2D(3, 2), layers.Softmax),
-    "activation": of(lambda: layers.Conv2D(3, 2), lambda: layers.Activation("tanh")),
-    "dropout": of(lambda: layers.Dropout(0.5), layers.Flatten, lambda: layers.GaussianNoise(1.0)),
-    "functional": functional,
+    "dropout": of(lambda: layers.Dropout(0.5), layers.Flatten),
     "frozen": frozen,
     **{f"activation {name}": activation(name) for name in network.ACTIVATIONS},
 }

@@ -30,37 +30,9 @@ MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of 
 WARPS = ("trainer.train.warp", "trainer.augment")  # modules of Warp: now, and in older runs
 REMEDY = "python -m trainer predict reads pictures with it."
 
-# What Keras means by a name given as activation, in terms of network.js.
-ACTIVATIONS: dict[str, dict[str, Any]] = {
-    "relu": {"name": "relu", "slope": 0.0, "threshold": 0.0, "ceiling": None},
-    "relu6": {"name": "relu", "slope": 0.0, "threshold": 0.0, "ceiling": 6.0},
-    "leaky_relu": {"name": "relu", "slope": 0.2, "threshold": 0.0, "ceiling": None},
-    "elu": {"name": "elu", "alpha": 1.0},
-    "swish": {"name": "silu"},
-    **{
-        name: {"name": name}
-        for name in ("sigmoid", "log_sigmoid", "tanh", "softplus", "silu", "gelu", "softmax")
-    },
-}
-_NOTHING_WHEN_PREDICTING = {
-    "ActivityRegularization",
-    "AlphaDropout",
-    "Dropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "Identity",
-    "InputLayer",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomErasing",
-    "RandomFlip",
-    "RandomRotation",
-    "RandomShear",
-    "RandomTranslation",
-    "RandomZoom",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-}
+# The layers and activations of the presets. Those of other models are computed by predict.
+ACTIVATIONS = ("relu", "log_sigmoid")
+_NOTHING_WHEN_PREDICTING = ("Dropout", "InputLayer")
 
 
 class _UnfitError(Exception):
@@ -112,15 +84,15 @@ class _Network:
                 break
         raise _UnfitError(f"{name} of its layer {config['name']} was not found")
 
-    def activate(self, activation: Any, config: Config) -> None:
+    def activate(self, name: Any, config: Config) -> None:
         """Append the activation that a layer ends with, given as Keras' name."""
-        if activation in (None, "linear"):
+        if name in (None, "linear"):
             return
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        if name not in ACTIVATIONS:
             raise _UnfitError(
                 f"its layer {config['name']} has an activation that the page does not compute"
             )
-        self.add("activation", self.shape, ACTIVATIONS[activation])
+        self.add("activation", self.shape, {"name": name})
 
 
 def describe(
@@ -146,6 +118,8 @@ def describe(
             raise _UnfitError("Keras cannot describe it as a list of layers")
         _check_sizes(variables, input_shape)
         network = _Network(variables, input_shape)
+        if architecture["class_name"] != "Sequential":
+            raise _UnfitError("it is no Sequential model")
         for number, (layer, network.scope) in enumerate(_chain(architecture, ())):
             _append(network, layer, first=number == 0)
         if network.shape != (classes,):
@@ -219,37 +193,11 @@ def _check_sizes(variables: Mapping[str, Array], input_shape: Shape) -> None:
 
 def _chain(model: Config, scope: tuple[str, ...]) -> Iterator[tuple[Config, tuple[str, ...]]]:
     """Yield the layers of a model and of those inside it, each with the names of its models."""
-    config = model["config"]
-    if model["class_name"] == "Functional":
-        _check_one_after_another(config)
-    for layer in config["layers"]:
-        if _is_keras(layer) and layer["class_name"] in ("Sequential", "Functional"):
+    for layer in model["config"]["layers"]:
+        if _is_keras(layer) and layer["class_name"] == "Sequential":
             yield from _chain(layer, (*scope, layer["config"]["name"]))
         else:
             yield layer, scope
-
-
-def _check_one_after_another(config: Config) -> None:
-    """Check that each layer of a functional model takes what the layer before it gives."""
-    before = None
-    for layer in config["layers"]:
-        if _inputs(layer) != ([] if before is None else [before]):
-            raise _UnfitError("its layers do not simply follow one another")
-        before = layer["name"]
-    if before not in (config["output_layers"][0], config["output_layers"][0][0]):
-        raise _UnfitError("it has several outputs")
-
-
-def _inputs(layer: Config) -> list[str]:
-    """Return the names of the layers that this one takes, as often as it is called."""
-    names = []
-    for node in layer["inbound_nodes"]:
-        if any(value not in (None, False) for value in node["kwargs"].values()):
-            raise _UnfitError(f"its layer {layer['name']} is called with arguments of its own")
-        if len(node["args"]) != 1 or not isinstance(node["args"][0], dict):
-            raise _UnfitError("its layers do not simply follow one another")
-        names.append(str(node["args"][0]["config"]["keras_history"][0]))
-    return names
 
 
 def _is_keras(layer: Config) -> bool:
@@ -267,7 +215,7 @@ def _append(network: _Network, layer: Config, *, first: bool) -> None:
     # The images come as bytes, and every layer computes as its policy says.
     if dtype != "float32" and not (first and kind == "InputLayer"):
         raise _UnfitError(f"its layer {config.get('name', kind)} computes in {dtype}, not float32")
-    if not _is_keras(layer) or kind not in _LAYERS.keys() | _NOTHING_WHEN_PREDICTING:
+    if not _is_keras(layer) or kind not in (*_LAYERS, *_NOTHING_WHEN_PREDICTING):
         raise _UnfitError(f"it has a layer {kind}, which the page does not compute")
     if config.get("data_format", "channels_last") != "channels_last":
         raise _UnfitError(f"its layer {config['name']} has its channels first")
@@ -299,14 +247,9 @@ def _batch_normalization(network: _Network, config: Config) -> None:
     network.add("affine", network.shape, {}, scale=scale, shift=shift)
 
 
-def _reshape(network: _Network, config: Config) -> None:
+def _flatten(network: _Network, config: Config) -> None:  # noqa: ARG001
     """Change the shape; the numbers stay in their order, so there is nothing to compute."""
-    size, target = math.prod(network.shape), list(config.get("target_shape", [-1]))
-    if -1 in target:
-        target[target.index(-1)] = size // -math.prod(target)
-    if math.prod(target) != size:
-        raise _UnfitError(f"its layer {config['name']} does not keep the number of values")
-    network.shape = tuple(target)
+    network.shape = (math.prod(network.shape),)
 
 
 def _dense(network: _Network, config: Config) -> None:
@@ -318,37 +261,17 @@ def _dense(network: _Network, config: Config) -> None:
 
 
 def _convolution(network: _Network, config: Config) -> None:
-    if config["groups"] != 1:
-        raise _UnfitError(f"its layer {config['name']} convolves in groups")
+    if config["groups"] != 1 or set(config["dilation_rate"]) != {1}:
+        raise _UnfitError(f"its layer {config['name']} convolves in groups or with gaps")
     size, filters = tuple(config["kernel_size"]), config["filters"]
     kernel = network.variable(config, "kernel", (*size, network.shape[-1], filters))
     bias = {"bias": network.variable(config, "bias", (filters,))} if config["use_bias"] else {}
-    height, width, facts = _window(network, config, size, config["dilation_rate"])
+    height, width, facts = _window(network, config, size)
     network.add("convolution", (height, width, filters), facts, kernel=kernel, **bias)
     network.activate(config["activation"], config)
 
 
-def _pooling(kind: str) -> "Describer":
-    def describe_pooling(network: _Network, config: Config) -> None:
-        height, width, facts = _window(network, config, tuple(config["pool_size"]), (1, 1))
-        network.add(kind, (height, width, network.shape[-1]), facts)
-
-    return describe_pooling
-
-
-def _global_pooling(kind: str) -> "Describer":
-    def describe_pooling(network: _Network, config: Config) -> None:
-        height, width, channels = network.shape
-        shape = (1, 1, channels) if config["keepdims"] else (channels,)
-        facts = {"size": [height, width], "strides": [1, 1], "dilation": [1, 1], "padding": [0, 0]}
-        network.add(kind, shape, facts)
-
-    return describe_pooling
-
-
-def _window(
-    network: _Network, config: Config, size: Shape, dilation: Shape
-) -> tuple[int, int, dict[str, Any]]:
+def _window(network: _Network, config: Config, size: Shape) -> tuple[int, int, dict[str, Any]]:
     """Return height and width of what a sliding window gives, and how it slides.
 
     Padding is what lies above and to the left of the image. With "same", TensorFlow puts the
@@ -357,64 +280,28 @@ def _window(
     if config["padding"] not in ("valid", "same"):
         raise _UnfitError(f"its layer {config['name']} pads in a way of its own")
     counts, padding = [], []
-    for length, window, step, gap in zip(
-        network.shape[:2], size, config["strides"], dilation, strict=True
-    ):
-        reach = (window - 1) * gap + 1
+    for length, window, step in zip(network.shape[:2], size, config["strides"], strict=True):
         if config["padding"] == "same":
             counts.append(-(-length // step))
-            padding.append(max((counts[-1] - 1) * step + reach - length, 0) // 2)
+            padding.append(max((counts[-1] - 1) * step + window - length, 0) // 2)
         else:
-            counts.append((length - reach) // step + 1)
+            counts.append((length - window) // step + 1)
             padding.append(0)
-    facts = {
-        "size": list(size),
-        "strides": list(config["strides"]),
-        "dilation": list(dilation),
-        "padding": padding,
-    }
+    facts = {"size": list(size), "strides": list(config["strides"]), "padding": padding}
     return counts[0], counts[1], facts
 
 
 def _relu(network: _Network, config: Config) -> None:
-    facts = {
-        "name": "relu",
-        "slope": config["negative_slope"],
-        "threshold": config.get("threshold", 0.0),
-        "ceiling": config.get("max_value"),
-    }
-    network.add("activation", network.shape, facts)
+    if config["negative_slope"] or config.get("threshold") or config.get("max_value") is not None:
+        raise _UnfitError(f"its layer {config['name']} has a slope, a threshold or a ceiling")
+    network.activate("relu", config)
 
 
-def _elu(network: _Network, config: Config) -> None:
-    network.add("activation", network.shape, {"name": "elu", "alpha": config["alpha"]})
-
-
-def _softmax(network: _Network, config: Config) -> None:
-    if config["axis"] not in (-1, len(network.shape)):
-        raise _UnfitError(f"its layer {config['name']} is not over the last axis")
-    network.activate("softmax", config)
-
-
-def _activation(network: _Network, config: Config) -> None:
-    network.activate(config["activation"], config)
-
-
-Describer = Callable[[_Network, Config], None]
-_LAYERS: dict[str, Describer] = {
-    "Activation": _activation,
-    "AveragePooling2D": _pooling("average"),
+_LAYERS: dict[str, Callable[[_Network, Config], None]] = {
     "BatchNormalization": _batch_normalization,
     "Conv2D": _convolution,
     "Dense": _dense,
-    "ELU": _elu,
-    "Flatten": _reshape,
-    "GlobalAveragePooling2D": _global_pooling("average"),
-    "GlobalMaxPooling2D": _global_pooling("maximum"),
-    "LeakyReLU": _relu,
-    "MaxPooling2D": _pooling("maximum"),
+    "Flatten": _flatten,
     "ReLU": _relu,
     "Rescaling": _rescaling,
-    "Reshape": _reshape,
-    "Softmax": _softmax,
 }

@@ -52,54 +52,15 @@
       };
     },
 
-    maximum: (layer) => pool(layer, (xs) => xs.reduce((a, b) => Math.max(a, b))),
-    average: (layer) => pool(layer, (xs) => xs.reduce((a, b) => a + b) / xs.length),
-
-    activation(layer) {
-      if (layer.name === "softmax") {
-        const width = layer.output.at(-1);
-        return (values) => {
-          const result = new Float32Array(values.length);
-          for (let at = 0; at < values.length; at += width) {
-            result.set(softmax(values.subarray(at, at + width)), at);
-          }
-          return result;
-        };
-      }
-      const f = activations[layer.name](layer);
-      return (values) => values.map((x) => f(x));
+    activation({ name }) {
+      return (values) => values.map(activations[name]);
     },
   };
 
   const activations = {
-    relu: ({ slope, threshold, ceiling }) => (x) =>
-      x < threshold ? slope * (x - threshold) : Math.min(x, ceiling ?? Infinity),
-    elu: ({ alpha }) => (x) => (x > 0 ? x : alpha * Math.expm1(x)),
-    sigmoid: () => sigmoid,
-    log_sigmoid: () => (x) => -softplus(-x),
-    softplus: () => softplus,
-    tanh: () => Math.tanh,
-    silu: () => (x) => x * sigmoid(x),
-    gelu: () => (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
+    relu: (x) => Math.max(x, 0),
+    log_sigmoid: (x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x))),
   };
-
-  const sigmoid = (x) => 1 / (1 + Math.exp(-x));
-  const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
-
-  /* The error function as 2/sqrt(pi) e^(-x^2) (x + 2 x^3/3 + 4 x^5/15 + ...), whose terms all have
-   * one sign, so that none cancels another: Abramowitz and Stegun, 7.1.6. */
-  function erf(x) {
-    if (!(Math.abs(x) < 6)) {
-      return Math.sign(x);
-    }
-    let term = x;
-    let sum = 0;
-    for (let n = 1; sum + term !== sum; n++) {
-      sum += term;
-      term *= (2 * x * x) / (2 * n + 1);
-    }
-    return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
-  }
 
   function softmax(logits) {
     const top = logits.reduce((a, b) => Math.max(a, b));
@@ -132,11 +93,11 @@
 
   /* For every pixel that comes out, the pairs [pixel that goes in, place in the window]; what lies
    * outside the image is left out. */
-  function slide({ input, size, strides, dilation, padding }, [height, width]) {
+  function slide({ input, size, strides, padding }, [height, width]) {
     const along = (axis, length) =>
       Array.from({ length }, (_, i) =>
         Array.from({ length: size[axis] }, (_, tap) => [
-          i * strides[axis] - padding[axis] + tap * dilation[axis],
+          i * strides[axis] - padding[axis] + tap,
           tap,
         ]).filter(([at]) => at >= 0 && at < input[axis]),
       );
@@ -146,22 +107,6 @@
         rows.flatMap(([y, i]) => columns.map(([x, j]) => [y * input[1] + x, i * size[1] + j])),
       ),
     );
-  }
-
-  function pool(layer, reduce) {
-    const { output } = layer;
-    const channels = output.at(-1);
-    const taps = slide(layer, output.length === 3 ? output : [1, 1]);
-    return (values) => {
-      const result = new Float32Array(product(output));
-      taps.forEach((places, pixel) => {
-        for (let channel = 0; channel < channels; channel++) {
-          const seen = places.map(([at]) => values[at * channels + channel]);
-          result[pixel * channels + channel] = reduce(seen);
-        }
-      });
-      return result;
-    };
   }
 
   Trainyard.network = (description) => {
