@@ -81,7 +81,7 @@ class Silent:
     def say(self, message: str, **facts: Any) -> None:
         """See Reporter."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         """See Reporter."""
         print(message, file=sys.stderr)
 

@@ -45,10 +45,11 @@ def as_yaml(items: list[Object]) -> str:
 
 def settings(spec: RunSpec) -> str:
     """Return the trainer's settings as it reads them: what the run file gives, and no default."""
-    given = {"log_format": "json", **spec.train}
+    given = dict(spec.train)
     if spec.config.model is None:  # its settings would come with its name
         given = {"preset": spec.config.preset, **given}
     placed = {"data": spec.data, "run": spec.run_uri, "workers": spec.workers, "ship_logs": True}
+    placed["log_format"] = "json"  # which status and diagnosis read
     text: str = yaml.safe_dump({**given, **placed})
     return text
 

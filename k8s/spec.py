@@ -127,7 +127,8 @@ class RunSpec(_Model):
     workers: int = Field(1, ge=1, le=1024, description="pods in the gang")
     resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
     train: dict[str, Any] = Field(
-        default_factory=dict, description="settings of python -m trainer train, by name"
+        default_factory=dict,
+        description="settings of python -m trainer train, by name; the log is JSON in any case",
     )
     environment: dict[str, str] = Field(
         default_factory=dict, description="variables of the trainer; nothing secret"
@@ -253,8 +254,8 @@ class RunSpec(_Model):
         """The settings that the trainer gets; checked when the run file was read."""
         placed = {"workers": self.workers, "data": self.data, "ship_logs": True}
         placed["run"] = self.run.replace("{name}", self.name)
-        settings = {"log_format": "json", **self.train}
-        config = presets.configure(settings, placed)
+        placed["log_format"] = "json"  # which status and diagnosis read
+        config = presets.configure(self.train, placed)
         return config.model_copy(update={"run": run_folder.uri(config)})
 
     @property

@@ -33,14 +33,14 @@ class Cluster:
         rank: of this worker, from 0.
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
-        roll_call: host:port where rank 0's supervisor hears the others' (see rendezvous.py).
+        rendezvous: host:port where rank 0's supervisor hears the others' (see rendezvous.py).
         service: the headless Service's name.
     """
 
     rank: int
     addresses: tuple[str, ...]
     local: bool
-    roll_call: str = ""
+    rendezvous: str = ""
     service: str = LOCAL
 
     @property
@@ -116,11 +116,11 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
     if service == LOCAL:
         host = sockets.loopback()
         local = [sockets.endpoint(host, port + r) for r in range(workers + 1)]
-        return Cluster(rank, tuple(local[:-1]), local=True, roll_call=local[-1])
+        return Cluster(rank, tuple(local[:-1]), local=True, rendezvous=local[-1])
     hosts = [f"{service}-{r}.{service}" for r in range(workers)]
     addresses = tuple(f"{host}:{port}" for host in hosts)
-    roll_call = f"{hosts[0]}:{port + 1}"
-    return Cluster(rank, addresses, local=False, roll_call=roll_call, service=service)
+    rendezvous = f"{hosts[0]}:{port + 1}"
+    return Cluster(rank, addresses, local=False, rendezvous=rendezvous, service=service)
 
 
 def _number(

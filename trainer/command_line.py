@@ -80,15 +80,15 @@ class Program:
 
 
 def exit_code(
-    name: str, run: Callable[[], int | None], tell: Callable[[str], bool] = lambda _: False
+    name: str, run: Callable[[], int | None], tell: Callable[[UserError], bool] = lambda _: False
 ) -> int:
     """Run a program and return its exit code; what a user can fix is reported on one line.
 
     Args:
         name: of the program, before its error messages.
         run: does its work.
-        tell: passes an error message to a parent process; False where there is none, and the
-            message goes to standard error.
+        tell: passes an error to a parent process; False where there is none, and the message goes
+            to standard error.
     """
     try:
         code = run()
@@ -96,10 +96,9 @@ def exit_code(
             sys.stdout.flush()
         return code or 0
     except UserError as error:
-        message = one_line(error)
-        if not tell(message):
+        if not tell(error):
             sys.stdout.flush()
-            sys.stderr.write(f"{name}: {message}\n")
+            sys.stderr.write(f"{name}: {one_line(error)}\n")
         return error.exit_code
     except MemoryError:
         sys.stderr.write(f"{name}: out of memory; give it more, or smaller data\n")

@@ -1,10 +1,11 @@
 """Errors a user can cause, each with the exit code that tells a scheduler what to do.
 
-    UserError                 1   anything else a user can mend
+    UserError                 1   anything else a user can fix
     ├── ConfigError           2   bad arguments or configuration; retrying cannot help
     ├── DataError            65   bad data, or no usable checkpoint where one is required
     ├── UnavailableError     69   storage or peers not reached within the deadline; retry
-    └── StoppedError         75   asked to stop, or a peer was lost; run again to resume
+    └── StoppedError         75   asked to stop; run again to resume
+        └── PeerLostError    75   another rank was lost; run again to resume
 
 The message is one line: what, the value, the rule, the remedy. ``__main__`` prints it to
 standard error and exits with ``exit_code``; a traceback means a defect of the program.
@@ -12,7 +13,7 @@ standard error and exits with ``exit_code``; a traceback means a defect of the p
 
 
 class UserError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
     exit_code = 1
 
@@ -36,6 +37,10 @@ class UnavailableError(UserError):
 
 
 class StoppedError(UserError):
-    """The run was asked to stop or lost a peer; the same command resumes it."""
+    """The run was asked to stop; the same command resumes it."""
 
     exit_code = 75
+
+
+class PeerLostError(StoppedError):
+    """This rank cannot continue because another one is gone; the same command resumes the run."""

@@ -21,8 +21,8 @@ class Reporter(Protocol):
     def say(self, message: str, **facts: Any) -> None:
         """Tell one thing; ``facts`` are the same for a machine."""
 
-    def warn(self, message: str) -> None:
-        """Tell of something that is wrong but does not end the run."""
+    def warn(self, message: str, **facts: Any) -> None:
+        """Tell of something that is wrong but does not end the run; ``facts`` as in ``say``."""
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """Show the figures after a chunk: a line of metrics.jsonl, and the run's steps."""
@@ -65,8 +65,9 @@ class TextReporter:
         del facts
         _line(message)
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **facts: Any) -> None:
         """See Reporter."""
+        del facts
         _line(f"warning: {message}")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
@@ -88,9 +89,9 @@ class JsonReporter:
         """See Reporter."""
         _line(json.dumps({"message": message, **facts}))
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **facts: Any) -> None:
         """See Reporter."""
-        _line(json.dumps({"warning": message}))
+        _line(json.dumps({"warning": message, **facts}))
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """See Reporter."""
@@ -119,8 +120,9 @@ class BarReporter:
         del facts
         self._print(message)
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **facts: Any) -> None:
         """See Reporter."""
+        del facts
         self._print(f"warning: {message}", style="yellow")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
@@ -157,8 +159,9 @@ class Follower:
     def say(self, message: str, **facts: Any) -> None:
         """See Reporter."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **facts: Any) -> None:
         """See Reporter."""
+        del facts
         _line(f"warning: rank {self._rank}: {message}")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:

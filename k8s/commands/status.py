@@ -37,8 +37,8 @@ def summary(
     else:
         cause = observe.cause(cluster, job, pods, events, trains=progress.trains)
     message = cause.message if cause else ""
-    if not message and phase in ("Starting", "Running") and progress.cause:
-        message = f"{progress.cause} (restarted)"
+    if not message and phase in ("Starting", "Running") and progress.failure:
+        message = f"{progress.failure.sentence(run_phase.workers(job))} (restarted)"
     now = datetime.now(UTC)
     return {
         "name": job["metadata"]["name"],

@@ -11,6 +11,7 @@ from datetime import UTC
 from functools import partial
 
 from k8s.diagnosis.evidence import (
+    STOPPED,
     Object,
     Observed,
     Symptom,
@@ -149,8 +150,7 @@ def _first(causes: Sequence[Symptom], symptoms: Sequence[Symptom] = ()) -> Sympt
     """Return the earliest; of ranks that were waited for in vain, why they did not come."""
     first = _earliest(causes)
     if first and first.kind == "Peers":
-        listed = first.what.partition("missing ")[2].partition(";")[0]
-        absent = [None, *map(int, re.findall(r"rank (\d+)", listed))]
+        absent = (None, *first.missing)
         theirs = [each for each in (*causes, *symptoms) if each.rank in absent]
         theirs = [each for each in theirs if each.kind != "Peers" and not each.consequence]
         return _earliest(theirs) or first
@@ -175,9 +175,9 @@ def _hearsay(symptoms: Sequence[Symptom], observed: Observed) -> list[Symptom]:
     running = {rank(pod) for pod in observed.pods if dig(pod, "status", "phase") == "Running"}
     past = set() if _failed(observed) else running
     return [
-        replace(each, rank=each.told, consequence=False)
+        replace(each, rank=each.blames, consequence=False)
         for each in symptoms
-        if each.kind != "Stopped" and each.told is not None and each.told not in past
+        if each.kind != STOPPED and each.blames is not None and each.blames not in past
     ]
 
 
@@ -188,8 +188,8 @@ def _by_condition(failed: Object, symptoms: Sequence[Symptom], observed: Observe
     if pod := re.search(r"pod \S*?-(\d+)-[a-z0-9]+ failed with exit code (\d+)", words):
         number, code = int(pod[1]), int(pod[2])
         kind, meaning = CODES.get(code, ("Crash", "its pod is gone"))
-        told = [each.what for each in symptoms if each.told == number and each.kind != "Stopped"]
-        what = (told or [f"it ended with code {code}: {meaning}"])[0]
+        theirs = [each.what for each in symptoms if each.blames == number and each.kind != STOPPED]
+        what = (theirs or [f"it ended with code {code}: {meaning}"])[0]
         return Symptom(kind, what, f"{log} --rank {number}", at, number, ended=True)
     warnings = [
         each
@@ -233,9 +233,8 @@ def _cause(first: Symptom, symptoms: Sequence[Symptom], observed: Observed) -> C
 
 
 def _lost(other: Symptom, first: Symptom) -> bool:
-    """Whether another rank ended because of the first cause, and not because it was told to."""
-    blames = other.told in (None, first.rank) or "lost a peer" in other.what
-    return other.consequence and other.rank != first.rank and blames
+    """Whether another rank ended because of the first cause, and not because it was asked to."""
+    return other.consequence and other.rank != first.rank and other.blames in (None, first.rank)
 
 
 def _whose(ranks: Collection[int | None], observed: Observed) -> str:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from trainer.failure import Failure, parse
+
 Object = dict[str, Any]
 
 SETTLING = 5.0  # seconds in which schedulers and kubelets may say no to what they then grant
 STUCK = 30.0  # seconds after which a node that has not done its part is in trouble
-GOES_ON = "the Job starts another pod, which goes on from the last checkpoint"
+STOPPED = "Stopped"  # kind of a symptom that names no cause: asked to stop, or another rank is gone
+GOES_ON = "the Job starts another pod, which resumes from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class Symptom:
         at: since when, RFC 3339, or empty.
         rank: whose pod.
         ended: whether the pod has ended by it.
-        consequence: whether it follows from what befell another rank, or from the pod's deletion.
-        told: the rank that the trainer names.
+        consequence: whether it follows from another rank's failure, or from the pod's deletion.
+        blames: the rank whose failure the trainer reports.
+        missing: the ranks that this one waited for in vain.
     """
 
     kind: str
@@ -73,17 +77,26 @@ class Symptom:
     rank: int | None = None
     ended: bool = False
     consequence: bool = False
-    told: int | None = None
+    blames: int | None = None
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class End:
-    """How the trainer's container ended; ``words`` are its own, without ``rank K: ``."""
+    """How the trainer's container ended.
+
+    Attributes:
+        code: its exit code.
+        reason: Kubernetes' word for it.
+        failure: what the trainer reported; None if it reported nothing that can be read.
+        words: the trainer's for people, or the last of the log.
+        at: RFC 3339, or empty.
+    """
 
     code: int
     reason: str
+    failure: Failure | None
     words: str
-    told: int | None
     at: str
 
 
@@ -135,13 +148,13 @@ def end(pod: Object) -> End | None:
     state = dig(status_of(pod), "state", "terminated")
     if not state:
         return None
-    words = _last_words(str(state.get("message") or ""))
-    names = re.match(r"rank (\d+)\b(: )?", words)
+    message = str(state.get("message") or "")
+    failure = parse(json_object(message))
     return End(
         int(state.get("exitCode") or 0),
         str(state.get("reason") or ""),
-        words[names.end() :] if names and names[2] else words,
-        int(names[1]) if names else None,
+        failure,
+        failure.message if failure else _last_words(message),
         str(state.get("finishedAt") or ""),
     )
 
@@ -152,18 +165,25 @@ def status_of(pod: Object) -> Object:
     return dict(next((each for each in statuses if each.get("name") == "trainer"), statuses[0]))
 
 
+def json_object(line: str) -> Object | None:
+    """Return the JSON object that a text holds, or None if it holds anything else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _last_words(message: str) -> str:
-    """Return what a termination message says: ours has one line, a log's end has more."""
+    """Return the telling line of a message that is no record: of an older trainer, or a log's end.
+
+    Where Python's name of an exception is in one, that is it.
+    """
     lines = [line for line in re.split(r"[\r\n]+", message) if line.strip()]
     named = [line for line in lines if re.search(r"(Error|Exception|Exit)\b", line)]
     last = (named or lines or [""])[-1]
-    try:
-        entry = json.loads(last)
-    except (ValueError, RecursionError):
-        entry = None
-    if isinstance(entry, dict):
-        last = str(entry.get("message") or entry.get("warning") or last)
-    return text({"line": last}, "line")
+    entry = json_object(last) or {}
+    return text({"line": entry.get("message") or entry.get("warning") or last}, "line")
 
 
 def since(pod: Object) -> str:

@@ -1,12 +1,12 @@
 """What a pod shows of the reason why it does not run, or has failed. Pure."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 from k8s.diagnosis.evidence import (
     GOES_ON,
+    STOPPED,
     STUCK,
     End,
     Object,
@@ -30,16 +30,27 @@ from k8s.diagnosis.pod_pending import (
     unschedulable,
 )
 from k8s.quantity import parse, show
+from trainer.errors import StoppedError
+from trainer.failure import Kind
 
-CODES = {  # of the trainer: the kind of cause, and what it means
+CODES = {  # exit codes of the trainer: the kind of cause, and what it means
     2: ("Config", "bad configuration"),
     65: ("Data", "bad data"),
     69: ("Store", "the store or a peer was not reached"),
 }
+KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; others are crashes
+    "config": "Config",
+    "data": "Data",
+    "unavailable": "Store",
+    "peers_missing": "Peers",
+    "out_of_memory": "OutOfMemory",
+    "stopped": STOPPED,
+    "peer_lost": STOPPED,
+    "supervisor_lost": STOPPED,
+}
 ENDURED = ("Evicted", "Preempted", "NodeLost")  # kinds that do not count against a rank's retries
 # https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
 NODE_LOST = ("DeletionByTaintManager", "DeletionByPodGC")
-IDLE = r"asked to stop|stopped before|supervisor was lost|lost a peer"  # words that name no cause
 
 
 def _replace_by_hand(pod: Object) -> str:
@@ -64,7 +75,7 @@ def node_lost(pod: Object, observed: Observed) -> Symptom | None:
     elif dig(pod, "status", "reason") == "NodeLost":
         what, at = f"its node {node} is lost", leaving or since(pod)
     elif leaving and not ended and observed.age(leaving) > STUCK:
-        what, at = f"its pod was told to end and its node {node} does not answer", leaving
+        what, at = f"its pod was asked to end and its node {node} does not answer", leaving
     elif (unready := _unready(pod, observed)) is not None:
         what, at = f"its node {node} does not answer", unready
     else:
@@ -101,21 +112,33 @@ def disrupted(pod: Object, _: Observed) -> Symptom | None:
 
 
 def consequence(pod: Object, _: Observed) -> Symptom | None:
-    """Asked to stop, or broken off because of another rank."""
+    """Asked to stop, or ended because of another rank."""
     ended = end(pod)
     if not ended or ended.code == 0:
         return None
-    deleted, elsewhere = _killed_by_deletion(pod, ended), ended.told not in (None, rank(pod))
-    if ended.code != 75 and not elsewhere and not deleted:
+    failure, deleted = ended.failure, _killed_by_deletion(pod, ended)
+    elsewhere = failure is not None and failure.rank not in (None, rank(pod))
+    follows = elsewhere or (failure is not None and failure.consequence)
+    if ended.code != StoppedError.exit_code and not follows and not deleted:
         return None
-    told = rank(pod) if deleted else ended.told
-    kind, _meaning = CODES.get(ended.code, ("Crash", ""))
-    if "lack of memory" in ended.words:
-        kind = "OutOfMemory"
-    if not ended.words or re.search(IDLE, ended.words):
-        kind = "Stopped"
-    what = ended.words or "it stopped"
-    return Symptom(kind, what, at=ended.at, ended=True, consequence=True, told=told)
+    blames = failure.rank if failure and failure.kind != "peer_lost" else None
+    return Symptom(
+        _kind(ended) if ended.words else STOPPED,
+        ended.words or "it stopped",
+        at=ended.at,
+        ended=True,
+        consequence=True,
+        blames=rank(pod) if deleted else blames,
+    )
+
+
+def _kind(ended: End) -> str:
+    """Return the kind of cause that the trainer reports, or else that its exit code means."""
+    if ended.failure and ended.failure.kind != "unknown":
+        return KINDS.get(ended.failure.kind, "Crash")
+    if ended.code == StoppedError.exit_code:
+        return STOPPED
+    return CODES.get(ended.code, ("Crash", ""))[0]
 
 
 def _killed_by_deletion(pod: Object, ended: End) -> bool:
@@ -131,15 +154,16 @@ def out_of_memory(pod: Object, _: Observed) -> Symptom | None:
     ended = end(pod)
     if not ended or ended.code == 0:
         return None
+    what, remedy = ended.words, "give it more memory or lower batch_size"
+    if ended.failure and ended.failure.kind == "out_of_memory":
+        remedy = ended.failure.remedy or remedy
     # The reason is also OOMKilled where an earlier kill was overcome and something else ended it.
-    if "lack of memory" not in ended.words:
-        if ended.reason != "OOMKilled" or (ended.words and ended.code != 137):
-            return None
+    elif ended.reason == "OOMKilled" and (not ended.words or ended.code == 137):
         limits = [dig(each, "resources", "limits", "memory") for each in _containers(pod)]
         limit = f"limit {show('memory', parse(limits[0]))}" if limits and limits[0] else "no limit"
-        ended = replace(ended, words=f"it was killed for lack of memory ({limit})")
-    what, found, remedy = ended.words.partition("; ")
-    remedy = remedy if found else "give it more memory or lower batch_size"
+        what = f"it was killed for lack of memory ({limit})"
+    else:
+        return None
     return Symptom("OutOfMemory", what, remedy, ended.at, ended=True)
 
 
@@ -148,18 +172,18 @@ def _containers(pod: Object) -> list[Object]:
     return sorted(containers, key=lambda each: each.get("name") != "trainer")
 
 
-def told(pod: Object, _: Observed) -> Symptom | None:
-    """The trainer's own words for what a user can mend."""
+def reported(pod: Object, _: Observed) -> Symptom | None:
+    """The trainer reported what a user can fix."""
     ended = end(pod)
     if not ended or ended.code not in CODES:
         return None
-    kind, meaning = CODES[ended.code]
-    if "did not meet" in ended.words:
-        kind = "Peers"
     if not ended.words:
-        what = f"it ended with code {ended.code}: {meaning}"
-        return Symptom(kind, what, _see_log(pod), ended.at, ended=True)
-    return Symptom(kind, ended.words, "", ended.at, ended=True)
+        what = f"it ended with code {ended.code}: {CODES[ended.code][1]}"
+        return Symptom(_kind(ended), what, _see_log(pod), ended.at, ended=True)
+    found = Symptom(_kind(ended), ended.words, "", ended.at, ended=True)
+    if ended.failure:
+        found = replace(found, remedy=ended.failure.remedy, missing=ended.failure.missing)
+    return found
 
 
 def crash(pod: Object, _: Observed) -> Symptom | None:
@@ -202,7 +226,7 @@ RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
     node_trouble,
     consequence,
     out_of_memory,
-    told,
+    reported,
     crash,
     rejected,
 )

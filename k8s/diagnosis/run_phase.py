@@ -2,23 +2,19 @@
 
 import json
 import math
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeGuard
 
-from k8s.diagnosis.evidence import Object, condition, moment, rank, status_of
+from k8s.diagnosis.evidence import Object, condition, json_object, moment, rank, status_of
 from trainer import progress
+from trainer.failure import Failure, parse
 
-AGAIN = "; starting again"  # ends the warning of the supervisor that starts the gang again
 LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
-# How rank 0 begins, and ends, in both of its log formats. Only this, its figures and its warnings
-# prove that an image is the trainer's.
-BEGUN = re.compile(
-    rf"\S+: \d+ steps in \d|resuming at step \d|step +\d+/\d+  |warning: .*{re.escape(AGAIN)}$"
-)
-ENDED = re.compile(r"test accuracy \d+\.\d\d%  loss \S+  \d+ steps in \d")
+# What rank 0 logs as JSON, which the manifest has it do. Only this, its figures and its warnings
+# prove that an image is the trainer's; a line of text is somebody's message.
+EVENTS = ("started", "resumed", "restarting", "finished")
 
 
 def by_rank(pods: list[Object]) -> dict[int, list[Object]]:
@@ -86,7 +82,9 @@ def left_result(pods: list[Object]) -> bool:
     """Whether rank 0 left its result when it ended, which it does once that is stored."""
     of_leader = [pod for pod in pods if rank(pod) == 0]
     ends = [(status_of(pod).get("state") or {}).get("terminated") or {} for pod in of_leader]
-    return any(e.get("exitCode") == 0 and is_result(str(e.get("message"))) for e in ends)
+    return any(
+        e.get("exitCode") == 0 and is_result(json_object(str(e.get("message"))) or {}) for e in ends
+    )
 
 
 def _phase_of_pod(pod: Object) -> str:
@@ -116,14 +114,7 @@ def seconds_between(earlier: str, later: datetime) -> float:
 
 def parse_line(line: str) -> dict[str, Any]:
     """Return a log line's facts; a line that is no JSON object is a message."""
-    if line.startswith("{"):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        if isinstance(values, dict):
-            return values
-    return {"message": line}
+    return json_object(line) or {"message": line}
 
 
 def is_step(facts: dict[str, Any]) -> bool:
@@ -133,14 +124,13 @@ def is_step(facts: dict[str, Any]) -> bool:
 
 def is_report(facts: dict[str, Any]) -> bool:
     """Whether a log line of rank 0 is one that the trainer writes, and others hardly do."""
-    message = str(facts.get("message"))
     warns = facts.keys() == {"warning"} and isinstance(facts["warning"], str)
-    return is_step(facts) or warns or bool(BEGUN.match(message) or is_result(message))
+    return is_step(facts) or warns or facts.get("event") in EVENTS
 
 
-def is_result(text: str) -> bool:
-    """Whether this is the line by which the trainer ends a run whose result is stored."""
-    return ENDED.match(text) is not None
+def is_result(facts: dict[str, Any]) -> bool:
+    """Whether the trainer reports by this that the run's result is stored."""
+    return facts.get("event") == "finished"
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
@@ -175,7 +165,7 @@ class Progress:
     Attributes:
         step: last one finished, and ``total`` of the run; 0 before the first.
         restarts: of the gang in place.
-        cause: of the last restart.
+        failure: before the last restart.
         last: the figures of the last chunk.
         result: what it said at its end.
         trains: whether it has said anything that only a trainer says.
@@ -185,7 +175,7 @@ class Progress:
     step: int = 0
     total: int = 0
     restarts: int = 0
-    cause: str = ""
+    failure: Failure | None = None
     last: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     trains: bool = False
@@ -196,12 +186,11 @@ class Progress:
     def take(self, time: str, facts: dict[str, Any]) -> None:
         """Take one line of rank 0's log."""
         self.trains = self.trains or is_report(facts)
-        if is_result(str(facts.get("message"))):
+        if is_result(facts):
             self.ended, self.result = True, facts
-        warning = facts.get("warning")
-        if isinstance(warning, str) and warning.endswith(AGAIN):
+        if facts.get("event") == "restarting":
             self.restarts += 1
-            self.cause = warning.removesuffix(AGAIN)
+            self.failure = parse(facts.get("failure"))
             self._since = self._until = None
         elif is_step(facts):
             total = facts.get("total_steps")

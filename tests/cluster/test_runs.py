@@ -125,7 +125,7 @@ def again(space: Space, path: str) -> float | None:
     """When rank 0 has told of a step after a restart."""
     log = space.kubectl("logs", pod_of(space, path, 0), check=False)
     told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    restarts = [n for n, line in enumerate(told) if "starting again" in line.get("warning", "")]
+    restarts = [n for n, line in enumerate(told) if line.get("event") == "restarting"]
     back = restarts and any("loss" in line for line in told[restarts[-1] :])
     return time.monotonic() if back else None
 

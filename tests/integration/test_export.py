@@ -48,7 +48,7 @@ class Silent:
     def say(self, message: str, **facts: Any) -> None:
         pass
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         raise AssertionError(message)
 
     def step(self, record: Any, total: int) -> None:

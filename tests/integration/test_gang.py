@@ -103,12 +103,14 @@ def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
         code, out, _ = processes.finish(gang, limit=90)
     assert code == 75
     [first, *_] = attempts(run)
-    assert first["cause"]["message"] == f"rank {rank}: {why}"
-    assert first["cause"]["rank"] == rank
+    kind = "killed" if number == signal.SIGKILL else "stalled"
+    cause = first["cause"]
+    assert (cause["kind"], cause["rank"], cause["message"]) == (kind, rank, why)
     told = [json.loads(line) for line in out.splitlines()]
-    broken = told.index({"warning": f"rank {rank}: {why}; starting again"})
+    words = f"rank {rank}: {why}; starting again"
+    broken = told.index({"warning": words, "event": "restarting", "failure": cause})
     finished = max(line["step"] for line in told[:broken] if "loss" in line)
-    [resumed] = [line["step"] for line in told if "resuming" in line.get("message", "")]
+    [resumed] = [line["step"] for line in told if line.get("event") == "resumed"]
     assert resumed == first["last_step"]
     # Rank 0 tells of chunks: as a survivor it stored its last one, else the other may be behind.
     assert finished - (CHUNK if rank == 0 else 0) <= resumed <= finished + CHUNK
@@ -123,7 +125,8 @@ def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
     code, _, err = processes.run(*held, env=env)
     assert (code, err) == (0, "")
     [first, _] = attempts(run)
-    why = r"rank [01]: its worker is alive but has finished no step for \d+ s"
+    why = r"its worker is alive but has finished no step for \d+ s"
+    assert first["cause"]["kind"] == "stalled"
     assert re.fullmatch(why, first["cause"]["message"])
     assert CHUNK <= first["last_step"] < 30
     assert (tmp_path / "held").exists()
@@ -164,7 +167,8 @@ def test_one_rank_asked_to_stop_leaves_and_the_gang_waits_for_its_successor(
         processes.wait_until(lambda: attempts(run))
         processes.wait_until(lambda: newest(run) > attempts(run)[0]["last_step"])
         after = processes.supervisors(gang.pid)
-    assert attempts(run)[0]["cause"]["message"] == "rank 1 was asked to stop"
+    cause = attempts(run)[0]["cause"]
+    assert (cause["kind"], cause["rank"]) == ("stopped", 1)
     assert after[0] == before[0]
     assert after[1] != before[1]
 
@@ -318,8 +322,8 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
     assert code == 69
     assert err == (
         "trainer: rank 1: the gang of 2 did not meet within 4 s: missing rank 0 "
-        f"(127.0.0.1:{port}); 127.0.0.1:{port + 2}: Connection refused; see what became of it, or "
-        "raise --peer-deadline\n"
+        f"(127.0.0.1:{port}); 127.0.0.1:{port + 2}: Connection refused; see why it did not come, "
+        "or raise --peer-deadline\n"
     )
     message = tmp_path / "termination-log"
     message.touch()
@@ -327,7 +331,9 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
     code, _, err = processes.run(*arguments, env=env)
     assert code == 69
     assert f"missing rank 1 (127.0.0.1:{port + 1}); rank 0 at 127.0.0.1:{port + 2} waited" in err
-    assert f"trainer: {message.read_text()}\n" == err
+    record = json.loads(message.read_text())
+    assert (record["kind"], record["rank"], record["missing"]) == ("peers_missing", 0, [1])
+    assert f"trainer: rank 0: {record['message']}; {record['remedy']}\n" == err
 
 
 def test_a_rank_whose_peers_have_finished_and_left_ends_well(digits: Path, tmp_path: Path) -> None:
@@ -353,7 +359,7 @@ def _wait_for_tensorflow(supervisor: int) -> None:
     processes.wait_until(is_loaded)
 
 
-@pytest.mark.parametrize("taken", [1, 2], ids=["a rank's", "the roll call's"])
+@pytest.mark.parametrize("taken", [1, 2], ids=["a rank's", "the rendezvous's"])
 def test_a_port_that_stays_taken_is_named(taken: int, digits: Path, tmp_path: Path) -> None:
     port = processes.free_ports(3)
     with socket.create_server(("127.0.0.1", port + taken)):

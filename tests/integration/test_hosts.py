@@ -13,7 +13,7 @@ from tests.support.hosts import ipv6_hosts, need_namespaces
 from trainer.cluster import environment
 
 SERVICE = "yard"
-PORTS = ("2222", "2223", "2224")  # TensorFlow's, the roll call's, the ring's
+PORTS = ("2222", "2223", "2224")  # TensorFlow's, the rendezvous's, the ring's
 PROXY = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 THREADS, FILES = 32, 200  # of a supervisor, whoever calls it
 

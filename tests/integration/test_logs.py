@@ -1,5 +1,6 @@
 """With --ship-logs, what a run printed can be read from its folder."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def test_the_copy_is_what_each_rank_printed(digits: Path, tmp_path: Path) -> Non
             assert copied(run, rank) == out.splitlines()
             assert {f"rank {rank} builds", "natively"} <= set(out.splitlines())
     [result] = [line for line in copied(run) if line.startswith("test accuracy ")]
-    assert message.read_text() == result
+    left = json.loads(message.read_text())
+    assert (left["event"], left["message"]) == ("finished", result)
 
 
 def test_a_gang_that_was_killed_leaves_the_earlier_part(digits: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_stopped_sweep_stores_a_checkpoint_and_says_how_to_go_on(
     assert out == "1/4  learning_rate 0.001, batch_size 32  stopped\n"
     (run,) = folder.iterdir()
     attempt = json.loads((run / "attempts.jsonl").read_text())
-    assert attempt["cause"]["asked"]
+    assert attempt["cause"]["kind"] == "stopped"
     newest = max(path.stem for path in run.glob("checkpoints/*"))
     assert newest == f"step-{attempt['last_step']:08}"
 

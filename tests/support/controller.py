@@ -7,7 +7,8 @@ from typing import Any
 from tests.support.apiserver import ApiServer
 
 PLAN = "cnn: 200 steps in 1.20 epochs of 500 images (3.9 steps an epoch)"
-RESULT = "test accuracy 99.22%  loss 0.1000  200 steps in 7.0 s (14,000 images/s)"
+WORDS = "test accuracy 99.22%  loss 0.1000  200 steps in 7.0 s (14,000 images/s)"
+RESULT = json.dumps({"event": "finished", "message": WORDS, "test_accuracy": 0.9922, "steps": 200})
 
 
 class Controller:
@@ -68,7 +69,7 @@ class Controller:
 
     def report(self, pod: str) -> None:
         """Log what the trainer's rank 0 begins with."""
-        self.api.push(pod, json.dumps({"message": PLAN, "steps": 200}))
+        self.api.push(pod, json.dumps({"message": PLAN, "event": "started", "steps": 200}))
 
     def image(self) -> str:
         return str(self.job()["spec"]["template"]["spec"]["containers"][0]["image"])

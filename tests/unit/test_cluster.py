@@ -35,7 +35,7 @@ def test_a_pod_finds_its_peers_by_the_services_names() -> None:
         rank=1,
         addresses=("train-7-0.train-7:4000", "train-7-1.train-7:4000", "train-7-2.train-7:4000"),
         local=False,
-        roll_call="train-7-0.train-7:4001",
+        rendezvous="train-7-0.train-7:4001",
         service="train-7",
     )
     assert cluster.workers == 3
@@ -72,7 +72,7 @@ def test_workers_of_one_machine_agree_on_distinct_ports(
     assert cluster.rank == rank
     assert cluster.local
     assert cluster.addresses == tuple(f"127.0.0.1:{port + r}" for r in range(workers))
-    assert cluster.roll_call == f"127.0.0.1:{port + workers}"
+    assert cluster.rendezvous == f"127.0.0.1:{port + workers}"
 
 
 def test_a_gang_of_one_needs_no_service() -> None:
@@ -113,7 +113,7 @@ def test_a_gang_without_a_service_is_refused() -> None:
     assert message == "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
 
 
-def test_the_roll_calls_port_must_exist_too() -> None:
+def test_the_rendezvouss_port_must_exist_too() -> None:
     assert from_environment(environment(0, 3, 65532)) is not None
     message = refusal(environment(0, 3, 65533))
     assert message == "TRAINYARD_PORT: '65533': must be a whole number from 1 to 65532"

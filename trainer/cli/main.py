@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from trainer import status
+from trainer import failure, status
 from trainer.command_line import Program, exit_code
+from trainer.errors import UserError
 from trainer.gang import process
 
 COMMANDS = {
@@ -43,4 +44,7 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
         code: int | None = options.action(options)
         return code
 
-    return exit_code(program.name, run, lambda message: status.tell_parent(error=message))
+    def tell(error: UserError) -> bool:
+        return status.tell_parent(failure=failure.of(error).record())
+
+    return exit_code(program.name, run, tell)

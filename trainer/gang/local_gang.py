@@ -23,9 +23,10 @@ from trainer import cluster as clusters
 from trainer import sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
+from trainer.failure import FailedError, Failure, parse
 from trainer.gang import membership, process
 from trainer.gang.process import Child
-from trainer.gang.supervisor import GRACE, TICK, WorkerFailedError
+from trainer.gang.supervisor import GRACE, TICK
 from trainer.status import Event
 
 LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
@@ -38,14 +39,14 @@ class Rank:
 
     Attributes:
         child: the process.
-        error: what it said last.
         asked: whether somebody asked it to stop.
+        failure: that it reported last.
         lost: how often in a row it was lost before a new step was committed.
     """
 
     child: Child
     asked: bool = False
-    error: str | None = None
+    failure: Failure | None = None
     lost: int = 0
 
 
@@ -72,7 +73,7 @@ class Gang:
         self.port = config.port or _free_ports(config.workers + 1)
         self._key = membership.new()
         self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
-        self._failures: list[tuple[int, str]] = []
+        self._failures: list[tuple[int, Failure]] = []
         self._kill_at = float("inf")
         self.ranks = {rank: Rank(self._start(rank)) for rank in range(config.workers)}
 
@@ -83,7 +84,7 @@ class Gang:
             stop: set when the run shall stop.
 
         Raises:
-            WorkerFailedError: with the first cause, when one of them failed.
+            FailedError: one of them failed; with the root cause.
         """
         try:
             while self.ranks:
@@ -96,9 +97,11 @@ class Gang:
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
         if self._failures:
-            # Those who lost a peer tell of a consequence; the cause is what another one tells.
-            code, message = min(self._failures, key=lambda f: f[0] == StoppedError.exit_code)
-            raise WorkerFailedError(message, code if code > 0 else 1)
+            # Prefer a root cause over ranks that only lost a peer.
+            code, failure = min(
+                self._failures, key=lambda each: (each[1].consequence, not each[1].names_a_cause)
+            )
+            raise FailedError(failure, self._config.workers, code if code > 0 else 1)
 
     def kill(self) -> None:
         """End everything now; ``run`` then returns or raises."""
@@ -131,7 +134,7 @@ class Gang:
         if rank is None or rank.child is not child:
             return
         self._listen(number, event)
-        rank.error = event.get("error", rank.error)
+        rank.failure = parse(event.get("failure")) or rank.failure
         rank.asked = rank.asked or event.get("event") == "stopping"
         if event.get("event") == "committed":
             for each in self.ranks.values():
@@ -149,7 +152,7 @@ class Gang:
             return
         del self.ranks[number]
         if code != 0:
-            self._failures.append((code, rank.error or _epitaph(number, code)))
+            self._failures.append((code, rank.failure or _lost_supervisor(number, code)))
 
 
 def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
@@ -157,9 +160,15 @@ def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -
     Gang(arguments, config).run(stop)
 
 
-def _epitaph(rank: int, code: int) -> str:
+def _lost_supervisor(rank: int, code: int) -> Failure:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"rank {rank}: its supervisor {how}; run again to resume"
+    return Failure(
+        kind="supervisor_lost",
+        rank=rank,
+        code=max(code, 1),
+        message=f"its supervisor {how}",
+        remedy="run again to resume",
+    )
 
 
 def _free_ports(count: int) -> int:

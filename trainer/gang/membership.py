@@ -1,4 +1,4 @@
-"""The key that the members of a gang share: who knows it may take part in the roll call.
+"""The key that the members of a gang share: who knows it may take part in the rendezvous.
 
 The workers of a local gang inherit it in their environment. In a cluster rank 0's supervisor
 stores one in the run's folder, finds it there when it is replaced, and removes it when the run is

@@ -1,76 +1,72 @@
 """How the supervisors of a gang start and restart their workers together.
 
-Rank 0's supervisor calls the roll: it hears from each rank's supervisor whether its worker could
-start, and when all could, tells all to start the next attempt. When one worker ends before its
-time it tells the others to stop theirs at once, so nobody waits for TensorFlow to notice, and no
-worker of an attempt meets one of another.
+Rank 0's supervisor holds the rendezvous. Each rank's supervisor reports when its worker could
+start; once all have, rank 0 orders the next attempt. When one worker ends early, rank 0 orders the
+others to leave at once. So nobody waits for TensorFlow to notice, and workers of two attempts never
+meet.
 
     here       a supervisor is connected              -> start      all are ready: attempt N
     ready      its worker could start                 -> leave      commit and end attempt N
     committed  a checkpoint of this step is stored    -> waiting    these ranks are missing
-    stopping   it was asked to stop                   -> give_up    with the first cause
-    ended      its worker ended, and why              -> dismissed  one that is gone may call again
+    stopping   it was asked to stop                   -> give_up    with the root cause
+    ended      its worker ended, with its failure     -> dismissed  one that is gone may call again
     finished   its worker is done
     gone       its connection was lost
 
 This is pure: events in, orders out. wire.py carries them between machines.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.errors import ConfigError, DataError, UnavailableError
+from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
+from trainer.failure import Failure, Kind, parse
 
 Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
 
-FEW = 8  # missing ranks up to which all hear of each arrival and loss
+FEW = 8  # missing ranks up to which every rank hears of each arrival and loss
 MOST_STEPS = 1 << 53
 FINAL = {ConfigError.exit_code, DataError.exit_code, UnavailableError.exit_code}
 
 
-@dataclass(frozen=True)
-class Cause:
-    """Why a worker ended.
-
-    Attributes:
-        rank: of the worker.
-        code: the exit code that says so to a scheduler.
-        message: one line.
-        consequence: whether it only followed another rank's.
-        asked: whether somebody asked for it, which is no fault.
-    """
-
-    rank: int
-    code: int
-    message: str
-    consequence: bool = False
-    asked: bool = False
-
-
 @dataclass
-class Attempt:
-    """One try of the whole gang, a line of attempts.jsonl.
+class GangAttempt:
+    """One attempt of the whole gang, a line of attempts.jsonl.
 
     Attributes:
-        number: counted from 1 by this roll call.
+        number: counted from 1 by this rendezvous.
         start: when it began, seconds since the epoch.
         first_step: the newest committed step then, as far as known.
+        failures: of its ranks, in the order of their reports.
     """
 
     number: int
     start: float
     first_step: int
-    causes: list[Cause] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
     @property
-    def first_cause(self) -> Cause | None:
-        """What ended it, not what followed from that."""
-        own = [cause for cause in self.causes if not cause.consequence]
-        return next(iter(own or self.causes), None)
+    def root_cause(self) -> Failure | None:
+        """The first failure that is not a consequence of another one."""
+        own = [each for each in self.failures if not each.consequence]
+        return next(iter(own or self.failures), None)
+
+    def record(self, end: float, last_step: int) -> dict[str, Any]:
+        """Return its line, for an end at this time with this newest committed step."""
+        cause = self.root_cause
+        return {
+            "attempt": self.number,
+            "start": round(self.start, 3),
+            "end": round(end, 3),
+            "first_step": self.first_step,
+            "last_step": last_step,
+            "cause": cause.record() if cause else None,
+            "others": [each.record() for each in self.failures if each is not cause],
+        }
 
 
-class RollCall:
+class Rendezvous:
     """The state of a gang as rank 0's supervisor knows it.
 
     Args:
@@ -87,10 +83,10 @@ class RollCall:
         self._at_work: set[int] = set()  # started, and not known to have ended
         self._running = False
         self._given_up = False
-        self._attempt: Attempt | None = None
+        self._attempt: GangAttempt | None = None
         self._number = 0
         self._step = 0
-        self._barren = 0
+        self._restarts_without_progress = 0
         self.closed: list[dict[str, Any]] = []  # lines for attempts.jsonl; the reader empties it
 
     @property
@@ -103,26 +99,27 @@ class RollCall:
         return sorted(set(range(self._workers)) - self._present - self._finished)
 
     def handle(self, rank: int, event: Event, now: float) -> list[Order]:
-        """Take one rank's event, at ``now`` seconds since the epoch, and return what to do."""
+        """Take one rank's event, at ``now`` seconds since the epoch, and return the orders."""
         match event["event"]:
             case "here":
                 self._present.add(rank)
-                # The successor of one that was lost as it finished has that to hear of.
+                # A rank lost as it finished has a successor, which must learn that it is finished.
                 self._finished.discard(rank)
-                return self._tell_missing(rank)
+                return self._report_missing(rank)
             case "ready":
-                if rank not in self._at_work:  # else it said so before it heard of the start
+                if rank not in self._at_work:  # else it reported before it knew of the start
                     self._ready.add(rank)
                 return self._start(now)
             case "committed":
                 self._step = max(self._step, int(event["step"]))
                 return []
             case "stopping":
-                asked = Cause(rank, 75, f"rank {rank} was asked to stop", asked=True)
-                return self._note(asked)
+                return self._note(_own(rank, "stopped", "it was asked to stop"))
             case "ended":
                 self._at_work.discard(rank)
-                return self._broken(Cause(**event["cause"]), now)
+                failure = parse(event["failure"])
+                assert failure
+                return self._broken(failure, now)
             case "finished":
                 self._finished.add(rank)
                 self._at_work.discard(rank)
@@ -135,14 +132,14 @@ class RollCall:
         raise AssertionError(event)
 
     def close(self, now: float) -> None:
-        """End the attempt on paper, if there is one."""
+        """Record the current attempt, if any, as ended."""
         if self._attempt:
             self._close(now)
 
-    def _tell_missing(self, newcomer: int | None = None) -> list[Order]:
-        """Tell who is missing: all, or rank 0 and a newcomer alone where many are.
+    def _report_missing(self, newcomer: int | None = None) -> list[Order]:
+        """Report missing ranks to all, or where many are missing to rank 0 and a newcomer alone.
 
-        A thousand arrivals, each told to a thousand ranks, would keep rank 0 busy for minutes.
+        Reporting a thousand arrivals to a thousand ranks would keep rank 0 busy for minutes.
         """
         missing = self.missing()
         ranks = [r for r in self._present if len(missing) <= FEW or r in (0, newcomer)]
@@ -154,20 +151,20 @@ class RollCall:
         orders = []
         if rank in self._at_work:
             self._at_work.discard(rank)
-            lost = Cause(rank, 75, f"rank {rank}: its supervisor was lost")
+            lost = _own(rank, "supervisor_lost", "its supervisor was lost")
             orders = self._broken(lost, now)
-        return [*orders, (rank, {"order": "dismissed"}), *self._tell_missing()]
+        return [*orders, (rank, {"order": "dismissed"}), *self._report_missing()]
 
-    def _note(self, cause: Cause) -> list[Order]:
+    def _note(self, failure: Failure) -> list[Order]:
         if self._attempt and self._running:
-            self._attempt.causes.append(cause)
+            self._attempt.failures.append(failure)
         return []
 
-    def _broken(self, cause: Cause, now: float) -> list[Order]:
+    def _broken(self, failure: Failure, now: float) -> list[Order]:
         if self._attempt:
-            self._attempt.causes.append(cause)
-        if cause.code in FINAL and not self._given_up:
-            return self._give_up(cause, now)
+            self._attempt.failures.append(failure)
+        if failure.code in FINAL and not self._given_up:
+            return self._give_up(failure, now)
         if not self._running:
             return []
         self._running = False
@@ -183,41 +180,37 @@ class RollCall:
         cause = None
         if self._attempt:
             cause, progress = self._close(now)
-            fault = cause is not None and not cause.asked
-            self._barren = 0 if progress else self._barren + fault
-            if cause and self._barren > self._max_restarts:
+            fault = cause is not None and (cause.kind != "stopped" or cause.consequence)
+            without = self._restarts_without_progress + fault
+            self._restarts_without_progress = 0 if progress else without
+            if cause and self._restarts_without_progress > self._max_restarts:
                 return self._give_up(cause, now)
         self._number += 1
         self._running = True
-        self._attempt = Attempt(self._number, now, self._step)
-        after = cause.message if cause else None
+        self._attempt = GangAttempt(self._number, now, self._step)
+        after = cause.record() if cause else None
         start = {"order": "start", "attempt": self._number, "after": after}
         self._at_work, self._ready = self._ready, set()
         return [(rank, start) for rank in sorted(self._at_work)]
 
-    def _close(self, now: float) -> tuple[Cause | None, bool]:
-        """End the attempt on paper; return its first cause, and whether it brought a step."""
+    def _close(self, now: float) -> tuple[Failure | None, bool]:
+        """Record the attempt as ended; return its root cause, and whether it brought a step."""
         attempt, self._attempt = self._attempt, None
         assert attempt
-        cause = attempt.first_cause
-        self.closed.append(
-            {
-                "attempt": attempt.number,
-                "start": round(attempt.start, 3),
-                "end": round(now, 3),
-                "first_step": attempt.first_step,
-                "last_step": self._step,
-                "cause": asdict(cause) if cause else None,
-                "others": [asdict(c) for c in attempt.causes if c is not cause],
-            }
-        )
-        return cause, self._step > attempt.first_step
+        self.closed.append(attempt.record(now, self._step))
+        return attempt.root_cause, self._step > attempt.first_step
 
-    def _give_up(self, cause: Cause, now: float) -> list[Order]:
+    def _give_up(self, cause: Failure, now: float) -> list[Order]:
         self.close(now)
         self._running, self._given_up = False, True
-        order = {"order": "give_up", "cause": asdict(cause), "restarts": self._barren}
+        restarts = self._restarts_without_progress
+        order = {"order": "give_up", "cause": cause.record(), "restarts": restarts}
         return [(rank, order) for rank in sorted(self._present - self._finished)]
+
+
+def _own(rank: int, kind: Kind, message: str) -> Failure:
+    """Return a failure that this rank need not report itself."""
+    return Failure(kind=kind, rank=rank, code=StoppedError.exit_code, message=message)
 
 
 def is_sound(event: Event, rank: int) -> bool:
@@ -227,8 +220,9 @@ def is_sound(event: Event, rank: int) -> bool:
             return True
         case {"event": "committed", "step": int(step)}:
             return 0 <= step <= MOST_STEPS
-        case {"event": "ended", "cause": dict(cause)}:
-            return _is_cause(cause) and cause["rank"] == rank
+        case {"event": "ended", "failure": failure}:
+            found = parse(failure)
+            return found is not None and found.rank == rank
     return False
 
 
@@ -237,24 +231,11 @@ def is_order(order: Event, workers: int) -> bool:
     match order:
         case {"order": "waiting", "missing": list(ranks)}:
             return all(type(rank) is int and 0 <= rank < workers for rank in ranks)
-        case {"order": "start", "attempt": int(), "after": str() | None, "addresses": list(each)}:
-            return len(each) == workers and all(isinstance(address, str) for address in each)
+        case {"order": "start", "attempt": int(), "after": after, "addresses": list(each)}:
+            known = after is None or parse(after) is not None
+            return known and len(each) == workers and all(isinstance(at, str) for at in each)
         case {"order": "leave", "attempt": int()}:
             return True
-        case {"order": "give_up", "cause": dict(cause), "restarts": int()}:
-            return _is_cause(cause)
-    return False
-
-
-def _is_cause(cause: Event) -> bool:
-    match cause:
-        case {
-            "rank": int(),
-            "code": int(),
-            "message": str(),
-            "consequence": bool(),
-            "asked": bool(),
-            **rest,
-        }:
-            return not rest
+        case {"order": "give_up", "cause": cause, "restarts": int()}:
+            return parse(cause) is not None
     return False

@@ -15,18 +15,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainer import failure as failures
 from trainer import progress, sockets
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError, UserError
-from trainer.gang import failures, final_report, membership, process
+from trainer.failure import FailedError, Failure, Kind
+from trainer.gang import exits, final_report, membership, process
+from trainer.gang.attempt_log import AttemptLog
+from trainer.gang.memory import Memory
 from trainer.gang.process import Child
-from trainer.gang.rendezvous import FEW, FINAL, Cause, RollCall
+from trainer.gang.rendezvous import FEW, FINAL, Rendezvous
 from trainer.gang.stall import Stall
 from trainer.gang.wire import Host, Link
 from trainer.runs import logs, run_folder
@@ -44,26 +48,18 @@ PORT_PATIENCE = 10.0  # seconds for another process to free our port
 LINGER = 15.0  # seconds that rank 0's supervisor waits for others to finish
 
 
-class WorkerFailedError(UserError):
-    """The gang's first cause of failure, and the exit code for it."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
-
-
 @dataclass
 class Attempt:
     """One try of this rank's worker.
 
     Attributes:
-        number: counted by the roll call.
+        number: counted by the rendezvous.
         log_start: where its part of the standard error begins, bytes.
         heard: when it last gave a sign of life, monotonic seconds.
         start: when it was started.
         joined: whether the workers have met.
         kill_at: when it is killed, and ``killed`` whether it was.
-        error: what it said itself.
+        failure: reported by the worker itself.
     """
 
     number: int
@@ -73,7 +69,7 @@ class Attempt:
     joined: bool = False
     kill_at: float = float("inf")
     killed: bool = False
-    error: str | None = None
+    failure: Failure | None = None
 
 
 def supervise(
@@ -88,9 +84,8 @@ def supervise(
         stop: set when the worker shall stop.
 
     Raises:
-        UnavailableError: peers were not there before the deadline, or the port is taken.
-        WorkerFailedError: the gang failed, with the first cause.
-        StoppedError: asked to stop.
+        FailedError: the gang failed, by its root cause; peers were not there before the deadline;
+            the port is taken; or it was asked to stop.
     """
     sockets.allow_many_files()
     if config.ship_logs:
@@ -105,7 +100,7 @@ def supervise(
         try:
             supervisor.run()
         except UserError as error:
-            failures.leave_message(str(error))
+            exits.leave_message(failures.of(error, cluster.rank).record())
             raise
         finally:
             supervisor.close()
@@ -127,33 +122,33 @@ class Supervisor:
         self._arguments, self._config, self._cluster = arguments, config, cluster
         self._stop, self._folder = stop, folder
         self._rank = cluster.rank
-        self._memory = failures.Memory()
+        self._memory = Memory()
         self._memory_kills = self._memory.kills()
         self._reporter = progress.create(config.log_format)
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._child: Child | None = None
         self._prepared = False
         self._spawned_at = 0.0
-        self._child_error: str | None = None
+        self._child_failure: Failure | None = None
         self._lost_children = 0
-        self._trouble: str | None = None  # why we ended the worker
+        self._trouble: Failure | None = None  # why we ended the worker
         self._attempt: Attempt | None = None
         self._stall = Stall(time.monotonic())
-        self._failure: WorkerFailedError | None = None  # raised once the worker has left
+        self._failure: FailedError | None = None  # raised once the worker has left
         self._told_ready = False
         self._stopping = False
         self._finished_at: float | None = None
         self._missing = list(range(1, cluster.workers)) if self._rank == 0 else [0]
         self._incomplete_since: float | None = None
         self._port_taken_since: float | None = None
-        self._roll_call: RollCall | None = None
-        self._journal: failures.Journal | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._attempt_log: AttemptLog | None = None
         self._keyring = membership.Keyring(
             lambda: open_storage(run_folder.uri(config)),
             membership.object_name(cluster.service),
             os.environ,
         )
-        self._key: bytes | None = None  # of the roll call that this rank holds
+        self._key: bytes | None = None  # of the rendezvous that this rank holds
         self._key_asked = False
         self._host: Host | None = None
         self._link: Link | None = None
@@ -183,27 +178,27 @@ class Supervisor:
             removing = threading.Thread(target=self._remove_key, daemon=True)
             removing.start()
             removing.join(3)  # a store may take its time
-        if self._roll_call and self._journal:
-            self._roll_call.close(time.time())
+        if self._rendezvous and self._attempt_log:
+            self._rendezvous.close(time.time())
             self._write_attempts()
-            self._journal.close(seconds=3)
+            self._attempt_log.close(seconds=3)
 
-    # The roll call.
+    # The rendezvous.
 
     def _connect(self, now: float) -> None:
-        """Join the roll call, or hold it; the data are loaded, so this rank can take part."""
+        """Join the rendezvous, or hold it; the data are loaded, so this rank can take part."""
         workers = self._cluster.workers
         if self._rank != 0:
-            address = sockets.split_endpoint(self._cluster.roll_call)
+            address = sockets.split_endpoint(self._cluster.rendezvous)
             tell = self._later(self._obey)
             self._link = Link(address, self._rank, workers, self._keyring.read, tell)
             return
         if workers > 1 and not self._listen(now):
             return
-        self._journal = failures.Journal(
+        self._attempt_log = AttemptLog(
             lambda: open_storage(run_folder.uri(self._config)), self._reporter.warn
         )
-        self._roll_call = RollCall(self._cluster.workers, self._config.max_restarts)
+        self._rendezvous = Rendezvous(self._cluster.workers, self._config.max_restarts)
         self._hear(0, {"event": "here"})
 
     def _listen(self, now: float) -> bool:
@@ -213,9 +208,9 @@ class Supervisor:
             threading.Thread(target=self._make_key, daemon=True).start()
         if self._key is None:
             return False
-        host, port = sockets.split_endpoint(self._cluster.roll_call)
+        host, port = sockets.split_endpoint(self._cluster.rendezvous)
         address = (host if self._cluster.local else "", port)
-        # On our own thread: a terminal that takes no more must not stop the roll call.
+        # On our own thread: a terminal that takes no more must not stop the rendezvous.
         hear, warn = self._later(self._hear), self._later(self._reporter.warn)
         fail = self._later(self._fail)
         try:
@@ -246,16 +241,16 @@ class Supervisor:
         return lambda *values: self._events.put(partial(call, *values))
 
     def _tell(self, **event: Any) -> None:
-        """Tell the roll call of this rank."""
-        if self._roll_call:
+        """Tell the rendezvous of this rank."""
+        if self._rendezvous:
             self._hear(0, event)
         elif self._link:
             self._link.send(event)
 
     def _hear(self, rank: int, event: Event) -> None:
         """Take an event of any rank, and send the orders that follow from it."""
-        assert self._roll_call
-        orders = self._roll_call.handle(rank, event, time.time())
+        assert self._rendezvous
+        orders = self._rendezvous.handle(rank, event, time.time())
         self._write_attempts()
         for to, order in sorted(orders, key=lambda each: -each[0]):  # our own last: it may raise
             if order["order"] == "start":
@@ -271,12 +266,12 @@ class Supervisor:
         return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
 
     def _write_attempts(self) -> None:
-        assert self._roll_call
-        for attempt in self._roll_call.closed:
-            if self._journal:
-                self._journal.add(attempt)
+        assert self._rendezvous
+        for attempt in self._rendezvous.closed:
+            if self._attempt_log:
+                self._attempt_log.add(attempt)
             tell_parent(event="attempt", **attempt)
-        self._roll_call.closed.clear()
+        self._rendezvous.closed.clear()
 
     def _obey(self, order: Event) -> None:
         match order["order"]:
@@ -294,13 +289,16 @@ class Supervisor:
             case "leave" if self._attempt and self._attempt.number == order["attempt"]:
                 self._leave()
             case "give_up":
-                self._give_up(Cause(**order["cause"]), order["restarts"])
+                cause = failures.parse(order["cause"])
+                assert cause
+                self._give_up(cause, order["restarts"])
 
-    def _give_up(self, cause: Cause, restarts: int) -> None:
+    def _give_up(self, cause: Failure, restarts: int) -> None:
         in_vain = cause.code not in FINAL and restarts > 1
         again = f" ({restarts} starts in a row brought no new step)" if in_vain else ""
-        code = cause.code if cause.rank == self._rank else StoppedError.exit_code
-        self._failure = WorkerFailedError(cause.message + again, code)
+        elsewhere = cause.rank != self._rank
+        found = cause.but(message=cause.message + again, consequence=elsewhere or cause.consequence)
+        self._failure = self._failed(found, StoppedError.exit_code if elsewhere else None)
         self._leave()
 
     # The worker.
@@ -312,7 +310,7 @@ class Supervisor:
             WORKER: "1",
             "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip(),
         }
-        self._prepared, self._child_error = False, None
+        self._prepared, self._child_failure = False, None
         self._spawned_at = time.monotonic()
         tell = self._later(self._worker_says)
         child: list[Child] = []
@@ -328,7 +326,13 @@ class Supervisor:
         now = time.monotonic()
         log_start = self._log.stat().st_size
         if order["after"] and self._rank == 0:
-            self._reporter.warn(f"{order['after']}; starting again")
+            cause = failures.parse(order["after"])
+            assert cause
+            self._reporter.warn(
+                f"{cause.sentence(self._cluster.workers)}; starting again",
+                event="restarting",
+                failure=cause.record(),
+            )
         self._attempt = Attempt(order["attempt"], log_start, now, now)
         self._stall.begin(now)
         self._told_ready = False
@@ -353,10 +357,10 @@ class Supervisor:
                 self._tell(**event)
             case {"event": "exit", "code": code}:
                 self._child_gone(code)
-            case {"error": str(message)} if self._attempt is None:
-                self._child_error = message
-            case {"result": str(line)} if self._rank == 0:
-                failures.leave_message(line)
+            case {"failure": record} if self._attempt is None:
+                self._child_failure = failures.parse(record)
+            case {"result": dict(result)} if self._rank == 0:
+                exits.leave_message({"event": "finished", **result})
         if self._attempt:
             self._attempt_says(self._attempt, event)
         if event.get("event") in ("started", "joined", "resumed", "step", "committed", "ended"):
@@ -365,8 +369,8 @@ class Supervisor:
     def _attempt_says(self, attempt: Attempt, event: Event) -> None:
         attempt.heard = time.monotonic()
         match event:
-            case {"error": str(message)}:
-                attempt.error = message
+            case {"failure": record}:
+                attempt.failure = failures.parse(record)
             case {"event": "beat", "work": _, **pulse}:
                 self._stall.take(Pulse(event["work"], **pulse), attempt.heard)
             case {"event": "joined"}:
@@ -384,28 +388,37 @@ class Supervisor:
             self._finish()
             return
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
-        own_words = attempt.error if code in FINAL else None
-        message = (
-            own_words
-            or self._trouble
-            or failures.describe(code, attempt.error, log, self._out_of_memory(code))
-        )
+        found = self._explain(attempt, code, log)
+        if self._stopping:
+            raise self._failed(found, found.code if found.code in FINAL else StoppedError.exit_code)
+        if found.code == 1 and attempt.failure is None and code > 0:
+            self._show(log)
+        self._tell(event="ended", failure=found.record())
+        if found.code in FINAL:
+            raise self._failed(found)
+
+    def _explain(self, attempt: Attempt, code: int, log: str) -> Failure:
+        """Return why the worker ended with this code."""
+        found = attempt.failure if code in FINAL else None
+        found = found or self._trouble or attempt.failure
+        found = found or exits.describe(self._rank, code, log, self._out_of_memory(code))
         left = code == StoppedError.exit_code and not self._trouble
         own = code if code in FINAL or left else 1
-        cause = Cause(self._rank, own, _with_rank(message, self._cluster), consequence=left)
-        if self._stopping:
-            raise WorkerFailedError(cause.message, own if own in FINAL else StoppedError.exit_code)
-        if own == 1 and attempt.error is None and code > 0:
-            self._show(log)
-        self._tell(event="ended", cause=asdict(cause))
-        if own in FINAL:
-            raise WorkerFailedError(cause.message, own)
+        return found.but(rank=self._rank, code=own, consequence=left)
+
+    def _failed(self, failure: Failure, exit_code: int | None = None) -> FailedError:
+        return FailedError(failure, self._cluster.workers, exit_code)
+
+    def _unavailable(self, message: str, remedy: str, kind: Kind = "unavailable") -> FailedError:
+        code = UnavailableError.exit_code
+        failure = Failure(kind=kind, rank=self._rank, code=code, message=message, remedy=remedy)
+        return self._failed(failure)
 
     def _out_of_memory(self, code: int) -> str | None:
         """Return the figures of the memory that the kernel has killed our process for, if so."""
         before, self._memory_kills = self._memory_kills, self._memory.kills()
         if code == -signal.SIGKILL and self._memory_kills > before:
-            return self._memory.figures()
+            return self._memory.summary()
         return None
 
     def _show(self, log: str) -> None:
@@ -419,19 +432,18 @@ class Supervisor:
         self._child.close()
         self._child = None
         if self._attempt:
-            self._attempt.error = None  # if the worker told of leaving, this is why
+            self._attempt.failure = None  # if the worker reported that it leaves, this is why
             self._ended(code or 1)
         elif code == 0 and not self._prepared:
             self._finish()  # the run was finished before we came
             return
-        elif self._child_error is not None:
-            raise WorkerFailedError(_with_rank(self._child_error, self._cluster), code)
+        elif self._child_failure is not None:
+            raise self._failed(self._child_failure.but(rank=self._rank), code)
         self._lost_children += 1
         if self._lost_children > self._config.max_restarts or (code > 0 and not self._prepared):
             log = self._log.read_text(errors="replace")
-            message = failures.describe(code, None, log, self._out_of_memory(code))
             self._show(log)
-            raise WorkerFailedError(_with_rank(message, self._cluster), 1)
+            raise self._failed(exits.describe(self._rank, code, log, self._out_of_memory(code)))
         self._told_ready = False
         self._spawn()
 
@@ -440,7 +452,7 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self._finished_at is None:
             return False
-        others_done = self._roll_call is None or self._roll_call.all_finished
+        others_done = self._rendezvous is None or self._rendezvous.all_finished
         return others_done or self._stop.is_set() or time.monotonic() - self._finished_at > LINGER
 
     def _look(self) -> None:
@@ -451,14 +463,13 @@ class Supervisor:
         if self._attempt:
             self._look_at_worker(self._attempt, now)
         elif self._finished_at is None and self._prepared:
-            if not (self._roll_call or self._link):
+            if not (self._rendezvous or self._link):
                 self._connect(now)
             self._look_for_peers(now)
             self._say_ready(now)
         elif self._finished_at is None and now - self._spawned_at > LOADING:
-            raise UnavailableError(
-                f"rank {self._rank}: the data were not loaded within {LOADING:g} s; "
-                "see what became of the store"
+            raise self._unavailable(
+                f"the data were not loaded within {LOADING:g} s", "see whether the store answers"
             )
 
     def _begin_to_stop(self, now: float) -> None:
@@ -466,9 +477,8 @@ class Supervisor:
         tell_parent(event="stopping")
         self._tell(event="stopping")
         if self._attempt is None or self._child is None:
-            raise StoppedError(
-                _with_rank("stopped before it trained; the same command goes on", self._cluster)
-            )
+            error = StoppedError("stopped before it trained; the same command resumes the run")
+            raise self._failed(failures.of(error, self._rank))
         self._child.say("stop")
         self._attempt.kill_at = min(self._attempt.kill_at, now + GRACE)
 
@@ -482,16 +492,19 @@ class Supervisor:
         elif not attempt.joined and now - attempt.start > JOINING:
             self._kill(attempt, f"its worker did not meet the others within {JOINING:g} s")
         elif attempt.kill_at == float("inf") and (reason := self._stall.overdue(now)):
-            self._trouble = reason
+            self._trouble = self._stalled(reason)
             self._leave()  # its other threads are alive, and may commit what it finished
             tell_parent(event="killed", why=reason)
 
     def _kill(self, attempt: Attempt, reason: str) -> None:
-        self._trouble = self._trouble or reason
+        self._trouble = self._trouble or self._stalled(reason)
         attempt.killed = True
         if self._child:
             self._child.kill()
         tell_parent(event="killed", why=reason)
+
+    def _stalled(self, reason: str) -> Failure:
+        return Failure(kind="stalled", rank=self._rank, code=1, message=reason)
 
     def _look_for_peers(self, now: float) -> None:
         if not self._missing:
@@ -506,15 +519,17 @@ class Supervisor:
             more = [f"and {len(named) - FEW} more"] if len(named) > FEW else []
             names = ", ".join(named[:FEW] + more)
             tried = (
-                f"{self._cluster.roll_call}: {self._link.trouble}"
+                f"{self._cluster.rendezvous}: {self._link.trouble}"
                 if self._link and self._missing == [0]
-                else f"rank 0 at {self._cluster.roll_call} waited for its call"
+                else f"rank 0 at {self._cluster.rendezvous} waited for its call"
             )
-            raise UnavailableError(
-                f"rank {self._rank}: the gang of {self._cluster.workers} did not meet within "
-                f"{seconds:g} s: missing {names}; {tried}; see what became of it, "
-                "or raise --peer-deadline"
+            error = self._unavailable(
+                f"the gang of {self._cluster.workers} did not meet within {seconds:g} s: "
+                f"missing {names}; {tried}",
+                "see why it did not come, or raise --peer-deadline",
+                "peers_missing",
             )
+            raise self._failed(error.failure.but(missing=tuple(self._missing)))
 
     def _await_result(self, since: float) -> None:
         """See, while peers are missing, whether they are because the run is finished."""
@@ -532,7 +547,7 @@ class Supervisor:
             self._tell(event="finished")
 
     def _say_ready(self, now: float) -> None:
-        connected = self._roll_call is not None or (self._link and self._missing != [0])
+        connected = self._rendezvous is not None or (self._link and self._missing != [0])
         if self._told_ready or not connected:
             return
         if trouble := _port_trouble(self._cluster, self._config):
@@ -550,9 +565,8 @@ class Supervisor:
         """
         self._port_taken_since = self._port_taken_since or now
         if now - self._port_taken_since > PORT_PATIENCE:
-            raise UnavailableError(
-                f"rank {self._rank}: port {port} cannot be listened on ({trouble}); "
-                "free it or give another --port"
+            raise self._unavailable(
+                f"port {port} cannot be listened on ({trouble})", "free it or give another --port"
             )
 
 
@@ -571,8 +585,3 @@ def _port_trouble(cluster: Cluster, config: TrainConfig) -> tuple[int, str] | No
         except OSError as error:
             return address[1], error.strerror or str(error)
     return None
-
-
-def _with_rank(message: str, cluster: Cluster) -> str:
-    tagged = message.startswith("rank ") or cluster.workers == 1
-    return message if tagged else f"rank {cluster.rank}: {message}"

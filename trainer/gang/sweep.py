@@ -20,6 +20,7 @@ from pathlib import Path
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
+from trainer.failure import parse
 from trainer.gang.process import Child
 from trainer.gang.search import Planned, Sweep, arguments, plan
 from trainer.report import compare, compare_page
@@ -102,7 +103,8 @@ def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:
                     child.kill()
                 with contextlib.suppress(queue.Empty):
                     event = events.get(timeout=TICK)
-                    error = event.get("error", error)
+                    found = parse(event.get("failure"))
+                    error = found.sentence(config.workers) if found else error
         finally:
             child.kill()
             child.close()

@@ -306,7 +306,7 @@ class Host:
         if self._strangers and now - self._complained > COMPLAINTS:
             self._complained = now
             self._warn(
-                f"connections to the roll call that did not prove to be of this gang: "
+                f"connections to the rendezvous that did not prove to be of this gang: "
                 f"{self._strangers}, the last from {self._last_stranger}"
             )
             self._strangers = 0

@@ -23,23 +23,23 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trainer import progress, steps
+from trainer import failure, progress, steps
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.data import dataset, stream
 from trainer.data.dataset import Dataset
-from trainer.errors import StoppedError, UserError
+from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
 from trainer.runs import run_folder
 from trainer.status import Pulse, tell_parent
 from trainer.storage.base import Storage, open_storage
-from trainer.text import one_line
 from trainer.train.quick_import import quick_imports
 
 BEAT = 1.0  # seconds between two signs of life
 PATIENCE = 5.0  # seconds that a request to stop waits for the end of the chunk
 STORING = 150.0  # seconds to commit at a fault: a store is given 120 to answer
+IN_SHORT = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 STARTED = "TRAINYARD_STARTED"  # when the run began here, seconds since the epoch
 
 Work = Callable[..., int]  # takes attempt and addresses, returns the exit code
@@ -154,7 +154,7 @@ def _attempt(config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int)
     try:
         _work(config, cluster, data, attempt, orders)
     except UserError as error:
-        tell_parent(error=one_line(error))
+        _report(error)
         return error.exit_code
     return 0
 
@@ -182,6 +182,11 @@ def _work(
     _tell(result, storage, reporter)
 
 
+def _report(error: UserError) -> None:
+    """Report an error to the supervisor, which knows this worker's rank."""
+    tell_parent(failure=failure.of(error).record())
+
+
 def _reporter(config: TrainConfig, cluster: Cluster) -> Reporter:
     if cluster.rank == 0:
         return progress.create(config.log_format)
@@ -194,8 +199,8 @@ def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
         f"{result['steps']} steps in {result['train_seconds']:.1f} s "
         f"({result['images_per_second']:,.0f} images/s)"
     )
-    tell_parent(result=line)
-    reporter.say(line, **result)
+    tell_parent(result={"message": line, **{name: result[name] for name in IN_SHORT}})
+    reporter.say(line, event="finished", **result)
     reporter.say(f"results in {storage.uri}/")
 
 
@@ -231,22 +236,22 @@ class Orders:
             nothing_done = self.trainer is None or self.trainer.finished_step is None
             seconds = 0.0 if nothing_done else PATIENCE
             threading.Thread(target=self._leave_after, args=(seconds,), daemon=True).start()
-        self._leave("left the gang")
+        self._leave("left the gang", PeerLostError)
 
     def _leave_after(self, seconds: float) -> None:
         time.sleep(seconds)
-        self._leave("stopped")
+        self._leave("stopped", StoppedError)
 
-    def _leave(self, what: str) -> None:
+    def _leave(self, what: str, why: type[StoppedError]) -> None:
         """Commit and end the process, wherever its main thread is."""
         code = StoppedError.exit_code
         try:
             tell_parent(event="storing", seconds=STORING)
             step = self.trainer.rescue() if self.trainer else None
             done = "before its first chunk" if step is None else f"at step {step}"
-            tell_parent(error=f"{what} {done}; the same command goes on from there")
+            _report(why(f"{what} {done}; the same command resumes from there"))
         except UserError as error:
-            tell_parent(error=one_line(error))
+            _report(error)
             code = error.exit_code
         except BaseException:
             traceback.print_exc()

@@ -19,7 +19,7 @@ from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.data import sampler, stream
 from trainer.data.dataset import Dataset, Split
-from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
+from trainer.errors import ConfigError, DataError, PeerLostError, StoppedError, UnavailableError
 from trainer.metrics import Score
 from trainer.progress import Reporter
 from trainer.runs import checkpoint, event_log, predictions, run_folder
@@ -133,10 +133,9 @@ class Trainer:
             if why is None:
                 raise
             step = self.rescue()
-            raise StoppedError(
-                f"rank {self.cluster.rank} lost a peer ({why}) "
-                + (f"after step {step}" if step is not None else "before its first chunk")
-                + "; the same command goes on from there"
+            when = f"after step {step}" if step is not None else "before its first chunk"
+            raise PeerLostError(
+                f"lost a peer ({why}) {when}; the same command resumes from there"
             ) from None
         finally:
             if self._stream:
@@ -180,7 +179,7 @@ class Trainer:
             e.name == run_folder.RESULT for e in self.storage.list(run_folder.RESULT)
         )
         if not stored:
-            raise StoppedError(f"rank {self.cluster.rank} lost a peer before the result was stored")
+            raise PeerLostError("lost a peer before the result was stored")
         return result
 
     def _lost_peer(self, error: Exception) -> str | None:
@@ -218,7 +217,7 @@ class Trainer:
         try:
             return Ring(gang.rank, gang.hosts, gang.ring_address, self.loop.gather)
         except RingUnreachableError as error:
-            raise UnavailableError(f"rank {gang.rank}: {error}") from None
+            raise UnavailableError(str(error)) from None
 
     def pulse(self) -> Pulse:
         """Return what is done now and how far it is, from any thread."""
@@ -317,9 +316,7 @@ class Trainer:
         try:
             return checkpoint.load(self.storage, step, like, self.config_digest)
         except DataError as error:  # another gang pruned it since rank 0 read it, or it went bad
-            raise StoppedError(
-                f"rank {self.cluster.rank} could not read what rank 0 had read: {error}"
-            ) from None
+            raise StoppedError(f"could not read what rank 0 had read: {error}") from None
 
     def _agree(self, digest: str, verb: str) -> None:
         """Check that all workers have weights of this digest.
@@ -339,7 +336,7 @@ class Trainer:
         if first:
             self._announce_plan()
         if at.step or not first:
-            self.reporter.say(f"resuming at step {at.step}", step=at.step)
+            self.reporter.say(f"resuming at step {at.step}", event="resumed", step=at.step)
 
     def _announce_plan(self) -> None:
         samples, batch = self.dataset.samples, self.config.batch_size
@@ -347,6 +344,7 @@ class Trainer:
             f"{self.config.model or self.config.preset}: {self.total} steps in "
             f"{self.total * batch / samples:.2f} epochs of {samples:,} images "
             f"({samples / batch:,.1f} steps an epoch)",
+            event="started",
             steps=self.total,
         )
         self.reporter.say(

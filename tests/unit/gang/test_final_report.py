@@ -27,7 +27,7 @@ class Told:
         del facts
         self.said.append(message)
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         self.warned.append(message)
 
     def step(self, record: Mapping[str, Any], total: int) -> None:

@@ -195,7 +195,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_trainer_itself_as_a_child(tmp_path: Path) -> None:
     refused = Parent("train", "--no-such-flag", out=tmp_path / "out").events()
     assert [event.get("code") for event in refused] == [None, 2]
-    assert "--no-such-flag" in refused[0]["error"]
+    assert "--no-such-flag" in refused[0]["failure"]["message"]
     assert (tmp_path / "out").read_text() == ""
     assert Parent("train", "--help", out=tmp_path / "out").events() == [
         {"event": "exit", "code": 0}

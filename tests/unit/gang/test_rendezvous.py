@@ -1,15 +1,16 @@
-"""The roll call: gangs simulated in every order of events."""
+"""The rendezvous: gangs simulated in every order of events."""
 
 import random
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.support import series
-from trainer.gang.rendezvous import FINAL, Cause, Event, Order, RollCall
+from trainer.failure import Failure, parse
+from trainer.gang.rendezvous import FINAL, Event, Order, Rendezvous
 
 Move = tuple[Any, ...]  # what to call, and its arguments
 
@@ -40,25 +41,24 @@ class Member:
 
 
 class Account:
-    """What must hold, by the events that a roll call was given and what it answered."""
+    """What must hold, by the events that a rendezvous was given and what it answered."""
 
     def __init__(self, max_restarts: int) -> None:
         self.max_restarts = max_restarts
-        self.number = self.closed = self.step = self.first_step = self.barren = 0
+        self.number = self.closed = self.step = self.first_step = self.restarts_without_progress = 0
         self.at_work: set[int] = set()
         self.running = False
-        self.causes: list[Cause] = []
+        self.failures: list[Failure] = []
 
     def take(self, rank: int, event: Event) -> None:
         name = event["event"]
         if name == "committed":
             self.step = max(self.step, event["step"])
         elif name == "stopping" and self.running:
-            self.causes.append(Cause(rank, 75, "", asked=True))
+            self.failures.append(Failure(kind="stopped", rank=rank, code=75, message=""))
         elif name == "ended" or (name == "gone" and rank in self.at_work):
-            self.causes.append(
-                Cause(**event.get("cause", {"rank": rank, "code": 75, "message": ""}))
-            )
+            gone = Failure(kind="supervisor_lost", rank=rank, code=75, message="")
+            self.failures.append(parse(event.get("failure")) or gone)
             self.running = False
         if name in ("ended", "finished", "gone"):
             self.at_work.discard(rank)
@@ -68,29 +68,32 @@ class Account:
         for line in closed:
             self._check_line(line)
         given = {order["order"] for _, order in orders}
-        if event["event"] == "ended" and event["cause"]["code"] in FINAL:
+        if event["event"] == "ended" and event["failure"]["code"] in FINAL:
             assert given == {"give_up"}
         elif "give_up" in given:
-            assert self.barren == self.max_restarts + 1
+            assert self.restarts_without_progress == self.max_restarts + 1
         elif "start" in given:
             self.number += 1
             assert {order["attempt"] for _, order in orders} == {self.number}
-            assert self.barren <= self.max_restarts
+            assert self.restarts_without_progress <= self.max_restarts
             assert self.closed == self.number - 1
             assert not self.at_work
-            self.first_step, self.running, self.causes = self.step, True, []
+            self.first_step, self.running, self.failures = self.step, True, []
             self.at_work = {rank for rank, _ in orders}
 
     def _check_line(self, line: dict[str, Any]) -> None:
         self.closed += 1
         assert line["attempt"] == self.closed == self.number
         assert (line["first_step"], line["last_step"]) == (self.first_step, self.step)
-        first = next(iter([c for c in self.causes if not c.consequence] or self.causes), None)
-        told = line["cause"] and {**line["cause"], "message": ""}
-        assert told == (first and {**asdict(first), "message": ""})
-        assert len(line["others"]) == max(0, len(self.causes) - 1)
-        fault = first is not None and not first.asked
-        self.barren = 0 if self.step > self.first_step else self.barren + fault
+        own = [each for each in self.failures if not each.consequence]
+        first = next(iter(own or self.failures), None)
+        written = line["cause"] and {**line["cause"], "message": ""}
+        assert written == (first and first.but(message="").record())
+        assert len(line["others"]) == max(0, len(self.failures) - 1)
+        fault = first is not None and (first.kind != "stopped" or first.consequence)
+        self.restarts_without_progress = (
+            0 if self.step > self.first_step else self.restarts_without_progress + fault
+        )
 
 
 class World:
@@ -106,11 +109,9 @@ class World:
         self.over = False
         self._rise(self.members[0])
 
-    # Rank 0's supervisor.
-
     def _hear(self, rank: int, event: Event) -> None:
         self.account.take(rank, event)
-        orders = self.roll_call.handle(rank, event, 0.0)
+        orders = self.rendezvous.handle(rank, event, 0.0)
         if any(order["order"] == "start" for _, order in orders):
             assert all(m.attempt is None for m in self.members), "a worker still runs"
         self._check(event, orders)
@@ -123,16 +124,16 @@ class World:
                 self._obey(self.members[0], order)
             elif not self.wires[to].cut:
                 self.wires[to].down.append(order)
-        if self.members[0].state == "done" and self.roll_call.all_finished:
-            self.roll_call.close(0.0)
+        if self.members[0].state == "done" and self.rendezvous.all_finished:
+            self.rendezvous.close(0.0)
             self._check(event, [])
             assert self.account.closed == self.account.number
             assert not self.account.at_work
             self.over = True
 
     def _check(self, event: Event, orders: list[Order]) -> None:
-        self.account.check(event, orders, self.roll_call.closed)
-        self.roll_call.closed.clear()
+        self.account.check(event, orders, self.rendezvous.closed)
+        self.rendezvous.closed.clear()
 
     def _hear_next(self) -> None:
         self._hear(*self.inbox.popleft())
@@ -141,14 +142,12 @@ class World:
         line.gone = not line.up
         self.inbox.append((rank, line.up.popleft() if line.up else {"event": "gone"}))
 
-    # Any supervisor.
-
     def _rise(self, member: Member) -> None:
         self.members[member.rank] = Member(member.rank, "up")
         if member.rank == 0 and self.stored:
             self.over = True  # it finds the result
         elif member.rank == 0:
-            self.roll_call = RollCall(len(self.members), self.max_restarts)
+            self.rendezvous = Rendezvous(len(self.members), self.max_restarts)
             self.account = Account(self.max_restarts)
             self.inbox: deque[tuple[int, Event]] = deque()
             self.wires: dict[int, Line] = {}
@@ -195,8 +194,6 @@ class World:
                 line.cut = True
         member.line = None
 
-    # Workers.
-
     def _commit(self, member: Member) -> None:
         self.step += self.random.random() < 0.3
         self._tell(member, {"event": "committed", "step": self.step})
@@ -208,16 +205,16 @@ class World:
         if member.stopping:
             self._exit(member, "down")
         else:
-            cause = Cause(member.rank, code, "words", consequence)
-            self._tell(member, {"event": "ended", "cause": asdict(cause)})
+            kind = self.random.choice(("stopped", "peer_lost")) if code == 75 else "crashed"
+            failure = {"kind": kind, "rank": member.rank, "code": code, "message": "words"}
+            failure["consequence"] = consequence
+            self._tell(member, {"event": "ended", "failure": failure})
 
     def _finish(self, member: Member) -> None:
         member.attempt, member.state = None, "done"
         self._tell(member, {"event": "finished"})
         if member.rank:  # one may be lost before it has left
             self._exit(member, self.random.choice(("done", "done", "down")))
-
-    # What may happen next.
 
     def moves(self) -> Iterator[Move]:
         """All but faults and the progress of training."""
@@ -304,98 +301,99 @@ def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease
         assert world.over, f"seed {seed}: the gang does not finish"
 
 
-def orders(roll_call: RollCall, *events: tuple[int, str]) -> list[Order]:
+def orders(rendezvous: Rendezvous, *events: tuple[int, str]) -> list[Order]:
     """The last orders but those that tell who is missing."""
     given: list[Order] = []
     for rank, name in events:
-        cause = asdict(Cause(rank, 75, "lost a peer", consequence=True))
-        given = roll_call.handle(rank, {"event": name, "cause": cause}, 0.0)
+        lost = Failure(kind="peer_lost", rank=rank, code=75, message="", consequence=True)
+        given = rendezvous.handle(rank, {"event": name, "failure": lost.record()}, 0.0)
     return [(rank, order) for rank, order in given if order["order"] != "waiting"]
 
 
-def started(max_restarts: int = 0) -> RollCall:
-    roll_call = RollCall(2, max_restarts)
-    given = orders(roll_call, (0, "here"), (1, "here"), (0, "ready"), (1, "ready"))
+def started(max_restarts: int = 0) -> Rendezvous:
+    rendezvous = Rendezvous(2, max_restarts)
+    given = orders(rendezvous, (0, "here"), (1, "here"), (0, "ready"), (1, "ready"))
     assert given == [(r, {"order": "start", "attempt": 1, "after": None}) for r in (0, 1)]
-    return roll_call
+    return rendezvous
 
 
 def test_who_was_ready_twice_before_a_start_is_not_ready_after_it() -> None:
-    roll_call = started()
-    assert [rank for rank, _ in orders(roll_call, (0, "ended"))] == [0, 1]
-    roll_call.handle(0, {"event": "committed", "step": 1}, 0.0)
-    assert orders(roll_call, (0, "ready"), (1, "ready")) == []
-    assert [rank for rank, _ in orders(roll_call, (1, "ended"), (1, "ready"))] == [0, 1]
+    rendezvous = started()
+    assert [rank for rank, _ in orders(rendezvous, (0, "ended"))] == [0, 1]
+    rendezvous.handle(0, {"event": "committed", "step": 1}, 0.0)
+    assert orders(rendezvous, (0, "ready"), (1, "ready")) == []
+    assert [rank for rank, _ in orders(rendezvous, (1, "ended"), (1, "ready"))] == [0, 1]
 
 
 def test_a_supervisor_lost_as_it_finished_gets_a_start_for_its_successor() -> None:
-    roll_call = started(max_restarts=1)
-    assert orders(roll_call, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready")) == []
-    late = [rank for rank, _ in orders(roll_call, (0, "finished"))]
-    assert (late, roll_call.all_finished) == ([1], False)
-    ((rank, order),) = orders(roll_call, (1, "ended"), (1, "ready"))
-    assert (rank, order["order"], roll_call.all_finished) == (1, "start", False)
-    assert (orders(roll_call, (1, "finished")), roll_call.all_finished) == ([], True)
-    assert [line["cause"] is None for line in roll_call.closed] == [True, False, True]
+    rendezvous = started(max_restarts=1)
+    assert orders(rendezvous, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready")) == []
+    late = [rank for rank, _ in orders(rendezvous, (0, "finished"))]
+    assert (late, rendezvous.all_finished) == ([1], False)
+    ((rank, order),) = orders(rendezvous, (1, "ended"), (1, "ready"))
+    assert (rank, order["order"], rendezvous.all_finished) == (1, "start", False)
+    assert (orders(rendezvous, (1, "finished")), rendezvous.all_finished) == ([], True)
+    assert [line["cause"] is None for line in rendezvous.closed] == [True, False, True]
 
 
 def test_who_waits_for_a_start_is_not_forgotten_when_the_others_break() -> None:
-    roll_call = started(max_restarts=1)
-    orders(roll_call, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready"), (0, "ended"))
-    assert [rank for rank, _ in orders(roll_call, (0, "ready"))] == [0, 1]
+    rendezvous = started(max_restarts=1)
+    orders(rendezvous, (1, "finished"), (1, "gone"), (1, "here"), (1, "ready"), (0, "ended"))
+    assert [rank for rank, _ in orders(rendezvous, (0, "ready"))] == [0, 1]
 
 
 @pytest.mark.parametrize("code", [1, *sorted(FINAL)])
 def test_what_follows_a_give_up_starts_nothing_and_gives_up_no_second_time(code: int) -> None:
-    roll_call = started()
-    causes = [asdict(Cause(rank, code, "words")) for rank in (0, 1)]
+    rendezvous = started()
+    causes = [Failure(rank=rank, code=code, message="words").record() for rank in (0, 1)]
     given = [
         order
         for rank, name in ((0, "ended"), (0, "ready"), (1, "ended"), (1, "ready"), (0, "ready"))
-        for _, order in roll_call.handle(rank, {"event": name, "cause": causes[rank]}, 0.0)
+        for _, order in rendezvous.handle(rank, {"event": name, "failure": causes[rank]}, 0.0)
         if order["order"] != "leave"
     ]
     assert given == [{"order": "give_up", "cause": causes[0], "restarts": int(code == 1)}] * 2
-    assert len(roll_call.closed) == 1
+    assert len(rendezvous.closed) == 1
 
 
 def test_a_lost_supervisor_is_the_cause_even_if_what_followed_is_told_before() -> None:
-    roll_call = started()
-    orders(roll_call, (0, "ended"), (1, "gone"))
-    roll_call.close(0.0)
-    (line,) = roll_call.closed
-    assert line["cause"]["message"] == "rank 1: its supervisor was lost"
+    rendezvous = started()
+    orders(rendezvous, (0, "ended"), (1, "gone"))
+    rendezvous.close(0.0)
+    (line,) = rendezvous.closed
+    assert line["cause"]["message"] == "its supervisor was lost"
+    assert (line["cause"]["kind"], line["cause"]["rank"]) == ("supervisor_lost", 1)
     assert [other["rank"] for other in line["others"]] == [0]
 
 
 def test_a_lost_supervisor_may_call_again_once_it_is_dismissed() -> None:
-    roll_call = started()
-    assert orders(roll_call, (1, "gone")) == [
+    rendezvous = started()
+    assert orders(rendezvous, (1, "gone")) == [
         (0, {"order": "leave", "attempt": 1}),
         (1, {"order": "dismissed"}),
     ]
-    assert roll_call.missing() == [1]
+    assert rendezvous.missing() == [1]
 
 
 def test_a_gang_of_a_thousand_is_told_few_times_who_is_missing() -> None:
     workers = 1024
-    roll_call = RollCall(workers, 3)
-    told = [roll_call.handle(rank, {"event": "here"}, 0.0) for rank in range(workers)]
+    rendezvous = Rendezvous(workers, 3)
+    told = [rendezvous.handle(rank, {"event": "here"}, 0.0) for rank in range(workers)]
     assert sum(map(len, told)) < 12 * workers
     assert {
         rank for rank, order in told[-1] if order == {"order": "waiting", "missing": []}
     } == set(range(workers))
-    started = [order for rank in range(workers) for order in orders(roll_call, (rank, "ready"))]
+    started = [order for rank in range(workers) for order in orders(rendezvous, (rank, "ready"))]
     assert [rank for rank, _ in started] == list(range(workers))
 
 
 def test_rank_0_knows_who_is_missing_however_many_are() -> None:
-    roll_call = RollCall(20, 3)
+    rendezvous = Rendezvous(20, 3)
     known: list[int] = []
     for rank in range(11):
-        for to, order in roll_call.handle(rank, {"event": "here"}, 0.0):
+        for to, order in rendezvous.handle(rank, {"event": "here"}, 0.0):
             known = order["missing"] if to == 0 else known
         assert known == list(range(rank + 1, 20))
-    for to, order in roll_call.handle(5, {"event": "gone"}, 0.0):
+    for to, order in rendezvous.handle(5, {"event": "gone"}, 0.0):
         known = order["missing"] if to == 0 and order["order"] == "waiting" else known
     assert known == [5, *range(11, 20)]

@@ -1,4 +1,4 @@
-"""The roll call's connections over loopback: members, strangers, silence and losses."""
+"""The connections of a rendezvous over loopback: members, strangers, silence and losses."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,8 +21,9 @@ from hypothesis import strategies as st
 from tests.support.processes import wait_until
 from trainer import sockets
 from trainer.errors import DataError
+from trainer.failure import Failure
 from trainer.gang import wire
-from trainer.gang.rendezvous import Cause, Event, RollCall, is_order
+from trainer.gang.rendezvous import Event, Rendezvous, is_order
 from trainer.gang.wire import MAX_LINE, Host, Link, proof
 
 LIMIT = 20.0  # seconds after which something that should happen did not
@@ -55,20 +55,20 @@ def welcome(connection: socket.socket, key: bytes = KEY, refused: str | None = N
 
 
 class Leader:
-    """Rank 0's supervisor without a worker: a host and the roll call that it asks."""
+    """Rank 0's supervisor without a worker: a host and the rendezvous that it asks."""
 
     def __init__(self, port: int, workers: int = 3) -> None:
-        self.roll_call = RollCall(workers, 3)
+        self.rendezvous = Rendezvous(workers, 3)
         self._addresses = ["a:1"] * workers
         self.heard: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._one_at_a_time = threading.Lock()
         self.warned: SimpleQueue[str] = SimpleQueue()
         self.host = Host(("127.0.0.1", port), workers, KEY, self.hear, self.warned.put)
-        self.roll_call.handle(0, {"event": "here"}, 0.0)
+        self.rendezvous.handle(0, {"event": "here"}, 0.0)
 
     def hear(self, rank: int, event: Event) -> None:
         with self._one_at_a_time:
-            for to, order in self.roll_call.handle(rank, event, 0.0):
+            for to, order in self.rendezvous.handle(rank, event, 0.0):
                 self.host.send(
                     to, {**order, "addresses": self._addresses} if "attempt" in order else order
                 )
@@ -167,7 +167,7 @@ def test_a_lost_connection_keeps_its_place_until_its_loss_is_dealt_with(port: in
     host.close()
 
 
-CAUSE = asdict(Cause(1, 1, "words"))
+FAILURE = Failure(rank=1, code=1, message="words").record()
 GARBAGE: list[Any] = [
     b"GET / HTTP/1.1\r\n\r\n",
     b"\n",
@@ -179,19 +179,19 @@ GARBAGE: list[Any] = [
     {},
 ]
 GARBAGE += [b"x" * (MAX_LINE + 1), b"[" * (MAX_LINE - 1) + b"\n", {"rank": 1, "workers": 3}]
-GARBAGE += [{"event": "ended", "cause": CAUSE}, {"event": "committed", "step": 7}]
+GARBAGE += [{"event": "ended", "failure": FAILURE}, {"event": "committed", "step": 7}]
 UNSOUND: list[Event] = [{"event": event} for event in (1, "here", "gone", "committed", "ended")]
 UNSOUND += [{"event": "committed", "step": step} for step in ("7", 7.0, None, -1, 10**18)]
 UNSOUND += [
-    {"event": "ended", "cause": cause}
-    for cause in (
+    {"event": "ended", "failure": record}
+    for record in (
         "words",
-        {**CAUSE, "code": "1"},
-        {**CAUSE, "rank": 2},
-        {**CAUSE, "message": None},
-        {**CAUSE, "asked": 0},
-        {**CAUSE, "more": 1},
-        {key: value for key, value in CAUSE.items() if key != "consequence"},
+        {**FAILURE, "code": "1"},
+        {**FAILURE, "rank": 2},
+        {**FAILURE, "message": None},
+        {**FAILURE, "consequence": 0},
+        {**FAILURE, "rank": None},
+        {key: value for key, value in FAILURE.items() if key != "message"},
     )
 ]
 
@@ -204,7 +204,9 @@ def test_garbage_reaches_nobody_and_breaks_nothing(leader: Leader, port: int) ->
             assert caller.order() is None
     assert leader.heard.empty()
     with contextlib.closing(Caller(port)) as caller:
-        caller.say(*UNSOUND, {"event": "ended", "cause": CAUSE}, {"event": "committed", "step": 7})
+        caller.say(
+            *UNSOUND, {"event": "ended", "failure": FAILURE}, {"event": "committed", "step": 7}
+        )
         caller.say({"event": "finished", "more": "y" * MAX_LINE})
         told = [leader.heard.get(timeout=LIMIT)[1] for _ in range(4)]
         assert [event["event"] for event in told] == ["here", "ended", "committed", "gone"]
@@ -423,7 +425,7 @@ def test_the_largest_gang_meets_and_needs_one_thread(port: int) -> None:
     before = threading.active_count()
     leader = Leader(port, workers)
     callers = [Caller(port, rank=rank, workers=workers) for rank in range(1, workers)]
-    wait_until(lambda: not leader.roll_call.missing(), LIMIT)
+    wait_until(lambda: not leader.rendezvous.missing(), LIMIT)
     assert threading.active_count() <= before + 1
     leader.hear(0, {"event": "ready"})
     for caller in callers:
@@ -539,10 +541,10 @@ def test_connections_leave_no_thread_and_no_file(
     told: SimpleQueue[Event] = SimpleQueue()
     for _ in "ab":
         links = [Link(("127.0.0.1", port), rank, 26, key, told.put) for rank in range(1, 26)]
-        wait_until(lambda: not leader.roll_call.missing(), LIMIT)
+        wait_until(lambda: not leader.rendezvous.missing(), LIMIT)
         for link in links:
             link.close()
-        wait_until(lambda: len(leader.roll_call.missing()) == 25, LIMIT)
+        wait_until(lambda: len(leader.rendezvous.missing()) == 25, LIMIT)
     leader.host.close()
     links.clear()
     wait_until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)), LIMIT)

@@ -93,7 +93,7 @@ def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     gang = from_environment({**variables, "JOB_COMPLETION_INDEX": "11"})
     assert gang is not None
     assert gang.addresses[3] == "fashion-3.fashion:2222"
-    assert gang.roll_call == "fashion-0.fashion:2223"
+    assert gang.rendezvous == "fashion-0.fashion:2223"
     ports = {port["containerPort"] for port in container["ports"]}
     assert gang.ring_address == ("", 2224)
     assert ports == {2222, 2223, 2224}

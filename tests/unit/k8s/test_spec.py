@@ -112,7 +112,7 @@ def test_values_are_read_as_people_write_them() -> None:
     assert full.run_uri.startswith("gs://bucket/runs/fashion-mlp-100-")
     assert full.config.workers == 12
     assert full.config.steps == 0  # the epochs win over the preset's steps
-    assert full.config.log_format == "text"
+    assert full.config.log_format == "json"
     assert spec.parse(PLAIN, "run.yaml").config.log_format == "json"
     assert spec.parse(FULL, "x", namespace="other").namespace == "other"
 

@@ -62,7 +62,7 @@ class Listener:
     def say(self, message: str, **facts: Any) -> None:
         pass
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         self.warnings.append(message)
 
     def step(self, record: Mapping[str, Any], total: int) -> None:

@@ -20,9 +20,10 @@ from k8s.diagnosis import run_phase
 from tests.support import processes
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import RESULT as CONTROLLER_RESULT
-from tests.support.controller import Controller
+from tests.support.controller import WORDS, Controller
 from tests.support.runfiles import PLAIN
 from trainer.data import dataset, sources
+from trainer.failure import Failure
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 from trainer.testing.gcs_server import GCSServer
@@ -465,8 +466,9 @@ def test_status_tells_progress_and_list_has_a_line_for_each(
     assert "no runs in namespace default" in capsys.readouterr().out
     assert main(["submit", str(run_file)]) == 0
     api.push("mnist-0-00000", json.dumps(STEP))
-    again = "rank 1: its worker was killed by SIGKILL; starting again"
-    api.push("mnist-0-00000", json.dumps({"warning": again}))
+    failure = Failure(kind="killed", rank=1, code=1, message="its worker was killed by SIGKILL")
+    again = {"warning": "words", "event": "restarting", "failure": failure.record()}
+    api.push("mnist-0-00000", json.dumps(again))
     capsys.readouterr()
     assert main(["status", str(run_file)]) == 0
     out = capsys.readouterr().out
@@ -690,7 +692,7 @@ def end_when_followed(api: ApiServer, controller: Controller, outcome: str) -> N
         ):
             api.push(leader, line)
     if outcome == "logged":
-        api.push(leader, json.dumps({"message": CONTROLLER_RESULT, **RESULT}))
+        api.push(leader, json.dumps({"message": WORDS, "event": "finished", **RESULT}))
     codes = {} if outcome == "left" else {0: (0, "")}
     if outcome == "some":
         codes[1] = (0, CONTROLLER_RESULT)

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,96 +12,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s.diagnosis.cause import LONGEST, Cause, Observed, diagnose
+from tests.support.pods import NOW, RUNNING, Object, ended, holds, job, pod
+from trainer.failure import KINDS, Failure, Kind
 
-Object = dict[str, Any]
-
-NOW = datetime(2026, 11, 20, 14, 10, 0, tzinfo=UTC)
 RECORDED = Path(__file__).parents[3] / "data" / "cluster"
 RECORDINGS = sorted(RECORDED.glob("*.json"))
-INDEX = "batch.kubernetes.io/job-completion-index"
 OOM = "its worker was killed for lack of memory (limit 512 MiB, peak 511 MiB)"
-OOM_LINE = f"{OOM}; give it more memory or lower batch_size"
-RUNNING: Object = {"running": {"startedAt": "2026-11-20T14:00:05Z"}}
+OOM_REMEDY = "give it more memory or lower batch_size"
+OOM_LINE = f"{OOM}; {OOM_REMEDY}"
 CREATING: Object = {"waiting": {"reason": "ContainerCreating"}}
 
 
-def job(workers: int = 4, *conditions: Object, **status: Any) -> Object:
-    """A Job of that many ranks; status and conditions as the controller writes them."""
-    spec = {
-        "completionMode": "Indexed",
-        "completions": workers,
-        "parallelism": workers,
-        "suspend": False,
-        "activeDeadlineSeconds": 3600,
-        "template": {"spec": pod()["spec"]},
-    }
-    metadata = {
-        "name": "mnist",
-        "namespace": "team",
-        "uid": "j",
-        "creationTimestamp": "2026-11-20T14:00:00Z",
-        "labels": {"app.kubernetes.io/name": "trainyard"},
-    }
-    return {"metadata": metadata, "spec": spec, "status": {"conditions": [*conditions], **status}}
+def failure(kind: Kind, rank: int, message: str = "words", code: int = 1, **more: Any) -> str:
+    """What the trainer leaves for Kubernetes."""
+    return json.dumps(Failure(kind=kind, rank=rank, code=code, message=message, **more).record())
 
 
-def holds(kind: str, reason: str, message: str = "", status: str = "True") -> Object:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": "2026-11-20T14:05:00Z",
-    }
+def asked(rank: int) -> str:
+    return failure("stopped", rank, code=75)
 
 
-def pod(
-    rank: int = 0,
-    state: Object | None = None,
-    *conditions: Object,
-    phase: str = "",
-    born: str = "14:00:00",
-    suffix: str = "aaaaa",
-    status: Object | None = None,
-    **metadata: Any,
-) -> Object:
-    """A pod of a rank whose trainer is in this state."""
-    state = RUNNING if state is None else state
-    code = state.get("terminated", {}).get("exitCode")
-    guess = "Running" if "running" in state else "Pending"
-    guess = guess if code is None else "Failed" if code else "Succeeded"
-    born = f"2026-11-20T{born}Z"
-    resources = {"cpu": "2", "memory": "512Mi"}
-    container = {
-        "name": "trainer",
-        "image": "registry.local:5000/team/trainer:1",
-        "resources": {"requests": resources, "limits": resources},
-    }
-    return {
-        "metadata": {
-            "name": f"mnist-{rank}-{suffix}",
-            "namespace": "team",
-            "uid": f"{rank}{suffix}",
-            "creationTimestamp": born,
-            "labels": {INDEX: str(rank), "batch.kubernetes.io/job-name": "mnist"},
-            "annotations": {INDEX: str(rank)},
-            **metadata,
-        },
-        "spec": {"nodeName": "node-a", "containers": [container]},
-        "status": {
-            "phase": phase or guess,
-            "startTime": born,
-            "conditions": [*conditions],
-            "containerStatuses": [{"name": "trainer", "state": state}],
-            **(status or {}),
-        },
-    }
+def lost(rank: int) -> str:
+    return failure("supervisor_lost", rank, code=75)
 
 
-def ended(code: int, message: str = "", at: str = "14:02:11", reason: str = "") -> Object:
-    reason = reason or ("Error" if code else "Completed")
-    state = {"exitCode": code, "reason": reason, "finishedAt": f"2026-11-20T{at}Z"}
-    return {"terminated": {**state, **({"message": message} if message else {})}}
+def out_of_memory(rank: int) -> str:
+    return failure("out_of_memory", rank, OOM, remedy=OOM_REMEDY)
 
 
 def waiting(reason: str, message: str = "") -> Object:
@@ -203,7 +139,7 @@ def test_a_rank_that_ends_with_0_before_anything_was_trained() -> None:
 
 def test_a_namespace_that_is_being_deleted() -> None:
     going = {"metadata": {"name": "team", "deletionTimestamp": "2026-11-20T14:00:10Z"}}
-    for pods in ([], [pod(rank, ended(75, "asked to stop")) for rank in range(4)]):
+    for pods in ([], [pod(rank, ended(75, asked(0))) for rank in range(4)]):
         cause = look(job(), pods, namespace=going)
         assert cause
         assert (cause.kind, cause.final) == ("Terminating", True)
@@ -460,10 +396,8 @@ def test_a_queue_that_does_not_admit_the_run() -> None:
 
 
 def test_a_suspended_run_was_asked_to_stop() -> None:
-    stopping = pod(
-        0, ended(75, "rank 0 was asked to stop"), deletionTimestamp="2026-11-20T14:05:30Z"
-    )
-    for pods in ([], [stopping, pod(1, ended(75, "rank 0 was asked to stop"))]):
+    stopping = pod(0, ended(75, asked(0)), deletionTimestamp="2026-11-20T14:05:30Z")
+    for pods in ([], [stopping, pod(1, ended(75, asked(0)))]):
         cause = look(suspended(), pods)
         assert cause
         assert (cause.kind, cause.final) == ("Suspended", False)
@@ -557,9 +491,9 @@ def test_a_container_that_cannot_be_started(state: Object, says: str) -> None:
 
 
 def test_the_first_rank_out_of_memory_and_who_followed() -> None:
-    told = f"rank 2: {OOM_LINE}"
-    pods = [pod(rank, ended(75, told, "14:02:12")) for rank in (0, 1, 3)]
-    cause = look(job(), [*pods, pod(2, ended(1, told))])
+    record = out_of_memory(2)
+    pods = [pod(rank, ended(75, record, "14:02:12")) for rank in (0, 1, 3)]
+    cause = look(job(), [*pods, pod(2, ended(1, record))])
     assert cause == Cause(
         "OutOfMemory",
         f"rank 2 at 14:02:11 UTC: {OOM_LINE}; ranks 0, 1, 3 then lost their peer",
@@ -570,8 +504,8 @@ def test_the_first_rank_out_of_memory_and_who_followed() -> None:
 
 
 def test_a_container_that_the_kernel_killed() -> None:
-    lost = [pod(0, ended(75, "rank 1: its supervisor was lost", "14:02:12"))]
-    cause = look(job(2), [*lost, pod(1, ended(137, reason="OOMKilled"))])
+    followed = [pod(0, ended(75, lost(1), "14:02:12"))]
+    cause = look(job(2), [*followed, pod(1, ended(137, reason="OOMKilled"))])
     assert cause
     assert (cause.kind, cause.rank) == ("OutOfMemory", 1)
     assert "(limit 512 MiB); give it more memory" in cause.message
@@ -581,11 +515,13 @@ def test_a_container_that_the_kernel_killed() -> None:
         "deletionGracePeriodSeconds": 30,
     }
     killed = pod(1, ended(137, at="14:02:29", reason="OOMKilled"), **stopped)
-    assert look(job(2), [*lost, killed]) is not None
+    assert look(job(2), [*followed, killed]) is not None
     killed = pod(1, ended(137, at="14:02:31", reason="OOMKilled"), **stopped)
-    assert look(job(2), [*lost, killed]) is None
+    assert look(job(2), [*followed, killed]) is None
     # Something else ended it after an earlier kill was overcome.
-    cause = look(job(2), [pod(0), pod(1, ended(65, "rank 1: torn", reason="OOMKilled"))])
+    cause = look(
+        job(2), [pod(0), pod(1, ended(65, failure("data", 1, code=65), reason="OOMKilled"))]
+    )
     assert cause
     assert cause.kind == "Data"
 
@@ -601,7 +537,7 @@ def test_a_container_that_the_kernel_killed() -> None:
     ],
 )
 def test_a_pod_that_was_taken_away(reason: str, kind: str, says: str) -> None:
-    gone = pod(1, ended(75, "rank 1 was asked to stop"), holds("DisruptionTarget", reason, "why"))
+    gone = pod(1, ended(75, asked(1)), holds("DisruptionTarget", reason, "why"))
     cause = look(job(2), [pod(0), gone])
     assert cause
     assert (cause.kind, cause.rank, cause.final) == (kind, 1, False)
@@ -654,8 +590,7 @@ def test_a_pod_that_does_not_end_is_on_a_lost_node() -> None:
     assert (cause.kind, cause.rank, cause.at) == ("NodeLost", 1, leaving)
     assert COMMAND in cause.message
     long = pod(1, deletionTimestamp=leaving, namespace="n" * 63, name="p" * 63)
-    lost = [pod(each, ended(75, "rank 1: its supervisor was lost")) for each in (0, 2, 3)]
-    cause = look(job(), [long, *lost])
+    cause = look(job(), [long, *(pod(each, ended(75, lost(1))) for each in (0, 2, 3))])
     assert cause
     assert f"kubectl --namespace {'n' * 63} delete pod {'p' * 63} --force" in cause.message
 
@@ -670,10 +605,11 @@ def test_a_pod_that_does_not_end_is_on_a_lost_node() -> None:
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_trainer_s_own_words(code: int, kind: str, message: str, workers: int) -> None:
-    tag = "" if workers == 1 else "rank 0: "
-    pods = [pod(0, ended(code, tag + message))]
+    kinds: dict[str, Kind] = {"Config": "config", "Data": "data", "Store": "unavailable"}
+    record = failure(kinds[kind], 0, message, code)
+    pods = [pod(0, ended(code, record))]
     if workers == 2:
-        pods.append(pod(1, ended(75, tag + message, "14:02:11")))
+        pods.append(pod(1, ended(75, record, "14:02:11")))
     cause = look(job(workers), pods)
     assert cause
     assert (cause.kind, cause.rank, cause.final) == (kind, 0, code != 69)
@@ -686,6 +622,7 @@ def test_the_trainer_s_own_words(code: int, kind: str, message: str, workers: in
 @pytest.mark.parametrize(
     ("message", "says"),
     [
+        (failure("crashed", 1, "it ended with code 1: ValueError"), "code 1: ValueError; see"),
         ("rank 1: its worker ended with code 1: ValueError: no", "code 1: ValueError: no; see"),
         (
             '{"step": 3}\n{"warning": "rank 1: x.ShapeError: bad"}\n\nbye\n',
@@ -706,10 +643,9 @@ def test_a_crash_tells_its_last_error(message: str, says: str) -> None:
 
 def missing(rank: int, *absent: int) -> str:
     names = ", ".join(f"rank {each} (mnist-{each}.mnist:2222)" for each in absent)
-    return (
-        f"rank {rank}: the gang of 4 did not meet within 300 s: missing {names}; rank 0 at "
-        "mnist-0.mnist:2223 waited for its call; see what became of it, or raise --peer-deadline"
-    )
+    message = f"the gang of 4 did not meet within 300 s: missing {names}"
+    remedy = "see why it did not come, or raise --peer-deadline"
+    return failure("peers_missing", rank, message, 69, remedy=remedy, missing=absent)
 
 
 def test_peers_that_never_came_and_why() -> None:
@@ -829,12 +765,12 @@ POLICY = (
 def test_a_pod_failure_policy_is_resolved_to_its_pod() -> None:
     failed = job(2, holds("Failed", "PodFailurePolicy", f"{POLICY} at index 0"))
     retried = pod(0, ended(1, "rank 0: once", "14:00:30"))
-    told = "rank 1: data: torn"
-    cause = look(failed, [retried, pod(1, ended(65, told, "14:04:00"))])
+    record = failure("data", 1, "data: torn", 65)
+    cause = look(failed, [retried, pod(1, ended(65, record, "14:04:00"))])
     assert cause
     assert (cause.kind, cause.rank, cause.final) == ("Data", 1, True)
     cause = look(
-        failed, [retried, pod(0, ended(75, told, "14:04:00"), suffix="bbbbb", born="14:01:00")]
+        failed, [retried, pod(0, ended(75, record, "14:04:00"), suffix="bbbbb", born="14:01:00")]
     )
     assert cause
     assert (cause.kind, cause.rank) == ("Data", 1)
@@ -862,19 +798,23 @@ def test_history_counts_only_where_it_failed_the_job() -> None:
 
 
 def test_others_words_stand_in_for_a_pod_that_is_gone() -> None:
-    pods = [pod(each, ended(75, f"rank 2: {OOM_LINE}", "14:02:12")) for each in (0, 1)]
+    pods = [pod(each, ended(75, out_of_memory(2), "14:02:12")) for each in (0, 1)]
     cause = look(job(3), pods)
     assert cause
     assert (cause.kind, cause.rank) == ("OutOfMemory", 2)
     assert cause.message.startswith(f"rank 2 at 14:02:12 UTC: {OOM}")
     assert look(job(3), [*pods, pod(2, suffix="bbbbb")]) is None
-    for idle in ("rank 2: its supervisor was lost", "rank 2 was asked to stop", ""):
+    for idle in (lost(2), asked(2), "", "a text of an earlier trainer"):
         assert look(job(3), [pod(0, ended(75, idle)), pod(1, ended(75, idle))]) is None
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_recorded_objects(path: Path) -> None:
-    """Each file holds an Observed's fields, and what of the Cause is expected, or null."""
+    """Each file holds an Observed's fields, and what of the Cause is expected, or null.
+
+    The clusters ran a trainer that left sentences; most of them were replaced by its records.
+    bad-data and crash keep the sentences, which still have to be shown.
+    """
     recorded = json.loads(path.read_text())
     expect = recorded.pop("expect")
     recorded["now"] = datetime.fromisoformat(recorded["now"])
@@ -894,9 +834,7 @@ def test_there_are_recordings() -> None:
     assert RECORDINGS
 
 
-# Random observations.
-
-CONSEQUENCES = ("", "rank 9: its supervisor was lost", "rank 9: its worker was killed by SIGKILL")
+CONSEQUENCES = ("", lost(9), failure("killed", 9), *(failure(kind, 1) for kind in KINDS))
 STATES = st.one_of(
     st.sampled_from([{}, RUNNING, CREATING, ended(0), ended(0, reason="OOMKilled")]),
     st.builds(
@@ -907,7 +845,7 @@ STATES = st.one_of(
     st.builds(
         ended,
         st.sampled_from([1, 2, 65, 69, 75, 126, 137, 139, 143]),
-        st.one_of(st.text(max_size=400), st.sampled_from([*CONSEQUENCES, OOM_LINE, missing(0, 1)])),
+        st.one_of(st.text(max_size=400), st.sampled_from([*CONSEQUENCES, missing(0, 1)])),
         st.sampled_from(["14:02:11", "14:02:12", "14:03:00"]),
         st.sampled_from(["", "OOMKilled", "StartError"]),
     ),
@@ -979,15 +917,15 @@ def test_missing_parts_raise_nothing(field: str) -> None:
             look(item, [part, pod(0)])
 
 
-CAUSES = [
-    ended(1, OOM_LINE, "14:02:10"),
-    ended(137, "", "14:02:10", "OOMKilled"),
-    ended(1, "ValueError: no", "14:02:10"),
-    ended(2, "unknown setting", "14:02:10"),
-    ended(65, "torn", "14:02:10"),
-    ended(69, "not reached", "14:02:10"),
-    ended(128, 'exec: "x": not found', "14:02:10", "StartError"),
-    waiting("ErrImagePull", "not found"),
+CAUSES: list[tuple[Kind | None, Object]] = [
+    ("out_of_memory", ended(1, "", "14:02:10")),
+    (None, ended(137, "", "14:02:10", "OOMKilled")),
+    ("crashed", ended(1, "", "14:02:10")),
+    ("config", ended(2, "", "14:02:10")),
+    ("data", ended(65, "", "14:02:10")),
+    ("unavailable", ended(69, "", "14:02:10")),
+    (None, ended(128, 'exec: "x": not found', "14:02:10", "StartError")),
+    (None, waiting("ErrImagePull", "not found")),
 ]
 
 
@@ -995,7 +933,9 @@ CAUSES = [
     cause=st.sampled_from(CAUSES),
     rank=st.integers(0, 3),
     followers=st.lists(
-        st.tuples(st.sampled_from(["", "supervisor", "echo"]), st.sampled_from([1, 65, 75])),
+        st.tuples(
+            st.sampled_from(["", "supervisor", "echo", "peer"]), st.sampled_from([1, 65, 75])
+        ),
         min_size=3,
         max_size=3,
     ),
@@ -1005,23 +945,26 @@ CAUSES = [
 )
 @settings(max_examples=200)
 def test_a_rank_that_only_followed_is_never_blamed(
-    cause: Object,
+    cause: tuple[Kind | None, Object],
     rank: int,
     followers: list[tuple[str, int]],
     at: str,
     failed: bool,
     order: list[int],
 ) -> None:
-    words = cause.get("terminated", {}).get("message", "its worker was killed by SIGKILL")
-    said = {"": "", "supervisor": "its supervisor was lost", "echo": words}
-    first = json.loads(json.dumps(cause))
-    if "message" in first.get("terminated", {}) and first["terminated"]["reason"] != "StartError":
-        first["terminated"]["message"] = f"rank {rank}: {words}"
-    pods = [pod(rank, first)]
-    for other, (kind, code) in zip(sorted({0, 1, 2, 3} - {rank}), followers, strict=True):
-        # Without words, only the code says that it followed.
-        message = f"rank {rank}: {said[kind]}" if kind else ""
-        pods.append(pod(other, ended(code if kind else 75, message, at)))
+    kind, state = cause
+    state = json.loads(json.dumps(state))
+    if kind:
+        state["terminated"]["message"] = failure(kind, rank)
+    pods = [pod(rank, state)]
+    for other, (how, code) in zip(sorted({0, 1, 2, 3} - {rank}), followers, strict=True):
+        messages = {
+            "supervisor": lost(rank),
+            "echo": failure(kind or "killed", rank, consequence=True),
+            "peer": failure("peer_lost", other, code=75, consequence=True),
+        }
+        # Without a record, only the code says that it followed.
+        pods.append(pod(other, ended(code if how else 75, messages.get(how, ""), at)))
     conditions = [holds("Failed", "FailedIndexes")] if failed else []
     found = look(job(4, *conditions, failedIndexes="0-3"), [pods[each] for each in order])
     assert found

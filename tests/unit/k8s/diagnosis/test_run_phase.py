@@ -52,7 +52,12 @@ def test_phase(run: Any, pods: list[Any], phase: str) -> None:
     assert run_phase.phase(run, pods) == {"Running": "Starting"}.get(phase, phase)
 
 
-LAST = "test accuracy 99.22%  loss 0.1000  200 steps in 7.0 s (14,000 images/s)"
+RESTART = {
+    "warning": "words",
+    "event": "restarting",
+    "failure": {"kind": "killed", "rank": 1, "code": 1, "message": "killed by SIGKILL"},
+}
+LAST = json.dumps({"message": "words", "event": "finished", "test_accuracy": 0.9922})
 
 
 @pytest.mark.parametrize(
@@ -68,21 +73,23 @@ LAST = "test accuracy 99.22%  loss 0.1000  200 steps in 7.0 s (14,000 images/s)"
         ('{"warning": null}', False, False),
         ('{"warning": "disk", "level": 3}', False, False),
         ("warning: deprecated", False, False),
-        ('{"warning": "rank 1: its worker was killed by SIGKILL; starting again"}', True, False),
-        ("warning: rank 1: its worker was killed by SIGKILL; starting again", True, False),
+        ('{"warning": "slow store"}', True, False),
+        (json.dumps(RESTART), True, False),
+        ('{"event": "pulled", "message": "x"}', False, False),
+        ('{"event": ["started"], "message": "x"}', False, False),
         ('{"test_accuracy": 1.0}', False, False),
         ('{"a":' * 100_000, False, False),
         ('{"step": 1' + "0" * 4000 + ', "loss": 1}', False, False),
-        ("cnn: 516 steps in 1.20 epochs of 55,000 images (429.7 steps an epoch)", True, False),
-        ('{"message": "m:net: 516 steps in 1.20 epochs of 5 images", "steps": 516}', True, False),
-        ('{"message": "resuming at step 20", "step": 20}', True, False),
+        ("cnn: 516 steps in 1.20 epochs of 55,000 images (429.7 steps an epoch)", False, False),
+        ('{"message": "words", "event": "started", "steps": 516}', True, False),
+        ('{"message": "words", "event": "resumed", "step": 20}', True, False),
         ('{"step": 20, "total_steps": 516, "loss": 0.5}', True, False),
-        ("step    100/516  loss 0.7995  accuracy 89.97%  19,210 images/s", True, False),
-        (json.dumps({"message": LAST, "test_accuracy": 0.9922}), True, True),
+        ("step    100/516  loss 0.7995  accuracy 89.97%  19,210 images/s", False, False),
+        ("test accuracy 99.22%  loss 0.1  200 steps in 7.0 s (14,000 images/s)", False, False),
         (LAST, True, True),
     ],
 )
-def test_only_a_trainer_s_words_show_that_it_trains(line: str, trains: bool, ended: bool) -> None:
+def test_only_a_trainer_s_json_shows_that_it_trains(line: str, trains: bool, ended: bool) -> None:
     progress = run_phase.Progress()
     progress.take("2026-01-01T00:00:00Z", run_phase.parse_line(line))
     assert (progress.trains, progress.ended) == (trains, ended)
@@ -113,6 +120,7 @@ def test_only_what_rank_0_left_when_it_ended_with_0_is_its_result() -> None:
     assert not run_phase.left_result([pod(1, "Succeeded", **ended(0, LAST))])
     assert not run_phase.left_result([pod(0, "Failed", **ended(1, LAST))])
     assert not run_phase.left_result([pod(0, "Succeeded", **ended(0, ""))])
+    assert not run_phase.left_result([pod(0, "Succeeded", **ended(0, "test accuracy 99.22%"))])
     assert not run_phase.left_result([pod(0, "Succeeded"), pod(0, "Running")])
     assert not run_phase.left_result([])
 
@@ -160,8 +168,9 @@ def test_time_left_is_that_of_the_pace_since_the_last_restart() -> None:
     assert progress.seconds_left() is None  # the first chunk took the compiling
     at(20, step(200))
     assert progress.seconds_left() == pytest.approx(80)
-    at(21, {"warning": "rank 1: its worker was killed by SIGKILL; starting again"})
-    assert (progress.restarts, progress.cause) == (1, "rank 1: its worker was killed by SIGKILL")
+    at(21, RESTART)
+    assert progress.failure
+    assert (progress.restarts, progress.failure.kind, progress.failure.rank) == (1, "killed", 1)
     assert progress.seconds_left() is None
     at(30, step(300))
     at(40, step(500))
@@ -169,5 +178,5 @@ def test_time_left_is_that_of_the_pace_since_the_last_restart() -> None:
     assert progress.accuracy() == 0.9
     at(50, {"message": "anything", "test_accuracy": 1.0})
     assert progress.accuracy() == 0.9
-    at(50, {"message": LAST, "test_accuracy": 0.9922})
+    at(50, json.loads(LAST))
     assert progress.accuracy() == 0.9922

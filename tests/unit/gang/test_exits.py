@@ -1,0 +1,85 @@
+"""How a worker's process ended, and the record left for Kubernetes."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from trainer.failure import Failure
+from trainer.gang.exits import describe, leave_message
+
+TRACEBACK = """\
+2026-11-20 10:00:00.1: I tensorflow/core/platform: an optimized build
+Traceback (most recent call last):
+  File "mine.py", line 3, in model
+    raise ValueError("a Dense layer")
+tensorflow.python.framework.errors_impl.InvalidArgumentError: Graph execution error:
+
+Detected at node Mul defined at (most recent call last):
+  <stack traces unavailable>
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "limit", "kind", "says"),
+    [
+        (
+            -9,
+            TRACEBACK,
+            "limit 512 MiB, peak 511 MiB",
+            "out_of_memory",
+            "its worker was killed for lack of memory (limit 512 MiB, peak 511 MiB)",
+        ),
+        (-9, TRACEBACK, None, "killed", "its worker was killed by SIGKILL"),
+        (-11, "", None, "killed", "its worker was killed by SIGSEGV"),
+        (-35, "", None, "killed", "its worker was killed by signal 35"),
+        (1, TRACEBACK, None, "crashed", "its worker ended with code 1: tensorflow.python."),
+        (3, "one\nmymodel.ShapeError\n\n", None, "crashed", "its worker ended with code 3: my"),
+        (1, "SystemExit: no\nafter\n", None, "crashed", "its worker ended with code 1: SystemEx"),
+        (
+            134,
+            "first\nterminate called\n \n",
+            None,
+            "crashed",
+            "its worker ended with code 134: te",
+        ),
+        (
+            1,
+            "an Error is in the middle\nlast",
+            None,
+            "crashed",
+            "its worker ended with code 1: last",
+        ),
+        (1, "\n \n", None, "crashed", "its worker ended with code 1: it wrote nothing"),
+    ],
+)
+def test_an_end_becomes_a_failure(
+    code: int, log: str, limit: str | None, kind: str, says: str
+) -> None:
+    failure = describe(3, code, log, limit)
+    assert (failure.kind, failure.rank, failure.code, failure.consequence) == (kind, 3, 1, False)
+    assert failure.message.startswith(says)
+    assert failure.remedy == ("give it more memory or lower batch_size" if limit else "")
+
+
+def test_every_signal_has_a_name() -> None:
+    messages = {describe(0, -number, "", None).message for number in range(1, signal.NSIG)}
+    assert len(messages) == signal.NSIG - 1
+
+
+def test_the_record_goes_only_where_kubernetes_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "termination-log"
+    monkeypatch.setenv("TRAINYARD_TERMINATION_LOG", str(path))
+    record = Failure(kind="data", rank=0, code=65, message="torn").record()
+    leave_message(record)
+    assert not path.exists()
+    path.write_text("an earlier and longer message " * 100)
+    leave_message(record)
+    assert json.loads(path.read_text()) == record
+    leave_message({}, tmp_path)  # a folder
+    leave_message({}, path / "below")
+    leave_message({}, tmp_path / ("x" * 300))
+    assert json.loads(path.read_text()) == record

@@ -1,0 +1,71 @@
+"""The memory of this container: its limit, its peak, and how often the kernel killed for it."""
+
+import contextlib
+from pathlib import Path
+
+from trainer.text import size
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Memory:
+    """The memory of this container, as its control group counts it.
+
+    Args:
+        folder: where control groups are mounted.
+        membership: the file that names this process's group.
+    """
+
+    def __init__(
+        self, folder: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
+    ) -> None:
+        self._folder = _group(folder, membership)
+
+    def kills(self) -> int:
+        """Return how many processes the kernel has killed here for lack of memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            for line in self._read(name).splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+        return 0
+
+    def limit(self) -> int | None:
+        """Return the limit, bytes, or None where there is none."""
+        text = self._read("memory.max") or self._read("memory.limit_in_bytes")
+        # Version 1 writes a number near 2**63 for no limit.
+        return int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+
+    def peak(self) -> int | None:
+        """Return the most that was ever used here, bytes, or None where the kernel does not say.
+
+        Version 2 counts it since Linux 5.19: https://docs.kernel.org/admin-guide/cgroup-v2.html
+        """
+        text = self._read("memory.peak") or self._read("memory.max_usage_in_bytes")
+        return int(text) if text.isdecimal() else None
+
+    def summary(self) -> str:
+        """Return limit and peak for people."""
+        limit, peak = self.limit(), self.peak()
+        known = "limit of its machine" if limit is None else f"limit {size(limit)}"
+        return known if peak is None else f"{known}, peak {size(peak)}"
+
+    def _read(self, name: str) -> str:
+        with contextlib.suppress(OSError):
+            return (self._folder / name).read_text().strip()
+        return ""
+
+
+def _group(folder: Path, membership: Path) -> Path:
+    """Return the folder of the group that counts this process's memory."""
+    with contextlib.suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            version_1 = folder / "memory" / path.strip("/")
+            if controllers == "memory" and version_1.is_dir():
+                return version_1
+            version_2 = folder / path.strip("/")
+            if not controllers and (version_2 / "memory.events").exists():
+                return version_2
+    # A container sees its own group as the root, whatever it is called outside.
+    return folder / "memory" if (folder / "memory").is_dir() else folder
