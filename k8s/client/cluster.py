@@ -1,25 +1,25 @@
-"""The API server of one cluster: plain dicts in and out, and every refusal as one line.
+"""The API server of one cluster: plain dicts in and out.
 
-Each request has a timeout. What another try may mend is tried again until a deadline; an expired
-token is renewed by reading the kubeconfig, with its credential plugin, once more.
-
-The texts of refusals are those of Kubernetes 1.36's API server; what an answer's reason and
-details mean is in the API reference under Status (meta/v1).
+Each request has a timeout. A request that may succeed later is repeated until a deadline; an
+expired token is renewed by reading the kubeconfig, with its credential plugin, once more.
 """
 
-import json
-import logging
-import os
 import re
 import time
-from collections.abc import Generator, Iterator
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from trainer.errors import ConfigError, UnavailableError, UserError
-
-Object = dict[str, Any]
+from k8s.client import kubeconfig as kubeconfigs
+from k8s.client import log_stream
+from k8s.client.refusals import (
+    ClusterError,
+    InvalidError,
+    Object,
+    json_object,
+    no_answer,
+    refused,
+)
+from trainer.errors import UnavailableError
 
 # kind -> (group and version, plural, inside a namespace)
 KINDS = {
@@ -41,31 +41,8 @@ KINDS = {
 OPTIONAL = {"kueue.x-k8s.io": ("v1beta2", "v1beta1")}
 PAGE = 500  # objects, kubectl's --chunk-size
 SHORTEST = 0.1  # seconds between two tries, whatever the server asks for
-LONGEST_LINE = 1 << 20  # bytes of a log's line; a longer one comes in pieces
 CONNECT, READ = 10.0, 30.0  # seconds: to connect, and of silence
 CONTAINER = "trainer"
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-
-class ClusterError(UserError):
-    """The API server refused a request; ``status`` is HTTP's, ``reason`` its Status object's."""
-
-    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
-        super().__init__(" ".join(message.split()))
-        self.status = status
-        self.reason = reason
-
-
-class ForbiddenError(ClusterError, ConfigError):
-    """The user has no permission for the request."""
-
-
-class ConflictError(ClusterError):
-    """An object of that name exists already, or another writer was faster."""
-
-
-class InvalidError(ClusterError, ConfigError):
-    """The object breaks a rule of the API, of the namespace, or of an admission controller."""
 
 
 class Cluster:
@@ -98,15 +75,15 @@ class Cluster:
             ConfigError: no kubeconfig, an unreadable one, an unknown context, or credentials
                 that cannot be loaded.
         """
-        self._path, self.context, default = _choose(context, kubeconfig)
+        self._path, self.context, default = kubeconfigs.choose(context, kubeconfig)
         self.namespace = namespace or default
-        # What a command that is told to the user needs to come to the same place.
+        # Flags with which a command that the user is shown reaches the same cluster.
         self.flags = f" --namespace {self.namespace}" + (f" --context {context}" if context else "")
         self._deadline = deadline
         self._pause = pause
         self.warnings: list[str] = []
         self._served: dict[str, str] = {}  # group -> its version that is used
-        self._api = self._connect()
+        self._api = kubeconfigs.connect(self._path, self.context)
         self.server: str = self._api.configuration.host
 
     def version(self) -> str:
@@ -160,7 +137,7 @@ class Cluster:
         path = self._route(obj["kind"], namespace=obj["metadata"].get("namespace"))
         response = self._send("POST", path, _dry(dry_run), obj)
         self.warnings += _warnings(response.headers.getlist("Warning"))
-        return _object(response.data)
+        return json_object(response.data)
 
     def patch(self, kind: str, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch (RFC 7386); return the object as stored."""
@@ -213,7 +190,7 @@ class Cluster:
         whole = False
         if response:
             try:
-                whole = yield from _stamped(_lines(response.response), since)
+                whole = yield from log_stream.stamped(log_stream.split(response.response), since)
             finally:
                 response.response.close()
         if not (whole or follow):
@@ -259,36 +236,10 @@ class Cluster:
     def _where(self) -> str:
         return f"{self.server} (context {self.context})"
 
-    def _connect(self) -> Any:
-        """Return the package's client, with the credentials as they are now."""
-        from kubernetes import client, config
-
-        configuration = client.Configuration()
-        with _Messages() as messages:
-            try:
-                if self._path is None:
-                    config.load_incluster_config(configuration)
-                else:
-                    config.load_kube_config(self._path, self.context, configuration)
-            except Exception as error:  # the package checks little of what it reads
-                raise ConfigError(
-                    f"kubeconfig {self._path or 'of this pod'}, context {self.context}: "
-                    f"{' '.join(str(error).split())}; mend it, or log in to the cluster again"
-                ) from None
-        if messages.texts and not (configuration.api_key or configuration.cert_file):
-            raise ConfigError(
-                f"context {self.context}: its credential plugin gave no credentials: "
-                f"{messages}; install it or log in again"
-            )
-        configuration.retries = False  # tries and their limit are counted here
-        configuration.refresh_api_key_hook = None  # it would run a plugin before each request
-        configuration.connection_pool_maxsize = 100  # a log follower a rank
-        return client.ApiClient(configuration)
-
     def _json(
         self, method: str, path: str, query: dict[str, str] | None = None, body: Any = None
     ) -> Object:
-        return _object(self._send(method, path, query, body).data)
+        return json_object(self._send(method, path, query, body).data)
 
     def _send(
         self,
@@ -319,14 +270,15 @@ class Cluster:
             except (ApiException, HTTPError) as error:
                 if stream and isinstance(error, ReadTimeoutError):
                     return None
-                trouble = self._broken(error)
+                trouble = no_answer(error, self._where())
             else:
                 if response.status < 400:
                     return response
                 if response.status == 401 and not renewed:
-                    renewed, self._api = True, self._connect()
+                    renewed = True
+                    self._api = kubeconfigs.connect(self._path, self.context)
                     continue
-                trouble, wait = self._refused(response, method)
+                trouble, wait = refused(response, method, self._where())
             wait = pause if wait is None else max(wait, SHORTEST)
             if time.monotonic() + wait > end:
                 raise UnavailableError(f"{self._where()}: {trouble}")
@@ -347,201 +299,9 @@ class Cluster:
         )
         return self._api.call_api(*request, _request_timeout=(min(CONNECT, left), min(READ, left)))
 
-    def _broken(self, error: Exception) -> str:
-        """Say why there was no answer.
-
-        Raises:
-            ConfigError: TLS failed in a way that another try does not mend.
-        """
-        from urllib3 import exceptions
-
-        text = " ".join(str(getattr(error, "reason", None) or error).split())
-        if "SSLError" in text or isinstance(error, exceptions.SSLError):
-            problem = re.sub(r"SSLError |\[SSL[^]]*\] | \(_ssl[^)]*\)", "", text)
-            if "EOF" not in text:
-                raise ConfigError(
-                    f"{self._where()}: TLS: {problem}; check the server's address, its "
-                    "certificate-authority and the proxy in the kubeconfig"
-                )
-            return f"TLS: {problem}; try again later"
-        if isinstance(error, exceptions.NameResolutionError):
-            return "its name cannot be resolved; is it the right context, and the network up?"
-        if isinstance(error, exceptions.ConnectTimeoutError | exceptions.NewConnectionError):
-            problem = re.sub(r".*(: |\] )", "", text)
-            return f"{problem}; is it the right context, and the network up?"
-        if isinstance(error, exceptions.ReadTimeoutError):
-            return "it was reached but did not answer in time; try again later"
-        return f"the connection broke: {text}; try again later"
-
-    def _refused(self, response: Any, method: str) -> tuple[str, float | None]:
-        """Say why a request may be tried again and after how many seconds, where it is told.
-
-        Raises:
-            UserError: trying again does not help.
-        """
-        code = response.status
-        status = _object(response.data)
-        reason = str(status.get("reason") or "")
-        text = str(status.get("message") or response.data.decode("utf-8", "replace")[:200])
-        text = " ".join(text.split()) or response.reason or "it does not say why"
-        details = status.get("details") or {}
-        # Quotas are counted by compare-and-swap; a create that lost that race may go again.
-        if code in (429, 500, 502, 503, 504) or (method == "POST" and reason == "Conflict"):
-            told = str(response.headers.get("Retry-After") or details.get("retryAfterSeconds"))
-            wait = float(told) if told.isdigit() else None
-            return f"{code}: {text}; the API server is overloaded or failing, try later", wait
-        if code == 401:
-            raise ConfigError(
-                f"{self._where()}: the credentials are expired or unknown there; log in again"
-            )
-        raise self._refusal(code, reason, text, details, method)
-
-    def _refusal(
-        self, code: int, reason: str, text: str, details: Object, method: str
-    ) -> ClusterError:
-        if code == 403:
-            return _forbidden(text, reason)
-        if code == 404 and details.get("kind") == "namespaces" and method == "POST":
-            missing = f"{self._where()} has no namespace {details.get('name')}"
-            return InvalidError(f"{missing}; create it, or name another", code, reason)
-        if code == 409:
-            return ConflictError(f"{text}; choose another name or delete it", code, reason)
-        if code == 422 and details.get("causes"):
-            causes = [f"{c.get('field')}: {c.get('message')}" for c in details["causes"]]
-            name = f"{details.get('kind')} {details.get('name')}"
-            text = f"{name} is invalid: {'; '.join(causes)}"
-        if code in (400, 422):
-            return InvalidError(f"{text}{_remedy(text)}", code, reason)
-        return ClusterError(f"{self._where()}: {code}: {text}", code, reason)
-
-
-class _Messages(logging.Handler):
-    """Keeps from the terminal what the package logs about a credential plugin that fails."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.texts: list[str] = []
-
-    def __enter__(self) -> "_Messages":
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(" ".join(record.getMessage().split()))
-
-    def __str__(self) -> str:
-        # On a terminal the plugin prints its own words, and the package stumbles over their lack.
-        return "; ".join(text for text in self.texts if "NoneType" not in text) or "see above"
-
-
-def _choose(context: str | None, kubeconfig: str | None) -> tuple[str | None, str, str]:
-    """Return the kubeconfig's path (None inside of a pod), the context and its namespace."""
-    path = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    files = [Path(part).expanduser() for part in path.split(os.pathsep) if part]
-    contexts, current = _contexts([file for file in files if kubeconfig or file.exists()])
-    if not contexts and not kubeconfig and (SERVICE_ACCOUNT / "token").exists():
-        return None, "in-cluster", (SERVICE_ACCOUNT / "namespace").read_text().strip()
-    if not contexts:
-        raise ConfigError(
-            f"kubeconfig {path}: not there, or without contexts; log in to a cluster, or name "
-            "another file by KUBECONFIG"
-        )
-    chosen = context or current
-    if not chosen:
-        raise ConfigError(
-            f"kubeconfig {path}: no current context; give --context with one of "
-            f"{', '.join(contexts)}"
-        )
-    if chosen not in contexts:
-        from trainer.text import nearest
-
-        raise ConfigError(
-            f"kubeconfig {path}: no context {chosen!r}{nearest(chosen, contexts)} "
-            f"(there are {', '.join(contexts)})"
-        )
-    return path, chosen, contexts[chosen] or "default"
-
-
-def _contexts(files: list[Path]) -> tuple[dict[str, str], str]:
-    """Return the namespace of each context, and the name of the current one.
-
-    The first file that names one wins, as in kubectl; the package lets the last one win.
-    """
-    import yaml
-
-    contexts: dict[str, str] = {}
-    current = ""
-    for file in files:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-            current = current or content.get("current-context") or ""
-            for item in content.get("contexts") or []:
-                contexts.setdefault(item["name"], item["context"].get("namespace") or "")
-        except OSError as error:
-            raise ConfigError(
-                f"kubeconfig {file}: {error.strerror}; give a readable one by KUBECONFIG"
-            ) from None
-        except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(
-                f"kubeconfig {file}: not a kubeconfig; restore it, or give another by KUBECONFIG"
-            ) from None
-    return contexts, current
-
-
-# The first part of such a refusal names the object; the rest comes from the authorizer.
-_DENIED = re.compile(
-    r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) (?:resource|path) "(?P<resource>[^"]*)"'
-    r'(?: in API group "(?P<group>[^"]*)")?(?: in the namespace "(?P<namespace>[^"]*)")?'
-)
-_REMEDIES = {
-    "violates PodSecurity": "change what it names; the namespace's label "
-    "pod-security.kubernetes.io/enforce forbids it",
-    "exceeded quota": "ask for less, wait until other runs end, or have the quota raised",
-    "failed quota": "give what it names in resources",
-    "being terminated": "wait until the namespace is gone and create it again, or use another",
-    "no PriorityClass": "name one that exists (kubectl get priorityclasses)",
-    "Client sent an HTTP request to an HTTPS server": "write https:// in the kubeconfig's server",
-}
-
-
-def _remedy(text: str) -> str:
-    return next((f"; {words}" for part, words in _REMEDIES.items() if part in text), "")
-
-
-def _forbidden(text: str, reason: str) -> ClusterError:
-    """Tell a missing permission from the refusal of an object by an admission controller."""
-    denied = _DENIED.search(text)
-    if not denied:
-        if reason != "Forbidden":  # not the API server's words but a proxy's
-            return ForbiddenError(f"403: {text}; is a proxy in the way?", 403, reason)
-        remedy = _remedy(text) or "; change the run file, or ask the cluster's administrator"
-        return InvalidError(f"{text}{remedy}", 403, reason)
-    user, verb, resource, group, namespace = denied.groups()
-    what = f"{user} may not {verb} {resource}{f'.{group}' if group else ''}"
-    if user == "system:anonymous":
-        remedy = "the context has no credentials; log in to the cluster"
-    elif namespace:
-        remedy = "have the Role of infra/ bound to this user"
-    else:
-        remedy = "have a ClusterRole with it bound to this user"
-    scope = f"in namespace {namespace}" if namespace else "in the whole cluster"
-    return ForbiddenError(f"{what} {scope}; {remedy}", 403, reason)
-
 
 def _dry(dry_run: bool) -> dict[str, str]:
     return {"dryRun": "All"} if dry_run else {}
-
-
-def _object(data: bytes) -> Object:
-    """Parse an answer; what is no JSON object, such as a proxy's page, reads as an empty one."""
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _warnings(headers: list[str]) -> Iterator[str]:
@@ -549,54 +309,3 @@ def _warnings(headers: list[str]) -> Iterator[str]:
     for header in headers:
         for text in re.findall(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"', header):
             yield re.sub(r"\\(.)", r"\1", text)
-
-
-def _lines(response: Any) -> Iterator[bytes | None]:
-    """Yield the lines of a log stream, and None where it was cut, without the last half line."""
-    from urllib3.exceptions import HTTPError
-
-    rest = b""
-    try:
-        for chunk in response.stream(1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-            if len(rest) > LONGEST_LINE:  # what is no end of a line may never come
-                yield rest
-                rest = b""
-    except HTTPError:
-        yield None
-        return
-    if rest:
-        yield rest
-
-
-def _stamped(
-    lines: Iterator[bytes | None], since: str | None
-) -> Generator[tuple[str, str], None, bool]:
-    """Yield (time, line) of the lines after ``since``; return whether the stream came whole."""
-    start = _instant(since) if since else None
-    assert not since or start, f"{since} is no RFC 3339 time"
-    last = since or ""
-    for line in lines:
-        if line is None:
-            return False
-        text = line.decode("utf-8", "replace")
-        stamp, _, words = text.partition(" ")
-        instant = _instant(stamp)
-        if instant is None:  # the kubelet's own words, such as that a log was rotated away
-            yield last, text
-        elif not start or instant > start:
-            yield stamp, words
-            last = stamp
-    return True
-
-
-def _instant(stamp: str) -> tuple[datetime, str] | None:
-    """Return what orders RFC 3339 times: the second, and its nine decimals."""
-    parts = re.fullmatch(
-        r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", stamp
-    )
-    if not parts:
-        return None
-    second, decimals, zone = parts.groups()
-    return datetime.fromisoformat(second + zone), (decimals or "").ljust(9, "0")

@@ -1,1 +1,1 @@
-"""One module a verb."""
+"""One module a verb: its flags beside what it does."""

@@ -1,20 +1,25 @@
-"""What can be known before submitting: each check ends in a tick or in the remedy."""
+"""``doctor``: check what can be known before submitting; each failed check names its remedy."""
 
+import argparse
 import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
 
 from k8s import manifest, quantity
-from k8s.client.cluster import Cluster, ConflictError, ForbiddenError
-from k8s.commands import run_store
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ConflictError, ForbiddenError
+from k8s.commands import run_store, target
 from k8s.spec import POD_SUFFIX, RunSpec
 from trainer.data import dataset, stream
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
-from trainer.text import one_line
+from trainer.text import one_line, printable
 
 # What the commands do in a namespace, and watch for kubectl wait and get --watch;
 # infra/cluster/submitter.yaml grants exactly this.
@@ -48,6 +53,41 @@ class Check:
     name: str
     state: State
     text: str
+
+
+MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Check all that can be known before a run file is submitted: permissions, quotas, the "
+        "image, the data, the run's folder, and what the API server says to the objects."
+    )
+    target.add_run(parser)
+    target.add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print every check; return 2 if one failed."""
+    spec = target.read(options)
+    done = []
+    for check in examine(target.cluster(options, spec), spec):
+        done.append(check)
+        if options.output == "text":
+            show(check)
+    if options.output == "json":
+        target.print_json(
+            [{"check": each.name, "state": each.state, "text": each.text} for each in done]
+        )
+    return 2 if any(check.state == "failed" for check in done) else 0
+
+
+def show(check: Check) -> None:
+    """Print one check."""
+    mark, style = MARKS[check.state]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(f"{mark} ", style) + Text(printable(f"{check.name:<12} {check.text}")))
 
 
 def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
@@ -285,8 +325,3 @@ def _dry_run(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             state: State = "failed" if refused else "warning"
             yield Check("objects", state, f"{kind}: {warning}")
     yield Check("objects", "ok", "the API server would take all of them")
-
-
-def as_dict(check: Check) -> dict[str, Any]:
-    """Return a check for a machine."""
-    return {"check": check.name, "state": check.state, "text": check.text}

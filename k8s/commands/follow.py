@@ -1,4 +1,4 @@
-"""Watch a run until it is over, and say what it does."""
+"""Watch a run until it ends, and print what it does."""
 
 import contextlib
 import queue
@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from k8s.client.cluster import Cluster
-from k8s.commands import observe, submit
+from k8s.commands import observe, target
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import TERMINATING, Cause
+from trainer.command_line import INTERRUPTED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import duration, one_line
 
@@ -22,6 +23,24 @@ SLOWEST = 8  # looks' time between two tries to read a log that gives nothing ne
 DRAIN = 10.0  # seconds for the rest of the logs when the run is over
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
+
+
+def follow(
+    cluster: Cluster,
+    name: str,
+    start_deadline: float,
+    *,
+    with_logs: bool,
+    rank: int | None = None,
+) -> int:
+    """Follow a run until it ends or the user leaves it; return the exit code that says how."""
+    try:
+        return Follower(cluster, name, start_deadline, with_logs, rank).run()
+    except KeyboardInterrupt:
+        target.say("")
+        target.say(f"{name} continues; come back with: python -m k8s logs {name} -f{cluster.flags}")
+        target.say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
+        return INTERRUPTED
 
 
 @dataclass
@@ -112,7 +131,7 @@ class Follower:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        self._job = submit.find(self.cluster, self.name)
+        self._job = target.job(self.cluster, self.name)
         self._screen = Screen(run_phase.workers(self._job))
         self._streams = Streams(self.cluster)
         self._progress = run_phase.Progress()

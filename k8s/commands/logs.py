@@ -1,15 +1,63 @@
-"""A run's logs: from its pods, and from its folder once they are gone."""
+"""``logs``: a run's logs, from its pods, or from its folder once they are gone."""
 
+import argparse
 import heapq
 from collections.abc import Iterator
 from typing import Any
 
-from k8s.client.cluster import Cluster, ClusterError
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ClusterError
+from k8s.commands import follow, observe, target
 from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
 from trainer.errors import ConfigError
 from trainer.runs import logs
 from trainer.storage.base import Storage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Print the logs of a run's pods, or those in its folder once the pods are gone."
+    )
+    target.add_run(parser, optional=True)
+    parser.add_argument("-f", "--follow", action="store_true", help="follow until the run ends")
+    parser.add_argument("--rank", type=int, metavar="K", help="print the log of one rank only")
+    parser.add_argument(
+        "--previous", action="store_true", help="print the logs of the pods before these"
+    )
+    target.add_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the logs that the flags ask for."""
+    if options.follow and (options.previous or options.folder):
+        raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
+    if options.folder:
+        return _stored(options)
+    cluster, name, spec = target.find(options)
+    job = cluster.get("Job", name)
+    if job is None and not (options.follow or options.previous):
+        return _stored(options)
+    job = target.job(cluster, name)
+    workers = run_phase.workers(job)
+    if options.rank is not None and not 0 <= options.rank < workers:
+        raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
+    if options.follow:
+        deadline = spec.start_deadline if spec else float("inf")
+        return follow.follow(cluster, name, deadline, with_logs=True, rank=options.rank)
+    pods = observe.pods(cluster, job)
+    lines = from_pods(cluster, pods, options.rank, previous=options.previous)
+    if show(lines, Screen(workers)):
+        return 0
+    if options.previous:
+        raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
+    return _stored(options)
+
+
+def _stored(options: argparse.Namespace) -> int:
+    show_stored(target.folder(options)[0], options.rank, Screen(1))
+    return 0
 
 
 def from_pods(

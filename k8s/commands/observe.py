@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from k8s import manifest
-from k8s.client.cluster import Cluster, ForbiddenError
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ForbiddenError
 from k8s.commands import result
 from k8s.diagnosis.cause import Cause, Observed, diagnose
 from trainer.errors import UnavailableError, UserError

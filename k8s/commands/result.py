@@ -1,9 +1,11 @@
-"""How a run ended, and everything that it left, from its folder."""
+"""``result``: how a run ended, and a copy of everything that it left."""
 
+import argparse
+import sys
 from typing import Any
 
 from k8s.client.cluster import Cluster
-from k8s.commands import run_store
+from k8s.commands import run_store, target
 from k8s.diagnosis import run_phase
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
@@ -11,6 +13,29 @@ from trainer.runs import run_folder
 from trainer.storage.base import Storage
 from trainer.storage.local import LocalStorage
 from trainer.text import one_line, printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = "Print a run's result, which is in its folder."
+    target.add_run(parser, optional=True)
+    parser.add_argument("--download", metavar="DIR", help="copy the run's folder to this one")
+    target.add_output(parser)
+    target.add_folder(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a run's result, and copy its folder if asked to."""
+    folder, config = target.folder(options)
+    if options.download:
+        count = download(folder, options.download)
+        copied = printable(f"{count} objects of {folder.uri} copied to {options.download}")
+        sys.stderr.write(f"{copied}\n")
+    values = read(folder, config)
+    if options.output == "json":
+        target.print_json(values)
+    else:
+        sys.stdout.write(as_text(values, folder))
 
 
 def prove(

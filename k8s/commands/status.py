@@ -1,5 +1,6 @@
-"""The state of one run or of all of them."""
+"""``status``: the phase, progress and first cause of one run, or of all."""
 
+import argparse
 import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,18 +12,51 @@ from rich.text import Text
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
-from k8s.commands import observe
+from k8s.commands import observe, target
 from k8s.diagnosis import run_phase
 from trainer.errors import UserError
 from trainer.text import duration, printable
 
-TAIL = 1000  # lines of rank 0's log that progress is taken from
+TAIL = 1000  # lines of rank 0's log that show its progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Show a run's phase, its progress and the first cause of what is wrong with it; without "
+        "RUN, show all runs in the namespace."
+    )
+    target.add_run(parser, optional=True)
+    target.add_output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the state of one run, or of all."""
+    if options.run is None:
+        list_runs(options)
+        return
+    cluster, name, _ = target.find(options)
+    values = summary(cluster, target.job(cluster, name))
+    if options.output == "json":
+        target.print_json(values)
+    else:
+        show_run(values)
+
+
+def list_runs(options: argparse.Namespace) -> None:
+    """Print the state of all runs."""
+    cluster = target.cluster(options)
+    runs = all_runs(cluster)
+    if options.output == "json":
+        target.print_json(runs)
+    else:
+        show_table(runs, cluster.namespace)
 
 
 def summary(
     cluster: Cluster, job: dict[str, Any], events: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return what there is to know of a run, ready for JSON.
+    """Return all that is known about a run, ready for JSON.
 
     Args:
         cluster: where it is.
@@ -87,7 +121,7 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
-    """Print one line for each run, and below it what is wrong with it."""
+    """Print one line for each run, and below the table what is wrong with each."""
     console = Console(highlight=False, soft_wrap=True)
     if not runs:
         hint = "--namespace gives another, make submit starts one"
@@ -125,7 +159,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _text(words: str, style: str = "") -> Text:
-    """Return what shows these words as they are: neither a terminal nor rich obeys them."""
+    """Return text in which neither a terminal nor rich finds anything to obey."""
     return Text(printable(words), style)
 
 

@@ -1,89 +1,155 @@
-"""Start a run, ask it to stop, and remove it."""
+"""``submit``: check a run file and start the run."""
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
-from k8s import manifest, spec
-from k8s.client.cluster import Cluster, ConflictError
+from k8s import manifest
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ConflictError
+from k8s.commands import doctor, follow, target
 from k8s.diagnosis import run_phase
-from k8s.spec import RunSpec
+from k8s.spec import RunSpec, difference
 from trainer.errors import ConfigError, UnavailableError, UserError
 
-LEFTOVERS = 60.0  # seconds for what an earlier run of this name left to go; pods have 40 to stop
-PAUSE = 0.5  # seconds between two looks at it
+LEFTOVERS = (
+    60.0  # seconds until what an earlier run of this name left is gone; pods have 40 to stop
+)
+PAUSE = 0.5  # seconds between two requests for it
 
 Say = Callable[[str], object]
 
 
-def submit(cluster: Cluster, run: RunSpec, say: Say) -> None:
-    """Start a run, or go on with it if it is there and was asked to stop.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = "Check a run file and start the run, or resume it if it was cancelled."
+    target.add_run(parser)
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="print the run's logs until it ends"
+    )
+    parser.add_argument("--wait", action="store_true", help="wait until the run ends, without logs")
 
-    The Job is created suspended, and lifted when all that its pods need is there and owned by it,
-    so that nothing is left behind when it goes.
+
+def run(options: argparse.Namespace) -> int:
+    """Check and submit the run; follow it if asked to."""
+    spec = target.read(options)
+    cluster = target.cluster(options, spec)
+    if cluster.get("Job", spec.name) is None:  # else it was checked when it was started
+        _check(cluster, spec)
+    submit(cluster, spec, target.say)
+    if options.follow or options.wait:
+        return follow.follow(cluster, spec.name, spec.start_deadline, with_logs=options.follow)
+    target.say(f"next: {_hint('status', options)}")
+    for verb, meaning in (
+        ("logs", "prints its log; -f follows"),
+        ("result", "prints its result"),
+        ("cancel", "asks it to stop with a checkpoint"),
+    ):
+        target.say(f"      {_hint(verb, options):<40}  {meaning}")
+    return 0
+
+
+def _check(cluster: Cluster, spec: RunSpec) -> None:
+    failed = 0
+    for check in doctor.examine(cluster, spec):
+        failed += check.state == "failed"
+        if check.state != "ok":
+            doctor.show(check)
+    if failed:
+        raise ConfigError(f"{spec.name}: not submitted: {failed} of the checks failed, see above")
+
+
+def _hint(verb: str, options: argparse.Namespace) -> str:
+    flags = "".join(
+        f" --{flag} {value}"
+        for flag in ("context", "namespace")
+        if (value := getattr(options, flag)) is not None
+    )
+    return f"python -m k8s {verb} {options.run}{flags}"
+
+
+def submit(cluster: Cluster, spec: RunSpec, say: Say) -> None:
+    """Start a run, or resume it if it is there and was asked to stop.
 
     Args:
         cluster: to submit to.
-        run: checked by ``doctor``.
-        say: told what happens.
+        spec: checked by ``doctor``.
+        say: called with a line about each thing that happens.
 
     Raises:
         ConfigError: another run of this name is there.
         UnavailableError: what is left of an earlier one does not go.
         ClusterError: the API server refused an object; none is left behind.
     """
-    *companions, wanted = manifest.objects(run)
-    job = cluster.get("Job", run.name)
+    job = cluster.get("Job", spec.name)
     if job is None:
-        _await_leftovers(cluster, run.name, say)
-        wanted["spec"]["suspend"] = True
-        try:
-            job, ours = cluster.create(wanted), True
-        except ConflictError:  # the answer to an earlier try was lost, or somebody was faster
-            job, ours = cluster.get("Job", run.name), False
-        if job is None:
-            raise UnavailableError(f"{run.name}: was deleted while it was submitted; try again")
-        _check_same(cluster, job, run)
-        try:
-            _create_companions(cluster, companions, job, say)
-        except UserError:
-            if ours:
-                cluster.delete("Job", run.name)
-            raise
-        _lift(cluster, job, run)
-        names = ", ".join(item["kind"] for item in [*companions, wanted])
-        say(f"created {names} {run.name} in namespace {cluster.namespace}")
-        return
-    _check_same(cluster, job, run)
+        _start(cluster, spec, say)
+    else:
+        _check_same(cluster, job, spec)
+        _resume(cluster, job, spec, say)
+
+
+def _start(cluster: Cluster, spec: RunSpec, say: Say) -> None:
+    """Create the Job suspended, and lift it when it owns all that its pods need.
+
+    So nothing is left behind when the Job is deleted.
+    """
+    *companions, wanted = manifest.objects(spec)
+    _await_leftovers(cluster, spec.name, say)
+    wanted["spec"]["suspend"] = True
+    try:
+        job, ours = cluster.create(wanted), True
+    except ConflictError:  # the answer to an earlier try was lost, or somebody was faster
+        found, ours = cluster.get("Job", spec.name), False
+        if found is None:
+            raise UnavailableError(
+                f"{spec.name}: was deleted while it was submitted; try again"
+            ) from None
+        job = found
+    _check_same(cluster, job, spec)
+    try:
+        _create_companions(cluster, companions, job, say)
+    except UserError:
+        if ours:
+            cluster.delete("Job", spec.name)
+        raise
+    _lift(cluster, job, spec)
+    names = ", ".join(item["kind"] for item in [*companions, wanted])
+    say(f"created {names} {spec.name} in namespace {cluster.namespace}")
+
+
+def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> None:
     state = run_phase.phase(job, [])
-    if state in ("Suspended", "Queued"):  # also one whose submitting was broken off
+    if state in ("Suspended", "Queued"):  # also a run whose submitting was interrupted
+        *companions, _ = manifest.objects(spec)
         _create_companions(cluster, companions, job, say)
     if state == "Suspended":
-        _lift(cluster, job, run)
-        say(f"{run.name}: goes on from its last checkpoint")
+        _lift(cluster, job, spec)
+        say(f"{spec.name}: resumes from its last checkpoint")
     elif state in run_phase.OVER:
-        over = "" if state == "Ended" else f" ({state})"
+        how = "" if state == "Ended" else f" ({state})"
         say(
-            f"{run.name}: is over{over}; to run it again, or to go on from its last "
-            f"checkpoint, first: python -m k8s delete {run.name}{cluster.flags}"
+            f"{spec.name}: has finished{how}; to run it again, or to resume from its last "
+            f"checkpoint, first: python -m k8s delete {spec.name}{cluster.flags}"
         )
     else:
-        say(f"{run.name}: runs already")
+        say(f"{spec.name}: is running already")
 
 
-def _check_same(cluster: Cluster, job: dict[str, Any], run: RunSpec) -> None:
+def _check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
     there = (job["metadata"].get("annotations") or {}).get(manifest.RUN_FILE, "")
-    remedy = f"give another name, or first: python -m k8s delete {run.name}{cluster.flags}"
+    remedy = f"give another name, or first: python -m k8s delete {spec.name}{cluster.flags}"
     try:
-        differing = spec.difference(there, run.canonical())
+        differing = difference(there, spec.canonical())
     except ValueError:
         raise ConfigError(
-            f"{run.name}: a Job of this name is there that was not submitted from a run file; "
+            f"{spec.name}: a Job of this name is there that was not submitted from a run file; "
             "give another name"
         ) from None
     if differing:
         raise ConfigError(
-            f"{run.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"
+            f"{spec.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"
         )
 
 
@@ -141,58 +207,6 @@ def _create(cluster: Cluster, item: dict[str, Any]) -> bool:
     return True
 
 
-def _lift(cluster: Cluster, job: dict[str, Any], run: RunSpec) -> None:
-    if run.queue is None:
+def _lift(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
+    if spec.queue is None:
         cluster.patch("Job", job["metadata"]["name"], {"spec": {"suspend": False}})
-
-
-def find(cluster: Cluster, name: str) -> dict[str, Any]:
-    """Return a run's Job.
-
-    Raises:
-        ConfigError: there is none, or a Job that is no run.
-    """
-    job = cluster.get("Job", name)
-    if job is None:
-        raise ConfigError(
-            f"{name}: no such run in namespace {cluster.namespace}; see python -m k8s list, or "
-            "give --namespace"
-        )
-    labels = job["metadata"].get("labels") or {}
-    if labels.get("app.kubernetes.io/name") != "trainyard":
-        raise ConfigError(f"{name}: this Job is no run; leave it to whoever made it")
-    return job
-
-
-def cancel(cluster: Cluster, name: str, say: Say) -> None:
-    """Ask a run to store a checkpoint and stop.
-
-    A run in a queue is removed instead, as its queue would start it again.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    job = find(cluster, name)
-    state = run_phase.phase(job, [])
-    again = "submit it again to go on from there"
-    if state in run_phase.OVER:
-        say(f"{name}: is over; nothing to stop")
-    elif state == "Suspended":
-        say(f"{name}: is stopped already; {again}")
-    elif manifest.QUEUE in (job["metadata"].get("labels") or {}):
-        cluster.delete("Job", name)
-        say(f"{name}: stores a checkpoint and leaves its queue; {again}")
-    else:
-        cluster.patch("Job", name, {"spec": {"suspend": True}})
-        say(f"{name}: stores a checkpoint and stops; {again}")
-
-
-def delete(cluster: Cluster, name: str, say: Say) -> None:
-    """Remove a run from the cluster; its folder stays.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    find(cluster, name)
-    cluster.delete("Job", name)
-    say(f"{name}: removed from the cluster; its folder in the bucket stays")

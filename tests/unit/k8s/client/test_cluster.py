@@ -22,7 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8s.client import cluster as client
-from k8s.client.cluster import Cluster, ClusterError, ConflictError, ForbiddenError, InvalidError
+from k8s.client import kubeconfig, log_stream
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ClusterError, ConflictError, ForbiddenError, InvalidError
 from tests.support.apiserver import ApiServer, Fault
 from trainer.errors import ConfigError, UnavailableError, UserError
 
@@ -589,7 +591,7 @@ def test_a_pod_uses_its_service_account(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", secure.url.rpartition(":")[2])
-    monkeypatch.setattr(client, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(kubeconfig, "SERVICE_ACCOUNT", tmp_path)
     package = "kubernetes.config.incluster_config"
     monkeypatch.setattr(f"{package}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(f"{package}.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
@@ -606,7 +608,7 @@ def test_a_pod_uses_its_service_account(
 
 def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "nothing")
-    monkeypatch.setattr(client, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(kubeconfig, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBECONFIG", path)
     assert f"kubeconfig {path}: not there" in str(raised(ConfigError, Cluster))
     monkeypatch.delenv("KUBECONFIG")
@@ -746,11 +748,11 @@ def test_a_stream_cut_again_and_again_loses_nothing(api: ApiServer, cluster: Clu
 
 
 def test_a_line_without_an_end_comes_in_pieces(api: ApiServer, cluster: Cluster) -> None:
-    api.push("p", "x" * (5 * client.LONGEST_LINE))
+    api.push("p", "x" * (5 * log_stream.LONGEST_LINE))
     api.push("p", "after")
     *pieces, last = lines(cluster.log("p"))
-    assert "".join(pieces) == "x" * (5 * client.LONGEST_LINE)
-    assert max(map(len, pieces)) < 1.2 * client.LONGEST_LINE
+    assert "".join(pieces) == "x" * (5 * log_stream.LONGEST_LINE)
+    assert max(map(len, pieces)) < 1.2 * log_stream.LONGEST_LINE
     assert last == "after"
 
 

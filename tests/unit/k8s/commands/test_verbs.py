@@ -130,7 +130,7 @@ def test_the_same_run_file_twice_makes_one_run_and_a_changed_one_is_refused(
 ) -> None:
     assert main(["submit", str(run_file)]) == 0
     assert main(["submit", str(run_file)]) == 0
-    assert "mnist: runs already" in capsys.readouterr().out
+    assert "mnist: is running already" in capsys.readouterr().out
     assert [r.resource for r in api.requests if r.verb == "create" and not r.dry].count("jobs") == 1
     change(run_file, train={"seed": 3})
     assert main(["submit", str(run_file)]) == 2
@@ -152,7 +152,7 @@ def test_cancel_suspends_and_submit_goes_on(
     assert main(["cancel", "mnist"]) == 0
     assert "is stopped already" in capsys.readouterr().out
     assert main(["submit", str(run_file)]) == 0
-    assert "goes on from its last checkpoint" in capsys.readouterr().out
+    assert "resumes from its last checkpoint" in capsys.readouterr().out
     assert controller.job()["spec"]["suspend"] is False
 
 

@@ -1,0 +1,35 @@
+"""``cancel``: ask a run to store a checkpoint and stop."""
+
+import argparse
+
+from k8s import manifest
+from k8s.commands import target
+from k8s.diagnosis import run_phase
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = "Ask a run to store a checkpoint and stop. Submitting it again resumes it."
+    target.add_run(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Suspend the run's Job, or remove it from its queue, which would start it again.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    cluster, name, _ = target.find(options)
+    job = target.job(cluster, name)
+    state = run_phase.phase(job, [])
+    again = "submit it again to resume from there"
+    if state in run_phase.OVER:
+        target.say(f"{name}: has finished; there is nothing to stop")
+    elif state == "Suspended":
+        target.say(f"{name}: is stopped already; {again}")
+    elif manifest.QUEUE in (job["metadata"].get("labels") or {}):
+        cluster.delete("Job", name)
+        target.say(f"{name}: stores a checkpoint and leaves its queue; {again}")
+    else:
+        cluster.patch("Job", name, {"spec": {"suspend": True}})
+        target.say(f"{name}: stores a checkpoint and stops; {again}")

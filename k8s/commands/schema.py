@@ -1,0 +1,17 @@
+"""``schema``: the JSON Schema of run files."""
+
+import argparse
+
+from k8s import spec
+from k8s.commands import target
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no flags."""
+    parser.description = "Print the JSON Schema of run files, by which editors check them."
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the schema."""
+    del options
+    target.print_json(spec.schema())
