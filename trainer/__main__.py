@@ -3,15 +3,16 @@
 import sys
 from typing import NoReturn
 
+from trainer.command_line import Program
 from trainer.gang import process
 
 
-def run() -> NoReturn:
-    """Run one command and exit with its code."""
+def run(program: Program | None = None) -> NoReturn:
+    """Run one command, of the trainer or of a program that includes it; exit with its code."""
     process.hold_signals()  # before imports that take long
-    from trainer.cli.main import main
+    from trainer.cli.main import PROGRAM, main
 
-    code = main()
+    code = main(program=program or PROGRAM)
     sys.stdout.flush()
     process.hold_signals()  # the interpreter's end takes our handlers away before it is over
     sys.exit(code)

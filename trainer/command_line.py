@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from trainer.errors import ConfigError, UserError
 from trainer.text import nearest, one_line
 
+DISTRIBUTION = "trainyard-batch"  # its name on the package index
 INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it
 
 
@@ -50,14 +51,17 @@ class Program:
         Raises:
             ConfigError: an argument is missing, wrong or unknown.
         """
-        command = next((word for word in arguments if word in self.commands), "")
-        parser = self.parser([command])
+        parser = self.parser([self.command(arguments)])
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
             name = unknown[0].partition("=")[0]
             flags = self._flags(options.command)
             parser.error(f"unknown argument {name!r}{nearest(name, flags)}")
         return options
+
+    def command(self, arguments: Sequence[str]) -> str:
+        """Return the command that is given, or nothing."""
+        return next((word for word in arguments if word in self.commands), "")
 
     def parser(self, wanted: Collection[str]) -> Parser:
         """Return a parser that knows all commands, and the flags of the wanted ones."""
@@ -100,6 +104,9 @@ def exit_code(
             sys.stdout.flush()
             sys.stderr.write(f"{name}: {one_line(error)}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{name}: {_missing(error)}\n")
+        return ConfigError.exit_code
     except MemoryError:
         sys.stderr.write(f"{name}: out of memory; give it more, or smaller data\n")
         return 1
@@ -114,6 +121,16 @@ def exit_code(
         _drop_output()
         sys.stderr.write(f"{name}: cannot write: {error.strerror}; free some space\n")
         return 1
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = str(error.name).partition(".")[0]
+    if package in ("trainer", "k8s"):
+        raise error
+    return (
+        f"the package {package} is not installed; install what this command needs: "
+        f"pip install '{DISTRIBUTION}[trainer,k8s]'"
+    )
 
 
 def _drop_output() -> Any:
