@@ -46,7 +46,8 @@ def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """
     venv, folder = tmp_path_factory.mktemp("venv"), tmp_path_factory.mktemp("elsewhere")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=LIMIT)
-    pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet"]
+    python = str(venv / "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, timeout=LIMIT)
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

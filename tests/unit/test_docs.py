@@ -36,7 +36,7 @@ FIGURE = re.compile(
 LINK = re.compile(r"\]\(([^)#\s:]+\.md)(?:#([^)]*))?\)")
 TEXT = {page: re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL) for page in PAGES}
 DRAWN = re.findall(
-    r"```\n(__main__ .*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL
+    r"```\n((?:__main__|console) .*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL
 )  # the layers of trainer and of k8s
 
 
