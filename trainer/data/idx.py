@@ -19,7 +19,7 @@ from trainer.errors import DataError
 
 LONGEST_HEADER = 20  # bytes: of four dimensions
 MAX_BYTES = 1 << 32
-"""The largest array decode() makes unless told otherwise, in bytes: 4 GiB."""
+"""The largest array decode() makes by default, in bytes: 4 GiB."""
 
 MAX_DIMENSIONS = 32
 """Fewer than the 255 of the format, and within what every version of numpy can hold."""

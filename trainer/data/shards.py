@@ -101,7 +101,7 @@ def names(number: int, of: int) -> tuple[str, str]:
 
 
 def is_name(name: str) -> bool:
-    """Return whether a file of this name is taken for one of a shard."""
+    """Return whether a file of this name counts as one of a shard."""
     return _NAME.fullmatch(name) is not None
 
 

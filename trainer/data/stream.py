@@ -23,7 +23,7 @@ from trainer.storage.base import open_storage
 
 MIB = 1 << 20
 ALIGNMENT = 64  # bytes; TensorFlow aborts on memory of others that is less aligned
-SCORED = 60_000  # training images, at least, whose accuracy is told at the end of a run
+SCORED = 60_000  # training images, at least, whose accuracy is measured at the end of a run
 _MOST_READERS = 4  # of one window, as its shards come from one place
 
 

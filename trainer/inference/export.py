@@ -74,13 +74,13 @@ class Reference:
         images: uint8 [n, height, width, channels].
         expected: logits that it must give, [n, classes] each.
         tolerance: see TOLERANCE.
-        told: what images these are, and whose predictions.
+        origin: what images these are, and whose predictions, for people.
     """
 
     images: Images
     expected: tuple[Logits, ...]
     tolerance: float
-    told: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def export(
 
     model = models.load(restored)
     reference = _reference(restored, lambda images: Outputs(_logits(model, images)))
-    say(f"{restored.storage.uri} at step {restored.step}, {reference.told}")
+    say(f"{restored.storage.uri} at step {restored.step}, {reference.origin}")
     if formats is None and (left := [name for name in FORMATS if name not in names]):
         say(f"without {left[0]}: {_remedy(left[0])}")
     failed: list[str] = []
@@ -225,18 +225,18 @@ def _reference(restored: Restored, predict: Predict) -> Reference:
     except UserError as error:
         draws = np.random.default_rng(0)
         images = draws.integers(0, 256, (SPARE, *of_run.input_shape), np.uint8)
-        told = (
+        origin = (
             f"checked on {SPARE:,} random images against its restored model alone, because the "
             f"test images are gone: {one_line(error).partition(';')[0]}"
         )
-        return Reference(images, (_all(predict, images).logits,), tolerance, told)
+        return Reference(images, (_all(predict, images).logits,), tolerance, origin)
     images = data.test.images
     own = _all(predict, images).logits
-    told = f"checked on {len(images):,} test images"
+    origin = f"checked on {len(images):,} test images"
     stored = predictions.read(restored.storage)
     if stored is None:
-        told += " against its restored model alone: a run stores its predictions when it ends"
-        return Reference(images, (own,), tolerance, told)
+        origin += " against its restored model alone: a run stores its predictions when it ends"
+        return Reference(images, (own,), tolerance, origin)
     digest = predictions.images_sha256(images)
     if (stored.step, stored.images_sha256) != (restored.step, digest):
         raise DataError(
@@ -244,7 +244,7 @@ def _reference(restored: Restored, predict: Predict) -> Reference:
             f"but its predictions are of step {stored.step}, or of other test images; delete "
             "result.json and train it again to its end"
         )
-    reference = Reference(images, (stored.logits,), tolerance, told)
+    reference = Reference(images, (stored.logits,), tolerance, origin)
     check(Outputs(own), reference, "the restored model")
     return replace(reference, expected=(stored.logits, own))
 

@@ -194,7 +194,7 @@ def _terms(height: int, width: int) -> tuple[npt.NDArray[np.float64], ...]:
 
 
 def _trust(away: npt.NDArray[Any], least: float) -> npt.NDArray[Any]:
-    """Return how far a pixel so far from the paper may tell what the paper is, in (0, 1].
+    """Return how much a pixel at this distance from the paper counts as paper, in (0, 1].
 
     Half at two and a half times the distance of the nearer 40%, at least at ``least``.
     """
@@ -204,7 +204,7 @@ def _trust(away: npt.NDArray[Any], least: float) -> npt.NDArray[Any]:
 
 
 def _smooth(rest: Floats, trust: Floats) -> Floats:
-    """Return what of the rest is smooth, [h, w, c], by weighted means."""
+    """Return the smooth part of the rest, [h, w, c], by weighted means."""
     height, width = trust.shape
     share = trust[..., None]
     both = _to_grid(np.concatenate([rest * share, share], axis=2))

@@ -143,7 +143,7 @@ def flattened(colour: Floats, alpha: Floats) -> Floats:
     """Return a picture without its transparency, float32 [h, w, c], ink standing out from paper.
 
     Where all that is visible has one colour, or less than half of the picture is visible, what is
-    drawn is the transparency itself. Otherwise the transparent parts are taken for paper.
+    drawn is the transparency itself. Otherwise the transparent parts count as paper.
 
     Args:
         colour: float32 [h, w, 3] in [0, 1].

@@ -22,7 +22,7 @@ from trainer.train.quick_import import quick_imports
 
 STANDARD_INPUT = "-"
 LARGEST = 200 * 10**6  # bytes of a file
-UNSURE = 0.1  # probability from which on the second choice is told too
+UNSURE = 0.1  # probability from which on the second choice is printed too
 BATCH = 256  # images the model is given at once
 MOST_VALUES = 1 << 24  # of a batch
 LARGE = 1 << 18  # values of an image

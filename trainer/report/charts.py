@@ -23,7 +23,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 24  # around the plot
 MOST_POINTS = 300
 TABLE_ROWS = 20
 
-# On a light and on a dark page. Series: at least 4.5:1 against both pages' cards, and told apart
+# On a light and on a dark page. Series: at least 4.5:1 against both pages' cards, and distinct
 # with any of the usual colour blindnesses by hue, lightness or dash.
 PALETTE = {
     "series-1": ("#0b63b8", "#62b0ff"),
@@ -104,7 +104,7 @@ class Chart:
 
     @property
     def hover(self) -> dict[str, Any]:
-        """What page.js needs to tell the value of a point; positions in the SVG's pixels."""
+        """Return what page.js needs to show the value of a point; positions in the SVG's pixels."""
         return {
             "plot": [LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM],
             "x": self.x,
@@ -216,10 +216,10 @@ def reliability(
     Args:
         key: unique in the page.
         title: its heading.
-        bins: mean probability, share right, and the interval of that share, all 0 to 1.
+        bins: mean probability, accuracy, and its interval, all 0 to 1.
         gist: in words.
     """
-    series = Series("share right", tuple((x, y) for x, y, _, _ in bins), "series-1", dots=True)
+    series = Series("accuracy", tuple((x, y) for x, y, _, _ in bins), "series-1", dots=True)
     whiskers = [{"x": x, "y": low, "y2": high} for x, _, low, high in bins]
     layers = [
         {
@@ -263,7 +263,7 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
     Equal values span the way from 0 to them, or from 0 to 1.
     """
     largest = max(abs(low), abs(high))
-    if high - low <= max(1e-6 * largest, _TINY):  # equal, or too near for labels to tell
+    if high - low <= max(1e-6 * largest, _TINY):  # equal, or too near for labels to differ
         low, high = (min(low, 0.0), max(high, 0.0)) if largest > _TINY else (0.0, 1.0)
     rough = (high - low) / about
     unit = 10.0 ** math.floor(math.log10(rough))

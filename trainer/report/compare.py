@@ -20,7 +20,7 @@ from trainer.runs.reader import Run
 from trainer.text import printable
 
 READERS = 8  # runs that are read at the same time
-# The figures of the terminal's table, and how many columns of it each takes.
+# The metrics of the terminal's table, and how many columns of it each takes.
 COLUMNS = {"accuracy": 8, "loss": 6, "steps": 6, "seconds": 7, "images/s": 8, "restarts": 8}
 LONGEST_NAME = 24  # columns of a run's name beside columns for the settings
 FOLDED_NAME = 12  # where there is no room for these, and all settings share one
@@ -33,10 +33,10 @@ class Row:
     """A run in the table.
 
     Attributes:
-        name: the end of its URI that tells it from the others.
+        name: the end of its URI, by which it differs from the others.
         uri: of its folder.
         values: of the settings that differ; None where the run does not know one.
-        finished: whether it has come to its end; if not, the figures are the last there are.
+        finished: whether it has ended; if not, the metrics are the last ones known.
         accuracy: share of the images of ``split`` that are classified as labelled.
         loss: mean cross-entropy over the same images, nats.
         split: the images of accuracy and loss.
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tells it from the others: its settings, or its name where they do not."""
+        """Return what is different about it: its settings, or its name if they are all the same."""
         return ", ".join(f"{k} {shown(v)}" for k, v in self.values.items()) or self.name
 
 
@@ -71,9 +71,9 @@ class Comparison:
     """Runs, the best first.
 
     Attributes:
-        runs: what their folders tell.
+        runs: as read from their folders.
         rows: the table, a row for each run.
-        settings: names of those that differ.
+        settings: names of the settings that differ.
     """
 
     runs: tuple[Run, ...]
@@ -86,7 +86,7 @@ def compare(uris: Iterable[str], warn: Callable[[str], object]) -> Comparison:
 
     Args:
         uris: of runs, or of folders that hold runs at any depth.
-        warn: told of every run that is left out because its files are damaged.
+        warn: called for every run that is left out because its files are damaged.
 
     Raises:
         ConfigError: there is no run at or below one of them.
@@ -116,7 +116,7 @@ def tabulate(found: Sequence[Run]) -> Comparison:
 
 
 def differing(found: Sequence[Run]) -> list[str]:
-    """Return the settings that differ among runs, but not those that differ by presets alone."""
+    """Return the settings that differ among runs, but not where presets alone do it."""
     order = {name: place for place, name in enumerate(TrainConfig.model_fields)}
     names = sorted({name for each in found for name in each.settings}, key=lambda n: (len(n), n))
     names.sort(key=lambda name: order.get(name, len(order)))
@@ -187,7 +187,7 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     for row in rows:
         values = [shown(row.values[key]) for key in settings]
         packed = [row.label] if settings else []
-        cells = [row.name, *(values if gaps else packed), *figures(row)]
+        cells = [row.name, *(values if gaps else packed), *metrics(row)]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)
@@ -197,8 +197,8 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 
 
-def figures(row: Row) -> list[str]:
-    """Return a row's figures in the order of the table: accuracy to restarts."""
+def metrics(row: Row) -> list[str]:
+    """Return a row's metrics in the order of the table: accuracy to restarts."""
     mark = "" if row.finished else "~"
     return [
         "-" if row.accuracy is None else f"{mark}{row.accuracy:.2%}",
@@ -216,8 +216,8 @@ def notes(comparison: Comparison) -> list[str]:
     lines = []
     if unfinished:
         lines.append(
-            f"~ {len(unfinished)} of {len(comparison.rows)} not finished: figures as far as they "
-            "are, accuracy and loss on validation images, or else on training images"
+            f"~ {len(unfinished)} of {len(comparison.rows)} not finished: metrics so far, "
+            "accuracy and loss on validation images, or else on training images"
         )
     return lines + [f"{row.name}: {row.trouble}" for row in unfinished if row.trouble]
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from trainer.report import charts, page
-from trainer.report.compare import Comparison, Row, figures, notes, shown
+from trainer.report.compare import Comparison, Row, metrics, notes, shown
 from trainer.runs.reader import Record, Run
 
 DOTTED = 30  # points of a line up to which each is marked
-COLOURED = 12  # runs whose curves are told apart by colour and dash; the best ones
+COLOURED = 12  # runs whose curves differ by colour and dash; the best ones
 CURVE_POINTS = 150  # of one run in one chart: four charts of COLOURED runs stay below 400 KB
 # Nats; guessing among ten classes is 2.3. One run that diverges would flatten all others.
 MOST_LOSS = 10.0
@@ -23,7 +23,7 @@ def as_page(comparison: Comparison) -> bytes:
             {
                 "row": row,
                 "values": [shown(value) for value in row.values.values()],
-                "figures": figures(row),
+                "metrics": metrics(row),
             }
             for row in comparison.rows
         ],

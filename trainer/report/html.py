@@ -147,15 +147,15 @@ def curves(found: Facts) -> list[tuple[str, Chart | str]]:
     return made
 
 
-def _measured(found: Facts, figure: str) -> list[Series]:
+def _measured(found: Facts, metric: str) -> list[Series]:
     """Return training, validation and test of "loss" or "accuracy"."""
-    validation = found.points(f"validation_{figure}")
+    validation = found.points(f"validation_{metric}")
     step = found.of_result("selected_step")
-    last, test = found.of_result(f"validation_{figure}"), found.of_result(f"test_{figure}")
+    last, test = found.of_result(f"validation_{metric}"), found.of_result(f"test_{metric}")
     if not validation and step is not None and last is not None:
         validation = ((step, last),)
     return [
-        Series("training", found.points(figure)),
+        Series("training", found.points(metric)),
         Series("validation", validation, "series-2", dots=1 < len(validation) <= 30),
         Series("test", () if step is None or test is None else ((step, test),), "series-3"),
     ]
@@ -183,7 +183,7 @@ def gallery(found: Facts) -> list[Picture] | str:
     if isinstance(found.images, str):
         return found.images
     if not found.quality.wrong:
-        return "No test image was taken for another class."
+        return "The model predicted every test image right."
     images = found.images[0]
     return [
         Picture(page.png(images[wrong.index : wrong.index + 1]), wrong)
@@ -223,7 +223,7 @@ def settings(stored: Mapping[str, Any]) -> list[Setting]:
     """Return the settings of a run in the order of --help, unknown ones at the end."""
     known = TrainConfig.model_fields
     names = [*(name for name in known if name in stored), *sorted(stored.keys() - known.keys())]
-    told = {*run_folder.INFORMATIONAL, "data_sha256"}
+    others = {*run_folder.INFORMATIONAL, "data_sha256"}
     return [
         Setting(
             name,
@@ -233,7 +233,7 @@ def settings(stored: Mapping[str, Any]) -> list[Setting]:
             name not in known or stored[name] != known[name].default,
         )
         for name in names
-        if name not in told
+        if name not in others
     ]
 
 

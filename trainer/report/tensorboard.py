@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Joined:
-    """What of a key's parts has been joined, and the number of the file they are in."""
+    """Which of a key's parts have been joined, and the number of the file they are in."""
 
     parts: list[Entry]
     file: int = 0
@@ -62,7 +62,7 @@ class Mirror:
     Args:
         storage: a run's folder, or one that holds runs at any depth.
         folder: to keep the files in, empty.
-        warn: told of parts that are left out because they are damaged.
+        warn: called for parts that are left out because they are damaged.
     """
 
     def __init__(self, storage: Storage, folder: Path, warn: Callable[[str], object]) -> None:
@@ -157,8 +157,8 @@ def serve(
         host: address to listen on.
         port: to listen on.
         stop: set when TensorBoard shall end.
-        say: told what is served, and where.
-        warn: told when the store cannot be read for a while.
+        say: called with what is served, and where.
+        warn: called when the store cannot be read for a while.
 
     Raises:
         ConfigError: there is no TensorBoard here, no run there, or the port cannot be had.
@@ -193,17 +193,17 @@ def _keep_up(
     stop: threading.Event,
     warn: Callable[[str], object],
 ) -> None:
-    told = ""
+    reported = ""
     while not stop.wait(EVERY):
         if child.poll() is not None:
             raise _ended(child, log)
         try:
             mirror.refresh()
-            told = ""
+            reported = ""
         except UserError as error:
-            if one_line(error) != told:
-                told = one_line(error)
-                warn(told)
+            if one_line(error) != reported:
+                reported = one_line(error)
+                warn(reported)
 
 
 def _check_free(host: str, port: int) -> None:

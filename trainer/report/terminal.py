@@ -103,7 +103,7 @@ def _print_quality(console: Console, quality: Quality) -> None:
         )
     ]
     console.print(_table(("class", "precision", "recall", "F1", "images"), rows))
-    _section(console, "confusion matrix: rows are what images are, columns what they are taken for")
+    _section(console, "confusion matrix: rows are true classes, columns predicted ones")
     matrix = [[str(count) for count in row] for row in quality.matrix.tolist()]
     width = max(len(cell) for row in [*matrix, [str(len(matrix))]] for cell in row) + 1
     if 4 + width * len(matrix) <= COLUMNS:
@@ -115,9 +115,9 @@ def _print_quality(console: Console, quality: Quality) -> None:
         console.print(f"{len(matrix)} classes are too many for {COLUMNS} columns; see report.html")
     _section(console, "most confused")
     for label, predicted, times in quality.confused(MOST_CONFUSED):
-        console.print(f"{label} taken for {predicted}  {plural(times, 'time')}")
+        console.print(f"{label} predicted as {predicted}  {plural(times, 'time')}")
     if not quality.wrong:
-        console.print("no test image was taken for another class")
+        console.print("the model predicted every test image right")
 
 
 def _print_restarts(console: Console, found: Facts) -> None:
@@ -127,7 +127,7 @@ def _print_restarts(console: Console, found: Facts) -> None:
         return
     for before, after in zip(found.attempts, found.attempts[1:], strict=False):
         console.print(
-            Text(printable(f"from step {after.first_step}: {before.ended_by or 'no cause told'}"))
+            Text(printable(f"from step {after.first_step}: {before.ended_by or 'unknown cause'}"))
         )
     if len(found.attempts) < 2:
         console.print("none")

@@ -185,7 +185,7 @@ def newest_good(
         storage: the run's folder.
         template: arrays whose names, shapes and dtypes the checkpoint must have; None for any.
         config_digest: of the run's settings.
-        warn: told of every checkpoint passed over.
+        warn: called for every checkpoint passed over.
         most: bytes of a checkpoint, where ``template`` does not say.
     """
     gone: set[int] = set()
@@ -195,8 +195,8 @@ def newest_good(
         try:
             return load(storage, step, template, config_digest, most)
         except ObjectNotFoundError:
-            # Another gang pruned it since, so it has committed a newer one. Going on to those
-            # before, which may be gone too, could end with none and start the run over.
+            # Another gang pruned it since, so it has committed a newer one. The
+            # earlier ones may be gone too; trying them could end with none and start the run over.
             gone.add(step)
             listed = [step for step in steps(storage) if step not in gone]
         except DataError as error:

@@ -17,7 +17,7 @@ _INK, _PAPER, _WRONG, _RIGHT = "#1b2027", "#ffffff", "#b84a08", "#0b63b8"
 
 
 def confusion_matrix(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> bytes:
-    """Return how often each class was taken for each, as a picture with the counts in it.
+    """Return the confusion matrix as a picture with the counts in it.
 
     Args:
         logits: float32 [n, classes].
@@ -58,7 +58,7 @@ def wrong_pictures(
     labels: npt.NDArray[np.int32],
     images: npt.NDArray[np.uint8],
 ) -> bytes:
-    """Return those images read wrong that the model was surest of, each with what it said.
+    """Return the wrong predictions that the model was surest of, as a picture.
 
     Args:
         logits: float32 [n, classes].

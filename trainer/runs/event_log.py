@@ -9,7 +9,7 @@ They lie in the run's folder in parts, each written once, whose names sort as th
     events/validation/events.out.tfevents.00000500
     events/test/events.out.tfevents.00000516
 
-The same figure has the same name in train, validation and test, so that TensorBoard draws them
+A metric has the same name in train, validation and test, so that TensorBoard draws them
 into one chart. The packages that make a part are imported with the first one, on the thread that
 writes it.
 """
@@ -91,7 +91,7 @@ class Scored:
 
 
 class EventLog:
-    """The event files of one run, as one attempt goes on with them.
+    """Continues the event files of a run in one attempt.
 
     Parts are written after the checkpoint of their last step, so that they are of steps that
     hold; should that checkpoint go bad, its parts are deleted by the attempt that starts before.
@@ -101,7 +101,7 @@ class EventLog:
         config: the run's settings.
         total: steps of the whole run.
         resumed: the step at which this attempt started.
-        warn: told of what could not be written.
+        warn: called with what could not be written.
 
     Attributes:
         graph: the model's graph, a serialised GraphDef, until it is stored.
@@ -137,7 +137,7 @@ class EventLog:
     ) -> None:
         """Write what no part has yet, unless one was written just now.
 
-        What is not written, or fails to be, of which a warning tells, is left to the next call.
+        What is not written, or fails to be with a warning, is left to the next call.
 
         Args:
             records: all lines of metrics.jsonl so far, of which the last is of a checkpoint.
@@ -150,7 +150,7 @@ class EventLog:
             self._last = time.monotonic()
 
     def finish(self, records: Sequence[Mapping[str, Any]], tested: Scored) -> None:
-        """Write what is left, and the final weights' figures on the test split.
+        """Write what is left, and the final weights' metrics on the test split.
 
         Args:
             records: all lines of metrics.jsonl.
@@ -224,7 +224,7 @@ class EventLog:
     def _put(
         self, kind: str, step: int, values: Mapping[int, Sequence[Any]], times: Mapping[int, float]
     ) -> None:
-        """Write one part, unless there is nothing to tell."""
+        """Write one part, unless it would be empty."""
         from trainer.runs import events
 
         assert self._written is not None
@@ -239,7 +239,7 @@ class EventLog:
         try:
             work()
         except UserError as error:
-            self._warn(f"{error}; TensorBoard lacks some figures meanwhile")
+            self._warn(f"{error}; TensorBoard lacks some metrics meanwhile")
         except Exception as error:  # never the end of a run
             self._broken = True
             reason = f"{type(error).__name__}: {error}"

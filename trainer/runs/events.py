@@ -30,7 +30,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
 
 BINS = 30  # of a histogram, as many as TensorBoard's own have
 
-_VERSION = "brain.Event:2"  # first in every file, else TensorBoard takes it for an older format
+_VERSION = "brain.Event:2"  # first in every file, else TensorBoard reads it as an older format
 
 Value = Any  # a Summary.Value: the protos come without types
 Record = Mapping[str, Any]
@@ -53,7 +53,7 @@ def steps(values: Mapping[int, Sequence[Value]], times: Mapping[int, float]) -> 
 
 
 def settings(values: Mapping[str, Any], name: str, started: float) -> bytes:
-    """Return the part that tells the HParams plugin of a run's settings.
+    """Return the part that gives a run's settings to the HParams plugin.
 
     Args:
         values: settings by name; None is left out.
@@ -73,7 +73,7 @@ def settings(values: Mapping[str, Any], name: str, started: float) -> bytes:
 
 
 def end(ended: float) -> bytes:
-    """Return the part that tells the HParams plugin that a run came to its end."""
+    """Return the part that says to the HParams plugin that a run has ended."""
     info = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=ended)
     return _hparams("session_end_info", HParamsPluginData(session_end_info=info), ended)
 
@@ -101,8 +101,8 @@ def scalars(records: Iterable[Record], names: Mapping[str, str]) -> dict[int, li
 def times(records: Sequence[Record], now: float) -> dict[int, float]:
     """Return when each step was recorded, seconds since the epoch.
 
-    Records carry the seconds trained alone, so the pauses since, for validation and restarts,
-    are not told from the time before.
+    Records carry the seconds of training alone: pauses for validation and restarts are missing, so
+    times before a pause come out too late.
 
     Args:
         records: of metrics.jsonl, in order.

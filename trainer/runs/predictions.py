@@ -1,4 +1,4 @@
-"""What the final weights say of each test image: one object in the run's folder."""
+"""The predictions of the final weights for each test image: one object in the run's folder."""
 
 import hashlib
 import json
@@ -86,5 +86,5 @@ def read(storage: Storage) -> Predictions | None:
     ):
         raise DataError(
             f"{storage.uri}/{run_folder.PREDICTIONS}: damaged; delete it, and "
-            f"{run_folder.RESULT}, and train again to have it made anew"
+            f"{run_folder.RESULT}, and train again to make it again"
         ) from None

@@ -69,11 +69,11 @@ def settings(storage: Storage) -> Settings:
             f"run: {storage.uri}: no {run_folder.CONFIG} there; give the folder of a run"
         )
     try:
-        told = {name: stored.pop(name) for name in run_folder.INFORMATIONAL}
-        (height, width, channels), classes = map(int, told["input_shape"]), int(told["classes"])
+        data = {name: stored.pop(name) for name in run_folder.INFORMATIONAL}
+        (height, width, channels), classes = map(int, data["input_shape"]), int(data["classes"])
         _check_sizes((height, width, channels), classes)
         digest, sha256 = run_folder.digest(stored), str(stored.pop("data_sha256"))
-        config = parse({**stored, "data": told["data"]})
+        config = parse({**stored, "data": data["data"]})
         if config.preset not in presets.PRESETS:
             raise ValueError(f"preset: {config.preset!r}: not known")
         return Settings(

@@ -1,4 +1,4 @@
-"""The run's folder: which run it is, what has been measured, and how it ended."""
+"""The run's folder: which run it belongs to, its metrics, and how it ended."""
 
 import hashlib
 import json
@@ -70,18 +70,18 @@ def claim(
         storage: the run's folder.
         config: its settings.
         data_sha256: of its dataset.
-        input_shape: height, width and channels of the data's images, told to readers.
-        classes: of the data, told to readers.
+        input_shape: height, width and channels of the data's images, for readers.
+        classes: of the data, for readers.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
             files of something else.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
-    told = dict(
+    informational = dict(
         zip(INFORMATIONAL, (_from_anywhere(config.data), input_shape, classes), strict=True)
     )
-    stored = pretty({**wanted, **told})
+    stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:
         names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
@@ -132,7 +132,7 @@ def find_result(storage: Storage, warn: Callable[[str], None]) -> dict[str, Any]
 
     Args:
         storage: the run's folder.
-        warn: told of a damaged result, which training then makes from that checkpoint.
+        warn: called for a damaged result; training then makes it from that checkpoint.
     """
     try:
         result = read_result(storage)
@@ -160,7 +160,7 @@ def read_metrics(
     Args:
         storage: the run's folder.
         until: the last step that is wanted.
-        warn: told of damaged lines, which are left out then.
+        warn: called for damaged lines, which are left out then.
 
     Raises:
         DataError: an object is damaged, and nobody is warned.
@@ -193,12 +193,12 @@ def _read_lines(
     except (DataError, ConfigError) as error:
         if warn is None:
             raise DataError(f"{error}; delete it") from None
-        warn(f"{error}; going on without these metrics")
+        warn(f"{error}; continuing without these metrics")
         return []
     if damaged and warn:
         warn(
             f"{storage.uri}/{name}: {damaged} of {len(lines)} lines are damaged; "
-            "going on without their metrics"
+            "continuing without their metrics"
         )
     return [line for line in found if line["step"] <= until]
 

@@ -176,8 +176,8 @@ class GCSStorage:
         return entries, listing.next_page_token
 
     def _check_bucket(self, timeout: float) -> None:
-        """Tell a missing bucket from a missing object: the answer to both is 404."""
-        with contextlib.suppress(Forbidden):  # may read but not list: cannot tell
+        """Raise if the bucket is missing: the answer is 404, as it is for a missing object."""
+        with contextlib.suppress(Forbidden):  # may read but not list: unknown
             self._page("", None, 1, timeout)
 
     def _call(self, verb: str, name: str, attempt: Callable[[float], T]) -> T:

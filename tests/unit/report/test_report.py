@@ -228,8 +228,8 @@ def test_the_gallery_starts_with_the_most_confident_error(tmp_path: Path) -> Non
     assert first.probability == pytest.approx(np.exp(9) / (np.exp(9) + 9))
     assert (second.index, second.predicted) == (21, (labels[21] + 3) % 10)
     page = page_of(folder)
-    shown = [each for each in page.all("img") if "taken for" in str(each["alt"])]
-    assert shown[0]["alt"] == f"Test image 13: a {labels[13]} taken for {(labels[13] + 1) % 10}"
+    shown = [each for each in page.all("img") if "predicted as" in str(each["alt"])]
+    assert shown[0]["alt"] == f"Test image 13: a {labels[13]} predicted as {(labels[13] + 1) % 10}"
     assert "2 of 70 test images" in squeezed(page.texts["wrong"])
     assert "#13" in page.texts["wrong"]
 
@@ -297,8 +297,7 @@ def change_data(folder: Path) -> None:
 
 def odd_layer(folder: Path) -> None:
     inputs = {"class_name": "InputLayer", "module": "keras.layers", "config": {"name": "input"}}
-    config = {"name": "reshape", "target_shape": [0, -1]}
-    layer = {"class_name": "Reshape", "module": "keras.layers", "config": config}
+    layer = {"class_name": "ReLU", "module": "keras.layers", "config": {"name": "relu"}}
     model = {"class_name": "Sequential", "config": {"name": "m", "layers": [inputs, layer]}}
     open_storage(str(folder)).replace(run_folder.ARCHITECTURE, json.dumps(model).encode())
 
@@ -495,7 +494,14 @@ def test_a_curve_of_blocks(values: list[float], columns: int) -> None:
 def test_the_text_in_80_columns(folder: Path) -> None:
     text = text_of(folder)
     assert max(map(len, text.splitlines())) <= 80
-    for words in ("test accuracy", "precision", "confusion matrix", "taken for", "restarts", "█"):
+    for words in (
+        "test accuracy",
+        "precision",
+        "confusion matrix",
+        "predicted as",
+        "restarts",
+        "█",
+    ):
         assert words in text
     assert "\nnone\n" in text  # restarts
 

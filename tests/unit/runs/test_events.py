@@ -147,7 +147,7 @@ def test_the_confusion_matrix_is_blue_where_right_and_orange_where_wrong() -> No
     red, blue = picture[:, :, 0], picture[:, :, 2]
     right, wrong = blue > red + 60, red > blue + 60
     middle = {name: np.argwhere(m).mean(axis=0) for name, m in (("r", right), ("w", wrong))}
-    assert middle["w"][1] > middle["r"][1]  # class 1 was taken for 2: right of the diagonal
+    assert middle["w"][1] > middle["r"][1]  # class 1 was predicted as 2: right of the diagonal
     perfect = event_images.confusion_matrix(
         np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)
     )

@@ -199,7 +199,7 @@ def test_damaged_lines_are_left_out_with_a_warning(
         []
         if good
         else [
-            f"{storage.uri}/{name}: 1 of 3 lines are damaged; going on without their metrics",
+            f"{storage.uri}/{name}: 1 of 3 lines are damaged; continuing without their metrics",
         ]
     )
 
