@@ -8,16 +8,16 @@ from trainer.command_line import Program, exit_code
 VERBS = {
     name: (f"k8s.commands.{name}", text)
     for name, text in {
-        "render": "print a run's objects",
-        "schema": "print the JSON Schema of run files",
-        "doctor": "check all that can be known before submitting",
-        "submit": "check a run file and start the run",
-        "status": "show a run's phase, progress and first cause",
-        "list": "show all runs in the namespace",
-        "logs": "print a run's logs, also when its pods are gone",
-        "result": "print a run's result, from its folder",
-        "cancel": "ask a run to store a checkpoint and stop",
-        "delete": "remove a run from the cluster",
+        "render": "Print the objects of a run file.",
+        "schema": "Print the JSON Schema of run files.",
+        "doctor": "Check all that can be known before submitting.",
+        "submit": "Check a run file and start the run.",
+        "status": "Show a run's phase and progress, and what is wrong.",
+        "list": "Show all runs in the namespace.",
+        "logs": "Print a run's logs, also when its pods are gone.",
+        "result": "Print a run's result, from its folder.",
+        "cancel": "Ask a run to store a checkpoint and stop.",
+        "delete": "Remove a run from the cluster.",
     }.items()
 }
 PROGRAM = Program(

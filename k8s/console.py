@@ -22,7 +22,7 @@ PROGRAM = Program(
     commands={
         **COMMANDS,
         **clusters.VERBS,
-        "completion": ("k8s.console", "print a script that completes commands in a shell"),
+        "completion": ("k8s.console", "Print a script that completes commands in a shell."),
     },
 )
 FILES = ("DIR", "FILE", "PICTURE", "RUN", "URI", "SOURCE")  # metavars that a path may stand for

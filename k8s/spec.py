@@ -1,4 +1,4 @@
-"""The run file: what to train, with what, and where in the cluster. Pure but for ``read``."""
+"""The run file: what to train, with which resources, and where. Pure except ``read``."""
 
 import json
 import re
@@ -80,11 +80,17 @@ class _Model(BaseModel):
 
 
 class Resources(_Model):
-    """Of each worker; requested and limited alike, so that no neighbour takes them."""
+    """What each worker gets; request and limit are equal, so that no neighbour takes it."""
 
-    cpu: Quantity = Field("1", description="processor cores, such as 2 or 500m")
-    memory: Quantity = Field("2Gi", description="bytes, such as 2Gi; at least 512Mi")
-    gpus: int = Field(0, ge=0, le=64, description="NVIDIA GPUs; all of a pod's are used")
+    cpu: Quantity = Field(
+        "1", description="Give each worker this many processor cores, such as 2 or 500m."
+    )
+    memory: Quantity = Field(
+        "2Gi", description="Give each worker this much memory, such as 2Gi; at least 512Mi."
+    )
+    gpus: int = Field(
+        0, ge=0, le=64, description="Give each worker this many NVIDIA GPUs; it uses all of them."
+    )
 
     @field_validator("cpu")
     @classmethod
@@ -105,7 +111,7 @@ class Resources(_Model):
 
 
 class Toleration(_Model):
-    """A taint that the pods may run in spite of, in Kubernetes' own words."""
+    """A taint that the pods tolerate, in Kubernetes' own words."""
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] = "Equal"
@@ -115,59 +121,71 @@ class Toleration(_Model):
 
 
 class RunSpec(_Model):
-    """A run: the training settings and the resources that it gets in a cluster."""
+    """A run: its training settings, and its resources in a cluster."""
 
-    name: str = Field(description="of the run and of all its objects; new settings, new name")
-    image: str = Field(description="of the trainer, best with its digest")
-    data: str = Field(description="gs:// URI of the folder with the four IDX files")
-    run: str = Field(
-        description="gs:// URI of the run's folder; {name}, {preset} and {digest} are filled in"
+    name: str = Field(description="Name the run and all its objects. New settings need a new name.")
+    image: str = Field(description="Run this image of the trainer, best given with its digest.")
+    data: str = Field(
+        description="Read the dataset from this gs:// folder of four IDX files or shards."
     )
-    namespace: str | None = Field(None, description="default: that of the kubectl context")
-    workers: int = Field(1, ge=1, le=1024, description="pods in the gang")
+    run: str = Field(
+        description="Write the run to this gs:// folder; {name}, {preset}, {digest} are filled in."
+    )
+    namespace: str | None = Field(
+        None,
+        description="Create the objects in this namespace; default: that of the kubectl context.",
+    )
+    workers: int = Field(
+        1, ge=1, le=1024, description="Start this many workers, each in a pod of its own."
+    )
     resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
     train: dict[str, Any] = Field(
         default_factory=dict,
-        description="settings of python -m trainer train, by name; the log is JSON in any case",
+        description="Train with these settings of python -m trainer train; the log is always JSON.",
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description="variables of the trainer; nothing secret"
+        default_factory=dict, description="Set these environment variables; nothing secret."
     )
     environment_secrets: list[str] = Field(
-        default_factory=list, description="Secrets whose keys become variables of the trainer"
+        default_factory=list, description="Set the keys of these Secrets as environment variables."
     )
     node_selector: dict[str, str] = Field(
-        default_factory=dict, description="labels that a node must have"
+        default_factory=dict, description="Run on nodes with these labels only."
     )
     tolerations: list[Toleration] = Field(
-        default_factory=list, description="taints that the pods may run in spite of"
+        default_factory=list, description="Run also on nodes with these taints."
     )
-    priority_class: str | None = Field(None, description="PriorityClass of the pods")
+    priority_class: str | None = Field(None, description="Give the pods this PriorityClass.")
     service_account: str | None = Field(
-        None, description="of the pods, for Workload Identity; its token is never mounted"
+        None,
+        description="Run the pods as this account, by Workload Identity; its token is not mounted.",
     )
     image_pull_secrets: list[str] = Field(
-        default_factory=list, description="Secrets to pull the image with"
+        default_factory=list, description="Pull the image with these Secrets."
     )
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
-        "IfNotPresent", description="when the node pulls the image"
+        "IfNotPresent", description="Say when a node pulls the image."
     )
-    queue: str | None = Field(None, description="Kueue LocalQueue that admits the run")
+    queue: str | None = Field(None, description="Wait in this LocalQueue of Kueue.")
     deadline: Duration = Field(
-        86400, ge=1, description="time from start to end, then the run fails; seconds, or 90m, 8h"
+        86400, ge=1, description="Fail the run after this time; seconds, or 90m, 8h."
     )
     start_deadline: Duration = Field(
         600,
         ge=1,
-        description="time until the trainer first reports, after which submit --wait gives up; "
-        "as deadline",
+        description="Let submit --wait give up if the trainer has not reported by then.",
     )
     ttl: Duration = Field(
-        86400, ge=60, description="time that the finished Job is kept, as deadline"
+        86400, ge=60, description="Keep the finished Job this long; written like deadline."
     )
-    retries: int = Field(3, ge=0, le=1000, description="of each rank's pod, besides restarts in it")
+    retries: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Replace each rank's pod at most this many times, besides restarts in it.",
+    )
     storage_endpoint: str | None = Field(
-        None, description="URL of a stand-in for Cloud Storage, for trying out"
+        None, description="Use the stand-in for Cloud Storage at this URL, to try things out."
     )
 
     @field_validator("name")
@@ -260,11 +278,11 @@ class RunSpec(_Model):
 
     @property
     def run_uri(self) -> str:
-        """URI of the run's folder, all filled in."""
+        """URI of the run's folder, with every name filled in."""
         return self.config.run
 
     def pinned(self) -> str | None:
-        """What the image is pinned by: its digest, a tag that says something, or nothing."""
+        """What pins the image: its digest, a tag other than latest, or nothing."""
         match = re.fullmatch(_REFERENCE, self.image)
         assert match
         tag = match["tag"]
@@ -272,7 +290,7 @@ class RunSpec(_Model):
 
     def canonical(self) -> str:
         """One line of JSON that two run files share exactly if they mean the same run."""
-        # Where it runs is told by the objects themselves, and by the context where it is left out.
+        # The namespace is in the objects themselves, or in the context.
         values = self.model_dump(mode="json", exclude_defaults=True, exclude={"namespace"})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 

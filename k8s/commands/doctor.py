@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Check all that can be known before a run file is submitted: permissions, quotas, the "
         "image, the data, the run's folder, and what the API server says to the objects."
     )
-    target.add_run(parser)
+    target.add_run_file(parser)
     target.add_output(parser)
 
 

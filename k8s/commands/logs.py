@@ -20,11 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Print the logs of a run's pods, or those in its folder once the pods are gone."
     )
-    target.add_run(parser, optional=True)
-    parser.add_argument("-f", "--follow", action="store_true", help="follow until the run ends")
-    parser.add_argument("--rank", type=int, metavar="K", help="print the log of one rank only")
+    target.add_run(parser, nargs="?")
     parser.add_argument(
-        "--previous", action="store_true", help="print the logs of the pods before these"
+        "-f", "--follow", action="store_true", help="Print new lines until the run ends."
+    )
+    parser.add_argument("--rank", type=int, metavar="K", help="Print the log of rank K only.")
+    parser.add_argument(
+        "--previous", action="store_true", help="Print the logs of the pods before these."
     )
     target.add_folder(parser)
 

@@ -10,7 +10,7 @@ from k8s.commands import target
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = "Print the Kubernetes objects that submitting a run file creates."
-    target.add_run(parser)
+    target.add_run_file(parser)
     target.add_output(parser, "yaml")
 
 

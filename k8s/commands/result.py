@@ -18,8 +18,8 @@ from trainer.text import one_line, printable
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = "Print a run's result, which is in its folder."
-    target.add_run(parser, optional=True)
-    parser.add_argument("--download", metavar="DIR", help="copy the run's folder to this one")
+    target.add_run(parser, nargs="?")
+    parser.add_argument("--download", metavar="DIR", help="Copy the run's folder to this one.")
     target.add_output(parser)
     target.add_folder(parser)
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Show a run's phase, its progress and the first cause of what is wrong with it; without "
         "RUN, show all runs in the namespace."
     )
-    target.add_run(parser, optional=True)
+    target.add_run(parser, nargs="?")
     target.add_output(parser)
 
 

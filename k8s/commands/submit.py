@@ -24,11 +24,13 @@ Say = Callable[[str], object]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = "Check a run file and start the run, or resume it if it was cancelled."
-    target.add_run(parser)
+    target.add_run_file(parser)
     parser.add_argument(
-        "-f", "--follow", action="store_true", help="print the run's logs until it ends"
+        "-f", "--follow", action="store_true", help="Print the run's logs until it ends."
     )
-    parser.add_argument("--wait", action="store_true", help="wait until the run ends, without logs")
+    parser.add_argument(
+        "--wait", action="store_true", help="Wait until the run ends, without logs."
+    )
 
 
 def run(options: argparse.Namespace) -> int:

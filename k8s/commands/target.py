@@ -15,19 +15,29 @@ from trainer.storage.base import Storage
 from trainer.text import printable
 
 
-def add_run(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def add_run(
+    parser: argparse.ArgumentParser,
+    text: str = "Give a run file or a run's name.",
+    *,
+    nargs: Any = None,
+) -> None:
     """Declare RUN, and the cluster that it is in."""
-    parser.add_argument(
-        "run", metavar="RUN", nargs="?" if optional else None, help="run file or run's name"
-    )
+    parser.add_argument("run", metavar="RUN", nargs=nargs, help=text)
     add_cluster(parser)
+
+
+def add_run_file(parser: argparse.ArgumentParser) -> None:
+    """Declare RUN of verbs that need a run file, and its cluster."""
+    add_run(parser, "Read this run file.")
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that choose a cluster and a namespace."""
-    parser.add_argument("--context", help="context of kubectl (default: the current one)")
+    parser.add_argument("--context", help="Use this context of kubectl (default: the current one).")
     parser.add_argument(
-        "-n", "--namespace", help="namespace (default: the run file's, else the context's)"
+        "-n",
+        "--namespace",
+        help="Use this namespace (default: the run file's, else the context's).",
     )
 
 
@@ -38,15 +48,15 @@ def add_output(parser: argparse.ArgumentParser, other: str = "text") -> None:
         "--output",
         choices=(other, "json"),
         default=other,
-        help=f"print this format (default: {other})",
+        help=f"Print this format (default: {other}).",
     )
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of verbs that read a run's folder."""
-    parser.add_argument("--folder", metavar="URI", help="read this folder instead of RUN's")
+    parser.add_argument("--folder", metavar="URI", help="Read this folder instead of RUN's.")
     parser.add_argument(
-        "--storage-endpoint", metavar="URL", help="reach the store at this address from here"
+        "--storage-endpoint", metavar="URL", help="Reach the store at this address from here."
     )
 
 

@@ -13,26 +13,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stopped, ports are occupied and the store fails. Every run must end with the same weights."
     )
     for name, value, text in (
-        ("--workers", 2, "worker processes in the gang"),
-        ("--faults", 100, "faults to inject"),
-        ("--seed", 7, "seed of the faults"),
-        ("--steps", 6000, "steps of each run"),
-        ("--chunk-steps", 20, "steps of a chunk, the most that a fault may cost"),
+        ("--workers", 2, "Train with N worker processes"),
+        ("--faults", 100, "Inject N faults"),
+        ("--seed", 7, "Seed the choice of the faults"),
+        ("--steps", 6000, "Train each run for N steps"),
+        ("--chunk-steps", 20, "Make chunks of N steps, the most that a fault may cost"),
     ):
         parser.add_argument(
-            name, type=int, default=value, metavar="N", help=f"{text} (default: {value})"
+            name, type=int, default=value, metavar="N", help=f"{text} (default: {value})."
         )
     kinds = ", ".join(f"{kind} ({text})" for kind, text in chaos.KINDS.items())
     parser.add_argument(
         "--kinds",
         default=",".join(chaos.KINDS),
         metavar="LIST",
-        help=f"kinds of faults to inject, with commas: {kinds} (default: all)",
+        help=f"Inject these kinds of faults, with commas: {kinds} (default: all).",
     )
-    parser.add_argument("--preset", metavar="TEXT", help="model to train (default: cnn)")
-    parser.add_argument("--model", metavar="TEXT", help="your own model, package.module:function")
+    parser.add_argument("--preset", metavar="TEXT", help="Train this preset (default: cnn).")
     parser.add_argument(
-        "--data", metavar="URI", help="folder of the dataset (default: digits are drawn)"
+        "--model", metavar="TEXT", help="Train your own model, package.module:function."
+    )
+    parser.add_argument(
+        "--data", metavar="URI", help="Read the dataset in this folder (default: drawn digits)."
     )
     shared.add_json(parser)
 

@@ -14,13 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "their curves in one chart."
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folder of a run, or of several runs"
+        "runs", nargs="+", metavar="RUN", help="Compare the run, or the runs, in this folder."
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="file for the page (default: compare.html; with --json the page is written only if "
-        "you give this flag)",
+        help="Write the page to this file (default: compare.html; with --json, no page unless you "
+        "give this flag).",
     )
     shared.add_json(parser)
 

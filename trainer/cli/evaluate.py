@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Load the model of a run and measure it on test images."
     shared.add_run(parser)
     parser.add_argument(
-        "--data", metavar="URI", help="dataset whose test images to use (default: the run's)"
+        "--data", metavar="URI", help="Use the test images of this dataset (default: the run's)."
     )
     shared.add_model(parser)
     shared.add_json(parser)

@@ -16,12 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_run(parser)
     shared.add_model(parser)
-    parser.add_argument("--to", metavar="URI", help="folder for the exports (default: RUN/model)")
+    parser.add_argument(
+        "--to", metavar="URI", help="Write the exports to this folder (default: RUN/model)."
+    )
     parser.add_argument(
         "--format",
         metavar="LIST",
-        help=f"formats to write, with commas: {', '.join(export.FORMATS)} (default: each whose "
-        "packages are installed)",
+        help=f"Write these formats, with commas: {', '.join(export.FORMATS)} (default: each whose "
+        "packages are installed).",
     )
 
 

@@ -11,16 +11,16 @@ from trainer.gang import process
 COMMANDS = {
     name: (f"trainer.cli.{name}", text)
     for name, text in {
-        "train": "train a model, or resume an interrupted run",
-        "evaluate": "measure a run's model on test images",
-        "report": "write a page of a run's curves, errors and settings",
-        "predict": "classify your own pictures of digits",
-        "export": "write a run's model for other programs",
-        "compare": "show how runs differ, in settings and results",
-        "sweep": "train a grid or random search, and compare its runs",
-        "tensorboard": "serve runs with TensorBoard",
-        "data": "put a dataset where runs read it",
-        "chaos": "train under injected faults and compare the weights",
+        "train": "Train a model, or resume an interrupted run.",
+        "evaluate": "Measure a run's model on test images.",
+        "report": "Write a page of a run's curves, errors and settings.",
+        "predict": "Classify your own pictures of digits.",
+        "export": "Write a run's model for other programs.",
+        "compare": "Show how runs differ in settings and results.",
+        "sweep": "Train a grid or random search, and compare its runs.",
+        "tensorboard": "Serve runs with TensorBoard.",
+        "data": "Put a dataset where runs read it.",
+        "chaos": "Train under injected faults, and compare the weights.",
     }.items()
 }
 PROGRAM = Program(

@@ -17,24 +17,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_run(parser)
     shared.add_model(parser)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file; - is standard input")
     parser.add_argument(
-        "--output", choices=("text", "json"), default="text", help="print this (default: text)"
+        "pictures", nargs="+", metavar="PICTURE", help="Classify this file; - is standard input."
+    )
+    parser.add_argument(
+        "--output",
+        choices=("text", "json"),
+        default="text",
+        help="Print this format (default: text).",
     )
     parser.add_argument(
         "--show",
         nargs="?",
         const="",
         metavar="DIR",
-        help="write NAME.seen.png, the picture beside what the model saw of it, into DIR "
-        "(default: beside the picture)",
+        help="Write NAME.seen.png, the picture beside what the model saw of it, into DIR "
+        "(default: beside the picture).",
     )
     parser.add_argument(
         "--prepare",
         choices=("auto", "mnist", "resize"),
         default="auto",
-        help="mnist: find digits and prepare each; resize: scale the whole picture; auto: mnist "
-        "if the model takes square images of one channel (default: auto)",
+        help="Prepare pictures in this way; mnist: find digits and prepare each; resize: scale the "
+        "whole picture; auto: mnist if the model takes square images of one channel "
+        "(default: auto).",
     )
 
 

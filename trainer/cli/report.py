@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_run(parser)
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--output", metavar="FILE", help="write the page to this file instead")
+    instead.add_argument("--output", metavar="FILE", help="Write the page to this file instead.")
     instead.add_argument(
-        "--text", action="store_true", help="print the report, 80 columns wide, and write nothing"
+        "--text", action="store_true", help="Print the report, 80 columns wide, and write nothing."
     )
 
 

@@ -12,7 +12,9 @@ from trainer.errors import UserError
 from trainer.text import printable
 
 
-def add_run(parser: argparse.ArgumentParser, text: str = "folder of the run") -> None:
+def add_run(
+    parser: argparse.ArgumentParser, text: str = "Read the run in this folder or URI."
+) -> None:
     """Declare --run."""
     parser.add_argument("--run", required=True, metavar="URI", help=text)
 
@@ -22,14 +24,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="TEXT",
-        help="your own model, package.module:function, if the run was trained with one; the "
-        "program never imports what a run's folder names",
+        help="Load your own model, package.module:function, if the run was trained with one; the "
+        "program never imports what a run's folder names.",
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def width() -> int:

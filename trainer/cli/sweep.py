@@ -13,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train the runs that a sweep file describes, one after the other, and compare them. "
         "The same command skips finished runs and resumes an interrupted one."
     )
-    parser.add_argument("file", metavar="FILE", help="sweep file, such as docs/sweep.yaml")
-    parser.add_argument("--plan", action="store_true", help="print the runs and train none")
+    parser.add_argument(
+        "file", metavar="FILE", help="Read this sweep file, such as docs/sweep.yaml."
+    )
+    parser.add_argument("--plan", action="store_true", help="Print the runs and train none.")
 
 
 def run(options: argparse.Namespace) -> None:

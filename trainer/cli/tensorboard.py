@@ -15,15 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Serve the event files of runs with TensorBoard, straight from the store, also while the "
         "runs are in progress. It checks nobody's identity: --host opens it to others."
     )
-    shared.add_run(parser, "folder of a run, or of several runs")
+    shared.add_run(parser, "Serve the run, or the runs, in this folder or URI.")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on (default: 127.0.0.1)",
+        help="Listen on this address (default: 127.0.0.1).",
     )
     parser.add_argument(
-        "--port", type=int, default=6006, metavar="N", help="port to listen on (default: 6006)"
+        "--port", type=int, default=6006, metavar="N", help="Listen on this port (default: 6006)."
     )
 
 

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = f"presets, with what they change:\n{names}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below")
+    parser.add_argument(
+        "--config", metavar="FILE", help="Read the settings below from this YAML file."
+    )
     for name, field in TrainConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         # argparse gives % a meaning of its own

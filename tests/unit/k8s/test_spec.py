@@ -58,7 +58,7 @@ def test_a_bad_value_ends_in_one_line(change: dict[str, Any], message: str) -> N
 
 def test_a_missing_field_is_named_with_its_meaning() -> None:
     values = {key: value for key, value in PLAIN.items() if key != "image"}
-    with pytest.raises(ConfigError, match="image is missing: of the trainer"):
+    with pytest.raises(ConfigError, match="image is missing: Run this image"):
         spec.parse(values, "run.yaml")
 
 
