@@ -27,7 +27,7 @@ def ring(rank: int, port: int) -> Sums:
     """Return sums by the trainer's ring."""
     import numpy as np
 
-    from trainer.train.all_reduce import Ring
+    from trainer.train.all_reduce import RingAllReduce
 
     there = connected(rank, port)
 
@@ -36,7 +36,7 @@ def ring(rank: int, port: int) -> Sums:
         other = np.frombuffer(there.recv(own.nbytes, socket.MSG_WAITALL), own.dtype)
         return np.stack([own, other] if rank == 0 else [other, own])
 
-    mine = Ring(rank, ("127.0.0.1",) * 2, ("127.0.0.1", 0), gather)
+    mine = RingAllReduce(rank, ("127.0.0.1",) * 2, ("127.0.0.1", 0), gather)
 
     def sums(floats: int, repeats: int) -> None:
         values = np.ones(floats, np.float32)

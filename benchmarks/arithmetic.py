@@ -21,7 +21,7 @@ from trainer import presets
 from trainer.cluster import ALONE
 from trainer.data import dataset
 from trainer.train import models
-from trainer.train.devices import is_reordered, parts_of, set_threads
+from trainer.train.devices import is_reordered, microbatches_of, set_threads
 from trainer.train.forward import (
     goes_back_unstrided,
     in_a_row,
@@ -57,16 +57,16 @@ def main() -> None:
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
     set_threads(config, ALONE, data)
-    parts = parts_of(config)
+    microbatches = microbatches_of(config)
     model = models.build(config, data.input_shape, data.classes)
-    found = products(model, config.batch_size // parts, reordered=is_reordered(config))
+    found = products(model, config.batch_size // microbatches, reordered=is_reordered(config))
     ours = Ours(config, data)
-    bare = [alone(product, parts) for product in found]
+    bare = [alone(product, microbatches) for product in found]
     ours.train("", 1)
 
     def work(do: str, seconds: float = 0.0) -> Answer:
         if do == "flops":
-            return {"flops": parts * sum(product.flops for product in found)}
+            return {"flops": microbatches * sum(product.flops for product in found)}
         if do == "step":
             return {"seconds": timed(lambda: ours.train("", 1)[0], seconds)}
         return {"seconds": sum(timed(each, seconds / len(bare)) for each in bare)}
@@ -167,22 +167,22 @@ def convolution(layer: Any, batch: int, *, first: bool, reordered: bool) -> list
     return made[:2] if first else made
 
 
-def alone(product: Product, parts: int) -> Callable[[], int]:
+def alone(product: Product, microbatches: int) -> Callable[[], int]:
     """Return what computes a product some times, one after the other, and returns how often.
 
     All of the same arrays, which stay in the caches as a step's do. Each waits for the one before
     it and all results are returned, so that the graph's optimizer merges and drops none.
 
     Args:
-        product: of a part of the batch.
-        parts: how many to compute side by side.
+        product: of a microbatch.
+        microbatches: how many to compute side by side.
     """
     least, most = COPIES
     count = min(most, max(least, int(ENOUGH / product.flops)))
     arrays = [tf.random.normal(shape) for shape in product.shapes]
 
     def compute(*arrays: Any) -> list[Any]:
-        results: list[list[Any]] = [[] for _ in range(parts)]
+        results: list[list[Any]] = [[] for _ in range(microbatches)]
         for done in (part for _ in range(count) for part in results):
             with tf.control_dependencies(done[-1:]):
                 done.append(product.compute(*arrays))

@@ -78,8 +78,6 @@ def arithmetic(name: str, chosen: argparse.Namespace) -> list[str]:
     return [*line, ratios(times["bare"], times["step"]).text(".0%")]
 
 
-# The sum over two processes.
-
 NAMES = {
     "ring": "ours",
     "tensorflow": "TensorFlow",

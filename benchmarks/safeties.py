@@ -32,8 +32,9 @@ from trainer.gang import process
 from trainer.runs import checkpoint, event_log, run_folder
 from trainer.storage.base import open_storage
 from trainer.train.devices import set_threads
-from trainer.train.loop import ChunkResult
-from trainer.train.trainer import Position, Trainer
+from trainer.train.run import Run
+from trainer.train.state import TrainState
+from trainer.train.trainer import Trainer
 
 STRETCH = 6  # chunks; the first still has the other side's last checkpoint on its way
 NEVER = 10**9  # steps between checkpoints
@@ -112,16 +113,16 @@ class Stretches(Trainer):
         # One log a mode; each knows what it has written itself.
         logs: dict[str, event_log.EventLog | None] = {"off": None}
         for mode in ("on", "histograms"):
-            config = self.config.model_copy(update={"tensorboard": mode})
-            storage = open_storage(f"{self.storage.uri}/{mode}")
-            log = event_log.open_log(storage, config, self.total, 0, self.reporter.warn)
+            config = self.run.config.model_copy(update={"tensorboard": mode})
+            storage = open_storage(f"{self.run.storage.uri}/{mode}")
+            log = event_log.open_log(storage, config, self.run.total, 0, self.run.reporter.warn)
             if log:
                 log.wants_graph = False  # it is written once a run
             logs[mode] = log
         self._logs = logs
         self.train(threading.Event(), time.time())
 
-    def _advance(self, at: Position, stop: threading.Event) -> ChunkResult:
+    def _run_chunk(self, at: TrainState, stop: threading.Event) -> bool:
         place, stretch = self._chunks % STRETCH, self._chunks // STRETCH
         now = (time.perf_counter(), cpu_seconds())
         if place == 1:
@@ -132,21 +133,21 @@ class Stretches(Trainer):
                 self.wall.append((now[0] - self._begun[0]) / (STRETCH - 1))
                 self.cpu.append((now[1] - self._begun[1]) / (STRETCH - 1))
             self._turn(self.plan[min(stretch, len(self.plan) - 1)])
-            at.records.clear()  # they are written anew every time; few runs have so many chunks
-            at.told = 0
+            at.records.clear()  # they are written again every time; few runs have so many chunks
+            at.reported = 0
         self._chunks += 1
-        return super()._advance(at, stop)
+        stopping = super()._run_chunk(at, stop)
+        if not self._guards.metrics:
+            at.records.clear()
+        return stopping
 
     def _turn(self, guards: Guards) -> None:
-        self.uploader.finish(lambda: None)  # a commit under way still looks at what changes here
+        self.saver.uploader.finish(lambda: None)  # an upload in progress uses what changes here
         self._guards = guards
-        self.config = self.config.model_copy(update={"checkpoint_steps": guards.checkpoint_steps})
-        self._events = self._logs[guards.tensorboard]
+        config = self.run.config.model_copy(update={"checkpoint_steps": guards.checkpoint_steps})
+        self.saver.run = dataclasses.replace(self.run, config=config)
+        self.saver.events = self._logs[guards.tensorboard]
         checkpoint.hashlib = hashlib if guards.digest else _Unsigned  # type: ignore[assignment, attr-defined]
-
-    def _record(self, at: Position, **figures: float) -> None:
-        if self._guards.metrics:
-            super()._record(at, **figures)
 
 
 class _Unsigned:
@@ -232,7 +233,7 @@ def stretches(chosen: argparse.Namespace) -> list[list[str]]:
         data, storage = dataset.load(chosen.data, config.validation), open_storage(folder)
         set_threads(config, ALONE, data)
         digest = run_folder.claim(storage, config, data.sha256)
-        trainer = Stretches(config, ALONE, data, storage, digest, Silent())
+        trainer = Stretches(Run(config, ALONE, data, storage, digest, Silent()))
         trainer.start(guards)
     rows = []
     for name in PAIRS:
@@ -306,7 +307,7 @@ def in_process(chosen: argparse.Namespace) -> None:
     data, storage = dataset.load(config.data, config.validation), open_storage(config.run)
     digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
     set_threads(config, ALONE, data)
-    trainer = Trainer(config, ALONE, data, storage, digest, Silent())
+    trainer = Trainer(Run(config, ALONE, data, storage, digest, Silent()))
     trainer.train(threading.Event(), time.time())
 
 

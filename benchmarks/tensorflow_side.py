@@ -26,6 +26,7 @@ from trainer.data.dataset import Dataset
 from trainer.train import models
 from trainer.train.devices import make_strategy, set_threads
 from trainer.train.optimizers import ADAGRAD_START
+from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
 from trainer.train.warp import Warp
 
@@ -54,7 +55,7 @@ class Ours:
 
     def __init__(self, config: TrainConfig, data: Dataset) -> None:
         self._config, self._samples, self._step = config, len(data.train.labels), 0
-        self._loop, _ = assemble(config, data, make_strategy(ALONE))
+        self._loop = assemble(config, data, Replicas(make_strategy(ALONE)))
         fresh = self._loop.initial_state()
         self.parameters = sum(each.size for each in fresh.parameters)
         self._state = self._loop.place(fresh)
@@ -156,7 +157,7 @@ def main() -> None:
     kind, settings, uri = sys.argv[1:]
     config = presets.configure({}, json.loads(settings))
     data = dataset.load(uri, config.validation)
-    if kind == "ours" or config.preset in models.HIDDEN:  # the threads of parts are no help to fit
+    if kind == "ours" or models.is_dense(config):  # threads of microbatches are no help to fit
         set_threads(config, ALONE, data)
     side: Ours | Fit = Ours(config, data) if kind == "ours" else Fit(config, data)
     serve(answers(side, data.train.labels))

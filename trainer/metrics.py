@@ -11,7 +11,7 @@ MOST_WRONG = 36  # wrong predictions that Quality keeps
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics over a whole split.
+    """Metrics of a whole split.
 
     Attributes:
         loss: mean cross-entropy, nats.
@@ -25,7 +25,7 @@ class Score:
 
 
 def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Score:
-    """Return the metrics of logits [n, classes]."""
+    """Return the score of logits [n, classes]."""
     correct = int((logits.argmax(axis=1) == labels).sum())
     return Score(float(losses(logits, labels).mean()), correct / len(labels), len(labels))
 
@@ -76,12 +76,12 @@ def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images to whose class a model gave about the same probability.
+    """Images whose predicted class got about the same probability.
 
     Attributes:
         images: how many, at least 1.
         confidence: mean of that probability.
-        accuracy: share of them that is classified right.
+        accuracy: share of them classified correctly.
     """
 
     images: int
@@ -100,13 +100,13 @@ class Bin:
 def calibration(
     confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 10
 ) -> list[Bin]:
-    """Return the bins of equal width over [0, 1] that hold an image, from the lowest on.
+    """Return the non-empty bins of equal width over [0, 1], lowest first.
 
     Args:
-        confidence: probability of the class that each image was predicted as, [n].
-        right: whether it is of that class, [n].
-        bins: how many; as in Guo et al., "On Calibration of Modern Neural Networks" (2017), one
-            holds its upper edge.
+        confidence: probability of the predicted class of each image, [n].
+        right: whether that class is the true one, [n].
+        bins: how many; each includes its upper edge, as in Guo et al., "On Calibration of Modern
+            Neural Networks" (2017).
     """
     places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     chosen = (places == place for place in np.unique(places))

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar on a terminal, plain lines, or JSON lines."""
+"""What a run prints while it trains: a bar on a terminal, plain lines, or JSON lines."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from trainer.text import printable
 
 
 class Reporter(Protocol):
-    """Where a run's messages and figures go."""
+    """Prints a run's messages and metrics."""
 
     def say(self, message: str, **facts: Any) -> None:
-        """Tell one thing; ``facts`` are the same for a machine."""
+        """Print a message; ``facts`` say the same to a program."""
 
     def warn(self, message: str, **facts: Any) -> None:
-        """Tell of something that is wrong but does not end the run; ``facts`` as in ``say``."""
+        """Print a problem that does not end the run; ``facts`` as in ``say``."""
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
-        """Show the figures after a chunk: a line of metrics.jsonl, and the run's steps."""
+        """Print the metrics after a chunk: a line of metrics.jsonl, and the steps of the run."""
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Restore the terminal."""
 
 
 def create(log_format: str) -> Reporter:
@@ -41,7 +41,7 @@ def create(log_format: str) -> Reporter:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """Return a metrics record in one short line."""
+    """Return a line of metrics.jsonl in words."""
     if "validation_accuracy" in record:
         return (
             f"validation accuracy {record['validation_accuracy']:.2%}"
@@ -54,7 +54,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 class TextReporter:
-    """Plain lines; figures at most once in ``every`` seconds, but all validations."""
+    """Prints plain lines: metrics at most once in ``every`` seconds, but every validation."""
 
     def __init__(self, every: float = 1.0) -> None:
         self._every = every
@@ -83,7 +83,7 @@ class TextReporter:
 
 
 class JsonReporter:
-    """One JSON object a line."""
+    """Prints one JSON object per line."""
 
     def say(self, message: str, **facts: Any) -> None:
         """See Reporter."""
@@ -102,7 +102,7 @@ class JsonReporter:
 
 
 class BarReporter:
-    """A progress bar under the lines."""
+    """Prints plain lines above a progress bar."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -143,7 +143,7 @@ class BarReporter:
 
     def _print(self, message: str, style: str | None = None) -> None:
         if not self._bar.live.is_started:
-            # The bar of a process that was killed, if there is one, ends where the cursor is.
+            # The cursor may stand at the end of the bar of a process that was killed.
             self._console.control(
                 Control.move_to_column(0), Control((ControlType.ERASE_IN_LINE, 2))
             )
@@ -151,7 +151,7 @@ class BarReporter:
 
 
 class Follower:
-    """The reporter of every rank but 0: rank 0 speaks for the gang."""
+    """The reporter of every rank but 0, which prints for the whole gang."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -175,5 +175,5 @@ def _line(text: str) -> None:
     try:
         sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader is gone, as with `| head`; that must not end a training
+    except BrokenPipeError:  # the reader is gone, as with `| head`, which must not end the run
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

@@ -1,4 +1,4 @@
-"""Step arithmetic: how many there are, where chunks end, and the learning rate of each."""
+"""Step arithmetic: how many steps, where chunks end, and the learning rate of each step."""
 
 import math
 
@@ -14,27 +14,27 @@ WARMUP_SHARE = 0.3
 START_DIVISOR = 25.0
 
 
-def check_batch(batch_size: int, samples: int, parts: int) -> None:
+def check_batch(batch_size: int, samples: int, replicas: int) -> None:
     """Check that a global batch fits the data and splits evenly.
 
     Raises:
-        ConfigError: it is larger than the data, or not divisible by the number of parts.
+        ConfigError: it is larger than the data, or not divisible by the number of replicas.
     """
     if batch_size > samples:
         raise ConfigError(
             f"batch_size: {batch_size}: more than the {samples} training images; "
             f"give at most {samples}"
         )
-    if batch_size % parts:
-        fewer, more = batch_size // parts * parts, -(-batch_size // parts) * parts
+    if batch_size % replicas:
+        fewer = batch_size // replicas * replicas
         raise ConfigError(
-            f"batch_size: {batch_size}: not divisible by the {parts} workers' devices; "
-            f"give {f'{fewer} or ' if fewer else ''}{more}"
+            f"batch_size: {batch_size}: not divisible by the {replicas} workers' devices; "
+            f"give {f'{fewer} or ' if fewer else ''}{fewer + replicas}"
         )
 
 
 def total_steps(samples: int, batch_size: int, epochs: float, steps: int) -> int:
-    """Return the steps of a run: ``steps`` where given, else enough for ``epochs``."""
+    """Return the steps of a run: ``steps`` unless it is 0, else enough for ``epochs``."""
     return steps or max(1, math.ceil(epochs * samples / batch_size))
 
 

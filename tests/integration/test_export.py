@@ -25,6 +25,7 @@ from trainer.inference.export import FORMATS
 from trainer.runs import predictions, run_folder
 from trainer.storage.base import open_storage
 from trainer.testing.gcs_server import GCSServer
+from trainer.train.run import Run
 from trainer.train.trainer import Trainer
 
 pytestmark = [
@@ -76,7 +77,7 @@ def train(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
             done[name] = tmp_path_factory.mktemp("run")
             storage = open_storage(str(done[name]))
             digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
-            trainer = Trainer(config, ALONE, data, storage, digest, Silent())
+            trainer = Trainer(Run(config, ALONE, data, storage, digest, Silent()))
             trainer.train(threading.Event(), started=0.0)
         return done[name]
 

@@ -12,7 +12,9 @@ from keras import layers
 from trainer.config import parse
 from trainer.data import sampler
 from trainer.train import optimizers
-from trainer.train.loop import ChunkResult, Loop, State
+from trainer.train.loop import ChunkResult, Loop
+from trainer.train.replicas import Replicas
+from trainer.train.state import State
 
 # Several devices of one process. It must be said before TensorFlow first uses one, so at import.
 DEVICES = 8
@@ -84,13 +86,13 @@ def build(
     labels: npt.NDArray[np.int32] = LABELS,
     label_smoothing: float = 0.0,
     reordered: bool = False,
-    parts: int = 1,
+    microbatches: int = 1,
     **settings: Any,
 ) -> Loop:
     keras.utils.set_random_seed(seed)
     config = parse({"optimizer": "adam", **settings})
     return Loop(
-        strategy(replicas),
+        Replicas(strategy(replicas)),
         make(),
         optimizers.create(config),
         images,
@@ -99,7 +101,7 @@ def build(
         xla=xla,
         label_smoothing=label_smoothing,
         reordered=reordered,
-        parts=parts,
+        microbatches=microbatches,
     )
 
 

@@ -148,9 +148,6 @@ def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
         assert config.parse(change).identity() != DEFAULTS.identity()
 
 
-# YAML files.
-
-
 def test_a_file_of_settings(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("seed: 3\nlearning_rate: 1e-3  # YAML 1.1 reads that as text\nmodel: null\n")
@@ -191,9 +188,6 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
     assert yaml_refusal(path) == "must be a mapping of settings, such as 'seed: 1'"
 
 
-# The order of precedence: defaults, preset, file, flags.
-
-
 def test_flags_win_over_the_file_over_the_preset_over_defaults() -> None:
     assert DEFAULTS.learning_rate == 1e-3
     assert configure({"preset": "softmax"}, {}).learning_rate == 0.5
@@ -212,9 +206,6 @@ def test_epochs_asked_for_beat_steps_of_a_lower_layer() -> None:
     # Steps given beside epochs, or above them, still win.
     assert configure({}, {"preset": "softmax", "epochs": "2", "steps": "7"}).steps == 7
     assert configure({"epochs": 2}, {"preset": "softmax", "steps": "7"}).steps == 7
-
-
-# The command line.
 
 
 def test_help_lists_every_setting_with_its_default(

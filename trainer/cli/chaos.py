@@ -4,6 +4,7 @@ import argparse
 
 from trainer.cli import shared
 from trainer.testing import chaos
+from trainer.testing.faults import KINDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, type=int, default=value, metavar="N", help=f"{text} (default: {value})."
         )
-    kinds = ", ".join(f"{kind} ({text})" for kind, text in chaos.KINDS.items())
+    kinds = ", ".join(f"{kind} ({text})" for kind, text in KINDS.items())
     parser.add_argument(
         "--kinds",
-        default=",".join(chaos.KINDS),
+        default=",".join(KINDS),
         metavar="LIST",
         help=f"Inject these kinds of faults, with commas: {kinds} (default: all).",
     )

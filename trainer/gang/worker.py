@@ -171,10 +171,11 @@ def _work(
     if result is None:
         with contextlib.closing(reporter):
             from trainer.train.devices import set_threads
+            from trainer.train.run import Run
             from trainer.train.trainer import Trainer
 
             set_threads(config, cluster, data)
-            trainer = Trainer(config, cluster, data, storage, config_digest, reporter)
+            trainer = Trainer(Run(config, cluster, data, storage, config_digest, reporter))
             orders.trainer = trainer
             result = trainer.train(
                 orders.stop, started=float(os.environ[STARTED]), first=attempt == 1

@@ -1,10 +1,9 @@
 """A Cloud Storage server for tests and local clusters: ``python -m trainer.testing.gcs_server``.
 
-It speaks the part of the JSON API that google-cloud-storage uses: get a bucket, insert an object
-(multipart and resumable), get its metadata or bytes (ranges too), list, delete. Its faults are
-planned by the test, see ``Fault``. Objects live in memory, and in ``--dir`` where one is given.
-It knows no authentication, so it listens on the loopback interface unless ``--host`` says
-otherwise.
+It implements the part of the JSON API that google-cloud-storage uses: get a bucket, insert an
+object (multipart and resumable), get its metadata or bytes (ranges too), list, delete. Tests plan
+its faults, see ``Fault``. It keeps objects in memory, and in ``--dir`` if that is given. It has no
+authentication, so it listens on the loopback interface unless ``--host`` names another.
 
 Cross-checked against the JSON API reference, the pages on request preconditions and resumable
 uploads of cloud.google.com/storage/docs, and googleapis/storage-testbench (its behaviour, none of
@@ -55,8 +54,7 @@ class Fault:
 
     ``error`` answers ``status`` instead of acting; ``lose`` acts, then drops the connection
     without an answer; ``cut`` sends half of the answer's body; ``corrupt`` flips a bit of it;
-    ``slow`` waits ``seconds``, then goes on. ``effect`` is called when the fault strikes, before
-    anything else.
+    ``slow`` waits ``seconds``, then continues. ``effect`` is called first, when the fault strikes.
     """
 
     kind: Literal["error", "lose", "cut", "corrupt", "slow"]
@@ -89,7 +87,7 @@ class StoredObject:
 
 @dataclass
 class Session:
-    """A resumable upload under way."""
+    """A resumable upload in progress."""
 
     bucket: str
     name: str
@@ -143,17 +141,17 @@ class GCSServer:
 
     @property
     def url(self) -> str:
-        """The value for STORAGE_EMULATOR_HOST; it outlives ``stop`` and ``start``."""
+        """The value for STORAGE_EMULATOR_HOST; it stays the same through ``stop`` and ``start``."""
         return f"http://{self._host}:{self._port}"
 
     def start(self) -> None:
-        """Listen, on the port of the last time."""
+        """Listen, on the same port as before."""
         self._http = _HTTPServer(self, self._host, self._port)
         self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections and drop those there are."""
+        """Refuse new connections and drop the open ones."""
         if self._http:
             self._http.shutdown()
             self._http.server_close()
@@ -161,7 +159,7 @@ class GCSServer:
             self._http = None
 
     def take_fault(self, verb: Verb) -> Fault | None:
-        """Note a request and return what shall go wrong with it."""
+        """Record a request and return its fault, if one is planned."""
         with self._lock:
             self.requests.append(verb)
             for fault in self.faults:
@@ -292,7 +290,7 @@ class _HTTPServer(ThreadingHTTPServer):
             drop(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent: clients that go away are part of the tests."""
+        """Print nothing: clients that disconnect are part of the tests."""
 
 
 def drop(connection: socket.socket) -> None:
@@ -301,7 +299,7 @@ def drop(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it went first
+        pass  # it is closed already
 
 
 _ROUTES: list[tuple[Verb, str, str]] = [
@@ -329,7 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
-        """Stay silent."""
+        """Print nothing."""
 
     def _handle(self) -> None:
         url = urlsplit(self.path)
@@ -474,7 +472,7 @@ class _Handler(BaseHTTPRequestHandler):
         upload_id = uuid.uuid4().hex
         content_type = self.headers.get("X-Upload-Content-Type", "application/octet-stream")
         self.server.gcs.sessions[upload_id] = Session(bucket, name, query, content_type)
-        # The name that the client knows the server by, which a pod's is not.
+        # The name by which the client reached the server, which is not the pod's own.
         server = f"http://{self.headers['Host']}"
         location = f"{server}{urlsplit(self.path).path}?uploadType=resumable"
         self._answer(200, {"Location": f"{location}&upload_id={upload_id}"}, b"")
@@ -548,11 +546,17 @@ def main() -> None:
         prog="python -m trainer.testing.gcs_server", description=main.__doc__
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; anyone who reaches it may write"
+        "--host",
+        default="127.0.0.1",
+        help="Listen on this address; anyone who reaches it may write.",
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--dir", type=Path, help="folder that keeps the objects")
-    parser.add_argument("--bucket", action="append", help="repeatable; default: bucket")
+    parser.add_argument(
+        "--port", type=int, default=0, help="Listen on this port; 0, the default: a free one."
+    )
+    parser.add_argument("--dir", type=Path, help="Keep the objects in this folder.")
+    parser.add_argument(
+        "--bucket", action="append", help="Serve this bucket; may be repeated; default: bucket."
+    )
     arguments = parser.parse_args()
     with GCSServer(
         *arguments.bucket or ["bucket"],

@@ -1,12 +1,12 @@
 """The sum of a vector over all workers, by TCP around a ring.
 
-TensorFlow's collectives on CPUs go through gRPC, which takes 2 ms of a processor and 30 context
-switches a sum on each worker, more than the arithmetic of a small model. This one takes a quarter.
+TensorFlow's collectives on CPUs go through gRPC, which costs each worker 2 ms of a processor and 30
+context switches per sum, more than the arithmetic of a small model. This one costs a quarter.
 
-The vector is cut into as many parts as there are workers. Part by part, the sums travel around the
-ring, each worker adding its own (reduce-scatter); then the finished parts do (all-gather). Part p
-is ((x[p] + x[p+1]) + x[p+2]) + ..., where x[r] is rank r's vector and ranks count on from 0 after
-the last: one order of addition, so all get the same bits, run after run.
+The vector is cut into as many parts as there are workers. The sums travel around the ring part by
+part, and each worker adds its own (reduce-scatter); then the finished sums travel around it
+(all-gather). Part p is ((x[p] + x[p+1]) + x[p+2]) + ..., where x[r] is rank r's vector and rank 0
+follows the last: this order never changes, so all workers get the same bits, run after run.
 """
 
 import contextlib
@@ -23,17 +23,19 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import sockets
+from trainer.cluster import Cluster
+from trainer.errors import UnavailableError
 
 Vector = npt.NDArray[np.float32]
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
-TOKEN = 32  # bytes that a worker must know to be let in
+TOKEN = 32  # bytes that a worker must send to be accepted
 CONNECT = 30.0  # seconds for the neighbours to be connected
-FIRST_SUM = 45.0  # seconds; more than that, so that who cannot connect says so first
-CALLERS = 32  # connections that may be about to say the token
-PROOF = 5.0  # seconds that each has for it
+FIRST_SUM = 45.0  # seconds; longer, so that a worker that cannot connect fails first
+CALLERS = 32  # open connections that have not sent the token yet
+PROOF = 5.0  # seconds that each has to send it
 OPEN = "; open this port between all workers, or give --all-reduce tensorflow"
-# Seconds without an answer of a neighbour's machine after which the neighbour counts as gone. A
+# Seconds without an answer from a neighbour's machine after which the neighbour counts as gone. A
 # worker that stores something may not read for 150 s, but its machine answers.
 SILENCE = 180
 
@@ -43,25 +45,25 @@ class RingError(Exception):
 
 
 class RingUnreachableError(RingError):
-    """The ring cannot be made of these workers: another try would meet the same wall."""
+    """These workers cannot form a ring, and another try would fail in the same way."""
 
 
-class Ring:
+class RingAllReduce:
     """A worker's place in the ring.
 
     Args:
-        rank: of this worker.
-        hosts: of all workers, by rank.
-        listen: address and port to listen on, 0 for a free one.
-        gather: gives the rows of all workers, int64 [workers, n] by rank, for one's own [n].
+        rank: this worker's rank.
+        hosts: the hosts of all workers, by rank.
+        listen: address and port to listen on; 0 for a free port.
+        gather: returns the rows of all workers, int64 [workers, n] by rank, given this one's [n].
 
     Attributes:
         error: why a sum failed, once one has.
-        summing: whether a sum is under way, which may wait for other workers.
+        summing: whether a sum is in progress; it may wait for other workers.
 
     Raises:
         RingError: a neighbour was lost.
-        RingUnreachableError: a neighbour is not reached, or the first sum is wrong.
+        RingUnreachableError: a neighbour was not reached, or the first sum is wrong.
     """
 
     def __init__(
@@ -112,11 +114,11 @@ class Ring:
             self.summing = False
 
     def _prove(self) -> None:
-        """Check a sum that every rank knows: a ring of wrong neighbours adds up some parts only.
+        """Check a sum that every rank knows: with wrong neighbours only some parts add up.
 
         Raises:
-            RingError: a neighbour is gone, or the sum does not come.
-            RingUnreachableError: the sum is another.
+            RingError: a neighbour is gone, or the sum takes too long.
+            RingUnreachableError: the sum is wrong.
         """
         vector = np.zeros(self._count, np.float32)
         vector[self._rank] = self._rank + 1
@@ -149,7 +151,7 @@ class Ring:
         return total
 
     def _exchange(self, mine: Vector, theirs: Vector) -> None:
-        """Send to the right and receive from the left, both at once: neither may wait for room."""
+        """Send to the right and receive from the left at once: neither can wait for the other."""
         out, into = mine.view(np.uint8).data, theirs.view(np.uint8).data
         while out or into:
             moved = False
@@ -172,7 +174,7 @@ class Ring:
                 self._wait(reading=bool(into), writing=bool(out))
 
     def _wait(self, *, reading: bool, writing: bool) -> None:
-        poll = select.poll()  # select() knows no file above number 1,023
+        poll = select.poll()  # select() takes no file above number 1,023
         if reading:
             poll.register(self._left, select.POLLIN)
         if writing:
@@ -188,6 +190,20 @@ class Ring:
         self._right.close()
 
 
+def join(cluster: Cluster, gather: Gather) -> RingAllReduce:
+    """Connect to both neighbours and return the ring.
+
+    Raises:
+        RingError: a neighbour was lost meanwhile.
+        UnavailableError: a neighbour was not reached, although it took part in the rendezvous:
+            another try would fail in the same way.
+    """
+    try:
+        return RingAllReduce(cluster.rank, cluster.hosts, cluster.ring_address, gather)
+    except RingUnreachableError as error:
+        raise UnavailableError(str(error)) from None
+
+
 def _listen(address: tuple[str, int]) -> socket.socket:
     try:
         return sockets.listen(*address)
@@ -199,25 +215,25 @@ def _listen(address: tuple[str, int]) -> socket.socket:
 
 
 def _limit_silence(connection: socket.socket) -> None:
-    """Have the kernel end a connection over which nothing comes through any more.
+    """Have the kernel end a connection that no packet gets through.
 
-    Nobody else would notice that packets are lost between two workers that both reach rank 0.
+    Nothing else would notice lost packets between two workers that both reach rank 0.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     settings = {"KEEPIDLE": SILENCE // 3, "KEEPINTVL": SILENCE // 9, "KEEPCNT": 6}
     settings["USER_TIMEOUT"] = SILENCE * 1000  # of what was sent; in ms
     for name, value in settings.items():
-        if option := getattr(socket, f"TCP_{name}", None):  # macOS has not all of them
+        if option := getattr(socket, f"TCP_{name}", None):  # macOS lacks some
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _call(host: str, port: int, rank: int) -> socket.socket:
-    """Return a connection to a worker, which listens already."""
+    """Return a connection to a worker, which is already listening."""
     deadline = time.monotonic() + CONNECT
     while True:
         try:
             return socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
-        except OSError as error:  # its name may be new to this node's DNS
+        except OSError as error:  # this node's DNS may not know its name yet
             reason = error.strerror or str(error)
         if time.monotonic() + 0.1 > deadline:
             where = sockets.endpoint(host, port)
@@ -226,10 +242,10 @@ def _call(host: str, port: int, rank: int) -> socket.socket:
 
 
 def _accept(server: socket.socket, token: bytes, rank: int) -> socket.socket:
-    """Return the first caller that says the token; others neither wait nor make it wait."""
+    """Return the first caller that sends the token; no other caller can delay it."""
     deadline = time.monotonic() + CONNECT
     server.setblocking(False)
-    with contextlib.closing(_Door(server, token)) as door:
+    with contextlib.closing(_Callers(server, token)) as door:
         while (left := deadline - time.monotonic()) > 0:
             if caller := door.look(min(0.5, left)):
                 return caller
@@ -237,8 +253,8 @@ def _accept(server: socket.socket, token: bytes, rank: int) -> socket.socket:
     raise RingUnreachableError(f"rank {rank} did not call port {port}{OPEN}")
 
 
-class _Door:
-    """Callers that have not said the token yet."""
+class _Callers:
+    """Callers that have not sent the token yet."""
 
     def __init__(self, server: socket.socket, token: bytes) -> None:
         self._server, self._token = server, token
@@ -247,7 +263,7 @@ class _Door:
         self._said: dict[socket.socket, tuple[bytes, float]] = {}  # and until when; oldest first
 
     def look(self, seconds: float) -> socket.socket | None:
-        """Wait so long for something to happen; return the caller that has said the token."""
+        """Wait so long for something to happen; return a caller that has sent the token."""
         now = time.monotonic()
         for late in [each for each, (_, until) in self._said.items() if until < now]:
             self._drop(late)
@@ -271,7 +287,7 @@ class _Door:
     def _let_in(self, now: float) -> None:
         try:
             caller, _ = self._server.accept()
-        except OSError:  # it has left, or too many files are open, which need not last
+        except OSError:  # it has left, or too many files are open for now
             time.sleep(0.01)
             return
         if len(self._said) == CALLERS:
@@ -281,7 +297,7 @@ class _Door:
         self._selector.register(caller, selectors.EVENT_READ)
 
     def _hear(self, caller: socket.socket) -> bool:
-        """Read what a caller says; return whether it is the token."""
+        """Read from a caller; return whether it has sent the token."""
         said, until = self._said[caller]
         try:
             more = caller.recv(len(self._token) - len(said))

@@ -1,4 +1,4 @@
-"""The devices and threads that a run computes on, and what is faster there."""
+"""Choices by device: the threads that compute, the strategy, the ring, XLA."""
 
 import os
 from typing import Any
@@ -9,10 +9,11 @@ from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
 from trainer.train import forward, models
+from trainer.train.replicas import Replicas
 
-# Multiply-adds of a step's forward pass up to which handing parts of it to other threads costs
-# more than they save: one thread instead of two made steps of 0.25, 0.8 and 2.5 million 1.6, 1.2
-# and 1.1 times as fast, steps of 5 and 8 million 0.98 and 0.7 times (XLA, two cores of a Xeon).
+# Multiply-adds of a step's forward pass up to which a second thread costs more than it saves: one
+# instead of two made steps of 0.25, 0.8 and 2.5 million 1.6, 1.2 and 1.1 times as fast, steps of
+# 5 and 8 million 0.98 and 0.7 times (XLA, two cores of a Xeon).
 SMALL_STEP = 3_000_000
 
 
@@ -24,9 +25,9 @@ def on_gpus() -> bool:
 def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None:
     """Choose what TensorFlow's threads do, before its first operator runs.
 
-    The workers of a local gang are kept to a part of the cores each: they would all take all
-    cores, and be in each other's way. Where a model convolves, the threads take a part of the
-    batch each, see ``forward``, in place of one operator all together.
+    Each worker of a local gang keeps to its own part of the cores, so that they do not get in each
+    other's way. If a model convolves, each thread computes a microbatch, see ``forward``, instead
+    of all threads one operator.
     """
     count = config.threads
     if not count and not on_gpus():
@@ -36,10 +37,10 @@ def set_threads(config: TrainConfig, cluster: Cluster, dataset: Dataset) -> None
             count = 1
     if _is_cut(config):
         total = count or threads()
-        cut = forward.parts_for(total, config.batch_size // cluster.workers)
-        if cut > 1:
-            tf.config.threading.set_inter_op_parallelism_threads(cut)
-            count = max(1, total - cut)  # shared by all parts, which are threads themselves
+        microbatches = forward.microbatches_for(total, config.batch_size // cluster.workers)
+        if microbatches > 1:  # each is a thread itself; they share the others
+            tf.config.threading.set_inter_op_parallelism_threads(microbatches)
+            count = max(1, total - microbatches)
     if count:
         tf.config.threading.set_intra_op_parallelism_threads(count)
 
@@ -51,13 +52,23 @@ def is_reordered(config: TrainConfig) -> bool:
     return config.precision == "float32" and not on_gpus()
 
 
+def is_ring_used(config: TrainConfig, replicas: Replicas) -> bool:
+    """Return whether our ring sums the gradients, see benchmarks/results.md.
+
+    GPUs have NCCL, and a ring needs a neighbour.
+    """
+    if replicas.count == 1 or replicas.local > 1:
+        return False
+    return config.all_reduce == "ring" or (config.all_reduce == "auto" and not on_gpus())
+
+
 def _is_cut(config: TrainConfig) -> bool:
-    """Return whether steps may be computed in parts: presets with convolutions."""
-    return is_reordered(config) and config.preset not in models.HIDDEN and config.xla != "on"
+    """Return whether microbatches may be computed side by side: in presets with convolutions."""
+    return is_reordered(config) and not models.is_dense(config) and config.xla != "on"
 
 
-def parts_of(config: TrainConfig) -> int:
-    """Return in how many parts a replica's batch is computed, as ``set_threads`` chose."""
+def microbatches_of(config: TrainConfig) -> int:
+    """Return how many microbatches a replica computes side by side, as ``set_threads`` chose."""
     chosen: int = tf.config.threading.get_inter_op_parallelism_threads()
     return chosen if chosen and _is_cut(config) else 1
 
@@ -76,14 +87,14 @@ def keep_to_part(cluster: Cluster) -> int:
     return len(part)
 
 
-def threads(parts: int = 1) -> int:
-    """Return how many threads compute a step in so many parts, see ``set_threads``."""
+def threads(microbatches: int = 1) -> int:
+    """Return how many threads compute a step in so many microbatches, see ``set_threads``."""
     asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")  # as the manifest of a Job sets it
-    told: int = tf.config.threading.get_intra_op_parallelism_threads()
-    pool = told or (int(asked) if asked.isdecimal() else 0) or _cores()
-    if parts == 1:
+    chosen: int = tf.config.threading.get_intra_op_parallelism_threads()
+    pool = chosen or (int(asked) if asked.isdecimal() else 0) or _cores()
+    if microbatches == 1:
         return pool
-    return parts + pool if pool > 1 else parts  # a pool of one is not used
+    return microbatches + pool if pool > 1 else microbatches  # a pool of one is not used
 
 
 def _cores() -> int:
@@ -113,8 +124,8 @@ def is_xla_faster(model: Any, strategy: Any) -> bool:
     """Return whether XLA makes steps faster.
 
     On CPUs it has no match for oneDNN's convolutions (steps of ``cnn`` took 50 ms in place of 8),
-    and where a collective parts the step in two, calling the halves takes what they gain (0.93
-    times the speed; both on two cores of a Xeon).
+    and if a collective cuts the step in two, calling the halves costs what they gain (0.93 times
+    the speed; both on two cores of a Xeon).
     """
     if on_gpus():
         return True

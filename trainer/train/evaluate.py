@@ -17,7 +17,8 @@ from trainer.runs.restore import Restored, restore_with
 from trainer.text import printable
 from trainer.train import models
 from trainer.train.devices import make_strategy
-from trainer.train.trainer import assemble, named, unnamed
+from trainer.train.replicas import Replicas
+from trainer.train.trainer import assemble
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Report:
 
 
 def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
-    """Score a run's weights: the best validation's with keep_best, else the last ones.
+    """Score a run's weights: those of the best validation with keep_best, else the last ones.
 
     Args:
         run_uri: the run's folder.
@@ -46,21 +47,20 @@ def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Re
         model: see ``restore_with``.
 
     Raises:
-        ConfigError: the folder is no run's, or the data does not fit the model.
-        DataError: no checkpoint is good.
+        ConfigError: the folder does not belong to a run, or the data does not fit the model.
+        DataError: no checkpoint is usable.
     """
     restored = restore_with(run_uri, model)
     storage = restored.storage
     models.check_size(restored)
     config, data = _dataset(restored, data_uri)
-    loop, names = assemble(config, data, make_strategy(ALONE))
-    like = loop.initial_state()
+    loop = assemble(config, data, Replicas(make_strategy(ALONE)))
     found = Checkpoint(restored.step, restored.arrays, restored.settings.digest)
-    checkpoint.check_fits(found, named(like, names), storage.uri)
+    checkpoint.check_fits(found, loop.named(loop.initial_state()), storage.uri)
     test = data.test
     start = len(data.train.labels) + len(data.validation.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
-    logits = loop.logits(loop.place(unnamed(found.arrays, like, names)), indices)
+    logits = loop.logits(loop.place(loop.unnamed(found.arrays)), indices)
     return Report(storage.uri, config.data, found.step, metrics.judge(logits, test.labels))
 
 
@@ -105,13 +105,13 @@ def as_text(report: Report) -> str:
 
 
 def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dataset.Dataset]:
-    """Return a run's configuration with the data to score on, and these."""
+    """Return a run's configuration with the data to score on, and that data."""
     of_run = restored.settings
     config = of_run.config.model_copy(update={"data": data_uri or of_run.config.data})
     data = dataset.load(config.data, config.validation if data_uri is None else 0)
     if data_uri is None and data.sha256 != of_run.data_sha256:
         raise ConfigError(
-            f"data: {config.data}: no longer what the run was trained on; give --data"
+            f"data: {config.data}: differs from the data that the run was trained on; give --data"
         )
     if data.input_shape != of_run.input_shape or data.classes != of_run.classes:
         sizes = ["x".join(map(str, each.input_shape)) for each in (data, of_run)]

@@ -1,13 +1,13 @@
 """A model's forward pass in training, in the order that CPUs are fastest at.
 
-What is computed is what Keras computes for these layers, up to rounding:
+The results are those of Keras for these layers, up to rounding:
 
-- Whole parts of the batch side by side. oneDNN hands out parts of a convolution of this size to
-  threads at about the cost of what they save. Parts that never meet, but in the sums of batch
-  norm, do keep several cores busy.
-- Dense layers with nothing between them as one product of matrices, in the cheaper order.
-- Back through a strided convolution as through one without stride, and through batch norm in
-  fewer operators.
+- Microbatches, equal parts of the batch, are computed side by side. oneDNN spends about as much on
+  spreading a convolution of this size over threads as it saves; microbatches, which meet only in
+  the sums of batch norm, keep several cores busy.
+- Dense layers with nothing between them become one product of matrices, in the cheaper order.
+- The gradient of a strided convolution is computed as of one without stride, and that of batch
+  norm in fewer operators.
 """
 
 import itertools
@@ -21,21 +21,21 @@ from keras import layers
 
 Tensor = Any  # TensorFlow ships no types
 
-# Layers that treat every image by itself, and alike in training and predicting.
+# Layers that compute each image by itself, and the same in training and prediction.
 BY_IMAGE = (layers.Rescaling, layers.Conv2D, layers.Dense, layers.ReLU, layers.Flatten)
-LEAST = 32  # images of a part; smaller ones were not measured
-# Up to which a kernel may grow when it is filled up to a multiple of its stride. One of 5x5 with
-# stride 2, 1.44 times as large, took 0.6 times the time of oneDNN's strided gradient; one of 3x3,
-# 1.78 times as large, took 1.6 times (one core of an AMD EPYC).
+LEAST = 32  # images of a microbatch; smaller ones were not measured
+# How many times larger a kernel may become when it is padded to a multiple of its stride. A 5x5
+# kernel with stride 2, 1.44 times as large, took 0.6 times the time of oneDNN's strided gradient; a
+# 3x3 kernel, 1.78 times as large, took 1.6 times (one core of an AMD EPYC).
 MOST_FILLING = 1.5
 
 
-def parts_for(threads: int, batch: int) -> int:
-    """Return into how many equal parts a batch is cut.
+def microbatches_for(threads: int, batch: int) -> int:
+    """Return into how many equal microbatches a batch is cut.
 
     Args:
-        threads: that can compute.
-        batch: images.
+        threads: threads that can compute.
+        batch: images in the batch.
     """
     fitting = [n for n in range(1, threads + 1) if batch % n == 0 and batch // n >= LEAST]
     return max(fitting, default=1)
@@ -46,7 +46,7 @@ def call(
     trainable: Sequence[Tensor],
     others: Sequence[Tensor],
     images: Tensor,
-    count: int,
+    microbatches: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return logits [n, classes] and the non-trainable variables after a step in training.
 
@@ -56,14 +56,14 @@ def call(
         model: layers in a row, in float32.
         trainable: values of its trainable variables.
         others: values of its non-trainable variables.
-        images: uint8 [n, height, width, channels]; n is a multiple of ``count``.
-        count: parts to compute side by side.
+        images: uint8 [n, height, width, channels]; n is a multiple of ``microbatches``.
+        microbatches: how many to compute side by side.
     """
     variables = itertools.chain(model.trainable_variables, model.non_trainable_variables)
     values = itertools.chain(trainable, others)
     with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
-        batch = tf.split(images, count)
-        first = True  # nobody wants the gradient of what comes before the first parameters
+        batch = tf.split(images, microbatches)
+        first = True  # before the first parameters no gradient is needed
         for layer, *more in together(in_a_row(model)):
             if more:
                 batch = [_multiplied([layer, *more], part) for part in batch]
@@ -73,15 +73,15 @@ def call(
                 batch = [layer(part) for part in batch]
             elif isinstance(layer, layers.BatchNormalization):
                 batch = _normalized(layer, batch)
-            else:  # draws random numbers for the whole batch, or is not known
-                batch = tf.split(layer(tf.concat(batch, 0), training=True), count)
+            else:  # draws random numbers for the whole batch, or is unknown
+                batch = tf.split(layer(tf.concat(batch, 0), training=True), microbatches)
             first = first and not layer.trainable_variables
         logits = tf.concat(batch, 0)
     return logits, [scope.get_current_value(each) for each in model.non_trainable_variables]
 
 
 def in_a_row(model: keras.Sequential) -> Iterator[Any]:
-    """Yield the layers that compute, in their order."""
+    """Yield the layers that compute, in order."""
     for layer in model.layers:
         if isinstance(layer, keras.Sequential):
             yield from in_a_row(layer)
@@ -90,9 +90,9 @@ def in_a_row(model: keras.Sequential) -> Iterator[Any]:
 
 
 def together(stack: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield each layer by itself, but dense ones with those that they directly continue.
+    """Yield each layer by itself, but dense layers that follow each other as one group.
 
-    All of such a group but the last are without activation.
+    All layers of a group but the last have no activation.
     """
     group: list[Any] = []
     for layer in stack:
@@ -109,11 +109,11 @@ def together(stack: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def multiplies_first(group: list[layers.Dense], count: int) -> bool:
-    """Return whether dense layers are multiplied with each other, then so many images with that.
+    """Return whether to multiply dense layers with each other before ``count`` images.
 
-    A product of matrices may be computed from either end (matrix chain ordering). From the last
-    layer on, the matrices stay as narrow as its outputs are, and an image is multiplied by one of
-    them only; the gradients, which go back the same way, are as narrow.
+    A product of matrices may be computed from either end (matrix chain ordering). Starting at the
+    last layer keeps the matrices as narrow as its outputs, and each image is multiplied by one of
+    them only; so are the gradients on the way back.
     """
     units = group[-1].units
     first, *others = [layer.kernel.shape[0] for layer in group]
@@ -138,7 +138,7 @@ def _multiplied(group: list[layers.Dense], inputs: Tensor) -> Tensor:
 
 
 def goes_back_unstrided(layer: layers.Conv2D) -> bool:
-    """Return whether ``input_gradient`` is for a layer, and faster."""
+    """Return whether ``input_gradient`` applies to a layer, and is faster."""
     filling = 1.0
     for size, stride in zip(layer.kernel_size, layer.strides, strict=True):
         filling *= -(-size // stride) * stride / size
@@ -147,7 +147,7 @@ def goes_back_unstrided(layer: layers.Conv2D) -> bool:
 
 
 def _convolved(layer: layers.Conv2D, images: Tensor) -> Tensor:
-    """Return the layer's outputs, which go back by ``input_gradient``."""
+    """Return the layer's outputs; their gradient is computed by ``input_gradient``."""
     strides = [1, *layer.strides, 1]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -175,13 +175,13 @@ def input_gradient(
 ) -> Tensor:
     """Return the gradient of the input of a strided convolution without padding.
 
-    With the kernel filled up with zeros to a multiple of the stride, s x s neighbours of the input
-    are the channels of one place, on which a kernel that is s times smaller moves without stride.
+    The kernel is padded with zeros to a multiple of the stride s. Then s x s neighbours of the
+    input are the channels of one place, over which a kernel s times smaller moves without stride.
 
     Args:
-        gradient: of the outputs, [n, rows, columns, filters].
+        gradient: that of the outputs, [n, rows, columns, filters].
         kernel: [height, width, channels, filters].
-        shape: of the input, [n, height, width, channels].
+        shape: that of the input, [n, height, width, channels].
         strides: down and across.
     """
     count, height, width, channels = shape
@@ -203,14 +203,14 @@ def input_gradient(
     found = tf.transpose(found, [0, 1, 3, 2, 4, 5])
     found = tf.reshape(found, [count, rows * down, columns * across, channels])
     found = found[:, :height, :width]
-    unseen = [[0, height - found.shape[1]], [0, width - found.shape[2]]]  # by any output
+    unseen = [[0, height - found.shape[1]], [0, width - found.shape[2]]]  # no output sees these
     return tf.pad(found, [[0, 0], *unseen, [0, 0]])
 
 
 def _normalized(layer: layers.BatchNormalization, batch: list[Tensor]) -> list[Tensor]:
-    """Normalise by mean and variance of all parts, as the layer would (arXiv:1502.03167).
+    """Normalise by mean and variance of all microbatches, as the layer would (arXiv:1502.03167).
 
-    The way back is written out: what TensorFlow derives step by step takes twice the operators.
+    The gradient is written out: the one that TensorFlow derives takes twice the operators.
     """
     assert layer.axis in (-1, batch[0].shape.rank - 1)
     axes = list(range(batch[0].shape.rank - 1))
@@ -236,7 +236,7 @@ def _normalized(layer: layers.BatchNormalization, batch: list[Tensor]) -> list[T
             products = [each * part for each, part in zip(wanted, batch, strict=True)]
             products_sum = tf.add_n([tf.reduce_sum(each, axes) for each in products])
             gamma_wants = inverse * (products_sum - mean * beta_wants)
-            # What the mean and the variance take back.
+            # Mean and variance depend on the batch, too.
             slope = -scale * inverse * gamma_wants / size
             level = -mean * slope - scale * beta_wants / size
             parts_want = [

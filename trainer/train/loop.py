@@ -1,16 +1,16 @@
 """The training loop inside the graph, the same for one device, several, and several workers.
 
-The state of a run is a value: tensors go into a chunk of steps and come out of it. No variable
-is shared with Python, so one compiled function holds K steps, a snapshot is the value that
-came out, and a run can be taken up from any state.
+The state of a run is a value: tensors go into a chunk of steps and come out of it. Python shares no
+variable with it, so that one compiled function holds K steps, a snapshot is the value that came
+out, and a run can continue from any state.
 
-With several replicas a step makes one collective: gradients, the running statistics of the
-layers, loss, accuracy and the request to stop travel in one flat vector, whose sum every
-replica gets. That is why all replicas keep the same bits, and stop at the same step.
+With several replicas each step makes one collective: gradients, the running statistics of the
+layers, loss, accuracy and the request to stop travel in one flat vector, and every replica gets
+its sum. That is why all replicas keep the same bits, and stop at the same step.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,26 +19,14 @@ import tensorflow as tf
 
 from trainer.data import stream
 from trainer.train import forward
-from trainer.train.all_reduce import Ring
+from trainer.train.all_reduce import RingAllReduce
 from trainer.train.optimizers import Optimizer, Tensor
+from trainer.train.replicas import Replicas, as_graph
+from trainer.train.state import Arrays, State
 
-EVAL_BATCH = 500  # images a replica runs through the model at once, where no gradient is kept
+EVAL_BATCH = 500  # images that a replica evaluates at once
 EVAL_CALL = 10  # such batches in one graph call
-CALL = 1.0  # seconds that a call may take inside of which steps cannot be counted
-
-
-class State(NamedTuple):
-    """What a step changes: tensors in the order of the model's variables.
-
-    Attributes:
-        parameters: trainable variables.
-        slots: the optimizer's state, a tuple for each parameter.
-        buffers: other variables of the model, such as running means.
-    """
-
-    parameters: tuple[Tensor, ...]
-    slots: tuple[tuple[Tensor, ...], ...]
-    buffers: tuple[Tensor, ...]
+CALL = 1.0  # seconds that a call may take if its steps cannot be counted
 
 
 class Data(NamedTuple):
@@ -57,10 +45,10 @@ class ChunkResult(NamedTuple):
 
 
 class Loop:
-    """Graph functions for one model on one strategy.
+    """Graph functions for one model on its replicas.
 
     Args:
-        strategy: any strategy of ``tf.distribute`` whose replicas run the same program.
+        replicas: the devices that train.
         model: maps images uint8 [n, height, width, channels] to logits [n, classes].
         optimizer: the update rule.
         images: what indices refer to unless other data are given, uint8 [n, height, width,
@@ -69,13 +57,15 @@ class Loop:
         chunk_steps: the most steps in one call.
         xla: whether to compile with XLA.
         label_smoothing: share of the target spread over all classes.
-        reordered: whether the model is computed by ``forward.py``; only for layers in a row.
-        parts: how many parts of a replica's batch that computes side by side; only without XLA.
+        reordered: whether ``forward.py`` computes the model; only for layers in a row.
+        microbatches: into how many equal parts ``forward.py`` cuts a replica's batch; more than
+            one only without XLA.
+        all_reduce: sums over the workers; None: TensorFlow's collectives do.
     """
 
     def __init__(
         self,
-        strategy: Any,
+        replicas: Replicas,
         model: Any,
         optimizer: Optimizer,
         images: npt.NDArray[np.uint8],
@@ -85,37 +75,29 @@ class Loop:
         xla: bool,
         label_smoothing: float = 0.0,
         reordered: bool = False,
-        parts: int = 1,
+        microbatches: int = 1,
+        all_reduce: RingAllReduce | None = None,
     ) -> None:
-        assert parts == 1 or (reordered and not xla)
-        self.strategy = strategy
-        self.replicas: int = strategy.num_replicas_in_sync
-        self.local_replicas: int = self.replicas // max(1, _workers(strategy))
-        self._rank = strategy.cluster_resolver.task_id if strategy.cluster_resolver else 0
+        assert microbatches == 1 or (reordered and not xla)
+        self.replicas, self.all_reduce, self.xla = replicas, all_reduce, xla
+        self.reordered, self.microbatches = reordered, microbatches
         self._model = model
         self._optimizer = optimizer
         self._label_smoothing = label_smoothing
         self._chunk_steps = chunk_steps
-        self.reordered, self.parts = reordered, parts
         weights = {id(v) for v in model.non_trainable_weights}
         self._is_buffer = [id(v) in weights for v in model.non_trainable_variables]
         self.generators = self._is_buffer.count(False)
-        self.xla = xla
-        self.gathering: int | None = None  # the progress when the gather under way began
-        self.ring: Ring | None = None  # sums in place of the strategy, if it is given in time
-        self._whole = whole = xla and self.replicas == 1
-        self._calls = 0  # of the graph, that Python has made and that have returned
+        self.names = _names(model, optimizer)
+        self._whole = whole = xla and replicas.count == 1
         self._most_steps = 1 if whole else chunk_steps  # of a call
-        with tf.device("CPU"):
-            self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._gradients, self._apply = self._gradients_of, self._apply_to
         if xla and not whole:  # the collective stands between two compiled halves of a step
-            self._gradients = _graph(self._gradients_of, jit_compile=True)
-            self._apply = _graph(self._apply_to, jit_compile=True)
-        self._chunk = _graph(self._chunk_of, jit_compile=whole)
-        self._logits = _graph(self._logits_of, jit_compile=whole)
-        self._gather_values = _graph(self._gather_of)
-        self._data = Data(self._on_devices(images), self._on_devices(labels))
+            self._gradients = as_graph(self._gradients_of, jit_compile=True)
+            self._apply = as_graph(self._apply_to, jit_compile=True)
+        self._chunk = as_graph(self._chunk_of, jit_compile=whole)
+        self._logits = as_graph(self._logits_of, jit_compile=whole)
+        self._data = Data(replicas.place(images), replicas.place(labels))
 
     def initial_state(self) -> State:
         """Return the state before step 0, from the model's initial weights, as numpy arrays."""
@@ -125,8 +107,23 @@ class Loop:
 
     def place(self, state: State) -> State:
         """Return a state of numpy arrays as tensors, a copy on every device."""
-        placed: State = tf.nest.map_structure(self._on_devices, state)
+        placed: State = tf.nest.map_structure(self.replicas.place, state)
         return placed
+
+    def host_copy(self, state: State) -> State:
+        """Return the state as numpy arrays."""
+        copy: State = tf.nest.map_structure(lambda t: self.replicas.here(t)[0].numpy(), state)
+        return copy
+
+    def named(self, state: State) -> Arrays:
+        """Return a state of numpy arrays by name."""
+        return dict(zip(self.names, tf.nest.flatten(state), strict=True))
+
+    def unnamed(self, arrays: Mapping[str, npt.NDArray[Any]]) -> State:
+        """Return named arrays as a state; the inverse of ``named``."""
+        values = [arrays[name] for name in self.names]
+        state: State = tf.nest.pack_sequence_as(self.initial_state(), values)
+        return state
 
     def run_chunk(
         self,
@@ -147,57 +144,34 @@ class Loop:
             seeds: for the model's random generators, uint32 [count, generators].
             first: the first step, counted from 0.
             stop: whether this worker was asked to stop; every worker gets to know.
-            data: what indices refer to; always of the same shape, or it is compiled anew.
+            data: what indices refer to; another shape costs another compilation.
         """
         count, batch = indices.shape
-        assert batch % self.replicas == 0
-        split = indices.reshape(count, self.replicas, batch // self.replicas)
-        figures, start = [], 0
+        split = indices.reshape(count, self.replicas.count, -1)
+        assert split.shape[1] * split.shape[2] == batch
+        results, start = [], 0
         while start < count:
-            part = slice(start, min(count, start + self._most_steps))
+            end = min(count, start + self._most_steps)
+            padded = [
+                _padded(by_step[start:end], self._chunk_steps) for by_step in (split, rates, seeds)
+            ]
             began = time.monotonic()
-            state, *result = self._call(
+            state, *values = self._chunk(
                 state,
-                split[part],
-                rates[part],
-                seeds[part],
-                first + start,
-                stop,
-                data or self._data,
+                *(data or self._data),
+                *padded,
+                tf.constant(first + start),
+                tf.constant(end - start),
+                tf.constant(float(stop)),
             )
-            figures.append(result)
-            self._calls += 1
-            if self._whole:  # nothing can be counted inside of it
-                pace = (time.monotonic() - began) / (part.stop - start)
+            results.append([each.numpy()[: end - start] for each in values])
+            self.replicas.activity.count_call()
+            if self._whole:  # its steps cannot be counted
+                pace = (time.monotonic() - began) / (end - start)
                 self._most_steps = max(1, min(self._chunk_steps, int(CALL / pace)))
-            start = part.stop
-        losses, accuracies, stops = map(np.concatenate, zip(*figures, strict=True))
+            start = end
+        losses, accuracies, stops = map(np.concatenate, zip(*results, strict=True))
         return state, ChunkResult(losses, accuracies, bool(stops.any()))
-
-    def _call(
-        self,
-        state: State,
-        indices: npt.NDArray[np.int32],
-        rates: npt.NDArray[np.float32],
-        seeds: npt.NDArray[np.uint32],
-        first: int,
-        stop: bool,
-        data: Data,
-    ) -> tuple[Any, ...]:
-        """Run steps in one graph call; return the state, and by step loss, accuracy and stop."""
-        count = len(indices)
-        pad = self._chunk_steps - count
-        state, *figures = self._chunk(
-            state,
-            *data,
-            tf.constant(np.pad(indices, ((0, pad), (0, 0), (0, 0)))),
-            tf.constant(np.pad(rates, (0, pad))),
-            tf.constant(np.pad(seeds, ((0, pad), (0, 0)))),
-            tf.constant(first),
-            tf.constant(count),
-            tf.constant(float(stop)),
-        )
-        return state, *(values.numpy()[:count] for values in figures)
 
     def share(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> Data:
         """Return arrays of ``stream.allocate`` as data; on a CPU without copying them.
@@ -206,11 +180,11 @@ class Loop:
         later calls see.
         """
         if tf.config.list_physical_devices("GPU"):
-            return Data(self._on_devices(images), self._on_devices(labels))
+            return Data(self.replicas.place(images), self.replicas.place(labels))
         assert not any(array.ctypes.data % stream.ALIGNMENT for array in (images, labels))
         # Copying 100 MB takes as long as training on it.
         pair = [tf.experimental.dlpack.from_dlpack(a.__dlpack__()) for a in (images, labels)]
-        return Data(*(self._on_devices(tensor, tf.identity) for tensor in pair))
+        return Data(*(self.replicas.place(tensor, tf.identity) for tensor in pair))
 
     def logits(
         self, state: State, indices: npt.NDArray[np.int32], data: Data | None = None
@@ -223,26 +197,18 @@ class Loop:
             data: what indices refer to.
         """
         images = (data or self._data).images
-        call = self.local_replicas * EVAL_CALL * EVAL_BATCH
+        call = self.replicas.local * EVAL_CALL * EVAL_BATCH
         # A worker's share of a split smaller than the gang is empty.
         parts = [np.empty((0, self._model.output_shape[-1]), np.float32)]
         for start in range(0, len(indices), call):
             part = indices[start : start + call]
             padded = np.pad(part, (0, call - len(part)))
-            shaped = padded.reshape(self.local_replicas, EVAL_CALL, EVAL_BATCH)
+            shaped = padded.reshape(self.replicas.local, EVAL_CALL, EVAL_BATCH)
             result = self._logits(state, images, tf.constant(shaped))
-            self._calls += 1
-            whole = np.concatenate([t.numpy() for t in self._local(result)])
+            self.replicas.activity.count_call()
+            whole = np.concatenate([t.numpy() for t in self.replicas.here(result)])
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
-
-    def progress(self) -> int:
-        """Return a number that grows with each step, gather and call; safe in any thread.
-
-        Where XLA compiles the whole loop, steps do not count; calls are then of about ``CALL``
-        seconds.
-        """
-        return int(self._steps.numpy()) + self._calls
 
     def architecture(self) -> str:
         """Return Keras's description of the model, JSON."""
@@ -256,27 +222,9 @@ class Loop:
             return self._model(images, training=False)
 
         images = tf.TensorSpec([None, *self._model.input_shape[1:]], tf.uint8, name="images")
-        traced = _graph(logits).get_concrete_function(images)
+        traced = as_graph(logits).get_concrete_function(images)
         definition: bytes = traced.graph.as_graph_def().SerializeToString()
         return definition
-
-    def gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the values of all workers, [workers, n] by rank; n is alike on all of them."""
-        if self.replicas == 1:
-            return values[None]
-        # A float32 holds every rank exactly.
-        row = np.concatenate([np.array([self._rank], values.dtype), values])
-        self.gathering = self.progress()
-        try:
-            rows = self._local(self._gather_values(tf.constant(row)))[0].numpy()
-        finally:
-            self.gathering = None
-        return by_rank(rows, self.replicas // self.local_replicas)
-
-    def host_copy(self, state: State) -> State:
-        """Return the state as numpy arrays."""
-        copy: State = tf.nest.map_structure(lambda t: self._local(t)[0].numpy(), state)
-        return copy
 
     def _chunk_of(
         self,
@@ -292,13 +240,13 @@ class Loop:
     ) -> tuple[State, Tensor, Tensor, Tensor]:
         def body(i: Tensor, state: State, arrays: Any) -> Any:
             step = tf.cast(first + i + 1, tf.float32)
-            state, *figures = self.strategy.run(
-                self._step, args=(state, images, labels, indices[i], rates[i], seeds[i], step, stop)
+            state, *values = self.replicas.run(
+                self._step, state, images, labels, indices[i], rates[i], seeds[i], step, stop
             )
-            figures = [self._local(f)[0] for f in figures]
+            values = [self.replicas.here(each)[0] for each in values]
             if not self._whole:
-                self._count(figures)
-            return i + 1, state, [a.write(i, f) for a, f in zip(arrays, figures, strict=True)]
+                self.replicas.activity.count(values)
+            return i + 1, state, [a.write(i, v) for a, v in zip(arrays, values, strict=True)]
 
         arrays = [tf.TensorArray(tf.float32, size=self._chunk_steps) for _ in range(3)]
         _, state, arrays = tf.while_loop(
@@ -319,7 +267,7 @@ class Loop:
     ) -> tuple[State, Tensor, Tensor, Tensor]:
         """One replica's part of one step."""
         context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group if self.replicas > 1 else 0
+        replica = context.replica_id_in_sync_group if self.replicas.count > 1 else 0
         rows = indices[replica]
         gradients, buffers, loss, accuracy = self._gradients(
             state,
@@ -328,7 +276,7 @@ class Loop:
             seeds,
             tf.cast(replica, tf.uint32),
         )
-        if self.replicas > 1:
+        if self.replicas.count > 1:
             values = [*gradients, *buffers, loss, accuracy, stop]
             flat = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in values], 0)
             # Each replica's loss is already its share of the global mean; the layers' running
@@ -340,9 +288,11 @@ class Loop:
 
     def _sum(self, flat: Tensor, context: Any) -> Tensor:
         """Return the sum of all replicas' vectors."""
-        if self.ring is None:
+        if self.all_reduce is None:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
-        return tf.ensure_shape(tf.numpy_function(self.ring.sum, [flat], tf.float32), flat.shape)
+        return tf.ensure_shape(
+            tf.numpy_function(self.all_reduce.sum, [flat], tf.float32), flat.shape
+        )
 
     def _gradients_of(
         self, state: State, images: Tensor, labels: Tensor, seeds: Tensor, replica: Tensor
@@ -353,7 +303,7 @@ class Loop:
             others = self._others(state.buffers, seeds, replica)
             if self.reordered:
                 logits, others = forward.call(
-                    self._model, state.parameters, others, images, self.parts
+                    self._model, state.parameters, others, images, self.microbatches
                 )
             else:
                 logits, others = self._model.stateless_call(
@@ -361,15 +311,15 @@ class Loop:
                 )
             logits = tf.cast(logits, tf.float32)
             losses = _cross_entropy(labels, logits, self._label_smoothing)
-            loss = tf.reduce_mean(losses) / self.replicas
+            loss = tf.reduce_mean(losses) / self.replicas.count
         gradients = tape.gradient(loss, state.parameters, unconnected_gradients="zero")
         buffers = tuple(
-            tf.cast(v / self.replicas, v.dtype) if v.dtype.is_floating else v
+            tf.cast(v / self.replicas.count, v.dtype) if v.dtype.is_floating else v
             for v, is_buffer in zip(others, self._is_buffer, strict=True)
             if is_buffer
         )
         correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
-        accuracy = tf.reduce_mean(tf.cast(correct, tf.float32)) / self.replicas
+        accuracy = tf.reduce_mean(tf.cast(correct, tf.float32)) / self.replicas.count
         return tuple(gradients), buffers, loss, accuracy
 
     def _apply_to(
@@ -407,12 +357,12 @@ class Loop:
         return others
 
     def _logits_of(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
-        return self.strategy.run(self._replica_logits, args=(state, images, indices))
+        return self.replicas.run(self._replica_logits, state, images, indices)
 
     def _replica_logits(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
         context = tf.distribute.get_replica_context()
         local = (
-            context.replica_id_in_sync_group % self.local_replicas if self.local_replicas > 1 else 0
+            context.replica_id_in_sync_group % self.replicas.local if self.replicas.local > 1 else 0
         )
         rows = indices[local]
         no_seeds = tf.zeros([self.generators], tf.uint32)
@@ -426,61 +376,9 @@ class Loop:
 
         classes = self._model.output_shape[-1]
         logits = tf.map_fn(
-            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.parts
+            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.microbatches
         )
         return tf.reshape(logits, [-1, classes])
-
-    def _gather_of(self, values: Tensor) -> Tensor:
-        def one(row: Tensor) -> Tensor:
-            return tf.distribute.get_replica_context().all_gather(row[None], axis=0)
-
-        rows = self.strategy.run(one, args=(values,))
-        self._count(self._local(rows))
-        return rows
-
-    def _count(self, done: Any) -> None:
-        """Count, inside of the graph, what these tensors finish."""
-        with tf.control_dependencies(list(done)), tf.device("CPU"):
-            self._steps.assign_add(1)
-
-    def _on_devices(self, array: Any, place: Callable[[Any], Tensor] = tf.constant) -> Tensor:
-        value = self.strategy.experimental_distribute_values_from_function(lambda _: place(array))
-        # run() returns plain tensors where there is one device; what goes in must be alike.
-        return value if self.local_replicas > 1 else self._local(value)[0]
-
-    def _local(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Return the value on each of this process's devices."""
-        local: tuple[Tensor, ...] = self.strategy.experimental_local_results(value)
-        return local
-
-
-def by_rank(rows: npt.NDArray[Any], workers: int) -> npt.NDArray[Any]:
-    """Return what was gathered in the order of ranks.
-
-    A collective hands out rows in an order of its own: TensorFlow's in the text order of the
-    tasks' names, which puts rank 10 before rank 2.
-
-    Args:
-        rows: [replicas, 1 + n] in any order, the first column the rank.
-        workers: how many there are; each has one row or, with several devices, equal ones.
-
-    Returns:
-        [workers, n].
-    """
-    ranks, first = np.unique(rows[:, 0], return_index=True)
-    assert np.array_equal(ranks, np.arange(workers)), f"gathered the ranks {ranks.tolist()}"
-    result: npt.NDArray[Any] = rows[first, 1:]
-    return result
-
-
-def _graph(function: Callable[..., Any], *, jit_compile: bool = False) -> Any:
-    # The loops here are the graph's own; having AutoGraph look for others takes 0.6 s.
-    return tf.function(function, autograph=False, jit_compile=jit_compile)
-
-
-def _workers(strategy: Any) -> int:
-    resolver = strategy.cluster_resolver
-    return len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
 
 
 def _cross_entropy(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:
@@ -492,9 +390,26 @@ def _cross_entropy(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:
 
 
 def _unflatten(
-    flat: Tensor, like: list[Tensor], gradients: int
+    flat: Tensor, template: list[Tensor], gradients: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor, Tensor]:
-    parts = tf.split(flat, [v.shape.num_elements() for v in like])
-    values = [tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, like, strict=True)]
+    parts = tf.split(flat, [v.shape.num_elements() for v in template])
+    values = [
+        tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, template, strict=True)
+    ]
     *tensors, loss, accuracy, stop = values
     return tuple(tensors[:gradients]), tuple(tensors[gradients:]), loss, accuracy, stop
+
+
+def _padded(by_step: npt.NDArray[Any], steps: int) -> Tensor:
+    """Return an array of so many steps as a tensor, filled up with zeros."""
+    return tf.constant(np.pad(by_step, [(0, steps - len(by_step)), *[(0, 0)] * (by_step.ndim - 1)]))
+
+
+def _names(model: Any, optimizer: Optimizer) -> list[str]:
+    """Return the names of the state's tensors, in its order."""
+    parameters = [variable.path for variable in model.trainable_variables]
+    names = [f"parameters/{path}" for path in parameters]
+    names += [f"{slot}/{path}" for path in parameters for slot in optimizer.slots]
+    names += [f"buffers/{variable.path}" for variable in model.non_trainable_weights]
+    assert len(set(names)) == len(names), "variable paths must be unique"
+    return names

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -25,8 +25,20 @@ from trainer.runs.restore import Restored, weights
 from trainer.train.warp import Warp
 
 Shape = tuple[int, int, int]  # height, width, channels
+Layer = Callable[[int], Any]  # of units
 Layers = list[Any]
-Builder = Callable[[int], Layers]  # of classes; the layers of a preset, one after the other
+
+
+class Builder(NamedTuple):
+    """How a preset's model is built.
+
+    Attributes:
+        layers: function of the number of classes; returns the layers, one after the other.
+        hidden: units of the hidden layers, if all layers are dense; None if some convolve.
+    """
+
+    layers: Callable[[int], Layers]
+    hidden: tuple[int, ...] | None = None
 
 
 def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
@@ -52,14 +64,14 @@ def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
 
 
 def check_size(restored: Restored) -> None:
-    """Check that a run's model takes no more memory than the weights that are there for it.
+    """Check that a run's model takes no more memory than its stored weights.
 
     A preset's size follows from the size of images and the number of classes, and a run's folder
-    may name any. A user's own function is trusted.
+    can claim any. A user's own function is trusted.
 
     Raises:
         ConfigError: the images are too small for the preset.
-        DataError: there are fewer weights.
+        DataError: fewer weights are stored.
     """
     of_run = restored.settings
     if of_run.config.model is not None:
@@ -77,12 +89,13 @@ def check_size(restored: Restored) -> None:
 def load(restored: Restored) -> Any:
     """Return the model of a run with its weights: images uint8 [n, h, w, c] -> logits [n, classes].
 
-    It has no layer that works in training only and that Keras does not know, so that it can be
-    saved for programs that do not have this one.
+    It leaves out layers of this project that work in training only, so that other programs can
+    load the saved model.
 
     Raises:
         ConfigError: see ``build``.
-        DataError: the weights are those of another model, as when the user's function changed.
+        DataError: the weights belong to another model, for example because the user's function
+            changed.
     """
     check_size(restored)
     of_run = restored.settings
@@ -106,57 +119,45 @@ def load(restored: Restored) -> Any:
 
 
 def has_convolutions(model: Any) -> bool:
-    """Return whether any layer convolves: there XLA loses on CPUs."""
+    """Return whether any layer convolves: XLA is slower for those on CPUs."""
     return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
 
 
-def softmax(classes: int) -> Layers:
-    """Softmax regression, weights from zero."""
-    return [layers.Flatten(), layers.Dense(classes, kernel_initializer="zeros")]
+def relu(units: int) -> Any:
+    """Return a dense layer of ReLU units."""
+    return layers.Dense(units, activation="relu")
 
 
-def single_layer(classes: int) -> Layers:
-    """One dense layer with sigmoid outputs."""
-    return [layers.Flatten(), _sigmoid_outputs(classes)]
+def linear(units: int) -> Any:
+    """Return a dense layer without activation, with larger initial weights than usual."""
+    return layers.Dense(
+        units,
+        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.1),
+        bias_initializer=keras.initializers.Constant(0.1),
+    )
 
 
-def mlp_100(classes: int) -> Layers:
-    """100 ReLU units and sigmoid outputs."""
-    hidden = layers.Dense(100, activation="relu")
-    return [layers.Flatten(), hidden, _sigmoid_outputs(classes)]
+def zeros(units: int) -> Any:
+    """Return a dense layer without activation whose weights start at zero."""
+    return layers.Dense(units, kernel_initializer="zeros")
 
 
-def _sigmoid_outputs(classes: int) -> Any:
-    """Return an output layer whose classes each have a sigmoid of their own.
+def log_sigmoid(units: int) -> Any:
+    """Return a dense layer whose outputs, each a sigmoid of its own, stand for the classes.
 
     Cross-entropy over outputs s_i that need not add up to 1 divides by their sum. With
     log s_i as logits, softmax cross-entropy is that same loss.
     """
-    return layers.Dense(classes, activation="log_sigmoid")
+    return layers.Dense(units, activation="log_sigmoid")
 
 
-def linear_512_256_128(classes: int) -> Layers:
-    """Three hidden layers without activation."""
+def dense(*hidden: int, hidden_layer: Layer = relu, outputs: Layer = layers.Dense) -> Builder:
+    """Return the builder of dense layers, given the units of the hidden ones."""
 
-    def dense(units: int) -> Any:
-        return layers.Dense(
-            units,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.1),
-            bias_initializer=keras.initializers.Constant(0.1),
-        )
+    def build_layers(classes: int) -> Layers:
+        return [layers.Flatten(), *map(hidden_layer, hidden), outputs(classes)]
 
-    hidden = [dense(units) for units in (512, 256, 128)]
-    return [layers.Flatten(), *hidden, dense(classes)]
-
-
-def mlp(*units: int) -> Builder:
-    """Return a builder of a ReLU network with these hidden layers."""
-
-    def builder(classes: int) -> Layers:
-        hidden = [layers.Dense(n, activation="relu") for n in units]
-        return [layers.Flatten(), *hidden, layers.Dense(classes)]
-
-    return builder
+    return Builder(build_layers, hidden)
 
 
 def cnn(classes: int) -> Layers:
@@ -205,58 +206,53 @@ def cnn_best(classes: int) -> Layers:
 
 
 BUILDERS: dict[str, Builder] = {
-    "softmax": softmax,
-    "single-layer": single_layer,
-    "linear-512-256-128": linear_512_256_128,
-    "mlp-100": mlp_100,
-    "mlp-65-65": mlp(65, 65),
-    "dnn-128-32": mlp(128, 32),
-    "cnn": cnn,
-    "cnn-best": cnn_best,
+    "softmax": dense(outputs=zeros),
+    "single-layer": dense(outputs=log_sigmoid),
+    "linear-512-256-128": dense(512, 256, 128, hidden_layer=linear, outputs=linear),
+    "mlp-100": dense(100, outputs=log_sigmoid),
+    "mlp-65-65": dense(65, 65),
+    "dnn-128-32": dense(128, 32),
+    "cnn": Builder(cnn),
+    "cnn-best": Builder(cnn_best),
 }
 
 
-# Units of the hidden layers of the presets that are dense throughout.
-HIDDEN: dict[str, tuple[int, ...]] = {
-    "softmax": (),
-    "single-layer": (),
-    "linear-512-256-128": (512, 256, 128),
-    "mlp-100": (100,),
-    "mlp-65-65": (65, 65),
-    "dnn-128-32": (128, 32),
-}
+def is_dense(config: TrainConfig) -> bool:
+    """Return whether a preset trains, all of whose layers are dense."""
+    return config.model is None and BUILDERS[config.preset].hidden is not None
 
 
 def multiply_adds(config: TrainConfig, input_shape: Shape, classes: int) -> int | None:
     """Return the multiply-adds of one image's forward pass, None unless the preset is dense.
 
-    The model need not be built: once it is, TensorFlow's threads can no longer be chosen.
+    Builds no model: after that TensorFlow's threads can no longer be chosen.
     """
-    if config.model is not None or config.preset not in HIDDEN:
+    hidden = BUILDERS[config.preset].hidden
+    if config.model is not None or hidden is None:
         return None
-    widths = (math.prod(input_shape), *HIDDEN[config.preset], classes)
+    widths = (math.prod(input_shape), *hidden, classes)
     return sum(before * after for before, after in itertools.pairwise(widths))
 
 
 def _preset(name: str, input_shape: Shape, classes: int) -> Any:
-    stack = BUILDERS[name](classes)
+    stack = BUILDERS[name].layers(classes)
     try:
         return keras.Sequential([keras.Input(input_shape), *stack])
-    except ValueError:  # Keras: an output of this convolution would have no pixels left
+    except ValueError:  # Keras: a convolution's output would have no pixels
         raise _too_small(name, input_shape) from None
 
 
 def _kernel_weights(name: str, input_shape: Shape, classes: int) -> int:
-    """Return how many weights the kernels of a preset have; nothing is allocated."""
+    """Return how many weights the kernels of a preset have, without allocating them."""
     count, shape = 0, (None, *input_shape)
-    for layer in BUILDERS[name](classes):
+    for layer in BUILDERS[name].layers(classes):
         channels = shape[-1] or 1
         if isinstance(layer, layers.Dense):
             count += channels * layer.units
         elif isinstance(layer, layers.Conv2D):
             count += channels * layer.filters * math.prod(layer.kernel_size)
         elif not isinstance(layer, layers.Flatten):
-            continue  # it leaves the shape as it is
+            continue  # it keeps the shape
         try:
             shape = layer.compute_output_shape(shape)
         except ValueError:
@@ -281,8 +277,8 @@ def _users_model(reference: str, input_shape: Shape, classes: int) -> Any:
         function = getattr(importlib.import_module(module_name), function_name)
         model = function(input_shape, classes)
         if isinstance(model, keras.Model):
-            # A black, a grey and a white image build what is built by its first call, and show
-            # what comes out.
+            # A black, a grey and a white image: the first call builds what is not built yet, and
+            # shows what the model returns.
             images = np.multiply.outer(np.linspace(0, 1, 3), np.ones(input_shape))
             answer = np.asarray(model(images.astype(np.float32), training=False), np.float32)
     except Exception as error:

@@ -1,9 +1,9 @@
 """Update rules as pure functions of tensors.
 
-Keras's optimizers keep state in variables, and under ``tf.distribute`` add a collective for
-every one of them; with the TensorFlow backend they refuse to run on plain tensors. As pure
+Keras's optimizers keep state in variables, add a collective for each of them under
+``tf.distribute``, and refuse to run on plain tensors with the TensorFlow backend. As pure
 functions the same rules compile into the training loop. Formulas and defaults are those of
-Keras 3 (and of the papers named), which a test compares them with.
+Keras 3 and of the papers named here; a test compares them with Keras.
 """
 
 from collections.abc import Callable
@@ -33,9 +33,9 @@ class Optimizer:
         start: the value that fills every slot before step 0.
         update: (parameter, gradient, slots, learning rate, step counted from 1) -> (new
             parameter, new slots).
-        weight_decay: share of the parameter taken off, times the learning rate, a step
-            (decoupled: Loshchilov and Hutter, arXiv 1711.05101); on tensors of two or more
-            dimensions only, so that biases and normalisation are left alone.
+        weight_decay: share of the parameter, times the learning rate, that each step subtracts
+            (decoupled: Loshchilov and Hutter, arXiv 1711.05101), from tensors of two or more
+            dimensions only, so not from biases and normalisation.
     """
 
     slots: tuple[str, ...]

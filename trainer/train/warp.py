@@ -1,4 +1,4 @@
-"""A layer that bends training images, and leaves all others alone."""
+"""A layer that distorts training images at random, and leaves all others unchanged."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ Tensor = Any  # TensorFlow ships no types
 
 
 class Warp(keras.layers.Layer):  # type: ignore[misc]
-    """Pull every training image over a smooth random field, another one each time.
+    """Distort every training image by a smooth random field, a new one each time.
 
     The field is a sum of low-frequency cosines with normally distributed coefficients. The
-    constant moves the image, the lowest waves scale, shear and turn it, the others bend its
-    strokes, as the elastic distortions of Simard, Steinkraus and Platt (ICDAR 2003) do.
-    Outside the image is 0, and what lies between two pixels is interpolated linearly.
+    constant moves the image, the lowest waves scale, shear and turn it, and the others bend its
+    strokes, like the elastic distortions of Simard, Steinkraus and Platt (ICDAR 2003).
+    Pixels outside the image are 0, and values between pixels are interpolated linearly.
 
     Args:
         shift: standard deviation of the move in each direction, pixels.
-        bend: that of the lowest waves' amplitude, pixels; a wave of i half periods down and j
-            across has bend / (i^2 + j^2).
+        bend: standard deviation of the lowest waves' amplitude, pixels; a wave of i half periods
+            down and j across has bend / (i^2 + j^2).
         waves: i and j are below this.
     """
 
@@ -58,11 +58,11 @@ def sample(images: Tensor, field: Tensor) -> Tensor:
 
     Args:
         images: [n, height, width, channels].
-        field: how far down and how far to the right, pixels, float32 [n, 2, height * width].
+        field: offsets down and to the right, pixels, float32 [n, 2, height * width].
     """
     height, width, channels = images.shape[1:]
     count = tf.shape(images)[0]
-    # With a border of zeros, where everything outside ends up.
+    # A border of zeros stands for everything outside.
     framed = tf.pad(tf.cast(images, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]])
     stride = width + 2
     grid = np.indices((height, width), np.float32).reshape(2, -1) + 1

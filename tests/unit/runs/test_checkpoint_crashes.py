@@ -27,8 +27,6 @@ CONTROLS = 500  # schedules within which a broken protocol must be found out
 VERBS = ("read", "create", "replace", "list", "delete")
 
 
-# One gang, and every fate of every request.
-
 # Where nobody else is at work, what a dead process sent has arrived before the next one starts.
 FATES = set(Fate) - {Fate.DONE, Fate.DIES_IN_FLIGHT, Fate.GIVES_UP_IN_FLIGHT}
 
@@ -107,9 +105,6 @@ def test_every_pair_of_fates(run: Run) -> None:
                 run_alone(*run, {number: fate, second: other})
 
 
-# What one gang restores while another prunes.
-
-
 class Listing(Client):
     """Also lists a checkpoint that nobody can read."""
 
@@ -147,9 +142,6 @@ def test_commit_leaves_alone_what_came_instead_of_the_pruned() -> None:
     gang = Gang(Client(bucket, "committing", prune))
     gang.snapshot(gang.client, 1)
     assert bucket.objects[checkpoint.object_name(1)] == crashes.truths(bucket.plan, 1)[1]
-
-
-# Several at work on one bucket, in an order and with faults drawn from a seed.
 
 
 class AbandonedError(BaseException):
@@ -323,9 +315,6 @@ def test_a_seed_gives_the_same_schedule_again() -> None:
     traces = [run_schedule(seed).trace for seed in range(50)]
     assert [run_schedule(seed).trace for seed in range(50)] == traces
     assert len({tuple(trace) for trace in traces}) > 40
-
-
-# The same with parts that are broken on purpose: what is tested here must be able to fail.
 
 
 REAL = SimpleNamespace(**vars(checkpoint))

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.cluster import Cluster
+from trainer.errors import UnavailableError
 from trainer.train import all_reduce
-from trainer.train.all_reduce import Ring, RingError, Vector
+from trainer.train.all_reduce import RingAllReduce, RingError, Vector
 
 LIMIT = 30.0
 Rows = npt.NDArray[np.int64]
@@ -36,10 +38,12 @@ def meeting(count: int) -> Callable[[int], Callable[[Rows], Rows]]:
 
 
 @contextlib.contextmanager
-def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[Ring]]]:
+def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[RingAllReduce]]]:
     gather_of, hosts = meeting(count), ["127.0.0.1"] * count
     with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
-        made = pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), gather_of(r)), range(count))
+        made = pool.map(
+            lambda r: RingAllReduce(r, hosts, (hosts[r], 0), gather_of(r)), range(count)
+        )
         yield pool, [stack.enter_context(contextlib.closing(each)) for each in made]
 
 
@@ -96,7 +100,9 @@ def test_a_ring_of_wrong_neighbours_is_refused_before_its_first_use(
     def join(rank: int) -> str:
         gather = gather_of(rank)
         try:
-            made = Ring(rank, hosts, (hosts[rank], 0), lambda own: gather(own)[orders[order]])
+            made = RingAllReduce(
+                rank, hosts, (hosts[rank], 0), lambda own: gather(own)[orders[order]]
+            )
         except RingError as error:
             return type(error).__name__
         made.close()
@@ -119,7 +125,7 @@ def test_more_than_the_sockets_hold_passes() -> None:
 def test_a_lost_worker_is_noticed_by_its_neighbours(lost: int) -> None:
     vector = np.ones(1000, np.float32)
 
-    def fail(each: Ring) -> RingError:
+    def fail(each: RingAllReduce) -> RingError:
         with pytest.raises(RingError, match="the ring is broken: ") as caught:
             each.sum(vector)
         each.close()  # as the process does that ends then
@@ -147,7 +153,7 @@ def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(
             RingError, match=f"^port {address[1]} cannot be listened on: .*; free it"
         ):
-            Ring(0, ["127.0.0.1"] * 2, address, lambda own: own)
+            RingAllReduce(0, ["127.0.0.1"] * 2, address, lambda own: own)
 
 
 def test_a_stranger_is_not_let_in() -> None:
@@ -166,7 +172,9 @@ def test_a_stranger_is_not_let_in() -> None:
         return gather
 
     with ThreadPoolExecutor(2) as pool:
-        rings = list(pool.map(lambda r: Ring(r, hosts, (hosts[r], 0), with_strangers(r)), range(2)))
+        rings = list(
+            pool.map(lambda r: RingAllReduce(r, hosts, (hosts[r], 0), with_strangers(r)), range(2))
+        )
         one, two = pool.map(lambda r: rings[r].sum(np.full(3, r, np.float32)), range(2))
         assert one.tolist() == two.tolist() == [1.0] * 3
     for each in rings:
@@ -184,13 +192,29 @@ def test_a_neighbour_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -
             return np.stack([own, np.array([other.getsockname()[1], *own[1:]], np.int64)])
 
         with pytest.raises(RingError, match=r"rank 1 cannot be reached at 127.0.0.1:\d+: "):
-            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+            RingAllReduce(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
         other.listen()
         with pytest.raises(RingError, match=r"rank 1 did not call port \d+; open this port"):
-            Ring(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+            RingAllReduce(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
 
 
 def test_vectors_are_float32() -> None:
     vector: Vector = np.ones(3, np.float32)
     with joined(2) as (pool, rings):
         assert {r.dtype for r in pool.map(lambda each: each.sum(vector), rings)} == {vector.dtype}
+
+
+def test_a_ring_that_cannot_be_closed_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(all_reduce, "CONNECT", 0.2)
+    cluster = Cluster(0, ("127.0.0.1:1", "127.0.0.1:2"), local=True)
+    with socket.socket() as wall:
+        wall.bind(("127.0.0.1", 0))  # refuses, as it does not listen
+        port = wall.getsockname()[1]
+        with pytest.raises(UnavailableError) as caught:
+            all_reduce.join(cluster, lambda own: np.stack([own, np.array([port, *own[1:]])]))
+    assert str(caught.value) == (
+        f"rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open "
+        "this port between all workers, or give --all-reduce tensorflow"
+    )

@@ -67,13 +67,13 @@ def test_threads_depend_on_what_a_step_does(
     config = presets.configure({}, settings)
     devices.set_threads(config, cluster, DATA)
     assert got == asked
-    parts = devices.parts_of(config)
-    assert parts == asked.get("inter", 1)
-    if parts > 1:
+    microbatches = devices.microbatches_of(config)
+    assert microbatches == asked.get("inter", 1)
+    if microbatches > 1:
         monkeypatch.setattr(
             tf.config.threading, "get_intra_op_parallelism_threads", lambda: got["intra"]
         )
-        assert devices.threads(parts) == (config.threads or CORES)
+        assert devices.threads(microbatches) == (config.threads or CORES)
     assert os.sched_getaffinity(0) == before
 
 
@@ -94,4 +94,4 @@ def test_layers_of_presets_are_reordered_on_cpus(
     monkeypatch.setattr(devices, "on_gpus", lambda: gpus)
     config = presets.configure({}, settings)
     assert devices.is_reordered(config) == reordered
-    assert reordered or devices.parts_of(config) == 1
+    assert reordered or devices.microbatches_of(config) == 1

@@ -1,4 +1,4 @@
-"""A step in another order, or in parts, computes what Keras computes for the whole batch."""
+"""A step in another order, or in microbatches, computes what Keras computes for the whole batch."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ WEIGHING = RANDOM.normal(size=(48, 10)).astype(np.float32)
 
 
 def step_of(model: Any, count: int) -> list[Any]:
-    """Return logits, other variables and gradients of a step in so many parts; 0: Keras's own."""
+    """Return logits, other variables and gradients of a step in microbatches; 0: Keras's own."""
     trainable = [tf.convert_to_tensor(each) for each in model.trainable_variables]
     others = [tf.convert_to_tensor(each) for each in model.non_trainable_variables]
     with tf.GradientTape() as tape:
@@ -166,7 +166,7 @@ def convolving() -> Any:
     )
 
 
-@pytest.mark.parametrize("settings", [{"parts": 4}, {"xla": True}, {"replicas": 2}])
+@pytest.mark.parametrize("settings", [{"microbatches": 4}, {"xla": True}, {"replicas": 2}])
 def test_a_run_reordered_has_the_losses_and_logits_of_keras(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,13 +178,13 @@ def test_a_run_reordered_has_the_losses_and_logits_of_keras(
 
     original = forward.call
     monkeypatch.setattr(forward, "call", call)
-    as_keras = build(convolving, **{**settings, "parts": 1})
+    as_keras = build(convolving, **{**settings, "microbatches": 1})
     reordered = build(convolving, **settings, reordered=True)
     state, losses = run(as_keras, [8, 16])
     assert not cuts
     state_reordered, losses_reordered = run(reordered, [8, 16])
     np.testing.assert_allclose(losses_reordered, losses, rtol=1e-4)
-    assert set(cuts) == {settings.get("parts", 1)}
+    assert set(cuts) == {settings.get("microbatches", 1)}
     assert losses[-1] < losses[0]
     indices = np.arange(len(LABELS), dtype=np.int32)
     np.testing.assert_allclose(
@@ -195,10 +195,10 @@ def test_a_run_reordered_has_the_losses_and_logits_of_keras(
 
 
 @given(threads=st.integers(1, 256), batch=st.integers(1, 4096))
-def test_parts_are_equal_and_large_enough_and_no_more_than_threads(
+def test_microbatches_are_equal_and_large_enough_and_no_more_than_threads(
     threads: int, batch: int
 ) -> None:
-    count = forward.parts_for(threads, batch)
+    count = forward.microbatches_for(threads, batch)
     assert 1 <= count <= threads
     assert batch % count == 0
     assert count == 1 or batch // count >= forward.LEAST
@@ -208,5 +208,7 @@ def test_parts_are_equal_and_large_enough_and_no_more_than_threads(
     ("threads", "batch", "count"),
     [(1, 128, 1), (2, 128, 2), (3, 128, 2), (8, 128, 4), (2, 129, 1), (3, 129, 3), (2, 63, 1)],
 )
-def test_there_are_as_many_parts_as_there_may_be(threads: int, batch: int, count: int) -> None:
-    assert forward.parts_for(threads, batch) == count
+def test_there_are_as_many_microbatches_as_there_may_be(
+    threads: int, batch: int, count: int
+) -> None:
+    assert forward.microbatches_for(threads, batch) == count

@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from keras import layers
 
 from tests.support.loops import (
@@ -26,7 +24,8 @@ from tests.support.loops import (
 )
 from trainer.data import sampler, stream
 from trainer.train import loop
-from trainer.train.loop import Loop, State
+from trainer.train.loop import Loop
+from trainer.train.state import State
 
 pytestmark = pytest.mark.tensorflow
 
@@ -45,9 +44,6 @@ def reference(it: Loop, state: State) -> Any:
     for variable, value in zip(model.non_trainable_weights, state.buffers, strict=True):
         variable.assign(value)
     return model
-
-
-# One device.
 
 
 @pytest.mark.parametrize("xla", [False, True])
@@ -148,9 +144,6 @@ def test_a_bfloat16_model_keeps_float32_weights_and_figures() -> None:
     assert it.logits(it.place(state), np.arange(3, dtype=np.int32)).dtype == np.float32
 
 
-# One device and several.
-
-
 @pytest.mark.parametrize(("xla", "steps"), [(False, 200), (True, 48)])
 def test_two_devices_give_the_losses_of_one(xla: bool, steps: int) -> None:
     ends = list(range(8, steps + 1, 8))
@@ -245,13 +238,6 @@ def test_logits_are_exact_for_any_number_of_images(
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
-    # One process is one worker, however many devices it has.
-    values = np.array([3, -(2**62)], np.int64)
-    np.testing.assert_array_equal(built(noisy, replicas).gather(values), [values])
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_data_may_be_given_later(replicas: int) -> None:
     it = build(plain, replicas, images=np.zeros_like(IMAGES[:1]), labels=LABELS[:1])
     whole = built(plain, replicas)
@@ -268,19 +254,3 @@ def test_data_may_be_given_later(replicas: int) -> None:
     assert bits(it.host_copy(state)) == bits(whole.host_copy(wanted))
     rows = np.arange(SAMPLES, dtype=np.int32)
     assert it.logits(state, rows, data).tobytes() == whole.logits(wanted, rows).tobytes()
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 3), st.sampled_from([np.int64, np.float32]), st.data())
-def test_rows_gathered_in_any_order_are_given_by_rank(
-    workers: int, devices: int, dtype: Any, data: st.DataObject
-) -> None:
-    ranks = np.repeat(np.arange(workers), devices)
-    rows = np.stack([ranks, ranks * 7], axis=1).astype(dtype)
-    shuffled = rows[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(rows))]
-    assert np.array_equal(loop.by_rank(shuffled, workers)[:, 0], np.arange(workers) * 7)
-
-
-def test_a_rank_that_is_missing_from_what_was_gathered_is_no_result() -> None:
-    with pytest.raises(AssertionError, match="gathered the ranks"):
-        loop.by_rank(np.array([[0, 5], [2, 6]]), 2)

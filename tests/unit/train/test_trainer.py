@@ -1,7 +1,7 @@
 """The straight line from configuration to result, in process, on a tiny real model."""
 
+import dataclasses
 import json
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from tests.support.samples import delivered
@@ -18,12 +17,15 @@ from trainer.cluster import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset, idx, sampler, shards, stream
 from trainer.data.dataset import Dataset, Split
-from trainer.errors import ConfigError, StoppedError, UnavailableError
+from trainer.errors import ConfigError, PeerLostError, StoppedError, UnavailableError
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import all_reduce
+from trainer.train import all_reduce, peers
 from trainer.train.devices import make_strategy
+from trainer.train.replicas import Replicas
+from trainer.train.resume import resume
+from trainer.train.run import Run
 from trainer.train.trainer import Trainer, assemble
 
 pytestmark = pytest.mark.tensorflow
@@ -85,7 +87,8 @@ def train_on(
     stop = threading.Event()
     listener = Listener(stop, stop_after)
     digest = run_folder.claim(storage, config, data.sha256)
-    return Trainer(config, ALONE, data, storage, digest, listener).train(stop, started=0.0)
+    run = Run(config, ALONE, data, storage, digest, listener)
+    return Trainer(run).train(stop, started=0.0)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -145,7 +148,7 @@ def test_damaged_metrics_cost_these_alone(
     listener = Listener(threading.Event(), None)
     storage, config = open_storage(str(folder)), parse(SETTINGS)
     digest = run_folder.claim(storage, config, DATA.sha256)
-    trainer = Trainer(config, ALONE, DATA, storage, digest, listener)
+    trainer = Trainer(Run(config, ALONE, DATA, storage, digest, listener))
     result = trainer.train(threading.Event(), started=0.0)
     assert result["weights_sha256"] == whole["weights_sha256"]
     assert [words in warning for warning in listener.warnings] == [True]
@@ -234,19 +237,19 @@ def test_early_stopping_leaves_the_windows_in_order(
 def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
     config = parse({**SETTINGS, "model": "tests.support.tiny:linear"})
     result = train(tmp_path, model=config.model)
-    loop, names = assemble(config, DATA, make_strategy(ALONE))
+    loop = assemble(config, DATA, Replicas(make_strategy(ALONE)))
     digest = run_folder.digest({**config.identity(), "data_sha256": DATA.sha256})
-    arrays = dict(zip(names, _flat(loop.initial_state()), strict=True))
-    last = checkpoint.load(open_storage(str(tmp_path)), 24, arrays, digest)
-    weights = {n.rpartition("/")[2]: last.arrays[n] for n in names if n.startswith("parameters/")}
+    template = loop.named(loop.initial_state())
+    last = checkpoint.load(open_storage(str(tmp_path)), 24, template, digest)
+    weights = {
+        name.rpartition("/")[2]: array
+        for name, array in last.arrays.items()
+        if name.startswith("parameters/")
+    }
     out = DATA.test.images.reshape(41, -1) / 255 @ weights["kernel"] + weights["bias"]
     assert result["test_accuracy"] == np.mean(out.argmax(axis=1) == DATA.test.labels)
     by_hand = metrics.losses(out.astype(np.float32), DATA.test.labels).mean()
     assert result["test_loss"] == pytest.approx(by_hand, rel=1e-4)
-
-
-def _flat(state: Any) -> list[Any]:
-    return [*state.parameters, *(slot for slots in state.slots for slot in slots), *state.buffers]
 
 
 def test_keep_best_ends_with_the_weights_of_the_best_validation(tmp_path: Path) -> None:
@@ -352,17 +355,20 @@ def restored(folder: Path, *, agreed: bool) -> list[int]:
     """Return the steps that two workers start from, the first of which lists too early."""
     config = parse(SETTINGS)
     meeting = Meeting(2)
-    trainers = []
+    pairs = []
     for rank, storage in enumerate((Late(str(folder)), LocalStorage(str(folder)))):
         cluster = Cluster(rank, ("a:1", "b:1"), local=True)
         digest = run_folder.claim(storage, config, DATA.sha256)
-        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
-        trainer.cluster = cluster if agreed else ALONE  # alone, each one picks for itself
+        loop = assemble(config, DATA, Replicas(make_strategy(ALONE)))
         if agreed:
-            trainer.loop.gather = meeting.gather(rank)  # type: ignore[method-assign]
-        trainers.append(trainer)
+            loop.replicas.gather = meeting.gather(rank)  # type: ignore[method-assign]
+        else:  # alone, each one picks for itself
+            cluster = ALONE
+        pairs.append(
+            (Run(config, cluster, DATA, storage, digest, Listener(threading.Event())), loop)
+        )
     with ThreadPoolExecutor() as pool:
-        return [at.step for at in pool.map(lambda t: t._restore(), trainers)]
+        return [at.step for at in pool.map(lambda pair: resume(*pair), pairs)]
 
 
 def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: Path) -> None:
@@ -373,29 +379,19 @@ def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: 
     assert restored(tmp_path, agreed=False) == [before, newest]  # so the test sees it
 
 
-def test_a_ring_that_cannot_be_closed_ends_the_run_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(all_reduce, "CONNECT", 0.2)
-    storage, config = open_storage(str(tmp_path)), parse(SETTINGS)
-    digest = run_folder.claim(storage, config, DATA.sha256)
-    trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
-    trainer.cluster = Cluster(0, ("127.0.0.1:1", "127.0.0.1:2"), local=True)
-    trainer.loop.replicas = 2
-    with socket.socket() as wall:
-        wall.bind(("127.0.0.1", 0))  # refuses, as it does not listen
-        port = wall.getsockname()[1]
+def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
+    def fail(workers: int) -> None:
+        cluster = Cluster(0, ("a:1",) * workers, local=True)
+        with peers.stop_if_lost(cluster, rescue=lambda: 8):
+            raise all_reduce.RingError("the ring is broken: reset")
 
-        def gather(own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-            return np.stack([own, np.array([port, *own[1:]])])
-
-        trainer.loop.gather = gather  # type: ignore[method-assign, assignment]
-        with pytest.raises(UnavailableError) as caught:
-            trainer.train(threading.Event(), started=0.0)
+    with pytest.raises(PeerLostError) as caught:
+        fail(2)
     assert str(caught.value) == (
-        f"rank 0: rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open "
-        "this port between all workers, or give --all-reduce tensorflow"
+        "lost a peer (the ring is broken: reset) after step 8; the same command resumes from there"
     )
+    with pytest.raises(all_reduce.RingError):
+        fail(1)
 
 
 def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_path: Path) -> None:
@@ -405,9 +401,13 @@ def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_p
         storage = open_storage(str(folder))
         config = parse({**SETTINGS, "checkpoint_steps": 1000, "eval_epochs": 0})
         digest = run_folder.claim(storage, config, DATA.sha256)
-        trainer = Trainer(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
-        trainer.reporter = Faulty(trainer, finished)
-        trainer.cluster = Cluster(rank, ("a:1", "b:1", "c:1"), local=True)
+        alone = Run(config, ALONE, DATA, storage, digest, Listener(threading.Event()))
+        trainer = Trainer(alone)
+        trainer.run = trainer.saver.run = dataclasses.replace(
+            alone,
+            cluster=Cluster(rank, ("a:1", "b:1", "c:1"), local=True),
+            reporter=Faulty(trainer, finished),
+        )
         with pytest.raises(LostError):
             trainer.train(threading.Event(), started=0.0)
         assert trainer.rescue() == finished

@@ -1,0 +1,130 @@
+"""Injects one fault: into a rank's processes, its port, or the store."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import queue
+import random
+import signal
+import threading
+import time
+from typing import Any
+
+from trainer import sockets
+from trainer.errors import UserError
+from trainer.gang.local_gang import Gang
+from trainer.testing.faults import Planned
+from trainer.testing.gcs_server import Fault, GCSServer, Verb
+from trainer.testing.watch import Watch
+
+_SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
+PTRACE_SEIZE, PTRACE_INTERRUPT, WAIT_ALL = 0x4206, 0x4207, 0x40000000  # Linux's, see ptrace(2)
+
+
+class ChaosError(UserError):
+    """A run hung, or ended with other weights: a defect of this program."""
+
+
+def strike(fault: Planned, gang: Gang, watch: Watch, store: GCSServer) -> float | None:
+    """Inject a fault; return when it struck, monotonic seconds, or None if there was no target.
+
+    Raises:
+        ChaosError: this machine does not let processes be traced.
+    """
+    now = time.monotonic()
+    if fault.kind == "store":
+        _break(store, fault)
+        return now
+    rank = gang.ranks.get(fault.rank)
+    if rank is None:
+        return None
+    supervisor, below = rank.child.process.pid, watch.workers.get(fault.rank, ())
+    if fault.kind == "stop":
+        return now if _signal(supervisor, signal.SIGTERM) else None
+    if fault.kind == "pod":
+        return now if _wipe_out((supervisor, *reversed(below))) else None
+    if not below:
+        return None
+    worker = below[0]
+    if fault.kind == "hold":
+        if not watch.await_step_of(fault.rank):
+            return None
+        time.sleep(0.01)  # into the next chunk: a worker at the store has half an hour
+        return _hold_thread(worker)
+    if not _signal(worker, _SIGNALS[fault.kind]):
+        return None
+    if fault.kind == "port":
+        _hold_port(gang.port + fault.rank, fault.length)
+    return now
+
+
+def _break(store: GCSServer, fault: Planned) -> None:
+    dice = random.Random(repr(fault))  # noqa: S311
+    how: Any = dice.choice(["down", "error", "lose", "cut", "slow"])
+    if how == "down":
+        store.stop()
+        time.sleep(fault.length)
+        store.start()
+        return
+    verbs: tuple[Verb, ...] = ("insert", "get", "media", "list", "delete", "start", "chunk")
+    some: dict[str, tuple[Verb, ...]] = {
+        "cut": ("media", "list"),
+        "lose": ("insert", "chunk", "delete"),
+    }
+    verb, times = dice.choice(some.get(how, verbs)), dice.randint(1, 3)
+    store.faults.append(Fault(how, verb, times=times, seconds=fault.length))
+
+
+def _signal(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _hold_thread(pid: int) -> float | None:
+    """Stop the main thread of a process and no other; return when, or None if it was gone.
+
+    Raises:
+        ChaosError: this machine does not let processes be traced.
+    """
+    held: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def trace() -> None:  # whoever traces a thread has to stay, and to take its end
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 2
+        failed = libc.ptrace(PTRACE_SEIZE, pid, None, None)
+        failed = failed or libc.ptrace(PTRACE_INTERRUPT, pid, None, None)
+        held.put(ctypes.get_errno() if failed else 0)
+        with contextlib.suppress(ChildProcessError):
+            while not failed and os.WIFSTOPPED(os.waitpid(pid, WAIT_ALL)[1]):
+                pass
+
+    threading.Thread(target=trace, daemon=True).start()
+    error = held.get()
+    if error == errno.ESRCH:
+        return None
+    if error:
+        raise ChaosError(
+            f"hold: threads cannot be traced here ({os.strerror(error)}); leave it out of --kinds"
+        )
+    return time.monotonic()
+
+
+def _wipe_out(pids: tuple[int, ...]) -> bool:
+    """SIGKILL them so fast that none can act on another's end."""
+    for pid in pids:
+        _signal(pid, signal.SIGSTOP)
+    return [_signal(pid, signal.SIGKILL) for pid in pids].count(True) > 0
+
+
+def _hold_port(port: int, seconds: float) -> None:
+    """Take a port as soon as it is free, for some time."""
+    deadline, host = time.monotonic() + 2, sockets.loopback()
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), sockets.listen(host, port):
+            time.sleep(seconds)
+            return
+        time.sleep(0.001)

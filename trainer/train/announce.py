@@ -1,0 +1,53 @@
+"""The first lines that a run prints: what it trains, on what, and from where."""
+
+from trainer.train import devices
+from trainer.train.loop import Loop
+from trainer.train.run import Run
+
+
+def announce(run: Run, loop: Loop, step: int, *, first: bool) -> None:
+    """Print the plan of the run, or at which step it resumes.
+
+    Args:
+        run: what is trained.
+        loop: what trains it.
+        step: at which this attempt starts.
+        first: whether this is the first attempt of this command.
+    """
+    if first:
+        _announce_plan(run, loop)
+    if step or not first:
+        run.reporter.say(f"resuming at step {step}", event="resumed", step=step)
+
+
+def _announce_plan(run: Run, loop: Loop) -> None:
+    config, samples, batch = run.config, run.dataset.samples, run.config.batch_size
+    replicas, workers, say = loop.replicas.count, run.cluster.workers, run.reporter.say
+    say(
+        f"{config.model or config.preset}: {run.total} steps in "
+        f"{run.total * batch / samples:.2f} epochs of {samples:,} images "
+        f"({samples / batch:,.1f} steps an epoch)",
+        event="started",
+        steps=run.total,
+    )
+    say(
+        f"batch: {batch} images a step = {replicas} x {batch // replicas}, workers: {workers}",
+        batch_size=batch,
+        replicas=replicas,
+        workers=workers,
+    )
+    device = "GPU" if devices.on_gpus() else "CPU"
+    microbatches, all_reduce = loop.microbatches, "ring" if loop.all_reduce else "TensorFlow"
+    layers = "reordered" if loop.reordered else "keras"
+    threads = devices.threads(microbatches)
+    say(
+        f"device: {device}, threads: {threads}, XLA: {'on' if loop.xla else 'off'}"
+        + f", layers: {layers}"
+        + (f" in {microbatches} microbatches" if microbatches > 1 else "")
+        + (f", all-reduce: {all_reduce}" if workers > 1 else ""),
+        device=device,
+        threads=threads,
+        xla=loop.xla,
+        layers=layers,
+        microbatches=microbatches,
+    )

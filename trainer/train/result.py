@@ -1,0 +1,102 @@
+"""The end of a run: its final weights, their scores, and what its folder says of them."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import trainer
+from trainer import metrics
+from trainer.runs import checkpoint, predictions, run_folder
+from trainer.runs.event_log import EventLog, Scored
+from trainer.runs.predictions import Predictions
+from trainer.train.loop import Loop
+from trainer.train.resume import agree
+from trainer.train.run import Run
+from trainer.train.scoring import Scorer
+from trainer.train.state import State, TrainState, weights_sha256
+
+
+def finish(
+    run: Run, loop: Loop, scorer: Scorer, at: TrainState, events: EventLog | None, started: float
+) -> dict[str, Any]:
+    """Score the final weights on every split, store their predictions, and return the result.
+
+    Args:
+        run: the run.
+        loop: what trained it.
+        scorer: scores its splits.
+        at: its last state.
+        events: its event files, if it writes any.
+        started: when the run began, seconds since the epoch.
+
+    Raises:
+        UnavailableError: the workers' weights differ, or the store was not reached.
+    """
+    step, tensors = _selected(run, loop, at)
+    test = run.dataset.test
+    scored = Scored(step, scorer.logits(tensors, test), test)
+    if run.cluster.rank == 0:
+        _describe(run, loop, scored)
+        if events:
+            events.finish(at.records, scored)
+    result = {"preset": run.config.preset} | _scores(run, scorer, tensors, scored)
+    digest = weights_sha256(loop.host_copy(tensors))
+    agree(loop.replicas, digest, "ended with")
+    trained = at.step * run.config.batch_size
+    return result | {
+        "steps": at.step,
+        "selected_step": step,
+        "epochs": run.epochs(at.step),
+        "train_seconds": round(at.train_seconds, 3),
+        "wall_seconds": round(time.time() - started, 3),
+        "images_per_second": round(trained / max(at.train_seconds, 1e-9), 1),
+        "weights_sha256": digest,
+        "workers": run.cluster.workers,
+        "replicas": loop.replicas.count,
+        "versions": {
+            "trainyard": trainer.__version__,
+            "tensorflow": tf.__version__,
+            "python": sys.version.split()[0],
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:
+    """Return the step and the tensors that the run ends with."""
+    best = checkpoint.best_step(at.validations)
+    if not run.config.keep_best or best is None or best == at.step:
+        return at.step, at.tensors
+    template = loop.named(loop.initial_state())
+    found = checkpoint.load(run.storage, best, template, run.config_digest)
+    return best, loop.place(loop.unnamed(found.arrays))
+
+
+def _scores(run: Run, scorer: Scorer, tensors: State, scored: Scored) -> dict[str, Any]:
+    test = metrics.score(scored.logits, scored.split.labels)
+    accuracy, images = scorer.training_accuracy(tensors)
+    scores = {
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "train_accuracy": accuracy,
+        "train_accuracy_images": images,
+    }
+    if len(run.dataset.validation.labels):
+        scores["validation_accuracy"] = scorer.score(tensors, run.dataset.validation).accuracy
+    return scores
+
+
+def _describe(run: Run, loop: Loop, scored: Scored) -> None:
+    """Store what readers without TensorFlow need to know about the model."""
+    images, labels = scored.split.images, scored.split.labels
+    test = Predictions(scored.step, predictions.images_sha256(images), scored.logits, labels)
+    run.storage.delete(run_folder.REPORT)  # one of the unfinished run holds less
+    run.storage.replace(run_folder.PREDICTIONS, predictions.encode(test))
+    try:
+        architecture = loop.architecture()
+    except Exception:  # a user's model that Keras cannot describe
+        return
+    run.storage.replace(run_folder.ARCHITECTURE, architecture.encode())

@@ -1,0 +1,174 @@
+"""Stores what a run must not lose: checkpoints, the metrics up to them, and events."""
+
+import contextlib
+import functools
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.runs import checkpoint, event_log, run_folder
+from trainer.runs.checkpoint import Checkpoint
+from trainer.runs.event_log import EventLog, Scored
+from trainer.status import tell_parent
+from trainer.train.loop import Loop
+from trainer.train.run import Run
+from trainer.train.state import TrainState, check_finite
+
+
+class Latch:
+    """A lock that can be shut for good: whoever enters after that waits until the process ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def shut(self) -> None:
+        """Let nobody enter any more, once those inside have left."""
+        self._lock.acquire()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The end of a finished chunk: its state, lines of metrics.jsonl, and newest validation."""
+
+    checkpoint: Checkpoint
+    metrics: list[dict[str, Any]]
+    validated: Scored | None
+
+
+class Saver:
+    """Keeps the end of the last finished chunk, and stores it when it is due.
+
+    Rank 0 commits while the run goes well. After a fault any rank can rescue: a checkpoint's
+    bytes are the same on all of them.
+
+    Attributes:
+        run: the run to save.
+        uploader: stores checkpoints while training continues.
+        events: writes the event files; None on other ranks, or if they are not wanted.
+    """
+
+    def __init__(self, run: Run, loop: Loop) -> None:
+        self.run = run
+        self.uploader = checkpoint.Uploader(run.reporter.warn)
+        self.events: EventLog | None = None
+        self._loop = loop
+        self._finished: Snapshot | None = None
+        self._saved = 0  # the last step of which a commit was started
+        self._latch = Latch()
+
+    @property
+    def finished_step(self) -> int | None:
+        """The step at the end of the last chunk finished in this attempt, if there is one."""
+        return self._finished.checkpoint.step if self._finished else None
+
+    def start(self, step: int) -> None:
+        """Prepare for an attempt that starts at this step."""
+        self._saved = step
+        if self.run.cluster.rank == 0:
+            self.events = event_log.open_log(
+                self.run.storage, self.run.config, self.run.total, step, self.run.reporter.warn
+            )
+
+    def finish_chunk(self, at: TrainState) -> None:
+        """Keep the end of a chunk, which a fault from here on must not lose, and report it."""
+        kept = Checkpoint(
+            step=at.step,
+            arrays=self._loop.named(self._loop.host_copy(at.tensors)),
+            config_digest=self.run.config_digest,
+            validations=tuple(at.validations),
+        )
+        with self._latch:
+            self._finished = Snapshot(kept, list(at.records), at.validated)
+            for record in at.records[at.reported :]:
+                self.run.reporter.step(record, self.run.total)
+            at.reported = len(at.records)
+            tell_parent(event="step", step=at.step)
+
+    def commit_if_due(self, *, best: bool) -> None:
+        """Store the last finished chunk if the settings say so.
+
+        Args:
+            best: whether it ended with the best validation so far.
+        """
+        config = self.run.config
+        if best and config.keep_best:
+            self.commit()
+        elif (self.finished_step or 0) - self._saved >= config.checkpoint_steps:
+            self.commit(wait=False)
+
+    def commit(self, *, wait: bool = True, last: bool = False) -> None:
+        """Store the last finished chunk, on rank 0.
+
+        Args:
+            wait: whether to return only once it is stored; else it is uploaded meanwhile, unless
+                an earlier upload is in progress.
+            last: whether no chunk follows in this attempt.
+
+        Raises:
+            ConfigError: it holds NaN or infinity.
+            UnavailableError: it could not be stored; without ``wait`` a warning says so.
+        """
+        snapshot = self._finished
+        if snapshot is None:
+            return
+        step = snapshot.checkpoint.step
+        if self.run.cluster.rank == 0:
+            check_finite(snapshot.checkpoint.arrays, step, self.run)
+            self._trace()
+            job = functools.partial(self._store, snapshot, last=last)
+            if wait:
+                self.uploader.finish(job)
+            elif not self.uploader.submit(job):
+                return  # an earlier one is in progress
+        self._saved = step
+
+    def _store(self, snapshot: Snapshot, *, last: bool) -> None:
+        kept, metrics, config = snapshot.checkpoint, snapshot.metrics, self.run.config
+        # Metrics first: no checkpoint exists without the metrics up to its step.
+        self.run.storage.replace(run_folder.METRICS, run_folder.lines(metrics))
+        checkpoint.commit(self.run.storage, kept)
+        tell_parent(event="committed", step=kept.step)
+        best = checkpoint.best_step(kept.validations) if config.keep_best else None
+        checkpoint.prune(self.run.storage, kept.step, config.keep_checkpoints, best)
+        if self.events:
+            self.events.write(metrics, kept.arrays, snapshot.validated, last=last)
+
+    def _trace(self) -> None:
+        """Give the events the model's graph; Keras traces on one thread only."""
+        if self.events and self.events.wants_graph:
+            self.events.wants_graph = False
+            with contextlib.suppress(Exception):  # a user's model that needs its own loop
+                self.events.graph = self._loop.graph()
+
+    def rescue(self) -> int | None:
+        """Commit the last finished chunk unless it is stored, from any thread.
+
+        No chunk is finished after this call: what it commits is the last one that was reported,
+        and a second call waits until the process ends. The metrics go into an object of this
+        rank's own, because another worker may be ahead of it.
+
+        Returns:
+            The chunk's last step, or None if no chunk was finished.
+
+        Raises:
+            ConfigError: it holds NaN or infinity.
+            UnavailableError: it could not be stored.
+        """
+        self._latch.shut()
+        snapshot = self._finished
+        if snapshot is None:
+            return None
+        storage, step = self.run.storage, snapshot.checkpoint.step
+        check_finite(snapshot.checkpoint.arrays, step, self.run)
+        if step not in checkpoint.steps(storage):
+            metrics = run_folder.lines(snapshot.metrics)
+            storage.replace(run_folder.rank_metrics(self.run.cluster.rank), metrics)
+            checkpoint.commit(storage, snapshot.checkpoint)
+        tell_parent(event="committed", step=step)
+        return step

@@ -1,0 +1,100 @@
+"""The state of a run: what a step changes, and how far the run has come."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import ConfigError
+from trainer.runs import checkpoint
+from trainer.runs.event_log import Scored
+from trainer.train.optimizers import Tensor
+from trainer.train.run import Run
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class State(NamedTuple):
+    """What a step changes: tensors in the order of the model's variables.
+
+    Attributes:
+        parameters: trainable variables.
+        slots: the optimizer's state, a tuple for each parameter.
+        buffers: other variables of the model, such as running means.
+    """
+
+    parameters: tuple[Tensor, ...]
+    slots: tuple[tuple[Tensor, ...], ...]
+    buffers: tuple[Tensor, ...]
+
+
+@dataclass
+class TrainState:
+    """How far a run has come.
+
+    Attributes:
+        step: steps done.
+        tensors: state after them.
+        validations: (step, accuracy) of every validation.
+        records: lines of metrics.jsonl.
+        reported: how many of the records the reporter has got.
+        train_seconds: time inside chunks, over all attempts.
+        validated: the newest validation of this attempt.
+    """
+
+    step: int
+    tensors: State
+    validations: list[tuple[int, float]]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    reported: int = 0
+    train_seconds: float = 0.0
+    validated: Scored | None = None
+
+    def record(self, run: Run, **metrics: float) -> None:
+        """Add a line to the metrics of this step."""
+        self.records.append(
+            {
+                "step": self.step,
+                "epoch": run.epochs(self.step),
+                **metrics,
+                "train_seconds": round(self.train_seconds, 3),
+            }
+        )
+
+
+def weights_sha256(state: State) -> str:
+    """Return the SHA-256 over parameters and buffers, in the order of the model's variables."""
+    weights = (*state.parameters, *state.buffers)
+    return hashlib.sha256(b"".join(np.asarray(w).tobytes() for w in weights)).hexdigest()
+
+
+def check_losses(losses: npt.NDArray[np.float32], first: int, run: Run) -> None:
+    """Check the losses of steps first, first + 1, ...
+
+    Raises:
+        ConfigError: one is NaN or infinite. Another try would repeat it bit by bit.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise _diverged(f"loss became {losses[bad[0]]}", first + int(bad[0]) + 1, run)
+
+
+def check_finite(arrays: Mapping[str, npt.NDArray[Any]], step: int, run: Run) -> None:
+    """Check every tensor of a state before it is stored.
+
+    Raises:
+        ConfigError: one holds NaN or infinity.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise _diverged(f"tensor {name} became NaN or infinite", step, run)
+
+
+def _diverged(what: str, step: int, run: Run) -> ConfigError:
+    return ConfigError(
+        f"{what} at step {step}; lower learning_rate ({run.config.learning_rate}); "
+        f"the last good checkpoint stays in {run.storage.uri}/{checkpoint.PREFIX}"
+    )
