@@ -1,4 +1,4 @@
-"""Errors a user can cause, each with the exit code that tells a scheduler what to do.
+"""Errors a user can cause, each with the exit code that a scheduler acts on.
 
     UserError                 1   anything else a user can fix
     ├── ConfigError           2   bad arguments or configuration; retrying cannot help

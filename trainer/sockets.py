@@ -77,5 +77,5 @@ def allow_many_files() -> None:
     wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
-    with contextlib.suppress(OSError, ValueError):  # macOS has limits that it does not tell of
+    with contextlib.suppress(OSError, ValueError):  # macOS has limits that it does not report
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -15,12 +15,12 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pulse:
-    """What a heartbeat tells.
+    """What a heartbeat carries.
 
     Attributes:
         work: TRAINING, EVALUATING, GATHERING (what all ranks have), or AT_THE_STORE.
         count: grows with every step.
-        waits: whether it waits for other ranks now, as far as can be told.
+        waits: whether it waits for other ranks now, as far as is known.
         first: whether this worker has not done such work before, which then is compiled.
     """
 

@@ -180,7 +180,7 @@ class Follower:
             self._show_cause(job, pods)
             if phase == "Suspended" and not there:
                 self._show_rest()
-                self._screen.say(f"{self.name}: was asked to stop; submit it again to go on")
+                self._screen.say(f"{self.name}: was asked to stop; submit it again to resume")
                 return FAILED
             if self._cause and self._cause.kind == TERMINATING:
                 self._show_rest()

@@ -36,12 +36,12 @@ WAITING = ("FailedScheduling", "FailedMount")  # events of pods that never start
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a run does not go on.
+    """Why a run does not continue.
 
     Attributes:
         kind: one word for programs, such as ImagePull or OutOfMemory.
         message: one line: what, where, the value, the remedy.
-        final: whether the run is over because of it.
+        final: whether it ended the run.
         rank: whose pod; None if it is nobody's or everybody's.
         at: since when, RFC 3339, or empty if that is not known.
     """
@@ -162,7 +162,7 @@ def _earliest(symptoms: Sequence[Symptom]) -> Symptom | None:
 
 
 def _decisive(own: list[Symptom], failed: Object, observed: Observed) -> list[Symptom]:
-    """Return those that can have failed the Job."""
+    """Return the symptoms that can have failed the Job."""
     if failed.get("reason") == "PodFailurePolicy":
         return [each for each in own if each.kind in ("Config", "Data")]
     counted = [each for each in own if each.ended and each.kind not in ENDURED]
@@ -171,7 +171,7 @@ def _decisive(own: list[Symptom], failed: Object, observed: Observed) -> list[Sy
 
 
 def _hearsay(symptoms: Sequence[Symptom], observed: Observed) -> list[Symptom]:
-    """Return what other ranks tell of one whose own pod is gone."""
+    """Return what other ranks report about a rank whose own pod is gone."""
     running = {rank(pod) for pod in observed.pods if dig(pod, "status", "phase") == "Running"}
     past = set() if _failed(observed) else running
     return [
@@ -207,7 +207,7 @@ def _deadline(first: Symptom | None, failed: Object, observed: Observed) -> Symp
     what = f"it did not end within its deadline{f' of {seconds} s' if seconds else ''}"
     if first:
         what += f"; before that {_whose([first.rank], observed)}{first.what}"
-    remedy = "raise deadline; submitted again, it goes on from its last checkpoint"
+    remedy = "raise deadline and submit it again: it resumes from its last checkpoint"
     return Symptom("Deadline", what, remedy, text(failed, "lastTransitionTime"))
 
 

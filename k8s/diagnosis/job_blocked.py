@@ -44,7 +44,7 @@ def held(observed: Observed) -> Symptom | None:
     if observed.age(created) < SETTLING:
         return None
     since = text(condition(job, "Suspended"), "lastTransitionTime")
-    return Symptom("Suspended", "it was asked to stop", "submit it again to go on", since)
+    return Symptom("Suspended", "it was asked to stop", "submit it again to resume", since)
 
 
 def _queued(observed: Observed, queue: str, created: str) -> Symptom | None:

@@ -124,7 +124,10 @@ def missing_reference(pod: Object, observed: Observed) -> Symptom | None:
 
 def _missing(kind: str, name: str, pod: Object) -> Symptom:
     namespace = text(pod, "metadata", "namespace") or "default"
-    what, remedy = f"ConfigMap {name} is not there", "it was made with the run: submit it anew"
+    what, remedy = (
+        f"ConfigMap {name} is not there",
+        "it was created with the run: submit the run again",
+    )
     if kind == "secret":
         what = f"Secret {name} is not there"
         remedy = f"create it in namespace {namespace}, or correct environment_secrets"

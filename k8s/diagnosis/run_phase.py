@@ -53,7 +53,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     Pending     none of its pods runs
     Starting    some of them do, or the trainer has not reported yet
     Running     all of them do, and it has
-    Ended       every pod ended with 0; whether that is a success, only the run's result tells
+    Ended       every pod ended with 0; only the run's result says whether it succeeded
     Failed, DeadlineExceeded
 
     Args:
@@ -103,7 +103,7 @@ def pod_state(pod: Object) -> str:
 
 
 def time_of(text: str) -> datetime:
-    """Return the time that an RFC 3339 text tells."""
+    """Return the time of an RFC 3339 text."""
     return datetime.fromisoformat(text)
 
 
@@ -118,7 +118,7 @@ def parse_line(line: str) -> dict[str, Any]:
 
 
 def is_step(facts: dict[str, Any]) -> bool:
-    """Whether a log line tells the figures of a chunk of steps."""
+    """Whether a log line has the metrics of a chunk of steps."""
     return _is_count(facts.get("step")) and ("loss" in facts or "validation_accuracy" in facts)
 
 

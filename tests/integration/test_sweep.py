@@ -87,7 +87,7 @@ def test_a_stopped_sweep_stores_a_checkpoint_and_says_how_to_go_on(
         code, out, err = processes.finish(process)
     assert (code, err) == (
         75,
-        "trainer: stopped at run 1 of 4; the same command goes on from there\n",
+        "trainer: stopped at run 1 of 4; the same command resumes from there\n",
     )
     assert out == "1/4  learning_rate 0.001, batch_size 32  stopped\n"
     (run,) = folder.iterdir()

@@ -25,7 +25,7 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
 
     Args:
         run_uri: of the run's folder.
-        reporter: told the outcome.
+        reporter: prints the outcome.
         stop: set when this process shall end; then there is no report.
     """
     remedy = f"python -m trainer report --run {run_uri} makes it"

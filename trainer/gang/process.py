@@ -98,7 +98,7 @@ class Child:
 def huge_pages(env: Mapping[str, str]) -> dict[str, str]:
     """Return the variable by which glibc, 2.35 or newer, has memory in huge pages.
 
-    A step's tensors are allocated anew in every step and as large as the caches: in pages of 2 MiB
+    Every step allocates its tensors again, and they are as large as the caches: in pages of 2 MiB
     ``cnn`` took steps 1.09 to 1.23 times as fast, ``mlp-100`` at batch 256 1.2 times (three runs
     in turns on two cores of an AMD EPYC), and reading a shard a third of the time.
 

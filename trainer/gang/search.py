@@ -54,7 +54,9 @@ class Draws(_Model):
     """Runs whose settings are drawn."""
 
     count: int = Field(ge=1, le=MOST_RUNS, description="how many runs to draw")
-    seed: int = Field(1, ge=0, description="of the draws; a larger count goes on with the same")
+    seed: int = Field(
+        1, ge=0, description="seed of the random settings; a larger count keeps the first ones"
+    )
     settings: dict[str, Choice] = Field(
         min_length=1, description="a list of values, or {low, high, scale}, by setting"
     )
@@ -86,7 +88,7 @@ class Planned:
 
     Attributes:
         config: all its settings; ``run`` is the URI of its folder.
-        varied: those that the sweep varies, with their values here.
+        varied: the settings that the sweep varies, with their values in this run.
     """
 
     config: TrainConfig

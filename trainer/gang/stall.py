@@ -1,8 +1,8 @@
 """How long a worker that is alive may take for a step. Pure.
 
-Heartbeats come from a thread of their own: they go on while a step never ends. So each tells what
-the worker does and a count that grows with every step, and the time without growth has a limit
-that follows from how long the steps before took.
+Heartbeats come from a thread of their own: they continue while a step never ends. So each one
+carries what the worker does and a count that grows with every step. The limit of the time without
+growth follows from how long earlier steps took.
 """
 
 from trainer.status import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse

@@ -37,9 +37,9 @@ from trainer.runs import logs, run_folder
 from trainer.status import Event, Pulse, tell_parent
 from trainer.storage.base import open_storage
 
-WORKER = "TRAINYARD_WORKER"  # tells a forkserver from its supervisor: both get the same arguments
+WORKER = "TRAINYARD_WORKER"  # marks a fork server: it gets the same arguments as its supervisor
 TICK = 0.05  # seconds between two looks at the clock
-FROZEN = 10.0  # seconds without a sign of life after which a worker is taken for frozen
+FROZEN = 10.0  # seconds without a sign of life after which a worker counts as frozen
 LOADING = 900.0  # seconds to import TensorFlow and load the data
 JOINING = 60.0  # seconds for workers that were started together to meet
 GRACE = 25.0  # seconds from the request to stop until a worker is killed
@@ -486,7 +486,7 @@ class Supervisor:
         if attempt.killed:
             return
         if now > attempt.kill_at:
-            self._kill(attempt, "its worker did not leave when it was told to")
+            self._kill(attempt, "its worker did not leave when it was asked to")
         elif self._prepared and now - attempt.heard > FROZEN:
             self._kill(attempt, f"its worker gave no sign of life for {FROZEN:g} s")
         elif not attempt.joined and now - attempt.start > JOINING:

@@ -1,8 +1,8 @@
 """A sweep: the runs of a search trained one after the other, and compared.
 
 Every run is a ``python -m trainer train`` of its own in a folder named after its settings, so
-whatever ends a sweep, the same command goes on: finished runs are skipped, and the one that was
-interrupted goes on from its checkpoint.
+whatever ends a sweep, the same command resumes it: it skips finished runs, and continues an
+interrupted one from its checkpoint.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from trainer.text import duration, printable
 PAGE = "compare.html"
 GRACE = 45.0  # seconds from the request to stop until a run is killed; it gives its workers less
 TICK = 0.1  # seconds between two looks at a request to stop
-LAST_LINES = 5  # told of a run that ended without a message
+LAST_LINES = 5  # printed of a run that ended without a message
 READERS = 8  # folders that are read at the same time
 
 
@@ -51,17 +51,17 @@ def as_text(runs: Sequence[Planned]) -> str:
 
 
 def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
-    """Train the runs that are not finished, compare all of them, and tell of it.
+    """Train the runs that are not finished, and print and store a comparison of all.
 
     Args:
         sweep: what to run.
-        stop: set when it shall stop.
+        stop: set to stop the sweep.
         width: of the table, columns.
 
     Raises:
         ConfigError: a combination is refused, or the folder has runs on other data.
         DataError: the data are no dataset, or what is in the folder is damaged.
-        StoppedError: asked to stop; the run that was going on has stored a checkpoint.
+        StoppedError: asked to stop; the run in progress has stored a checkpoint.
         SweepFailedError: runs failed; the others are trained and compared.
     """
     runs = plan(sweep)
@@ -72,8 +72,8 @@ def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
         _say(f"\n{compare.as_text(comparison, width)}\npage: {sweep.folder}/{PAGE}\n")
     if failed:
         raise SweepFailedError(
-            f"{len(failed)} of {len(runs)} runs failed, as told above; mend the sweep file, or "
-            "run the same command to try them again",
+            f"{len(failed)} of {len(runs)} runs failed, see above; fix the sweep file, or run "
+            "the same command to try them again",
             set(failed),
         )
 
@@ -133,7 +133,7 @@ def _train_all(
         if stop.is_set():
             _say("stopped\n")
             raise StoppedError(
-                f"stopped at run {place + 1} of {len(runs)}; the same command goes on from there"
+                f"stopped at run {place + 1} of {len(runs)}; the same command resumes from there"
             )
         left = sum(later.config.run not in finished for later in runs[place + 1 :])
         remaining = f"  {duration(left * sum(spent) / len(spent))} left" if left else ""

@@ -51,7 +51,7 @@ def proof(key: bytes, *facts: object) -> str:
 
 
 def _same(shown: str, expected: str) -> bool:
-    """Compare in a time that tells nothing; what was shown may be any text that JSON holds."""
+    """Compare in constant time; what was shown may be any text that JSON holds."""
     return hmac.compare_digest(shown.encode(errors="replace"), expected.encode())
 
 
@@ -436,7 +436,7 @@ class Link:
                 pause = self._call(Wire(connection), key, pause)
 
     def _unreached(self) -> str | None:
-        """Return why rank 0 cannot be called, which tells more than that its key is missing."""
+        """Return why rank 0 cannot be reached, which says more than that its key is missing."""
         try:
             socket.create_connection(self._address, timeout=SILENCE).close()
         except OSError as error:

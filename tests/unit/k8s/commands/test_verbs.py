@@ -402,7 +402,7 @@ def test_a_follower_ends_when_the_run_is_cancelled_and_outlives_a_silent_server(
     thread = in_background(live)
     assert main(["submit", str(run_file), "--wait"]) == 1
     thread.join()
-    assert "was asked to stop; submit it again to go on" in capsys.readouterr().out
+    assert "was asked to stop; submit it again to resume" in capsys.readouterr().out
     assert controller.job()["spec"]["suspend"] is True
 
 

@@ -401,7 +401,7 @@ def test_a_suspended_run_was_asked_to_stop() -> None:
         cause = look(suspended(), pods)
         assert cause
         assert (cause.kind, cause.final) == ("Suspended", False)
-        assert cause.message == "it was asked to stop; submit it again to go on"
+        assert cause.message == "it was asked to stop; submit it again to resume"
     idle = suspended(**{"kueue.x-k8s.io/queue-name": "lq"})
     cause = look(idle, [], workload={"spec": {"active": False}})
     assert cause
