@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from trainer.report import charts, page
 from trainer.report.compare import Comparison, Row, metrics, notes, shown
+from trainer.report.series import Points, Series, thin
 from trainer.runs.reader import Record, Run
 
 DOTTED = 30  # points of a line up to which each is marked
@@ -96,20 +97,18 @@ def _has_validations(each: Run) -> bool:
     return sum(record.validation_accuracy is not None for record in each.records) > 1
 
 
-def _points(each: Run, name: str, axis: str) -> charts.Points:
+def _points(each: Run, name: str, axis: str) -> Points:
     pairs = (
         (r.step if axis == "step" else r.train_seconds, getattr(r, name)) for r in each.records
     )
     # False for NaN, too.
     finite = tuple((float(x), y) for x, y in pairs if y is not None and abs(y) <= MOST_LOSS)
-    return charts.thin(finite, CURVE_POINTS)
+    return thin(finite, CURVE_POINTS)
 
 
-def _series(names: Sequence[str], points: Sequence[charts.Points]) -> list[charts.Series]:
+def _series(names: Sequence[str], points: Sequence[Points]) -> list[Series]:
     return [
-        charts.Series(
-            name, line, f"series-{place % 8 + 1}", dash=place // 8, dots=len(line) <= DOTTED
-        )
+        Series(name, line, f"series-{place % 8 + 1}", dash=place // 8, dots=len(line) <= DOTTED)
         for place, (name, line) in enumerate(zip(names, points, strict=True))
     ]
 

@@ -14,7 +14,7 @@ from trainer import steps as schedule
 from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
 from trainer.report import network
-from trainer.report.charts import MOST_POINTS, Points
+from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import predictions, reader, restore, run_folder
 from trainer.text import one_line
 

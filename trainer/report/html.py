@@ -11,8 +11,9 @@ from trainer import metrics
 from trainer.config import TrainConfig
 from trainer.metrics import Quality
 from trainer.report import charts, facts, page
-from trainer.report.charts import Chart, Series
+from trainer.report.charts import Chart
 from trainer.report.facts import Facts
+from trainer.report.series import Series
 from trainer.runs import run_folder
 from trainer.text import plural
 
@@ -210,12 +211,12 @@ def calibrated(quality: Quality) -> str:
     """Return in words how far the model's probabilities can be trusted."""
     gap = quality.confidence - quality.accuracy
     error = metrics.calibration_error(quality.bins)
-    sure = "surer than it may be" if gap > 0 else "less sure than it could be"
-    judgement = "about as sure as it may be" if abs(gap) < 0.005 else sure
+    sure = "overconfident" if gap > 0 else "underconfident"
+    judgement = "well calibrated on average" if abs(gap) < 0.005 else sure
     return (
-        f"The model gives its answers a probability of {quality.confidence:.1%} on average and is "
-        f"right in {quality.accuracy:.1%}: it is {judgement}. The expected calibration error is "
-        f"{100 * error:.1f} points: by so much a probability is off, on average."
+        f"The model gives its predictions a probability of {quality.confidence:.1%} on average, "
+        f"and {quality.accuracy:.1%} of them are right: it is {judgement}. The expected "
+        f"calibration error is {100 * error:.1f} points, by which a probability is off on average."
     )
 
 

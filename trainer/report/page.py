@@ -18,7 +18,7 @@ import numpy.typing as npt
 import PIL.Image
 
 from trainer.errors import ConfigError
-from trainer.report import charts
+from trainer.report import charts, series, vega
 from trainer.storage.base import open_storage
 
 MOST_PIXELS = 64  # of an image's longer side
@@ -32,7 +32,7 @@ def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> b
         shown: all charts that the template shows.
         facts: what it is about.
     """
-    drawings = charts.draw(shown)
+    drawings = vega.draw({chart.key: chart.spec for chart in shown})
     # Lone surrogates, which JSON may hold, have no UTF-8.
     text: str = _environment().get_template(template).render(drawings=drawings, **facts)
     return text.encode(errors="replace")
@@ -47,8 +47,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"palette": charts.PALETTE, "dashes": charts.DASHES}
-    environment.filters["value"] = charts.text
+    environment.globals |= {"palette": vega.PALETTE, "dashes": vega.DASHES}
+    environment.filters["value"] = series.text
     return environment
 
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from trainer.metrics import Quality
 from trainer.report import html
-from trainer.report.charts import MOST_POINTS, Kind, Points, text, thin
 from trainer.report.facts import Facts
+from trainer.report.series import MOST_POINTS, Kind, Points, text, thin
 from trainer.text import plural, printable
 
 COLUMNS = 80

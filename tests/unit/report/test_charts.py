@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.report import charts
-from trainer.report.charts import Chart, Series
+from trainer.report import charts, vega
+from trainer.report.charts import Chart
+from trainer.report.series import MOST_POINTS, Kind, Points, Series, text, thin, ticks
 
 POINTS = st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e12, 1e12)), min_size=1).map(
     lambda pairs: tuple((float(x), y) for x, y in sorted(dict(pairs).items()))
@@ -16,12 +17,12 @@ POINTS = st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e12, 1e12)), min_
 
 
 def svg_of(chart: Chart) -> str:
-    return charts.draw([chart])[chart.key]
+    return vega.draw({chart.key: chart.spec})[chart.key]
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.booleans())
 def test_ticks_are_round_few_and_span_the_values(low: float, span: float, whole: bool) -> None:
-    found = charts.ticks(low, low + span, whole=whole)
+    found = ticks(low, low + span, whole=whole)
     assert 2 <= len(found) <= 12
     steps = {round((b - a) / (found[1] - found[0]), 3) for a, b in pairwise(found)}
     assert steps == {1.0}
@@ -44,24 +45,24 @@ def test_ticks_are_round_few_and_span_the_values(low: float, span: float, whole:
     ],
 )
 def test_ticks(low: float, high: float, wanted: list[float]) -> None:
-    assert charts.ticks(low, high) == wanted
+    assert ticks(low, high) == wanted
 
 
 @given(POINTS, st.integers(3, 50))
-def test_thinning_keeps_both_ends_and_what_lies_between(points: charts.Points, most: int) -> None:
-    thin = charts.thin(points, most)
-    assert len(thin) == min(len(points), most)
-    assert thin[0] == points[0]
-    assert thin[-1] == points[-1]
-    assert [x for x, _ in thin] == sorted(x for x, _ in thin)
+def test_thinning_keeps_both_ends_and_what_lies_between(points: Points, most: int) -> None:
+    thinned = thin(points, most)
+    assert len(thinned) == min(len(points), most)
+    assert thinned[0] == points[0]
+    assert thinned[-1] == points[-1]
+    assert [x for x, _ in thinned] == sorted(x for x, _ in thinned)
     ys = [y for _, y in points]
     slack = 1e-9 * max(map(abs, ys))
-    assert all(min(ys) - slack <= y <= max(ys) + slack for _, y in thin)
+    assert all(min(ys) - slack <= y <= max(ys) + slack for _, y in thinned)
 
 
 def test_thinning_takes_means_of_neighbours() -> None:
     points = tuple((float(x), 10.0 * x) for x in range(8))
-    assert charts.thin(points, 5) == ((0, 0), (1.5, 15), (3.5, 35), (5.5, 55), (7, 70))
+    assert thin(points, 5) == ((0, 0), (1.5, 15), (3.5, 35), (5.5, 55), (7, 70))
 
 
 def losses() -> Chart:
@@ -125,7 +126,7 @@ def test_the_table_has_every_series_and_few_rows() -> None:
     chart = charts.line("a", "A", [many], kind="percent")
     assert len(chart.table) == charts.TABLE_ROWS
     assert chart.table[0][1] == "50.00%"
-    assert len(chart.hover["series"][0]["points"]) == charts.MOST_POINTS
+    assert len(chart.hover["series"][0]["points"]) == MOST_POINTS
 
 
 @given(
@@ -135,7 +136,7 @@ def test_the_table_has_every_series_and_few_rows() -> None:
     st.booleans(),
 )
 def test_any_points_make_a_chart_of_finite_numbers(
-    lines: list[charts.Points], kind: charts.Kind, marks: list[int], from_zero: bool
+    lines: list[Points], kind: Kind, marks: list[int], from_zero: bool
 ) -> None:
     series = [Series(str(k), points) for k, points in enumerate(lines)]
     chart = charts.line("a", "A", series, kind=kind, marks=marks, from_zero=from_zero)
@@ -153,7 +154,9 @@ def test_an_svg_has_nothing_from_outside_no_ids_and_colours_that_follow_the_them
     points = ((1.0, 0.2), (2.0, 0.3))
     series = [Series(name, points, f"series-{k}", dash=k % 4) for k in range(1, 9)]
     reliability = charts.reliability("b", name, [(0.3, 0.4, 0.2, 0.6), (0.9, 1, 0.9, 1)], name)
-    drawings = charts.draw([charts.line("a", name, series, marks=[1]), reliability])
+    drawings = vega.draw(
+        {"a": charts.line("a", name, series, marks=[1]).spec, "b": reliability.spec}
+    )
     assert drawings.keys() == {"a", "b"}
     for svg in drawings.values():
         assert "script" not in svg
@@ -161,21 +164,21 @@ def test_an_svg_has_nothing_from_outside_no_ids_and_colours_that_follow_the_them
         assert "NaN" not in svg
         colours = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]+)"', svg))
         assert len(colours) > 3
-        assert colours <= {light for light, _ in charts.PALETTE.values()}
+        assert colours <= {light for light, _ in vega.PALETTE.values()}
 
 
 @pytest.mark.process
 def test_what_cannot_be_drawn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    dying = charts._PROGRAM.replace("print", "spec['mark'] if spec.pop('die', 0) else print")
-    monkeypatch.setattr(charts, "_PROGRAM", dying)
+    dying = vega._PROGRAM.replace("print", "spec['mark'] if spec.pop('die', 0) else print")
+    monkeypatch.setattr(vega, "_PROGRAM", dying)
     first, second = losses(), charts.reliability("b", "B", [(0.3, 0.4, 0.2, 0.6)], "gist")
     second.spec["die"] = 1
-    assert charts.draw([first, second]).keys() == {first.key}
+    assert vega.draw({first.key: first.spec, second.key: second.spec}).keys() == {first.key}
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert charts.draw([first]) == {}
+    assert vega.draw({first.key: first.spec}) == {}
 
 
 def test_text() -> None:
-    shown = [charts.text(v, "number") for v in (0, 12345, 12345.6, 0.123456, 1e-7, 1e20, -2.5)]
+    shown = [text(v, "number") for v in (0, 12345, 12345.6, 0.123456, 1e-7, 1e20, -2.5)]
     assert shown == ["0", "12,345", "12,346", "0.1235", "1e-07", "1e+20", "-2.5"]
-    assert charts.text(0.98765, "percent") == "98.77%"
+    assert text(0.98765, "percent") == "98.77%"

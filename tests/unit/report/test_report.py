@@ -24,7 +24,7 @@ from trainer import metrics
 from trainer.cli.main import main
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
-from trainer.report import charts, facts, terminal
+from trainer.report import charts, facts, terminal, vega
 from trainer.report import html as report
 from trainer.report.page import MOST_PIXELS, png
 from trainer.runs import checkpoint, predictions, run_folder
@@ -244,9 +244,11 @@ def test_restarts_are_marked_and_told(folder: Path) -> None:
     found = facts.gather(str(folder))
     assert found.restarts == [300]
     assert report.headline(found)[-1] == "2 restarts"
-    drawings = charts.draw([c for _, c in report.curves(found) if isinstance(c, charts.Chart)])
+    drawings = vega.draw(
+        {c.key: c.spec for _, c in report.curves(found) if isinstance(c, charts.Chart)}
+    )
     assert len(drawings) == 4
-    assert all(svg.count(f'stroke="{charts.PALETTE["mark"][0]}"') == 1 for svg in drawings.values())
+    assert all(svg.count(f'stroke="{vega.PALETTE["mark"][0]}"') == 1 for svg in drawings.values())
     page = page_of(folder)
     check_html(page)
     assert "rank 1: its worker was killed by SIGKILL" in page.texts["attempts"]
@@ -454,8 +456,8 @@ def test_hostile_text_stays_text(folder: Path) -> None:
 def test_colours_have_the_contrast_that_reading_takes() -> None:
     style = (Path(report.__file__).parent / "pages" / "page.css").read_text()
     pairs = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", style))
-    themes = {name: tuple(pair.split(", ")) for name, pair in pairs.items()} | charts.PALETTE
-    names = [name for name in charts.PALETTE if name.startswith("series")]
+    themes = {name: tuple(pair.split(", ")) for name, pair in pairs.items()} | vega.PALETTE
+    names = [name for name in vega.PALETTE if name.startswith("series")]
     wanted = [(each, "card") for each in (*names, "ink", "muted", "accent", "label", "mark", "bad")]
     wanted += [(text, back) for text in ("ink", "muted", "accent") for back in ("page", "sunken")]
     wanted += [("ink", "hit"), ("ink", "miss")]
