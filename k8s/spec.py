@@ -348,7 +348,7 @@ def _problem(error: ValidationError) -> str:
     if problem.kind == "missing":
         return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
     meaning = known[path[-1]].description if path[-1] in known else None
-    # A value may be a mistyped secret: only short ones are worth telling.
+    # A value may be a mistyped secret.
     value = "..." if path[0] in ("environment", "storage_endpoint") else problem.value
     return f"{field}: {str(value)[:60]!r}: {problem.rule}" + (f" ({meaning})" if meaning else "")
 

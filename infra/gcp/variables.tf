@@ -31,7 +31,7 @@ variable "name" {
 }
 
 variable "bucket_name" {
-  description = "Name of the bucket, unique in all of Cloud Storage; PROJECT-NAME where it is null."
+  description = "Name of the bucket, unique in all of Cloud Storage; PROJECT-NAME if null."
   type        = string
   default     = null
 
@@ -76,7 +76,7 @@ variable "rbac_security_group" {
 }
 
 variable "control_plane_cidrs" {
-  description = "Networks that may reach the API server, name to CIDR; all networks where it is empty."
+  description = "Networks that may reach the API server, name to CIDR; all networks if empty."
   type        = map(string)
   default     = {}
 

@@ -37,7 +37,7 @@ KINDS = {
     "Workload": ("kueue.x-k8s.io", "workloads", True),
 }
 # Groups that a cluster may lack, and then has none of their objects, with the versions of them that
-# are read here, best first; what is read is alike in both.
+# are read here, best first; the fields read here are the same in both.
 OPTIONAL = {"kueue.x-k8s.io": ("v1beta2", "v1beta1")}
 PAGE = 500  # objects, kubectl's --chunk-size
 SHORTEST = 0.1  # seconds between two tries, whatever the server asks for
@@ -125,7 +125,7 @@ class Cluster:
                 return items
 
     def create(self, obj: Object, *, dry_run: bool = False) -> Object:
-        """Create an object, in its own namespace where it names one; return it as stored.
+        """Create an object, in its own namespace if it names one; return it as stored.
 
         An answer that got lost is asked for again, so that ConflictError may mean one's own
         object: compare it.
@@ -144,7 +144,7 @@ class Cluster:
         return self._json("PATCH", self._route(kind, name=name), {}, patch)
 
     def delete(self, kind: str, name: str) -> bool:
-        """Delete an object, and in the background what it owns; False where there is none."""
+        """Delete an object, and in the background what it owns; False if there is none."""
         query = {"propagationPolicy": "Background"}
         try:
             self._send("DELETE", self._route(kind, name=name), query)
@@ -165,7 +165,7 @@ class Cluster:
         """Yield (RFC 3339 time, line) of a pod's log; a container not yet started has no lines.
 
         With ``follow`` it ends with the container, and also where the stream is cut or silent
-        for 30 s: go on with ``since``, the last time received.
+        for 30 s: continue with ``since``, the last time received.
 
         Args:
             pod: its name.

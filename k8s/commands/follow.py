@@ -17,10 +17,10 @@ from trainer.command_line import INTERRUPTED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import duration, one_line
 
-LOOK = 1.0  # seconds between two looks at the run
-CAUSE_LOOK = 5.0  # seconds between two searches for what keeps it from running
-SLOWEST = 8  # looks' time between two tries to read a log that gives nothing new
-DRAIN = 10.0  # seconds for the rest of the logs when the run is over
+LOOK = 1.0  # seconds between two requests for the run
+CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running
+SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
+DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
 
@@ -84,7 +84,7 @@ class Streams:
             before, was_over = last, over
             try:
                 for at, text in self.cluster.log(pod, follow=True, since=last or None):
-                    if at == last:  # the kubelet's own words, which it may repeat for ever
+                    if at == last:  # the kubelet's own words, which it may repeat forever
                         if text == words:
                             continue
                         words = text
@@ -117,11 +117,11 @@ class Follower:
     """Follows one run.
 
     Args:
-        cluster: where it is.
+        cluster: of the run.
         name: of the run.
-        start_deadline: seconds after which a run that has not started is given up.
-        with_logs: whether to show the logs, or only warnings, what is wrong, and the end.
-        rank: the one whose log to show; None for all.
+        start_deadline: seconds after which to give up on a run that has not started.
+        with_logs: show the logs, not only warnings, causes and the end.
+        rank: show the log of this rank; None for all.
     """
 
     cluster: Cluster
@@ -139,7 +139,7 @@ class Follower:
         self._cause: Cause | None = None
         self._looked = float("-inf")
         self._began = time.monotonic()
-        self._told_unanswered = False
+        self._said_unanswered = False
         shown = range(run_phase.workers(self._job)) if self.rank is None else (self.rank,)
         # Rank 0 in any case: its log tells how far the run is.
         self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
@@ -150,7 +150,7 @@ class Follower:
             )
 
     def run(self) -> int:
-        """Follow until the run is over and return the exit code that says how."""
+        """Follow until the run ends and return the exit code that says how."""
         try:
             return self._run()
         finally:
@@ -165,8 +165,8 @@ class Follower:
             except UnavailableError as error:
                 self._say_unanswered(error)
                 continue
-            self._told_unanswered = False
-            # Kept after they are gone: a Job that is over removes its pods, and their words.
+            self._said_unanswered = False
+            # Kept after they are gone: a Job that has ended removes its pods, and what they said.
             pods = there or pods
             if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
                 self._show_rest()
@@ -192,13 +192,13 @@ class Follower:
             self._show_lines(LOOK)
 
     def _say_unanswered(self, error: UserError) -> None:
-        if not self._told_unanswered:
-            self._screen.say(f"{self.name}: goes on unseen: {one_line(error)}", WARNING)
-        self._told_unanswered = True
+        if not self._said_unanswered:
+            self._screen.say(f"{self.name}: continues unseen: {one_line(error)}", WARNING)
+        self._said_unanswered = True
         self._show_lines(LOOK)
 
     def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
-        with contextlib.suppress(UserError):  # what is wrong with the run is not what is wrong here
+        with contextlib.suppress(UserError):  # the run is watched, whatever fails here
             return observe.cause(self.cluster, job, pods, trains=self._progress.trains)
         return None
 

@@ -32,14 +32,14 @@ def cause(
 ) -> Cause | None:
     """Return what is wrong with a run whose Job is not complete, or None.
 
-    Quotas and queues are read only if the first diagnosis asks for them and the user may.
+    Quotas and queues are read only if the first diagnosis needs them, and if the user may.
 
     Args:
-        cluster: where it is.
+        cluster: of the run.
         job: of the run.
-        its_pods: that are there, or were.
-        all_events: of the namespace, where they have been read already.
-        trains: whether rank 0 has reported, see ``view.Progress``.
+        its_pods: of the Job, also those that are gone.
+        all_events: of the namespace, if they have been read already.
+        trains: whether rank 0 has reported, see ``run_phase.Progress``.
     """
     now = datetime.now(UTC)
     if all_events is None:
@@ -53,31 +53,25 @@ def cause(
     )
     found = diagnose(observed)
     queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
-    scarce = found is not None and found.kind in ("Unschedulable", "Quota")
-    if not (queued or scarce):
+    if not queued and (found is None or found.kind != "Quota"):
         return found
-    return diagnose(
-        replace(
-            observed,
-            quotas=_allowed(cluster, "ResourceQuota"),
-            workload=_workload(cluster, job),
-        )
-    )
+    quotas, workload = _allowed(cluster, "ResourceQuota"), _workload(cluster, job)
+    return diagnose(replace(observed, quotas=quotas, workload=workload))
 
 
 def outcome(
     cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]], *, logged: bool
 ) -> tuple[str, Cause | None]:
-    """Return how a run ended whose pods all ended with 0, and what is wrong with it, or None.
+    """Return how a run ended whose pods all ended with 0, and what is wrong with it, if anything.
 
     Succeeded   its result is stored
     Failed      it left none
-    Unproven    the folder cannot be seen from here, and nothing else tells
+    Unproven    the folder cannot be seen from here, and nothing else shows it
 
     Args:
-        cluster: where it is.
+        cluster: of the run.
         job: of the run, complete.
-        its_pods: that are there, or were.
+        its_pods: of the Job, also those that are gone.
         logged: whether rank 0 logged that its result is stored.
     """
     name = job["metadata"]["name"]

@@ -43,17 +43,17 @@ def prove(
 ) -> None:
     """Check that a Job whose pods all ended with 0 has trained: that its result is stored.
 
-    What rank 0 left in its pod suffices, as it does so once the result is stored; else the run's
-    folder is read, and where that cannot be seen from here, rank 0's log decides.
+    A mark that rank 0 left in its pod suffices: it does so once the result is stored. Otherwise
+    the run's folder is read; if that cannot be seen from here, rank 0's log decides.
 
     Args:
-        cluster: where it is.
+        cluster: of the run.
         job: of the run.
-        pods: of the Job that are there, or were.
+        pods: of the Job, also those that are gone.
         logged: whether rank 0 logged that its result is stored.
 
     Raises:
-        UnavailableError: the folder cannot be seen from here, and nothing else tells.
+        UnavailableError: the folder cannot be seen from here, and nothing else shows it.
         UserError: there is no result of this run.
     """
     if run_phase.left_result(pods):

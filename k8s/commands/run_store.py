@@ -13,12 +13,12 @@ from trainer.errors import ConfigError
 from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
-DEADLINE = 10.0  # seconds for a call; a person waits
-ENDPOINT = "STORAGE_EMULATOR_HOST"  # the only way the client library takes it from
+DEADLINE = 10.0  # seconds for a call, because a person waits
+ENDPOINT = "STORAGE_EMULATOR_HOST"  # the client library reads it from nowhere else
 
 
 def use(endpoint: str | None) -> None:
-    """Take this stand-in for Cloud Storage, wherever run files say it is."""
+    """Use this stand-in for Cloud Storage, whatever run files say."""
     if endpoint:
         os.environ[ENDPOINT] = endpoint
 
@@ -27,9 +27,9 @@ def open_folder(uri: str, endpoint: str | None) -> Storage:
     """Return a folder.
 
     Args:
-        uri: of it.
-        endpoint: of a stand-in for Cloud Storage, as pods see it; that of the environment wins,
-            as a store in the cluster may be reached by another name from here.
+        uri: of the folder.
+        endpoint: of a stand-in for Cloud Storage, as pods reach it. The environment's wins,
+            because a store in the cluster may have another address from here.
     """
     if not endpoint or ENDPOINT in os.environ:
         return open_storage(uri, deadline=DEADLINE)

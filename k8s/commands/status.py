@@ -59,9 +59,9 @@ def summary(
     """Return all that is known about a run, ready for JSON.
 
     Args:
-        cluster: where it is.
+        cluster: of the run.
         job: of the run.
-        events: of the namespace, where they have been read already.
+        events: of the namespace, if they have been read already.
     """
     pods = observe.pods(cluster, job)
     progress = _progress(cluster, pods)

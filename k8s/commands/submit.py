@@ -81,7 +81,7 @@ def submit(cluster: Cluster, spec: RunSpec, say: Say) -> None:
 
     Raises:
         ConfigError: another run of this name is there.
-        UnavailableError: what is left of an earlier one does not go.
+        UnavailableError: objects of an earlier one stay.
         ClusterError: the API server refused an object; none is left behind.
     """
     job = cluster.get("Job", spec.name)
@@ -157,7 +157,7 @@ def _check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
 
 def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:
     """Wait for pods of an earlier run of this name: they would answer to its peers' names."""
-    until, told = time.monotonic() + LEFTOVERS, False
+    until, said = time.monotonic() + LEFTOVERS, False
     while pods := cluster.list("Pod", labels=manifest.selector(name)):
         if time.monotonic() > until:
             pod = pods[0]["metadata"]["name"]
@@ -165,9 +165,9 @@ def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:
                 f"{name}: pod {pod} of an earlier run is still there after {LEFTOVERS:g} s; if its "
                 f"node is lost: kubectl delete pod {pod} --force --namespace {cluster.namespace}"
             )
-        if not told:
+        if not said:
             say(f"{name}: waiting for {len(pods)} pods of an earlier run to end")
-            told = True
+            said = True
         time.sleep(PAUSE)
 
 
@@ -184,16 +184,16 @@ def _create_companions(
     }
     for item in items:
         item["metadata"]["ownerReferences"] = [owner]
-        until, told = time.monotonic() + LEFTOVERS, False
+        until, said = time.monotonic() + LEFTOVERS, False
         while not _create(cluster, item):
             if time.monotonic() > until:
                 raise ConfigError(
                     f"{item['kind']} {item['metadata']['name']} is there and not this run's; "
                     "give the run another name"
                 )
-            if not told:
+            if not said:
                 say(f"waiting for an earlier {item['kind']} of this name to go")
-                told = True
+                said = True
             time.sleep(PAUSE)
 
 
