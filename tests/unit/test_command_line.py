@@ -1,0 +1,115 @@
+"""The commands of all programs: their help, their mistakes, their exit codes."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from k8s.__main__ import VERBS
+from k8s.console import PROGRAM
+from trainer.cli.main import COMMANDS
+from trainer.command_line import exit_code
+from trainer.errors import ConfigError, DataError, UserError
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for its in action.choices.values():
+                yield from actions(its)
+        elif not isinstance(action, argparse._HelpAction):
+            yield f"{parser.prog} {action.dest}", action
+
+
+def test_commands_and_verbs_have_names_of_their_own() -> None:
+    assert not COMMANDS.keys() & VERBS.keys()
+
+
+def test_every_help_is_a_sentence() -> None:
+    helps = {name: str(action.help) for name, action in actions(PROGRAM.parser(PROGRAM.commands))}
+    helps |= {name: text for name, (_, text) in PROGRAM.commands.items()}
+    assert len(helps) > 100
+    odd = [name for name, text in helps.items() if not (text[0].isupper() and text[-1] in ".)")]
+    assert odd == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "--run", "a", "--outptu", "b"], "'--outptu'; did you mean --output?"),
+        (["submit", "a.yaml", "--folow"], "'--folow'; did you mean --follow?"),
+        (["submit"], "required: RUN (trainyard submit --help lists all)"),
+        (["sumbit"], "invalid choice: 'sumbit'"),
+        ([], "required: COMMAND (trainyard --help lists all)"),
+    ],
+)
+def test_a_mistake_is_named(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PROGRAM.parse(arguments)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("torn\nimages"), 65, "a: torn images\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 1, "a: out of memory; give it more, or smaller data\n"),
+        (
+            ModuleNotFoundError(name="scipy.ndimage"),
+            2,
+            "a: the package scipy is not installed; install what this command needs: pip install "
+            "'trainyard-batch[trainer,k8s]'\n",
+        ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "a: cannot write: No space left on device; free some space\n",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_a_user_can_fix_is_one_line(
+    error: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    before = sys.stdout
+    monkeypatch.setattr(sys, "stdout", before)  # which is replaced where nothing can be written
+    assert exit_code("a", fail) == code
+    if sys.stdout is not before:
+        sys.stdout.close()
+    assert capsys.readouterr().err == message
+
+
+def test_a_defect_is_shown_whole() -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError(name="trainer.nothing")
+
+    with pytest.raises(ModuleNotFoundError):
+        exit_code("a", fail)
+
+
+def test_a_parent_gets_the_error_instead_of_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told: list[UserError] = []
+
+    def fail() -> None:
+        raise DataError("torn")
+
+    def tell(error: UserError) -> bool:
+        told.append(error)
+        return True
+
+    assert exit_code("a", fail, tell) == 65
+    assert [str(error) for error in told] == ["torn"]
+    assert capsys.readouterr().err == ""
