@@ -61,6 +61,10 @@ class Loop:
         microbatches: into how many equal parts ``forward.py`` cuts a replica's batch; more than
             one only without XLA.
         all_reduce: sums over the workers; None: TensorFlow's collectives do.
+
+    Attributes:
+        names: of the state's tensors, in its order.
+        generators: number of the model's random generators.
     """
 
     def __init__(
@@ -146,9 +150,8 @@ class Loop:
             stop: whether this worker was asked to stop; every worker gets to know.
             data: what indices refer to; another shape costs another compilation.
         """
-        count, batch = indices.shape
+        count = len(indices)
         split = indices.reshape(count, self.replicas.count, -1)
-        assert split.shape[1] * split.shape[2] == batch
         results, start = [], 0
         while start < count:
             end = min(count, start + self._most_steps)
