@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import mnist, processes
+from tests.support import mnist, processes, warm
 from trainer import metrics, presets
 from trainer.cluster import ALONE
 from trainer.data import dataset
@@ -288,7 +288,7 @@ def test_from_a_bucket_to_a_bucket(train: Train) -> None:
                 name = f"run/{path.relative_to(folder).as_posix()}"
                 server.put("bucket", name, path.read_bytes(), {})
         before = {name for name, _ in server.page("bucket", {})[0]}
-        code, out, err = processes.run("export", "--run", "gs://bucket/run", env=env)
+        code, out, err = warm.run("export", "--run", "gs://bucket/run", env=env)
         assert (code, err) == (0, "")
         after = {name for name, _ in server.page("bucket", {})[0]} - before
         assert after == {f"run/model/{name}" for name in expected(ALL)}
@@ -296,12 +296,12 @@ def test_from_a_bucket_to_a_bucket(train: Train) -> None:
 
 
 def test_a_mistake_in_the_arguments_is_told_at_once(small: Path) -> None:
-    code, out, err = processes.run("export", "--run", str(small), "--format", "kers")
+    code, out, err = warm.run("export", "--run", str(small), "--format", "kers")
     assert (code, out) == (2, "")
     assert err == (
         "trainer: --format 'kers': 'kers' is not one of keras, savedmodel, onnx; did you mean "
         "keras?; give some of them, with commas\n"
     )
-    code, out, err = processes.run("export", "--run", str(small / "nothing"))
+    code, out, err = warm.run("export", "--run", str(small / "nothing"))
     assert (code, out) == (2, "")
     assert "give the folder of a run" in err

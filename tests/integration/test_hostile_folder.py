@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import damage
+from tests.support import damage, warm
 from tests.support.processes import environment, free_ports, running, wait_until
 from trainer.runs import run_folder
 
@@ -64,8 +64,13 @@ def architecture() -> dict[str, Any]:
     }
 
 
-def verb(place: Path, *arguments: str, before: str = "") -> tuple[int, str, str]:
+def verb(place: Path, *arguments: str) -> tuple[int, str, str]:
     """Run a verb as somebody does who stands above the bucket."""
+    return checked(place, *warm.run(*arguments, cwd=place))
+
+
+def fresh_verb(place: Path, *arguments: str, before: str = "") -> tuple[int, str, str]:
+    """Run a verb in a process of its own, after a command of the shell."""
     done = subprocess.run(
         ["sh", "-c", f'{before} exec "$@"', "sh", sys.executable, "-m", "trainer", *arguments],
         cwd=place,
@@ -75,10 +80,14 @@ def verb(place: Path, *arguments: str, before: str = "") -> tuple[int, str, str]
         timeout=300,
         check=False,
     )
+    return checked(place, done.returncode, done.stdout, done.stderr)
+
+
+def checked(place: Path, code: int, out: str, err: str) -> tuple[int, str, str]:
     assert not (place / FOLDER / "mark").exists(), "its code was run"
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout, done.stderr
+    assert "\x1b" not in out + err
+    assert "Traceback" not in err
+    return code, out, err
 
 
 @pytest.mark.parametrize("arguments", [("predict", "one.png"), ("evaluate",), ("export",)])
@@ -131,7 +140,7 @@ def test_tensorboard_imports_nothing(place: Path) -> None:
 
 
 def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
-    code, _, err = verb(place, "train", "--run", FOLDER, *TRAINING)
+    code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING)
     assert code == 2
     assert "belongs to a run with other settings" in err
     assert f'model ("{REFERENCE[:9]}' in err
@@ -152,7 +161,8 @@ def test_what_a_folder_says_does_not_reach_the_terminal_raw(place: Path) -> None
         ("evaluate", "--run", "escapes", "--model", OWN),
         ("train", "--run", "escapes", *TRAINING),
     ):
-        _, out, err = verb(place, *arguments)
+        run = fresh_verb if arguments[0] == "train" else verb
+        _, out, err = run(place, *arguments)
         assert all(c.isprintable() or c == "\n" for c in out + err)
         assert "owned" in out + err or arguments[0] == "train"
 
@@ -179,11 +189,11 @@ def test_links_lead_nowhere(place: Path) -> None:
 
 def test_too_little_room_for_the_library_that_draws_costs_the_charts_alone(place: Path) -> None:
     limit = "ulimit -v 6291456;"  # KiB
-    code, _, err = verb(place, "report", "--run", FOLDER, before=limit)
+    code, _, err = fresh_verb(place, "report", "--run", FOLDER, before=limit)
     assert (code, err) == (0, "")
     page = (place / FOLDER / run_folder.REPORT).read_text()
     assert "This chart could not be drawn" in page
-    code, _, err = verb(place, "compare", FOLDER, "--output", "page.html", before=limit)
+    code, _, err = fresh_verb(place, "compare", FOLDER, "--output", "page.html", before=limit)
     assert (code, err) == (0, "")
     assert "This chart could not be drawn" in (place / "page.html").read_text()
     assert verb(place, "report", "--run", FOLDER)[0] == 0
@@ -246,7 +256,7 @@ def test_no_size_that_a_folder_names_takes_the_memory(
     spoil(folder)
     for words in verbs:
         where = (str(folder),) if words[0] == "compare" else ("--run", str(folder))
-        code, _, err = verb(place, *words, *where)
+        code, _, err = fresh_verb(place, *words, *where)
         assert code in (0, 2, 65), err
         assert err.count("\n") <= 1
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

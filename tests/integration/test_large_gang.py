@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes, series
+from tests.support import processes, series, warm
 from trainer.runs import checkpoint
 from trainer.runs import run_folder as runs
 from trainer.storage.base import open_storage
@@ -70,6 +70,6 @@ def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_pat
     assert many["test_loss"] == again["test_loss"]
     assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
     model = ("--model", "tests.support.tiny:linear")
-    code, out, _ = processes.run("evaluate", "--run", str(whole), *model, "--json")
+    code, out, _ = warm.run("evaluate", "--run", str(whole), *model, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == many["test_accuracy"]

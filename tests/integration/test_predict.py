@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.pictures import lots
-from tests.support import hostile, processes
+from tests.support import hostile, processes, warm
 from tests.support.imports import loaded
 from tests.support.mnist import find_mnist
 from trainer.data import dataset, sources
@@ -72,7 +72,7 @@ def test_a_row_of_digits_on_a_photographed_sheet(data: Path, run: str, tmp_path:
         singles.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(image).save(singles[-1])
     predict = ("predict", "--run", run, str(path), *singles)
-    code, out, err = processes.run(*predict, "--output", "json", "--show", str(tmp_path / "seen"))
+    code, out, err = warm.run(*predict, "--output", "json", "--show", str(tmp_path / "seen"))
     assert code == 0, err
     found = json.loads(out)
     assert [each["digit"] for each in found[:6]] == [each["digit"] for each in found[6:]]
@@ -87,7 +87,7 @@ def test_bad_pictures_do_not_hide_good_ones(data: Path, run: str, tmp_path: Path
     Image.fromarray(dataset.load(str(data)).test.images[0, ..., 0]).save(good)
     Image.new("L", (50, 50)).save(blank)
     junk.write_bytes(b"junk")
-    code, out, err = processes.run("predict", "--run", run, *map(str, (junk, good, blank)))
+    code, out, err = warm.run("predict", "--run", run, *map(str, (junk, good, blank)))
     assert code == 65
     assert len(out.splitlines()) == 1
     assert [line.split(": ")[1] for line in err.splitlines()] == [str(junk), str(blank)]
@@ -99,7 +99,7 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(
 ) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
     arguments = ["predict", "--run", run, str(tmp_path / name)]
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, out) == (expected, "")
     assert err.startswith("trainer: ")
     assert len(err.splitlines()) == 1

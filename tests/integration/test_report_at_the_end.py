@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support import processes
+from tests.support import processes, warm
 
 
 def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
 
     (run / "report.html").rmdir()
     (run / "result.json").unlink()
-    code, out, _ = processes.run("report", "--run", str(run))
+    code, out, _ = warm.run("report", "--run", str(run))
     halfway = (run / "report.html").read_text()
     assert "Not finished" in halfway
     code, out, err = processes.run(*arguments)  # the end comes again, and a report of it

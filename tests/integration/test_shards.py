@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes
+from tests.support import processes, warm
 from trainer.data import dataset, idx, shards, sources
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
@@ -61,7 +61,7 @@ def test_killed_within_a_window_a_run_ends_with_the_same_weights(
     train(*job(sharded, run, "--memory", "400"))  # where everything fits, and is kept
     assert result(run)["weights_sha256"] == whole["weights_sha256"]
 
-    code, out, _ = processes.run("evaluate", "--run", str(run), "--json")
+    code, out, _ = warm.run("evaluate", "--run", str(run), "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(whole["test_accuracy"])
 

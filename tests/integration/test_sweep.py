@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import processes
+from tests.support import processes, warm
 
 
 def sweep_file(where: Path, name: str, data: Path, **changes: Any) -> Path:
@@ -115,7 +115,7 @@ def test_a_run_that_diverges_is_told_of_and_the_others_go_on(tmp_path: Path, dig
 
 def test_other_data_in_the_same_folder_are_refused(tmp_path: Path, undisturbed: Path) -> None:
     other = tmp_path / "other"
-    code, _, err = processes.run(
+    code, _, err = warm.run(
         *("data", "put", "--from", "digits", "--to", str(other), "--seed", "5"),
         *("--train-count", "500", "--test-count", "100"),
     )
@@ -145,24 +145,24 @@ def test_the_plan_and_mistakes_are_told_without_training(tmp_path: Path, digits:
 
 def test_runs_are_compared_by_the_command(tmp_path: Path, undisturbed: Path) -> None:
     page = tmp_path / "page.html"
-    code, out, err = processes.run("compare", str(undisturbed), "--output", str(page))
+    code, out, err = warm.run("compare", str(undisturbed), "--output", str(page))
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"page: {page}"
     assert page.read_bytes() == (undisturbed / "compare.html").read_bytes()
-    code, out, err = processes.run("compare", str(undisturbed), "--json")
+    code, out, err = warm.run("compare", str(undisturbed), "--json")
     rows = json.loads(out)
     accuracies = [row["accuracy"] for row in rows]
     assert accuracies == sorted(accuracies, reverse=True)
     stored = [json.loads((Path(row["run"]) / "result.json").read_text()) for row in rows]
     assert accuracies == [result["test_accuracy"] for result in stored]
     assert {tuple(row["settings"]) for row in rows} == {("batch_size", "learning_rate")}
-    code, out, err = processes.run("compare", str(tmp_path))
+    code, out, err = warm.run("compare", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "config.json").write_text("{")
-    code, out, err = processes.run("compare", str(damaged), "--json")
+    code, out, err = warm.run("compare", str(damaged), "--json")
     assert (code, out, err.count("\n")) == (65, "", 1)
-    code, out, err = processes.run("compare", str(damaged), str(undisturbed), "--json")
+    code, out, err = warm.run("compare", str(damaged), str(undisturbed), "--json")
     assert (code, len(json.loads(out)), err.count("\n")) == (0, 4, 1)
     assert err.startswith("trainer: warning: left out: ")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes
+from tests.support import processes, warm
 from trainer.data import idx, sampler
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
@@ -48,7 +48,7 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
     assert err.count("\n") == 1
     assert "learning_rate (0.001 there, 0.01 here)" in err
 
-    code, out, err = processes.run("evaluate", "--run", str(run), "--json")
+    code, out, err = warm.run("evaluate", "--run", str(run), "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["accuracy"] == pytest.approx(values["test_accuracy"])
@@ -123,6 +123,6 @@ def test_the_main_job_against_cloud_storage(digits: Path) -> None:
         assert out.splitlines()[-1] == f"results in {uri}/runs/one/"
         values = json.loads(server.get("training", "runs/one/result.json", {}).data)
         assert values["workers"] == 2
-        code, out, err = processes.run("evaluate", "--run", f"{uri}/runs/one", "--json", env=env)
+        code, out, err = warm.run("evaluate", "--run", f"{uri}/runs/one", "--json", env=env)
         assert (code, err) == (0, "")
         assert json.loads(out)["accuracy"] == pytest.approx(values["test_accuracy"])
