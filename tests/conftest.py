@@ -5,7 +5,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import needs, series
+from tests.support import mnist, needs, processes, series, shared
+from trainer.data import sources
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would every
 # process they start: those that end by Ctrl-C would never end.
@@ -68,3 +69,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     result = yield
     GUARD.allow(set(needs.MARKERS))
     return result
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST, or as many drawn digits where there is none."""
+
+    def make(folder: Path) -> None:
+        sources.put("digits", str(folder), train_count=60_000, test_count=2000)
+
+    return mnist.find_mnist() or shared.once(tmp_path_factory, "drawn", make)
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the preset cnn, for tests that only read it."""
+
+    def make(folder: Path) -> None:
+        train = ("train", "--preset", "cnn", "--data", str(data), "--run", str(folder))
+        code, _, err = processes.run(*train)
+        assert code == 0, err
+
+    return shared.once(tmp_path_factory, "trained", make)

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import mnist, processes
 from tests.support.chromium import FLAGS
-from trainer.data import sources
 
 PAGES = Path(__file__).parents[2] / "trainer" / "report" / "pages"
 
@@ -39,23 +37,7 @@ def scripts(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MNIST where it is, else drawn digits: 20,000 to train on and 1,000 to test on."""
-    found = mnist.find_mnist()
-    if found is not None:
-        return found
-    folder = tmp_path_factory.mktemp("data")
-    sources.put("digits", str(folder), train_count=20_000, test_count=1_000)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def run(browser: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the preset cnn; nothing is trained without a browser."""
+def run(browser: Any, trained: Path) -> Path:
+    """The folder of a finished run of the preset cnn."""
     assert browser.is_connected()
-    folder = tmp_path_factory.mktemp("run") / "cnn"
-    code, _, errors = processes.run(
-        "train", "--preset", "cnn", "--data", str(data), "--run", str(folder)
-    )
-    assert code == 0, errors
-    return folder
+    return trained

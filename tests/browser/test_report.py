@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes
+from tests.support import warm
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -50,7 +50,7 @@ SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimat
 @pytest.fixture(scope="session")
 def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    code, _, errors = processes.run("report", "--run", str(run), "--output", str(path))
+    code, _, errors = warm.run("report", "--run", str(run), "--output", str(path))
     assert code == 0, errors
     return path
 

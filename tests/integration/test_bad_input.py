@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import processes
+from tests.support import processes, shared
 from trainer.data import idx
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
@@ -83,6 +84,23 @@ def test_no_credentials(tmp_path: Path) -> None:
     assert "credentials" in message
 
 
+SOFTMAX = (
+    *("train", "--preset", "softmax", "--validation", "400", "--steps", "60"),
+    *("--chunk-steps", "20", "--checkpoint-steps", "20", "--eval-epochs", "0"),
+)
+
+
+@pytest.fixture
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    """A finished run that a test may damage."""
+
+    def train(run: Path) -> None:
+        code, _, err = processes.run(*SOFTMAX, "--data", str(digits), "--run", str(run))
+        assert (code, err) == (0, "")
+
+    return shutil.copytree(shared.once(tmp_path_factory, "softmax", train), tmp_path / "run")
+
+
 def flip_a_bit(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -119,16 +137,9 @@ def rewrite(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], o
     ],
 )
 def test_a_bad_checkpoint_falls_back_to_the_one_before(
-    damage: Callable[[Path, str], None], words: str, digits: Path, tmp_path: Path
+    damage: Callable[[Path, str], None], words: str, digits: Path, run: Path
 ) -> None:
-    run = tmp_path / "run"
-    arguments = (
-        *("train", "--preset", "softmax", "--validation", "400", "--steps", "60"),
-        *("--chunk-steps", "20", "--checkpoint-steps", "20", "--eval-epochs", "0"),
-        *("--data", str(digits), "--run", str(run)),
-    )
-    code, _, err = processes.run(*arguments)
-    assert (code, err) == (0, "")
+    arguments = (*SOFTMAX, "--data", str(digits), "--run", str(run))
     result = (run / "result.json").read_text()
     weights = [line for line in result.splitlines() if "weights_sha256" in line]
     (run / "result.json").unlink()
@@ -145,14 +156,8 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(
     assert [line for line in again.splitlines() if "weights_sha256" in line] == weights
 
 
-def test_damage_to_what_the_weights_do_not_need_is_a_warning(digits: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = (
-        *("train", "--preset", "softmax", "--validation", "400", "--steps", "20"),
-        *("--data", str(digits), "--run", str(run)),
-    )
-    code, _, err = processes.run(*arguments)
-    assert (code, err) == (0, "")
+def test_damage_to_what_the_weights_do_not_need_is_a_warning(digits: Path, run: Path) -> None:
+    arguments = (*SOFTMAX, "--data", str(digits), "--run", str(run))
     result = json.loads((run / "result.json").read_bytes())
     (run / "result.json").write_bytes((run / "result.json").read_bytes()[:100])
     for name in ("metrics.jsonl", "metrics-rank-2.jsonl", "attempts.jsonl"):
@@ -167,14 +172,9 @@ def test_damage_to_what_the_weights_do_not_need_is_a_warning(digits: Path, tmp_p
     assert again["weights_sha256"] == result["weights_sha256"]
 
 
-def test_no_good_checkpoint_where_one_is_required(digits: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    code, _, err = processes.run(
-        *("train", "--preset", "softmax", "--validation", "400", "--steps", "20"),
-        *("--data", str(digits), "--run", str(run)),
-    )
-    assert (code, err) == (0, "")
-    flip_a_bit(run / "checkpoints", "step-00000020.safetensors")
+def test_no_good_checkpoint_where_one_is_required(run: Path) -> None:
+    for step in checkpoint.steps(open_storage(str(run))):
+        flip_a_bit(run / "checkpoints", f"step-{step:08d}.safetensors")
     code, message = refused("evaluate", "--run", str(run))
     assert code == 65
     assert "no usable checkpoint" in message

@@ -1,6 +1,5 @@
 """Exports of real runs give the runs' predictions, and a wrong one is never stored."""
 
-import functools
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import mnist, processes, warm
+from tests.support import processes, warm
 from trainer import metrics, presets
 from trainer.cluster import ALONE
 from trainer.data import dataset
@@ -62,18 +61,14 @@ class Silent:
 @pytest.fixture(scope="module")
 def train(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Return a function that trains a run, in this process and once for each setting."""
-    folder = mnist.find_mnist() or digits
-    load = functools.cache(lambda uri: dataset.load(uri, 400))
+    data = dataset.load(str(digits), 400)
     done: dict[str, Path] = {}
 
     def train(**settings: Any) -> Path:
         name = json.dumps(settings)
         if name not in done:
-            # A deep net on all of MNIST takes a minute, and shows no more than on some digits.
-            where = str(digits if settings.get("preset") == "cnn-best" else folder)
-            data = load(where)
             given = {"steps": 10, "validation": 400, "eval_epochs": 0, **settings}
-            config = presets.configure({}, {**given, "keep_best": False, "data": where})
+            config = presets.configure({}, {**given, "keep_best": False, "data": str(digits)})
             done[name] = tmp_path_factory.mktemp("run")
             storage = open_storage(str(done[name]))
             digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)

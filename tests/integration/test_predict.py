@@ -10,40 +10,25 @@ import pytest
 from PIL import Image
 
 from benchmarks.pictures import lots
-from tests.support import hostile, processes, warm
+from tests.support import hostile, warm
 from tests.support.imports import loaded
 from tests.support.mnist import find_mnist
-from trainer.data import dataset, sources
+from trainer.data import dataset
 
 Reader = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.int64]]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return MNIST, or drawn digits where there is none."""
-    mnist = find_mnist()
-    if mnist:
-        return mnist
-    folder = tmp_path_factory.mktemp("drawn")
-    sources.put("digits", str(folder), train_count=60_000, test_count=2000)
-    return folder
+@pytest.fixture
+def run(trained: Path) -> str:
+    return str(trained)
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("run"))
-    arguments = ("train", "--preset", "cnn", "--data", str(data), "--run", folder)
-    code, _, err = processes.run(*arguments)
-    assert code == 0, err
-    return folder
-
-
-@pytest.fixture(scope="module")
-def read(run: str) -> Reader:
+def read(trained: Path) -> Reader:
     from trainer.runs.restore import restore
     from trainer.train import models
 
-    model = models.load(restore(run))
+    model = models.load(restore(str(trained)))
     return lambda images: np.asarray(model(images[..., None])).argmax(axis=1)
 
 

@@ -99,7 +99,7 @@ def test_a_worker_of_a_gang_that_is_killed_costs_nothing(sharded: Path, tmp_path
     assert result(run)["weights_sha256"] == result(tmp_path / "whole")["weights_sha256"]
 
 
-@pytest.mark.parametrize(("number", "workers"), [(0, 1), (2, 1), (4, 1), (4, 2)])
+@pytest.mark.parametrize(("number", "workers"), [(0, 1), (2, 1), (4, 2)])
 def test_a_damaged_shard_is_told_in_one_line(
     number: int, workers: int, sharded: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """A store that fails: training goes on while it can, and nothing is stored twice or torn."""
 
 import contextlib
-import functools
 import json
 import subprocess
 import threading
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes, series
+from tests.support import processes, series, shared
 from trainer.runs import checkpoint
 from trainer.testing.gcs_server import Fault, GCSServer, StoredObject, Verb
 
 OUTAGE = series.length(2, 60)  # seconds that the store is down
-STEPS = 800
+STEPS = 1500
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 
 
@@ -54,11 +53,12 @@ class Counting(GCSServer):
 def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
     """Return a function that gives the weights of an undisturbed run of so many steps."""
 
-    @functools.cache
     def weights(steps: int) -> str:
-        run = tmp_path_factory.mktemp("undisturbed")
-        code, _, err = processes.run(*job(digits, str(run), steps), limit=LIMIT)
-        assert (code, err) == (0, "")
+        def train(run: Path) -> None:
+            code, _, err = processes.run(*job(digits, str(run), steps), limit=LIMIT)
+            assert (code, err) == (0, "")
+
+        run = shared.once(tmp_path_factory, f"undisturbed-{steps}-steps", train)
         return _weights((run / "result.json").read_bytes())
 
     return weights
@@ -72,7 +72,7 @@ def _weights(result: bytes) -> str:
 def test_training_goes_on_while_the_store_is_down(
     digits: Path, undisturbed: Callable[[int], str]
 ) -> None:
-    steps = int(500 + OUTAGE * 500)
+    steps = max(STEPS, 500 + OUTAGE * 500)
     with Counting("bucket") as server:
         env = {"STORAGE_EMULATOR_HOST": server.url}
         with processes.running(*job(digits, "gs://bucket/run", steps), env=env) as trainer:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import processes, warm
+from tests.support import processes, shared, warm
 
 
 def sweep_file(where: Path, name: str, data: Path, **changes: Any) -> Path:
@@ -40,20 +40,22 @@ def results(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
-    code, out, err = sweep(sweep_file(folder, "whole", digits))
-    assert (code, err) == (0, ""), out
-    lines = out.splitlines()
-    for place, (rate, batch) in enumerate([("0.001", 32), ("0.001", 64), ("0.01", 32)], 1):
-        start = f"{place}/4  learning_rate {rate}, batch_size {batch}  "
-        assert lines[place - 1].startswith(start)
-        assert lines[place - 1].endswith(" left")
-    assert lines[3].startswith("4/4  learning_rate 0.01, batch_size 64  ")
-    assert lines[-1] == f"page: {folder}/whole/compare.html"
-    assert max(map(len, lines[4:-1])) <= 80
-    assert len(results(folder / "whole")) == 4
-    assert not list((folder / "whole").glob("*/report.html"))
-    return folder / "whole"
+    def train(folder: Path) -> None:
+        folder.mkdir()
+        code, out, err = sweep(sweep_file(folder, "whole", digits))
+        assert (code, err) == (0, ""), out
+        lines = out.splitlines()
+        for place, (rate, batch) in enumerate([("0.001", 32), ("0.001", 64), ("0.01", 32)], 1):
+            start = f"{place}/4  learning_rate {rate}, batch_size {batch}  "
+            assert lines[place - 1].startswith(start)
+            assert lines[place - 1].endswith(" left")
+        assert lines[3].startswith("4/4  learning_rate 0.01, batch_size 64  ")
+        assert lines[-1] == f"page: {folder}/whole/compare.html"
+        assert max(map(len, lines[4:-1])) <= 80
+        assert len(results(folder / "whole")) == 4
+        assert not list((folder / "whole").glob("*/report.html"))
+
+    return shared.once(tmp_path_factory, "sweep", train) / "whole"
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(
