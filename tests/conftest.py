@@ -18,11 +18,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile(
-    "trainyard", deadline=None, max_examples=series.length(50, 1000)
+    "trainyard", deadline=None, max_examples=series.length(30, 1000)
 )
 hypothesis.settings.load_profile("trainyard")
-
-GUARD = needs.Guard()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("fast"):
-        GUARD.allow({"process"})  # as pytest-xdist starts some
+        needs.GUARD.allow({"process"})  # as pytest-xdist starts some
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -60,14 +58,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, None, None]:
     yield
-    assert not GUARD.refused, GUARD.refused[0]
+    assert not needs.GUARD.refused, needs.GUARD.refused[0]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    GUARD.allow({marker.name for marker in item.iter_markers()})
+    needs.GUARD.allow({marker.name for marker in item.iter_markers()})
     result = yield
-    GUARD.allow(set(needs.MARKERS))
+    needs.GUARD.allow(set(needs.MARKERS))
     return result
 
 

@@ -59,3 +59,6 @@ class Guard:
         if marker not in self._markers:
             self.refused.append(f"this test {what} and has no marker {marker!r}")
             raise AssertionError(self.refused[-1])
+
+
+GUARD = Guard()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/data/golden"
 RELEASES = ("1.29", "1.31", "1.33", "1.35", "1.36", "1.37")
 CASES = {"plain": PLAIN, "full": FULL}
-RUN_FILES = series.length(100, 5000)
+RUN_FILES = series.length(60, 5000)
 
 
 def objects(values: dict[str, Any]) -> list[dict[str, Any]]:
