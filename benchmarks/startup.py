@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup --data URI
 
-``trainer train`` is started as the gang starts it, and tells of its stages; its first chunk is one
+``trainer train`` is started as the gang starts it, and reports its stages; its first chunk is one
 step, so that the last stage is tracing, compiling and that step. ``k8s submit`` sends to an API
 server on the loopback interface that answers at once, and looks into a store there. The image's
 size is that of the packages that it installs, as they are installed here.
@@ -143,7 +143,7 @@ def look(pids: dict[str, int], used: Memory, *, training: bool) -> None:
 
 
 def status(pid: int) -> Memory:
-    """Return what the kernel tells of a process's memory; nothing if it has ended."""
+    """Return what the kernel reports of a process's memory; nothing if it has ended."""
     found: Memory = {}
     for name in ("status", "smaps_rollup"):
         try:

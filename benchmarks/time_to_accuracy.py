@@ -5,7 +5,7 @@
 Ours are runs from the command line that end with the accuracy; each target has a preset and,
 where the preset goes further than needed, a shorter run of it. The peers are written after the
 network and the settings of the Keras documentation's simple convnet and of PyTorch's MNIST
-example; they see the test images after every epoch, outside of the clock. The table is made anew
+example; they see the test images after every epoch, outside of the clock. The table is made again
 after every seed.
 """
 

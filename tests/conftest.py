@@ -9,7 +9,7 @@ from tests.support import mnist, needs, processes, series, shared
 from trainer.data import sources
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would every
-# process they start: those that end by Ctrl-C would never end.
+# process they start: the ones that end by Ctrl-C would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Under nohup that is so of SIGHUP, too; what has a handler here comes to them as it is by default.

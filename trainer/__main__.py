@@ -16,7 +16,7 @@ def run(program: "Program | None" = None) -> NoReturn:
 
     code = main(program=program or PROGRAM)
     sys.stdout.flush()
-    process.hold_signals()  # the interpreter's end takes our handlers away before it is over
+    process.hold_signals()  # the interpreter removes our handlers before it has ended
     sys.exit(code)
 
 

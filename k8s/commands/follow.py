@@ -141,7 +141,7 @@ class Follower:
         self._began = time.monotonic()
         self._said_unanswered = False
         shown = range(run_phase.workers(self._job)) if self.rank is None else (self.rank,)
-        # Rank 0 in any case: its log tells how far the run is.
+        # Rank 0 in any case: its log has the run's progress.
         self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
         if self.with_logs and len(shown) > STREAMS:
             self._screen.say(

@@ -37,7 +37,7 @@ def cause(
     Args:
         cluster: of the run.
         job: of the run.
-        its_pods: of the Job, also those that are gone.
+        its_pods: of the Job, including deleted ones.
         all_events: of the namespace, if they have been read already.
         trains: whether rank 0 has reported, see ``run_phase.Progress``.
     """
@@ -71,7 +71,7 @@ def outcome(
     Args:
         cluster: of the run.
         job: of the run, complete.
-        its_pods: of the Job, also those that are gone.
+        its_pods: of the Job, including deleted ones.
         logged: whether rank 0 logged that its result is stored.
     """
     name = job["metadata"]["name"]

@@ -49,7 +49,7 @@ def prove(
     Args:
         cluster: of the run.
         job: of the run.
-        pods: of the Job, also those that are gone.
+        pods: of the Job, including deleted ones.
         logged: whether rank 0 logged that its result is stored.
 
     Raises:

@@ -93,7 +93,7 @@ def test_a_gang_trains_to_the_weights_of_a_local_gang(space: Space) -> None:
 
 
 def next_step(space: Space, path: str, after: int) -> float:
-    """Wait until rank 0 tells of a step past ``after`` and return when."""
+    """Wait until rank 0 logs a step past ``after`` and return when."""
     space.until(lambda: space.step(path) > after)
     return time.monotonic()
 

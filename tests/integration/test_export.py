@@ -28,7 +28,7 @@ from trainer.train.run import Run
 from trainer.train.trainer import Trainer
 
 pytestmark = [
-    # Keras 3.15 with NumPy 2: when it opens a Keras file, and when it mends tf2onnx.
+    # Keras 3.15 with NumPy 2: when it opens a Keras file, and when it patches tf2onnx.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning"),
 ]

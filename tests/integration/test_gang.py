@@ -1,4 +1,4 @@
-"""Whatever happens to a gang's processes, it goes on by itself and ends with the same weights."""
+"""Whatever happens to a gang's processes, it continues by itself and ends with the same weights."""
 
 import contextlib
 import json
@@ -369,7 +369,7 @@ def test_a_rank_whose_peers_have_finished_and_left_ends_well(digits: Path, tmp_p
 
 
 def _wait_for_tensorflow(supervisor: int) -> None:
-    """Wait until its forkserver has looked for a result and goes on to load TensorFlow."""
+    """Wait until its forkserver has looked for a result and loads TensorFlow."""
 
     def is_loaded() -> bool:
         maps = [Path(f"/proc/{pid}/maps") for pid in processes.children(supervisor)]

@@ -1,4 +1,4 @@
-"""A store that fails: training goes on while it can, and nothing is stored twice or torn."""
+"""A store that fails: training continues while it can, and nothing is stored twice or torn."""
 
 import contextlib
 import json
@@ -161,7 +161,7 @@ def test_a_full_disk_ends_in_69_and_the_run_goes_on_once_there_is_room(
     assert "No space left on device; check the disk and its free space" in err
     assert err.count("\n") == 1
     told = [json.loads(line) for line in out.splitlines()]
-    assert any(line.get("step") == STEPS for line in told)  # it went on to the end all the same
+    assert any(line.get("step") == STEPS for line in told)  # it trained to the end all the same
     assert any("trying again with the next checkpoint" in line.get("warning", "") for line in told)
     for path in (run / "checkpoints").glob("step-*"):
         checkpoint.decode(path.read_bytes(), str(path))

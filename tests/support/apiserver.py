@@ -90,7 +90,7 @@ class Fault:
 
     ``status`` answers so instead of acting; ``cut-before`` drops the connection instead of
     acting, ``cut-after`` when the write has taken effect; ``cut-log`` sends ``lines`` whole lines
-    of a log and half of the next; ``slow`` waits ``seconds``, then goes on. ``effect`` is called
+    of a log and half of the next; ``slow`` waits ``seconds``, then continues. ``effect`` is called
     when the fault strikes, before anything else.
     """
 

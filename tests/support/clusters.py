@@ -109,7 +109,7 @@ class Space:
         return found
 
     def step(self, path: str) -> int:
-        """The last step that rank 0 tells of; 0 before the first."""
+        """The last step that rank 0 logged; 0 before the first."""
         name = yaml.safe_load(Path(path).read_text())["name"]
         pods = [p for p in self.objects("pods") if p["metadata"]["name"].startswith(f"{name}-0-")]
         if not pods:

@@ -169,7 +169,7 @@ class Bucket:
         return step
 
     def strike(self, rng: random.Random) -> bool:
-        """Damage one good checkpoint, unless that could be more than keeping two can mend.
+        """Damage one good checkpoint, unless that could be more than keeping two can repair.
 
         The promise is that the one before is used, so another one must be there, no other
         damage, and no restore under way: it may have seen an earlier one.

@@ -154,7 +154,7 @@ def locate(storage: Storage, validation: int) -> Shards | None:
     """Return the shards of a folder, or None if it has none; no image is read.
 
     Raises:
-        DataError: the index is missing or damaged, or the files are not those that it lists.
+        DataError: the index is missing or damaged, or the files differ from its list.
         ConfigError: the first shard has too few images to set ``validation`` of them apart.
     """
     there = {entry.name: entry for entry in storage.list("train-") if is_name(entry.name)}

@@ -137,7 +137,7 @@ def _is_sharded(target: Storage, split: int) -> bool:
 
 
 def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None:
-    """Refuse a folder with other files of training images than those that will be written."""
+    """Refuse a folder whose files of training images differ from the ones to be written."""
     ours = {name for number in range(split) for name in shards.names(number, split)}
     others = [entry.name for name, entry in there.items() if split and name in FILES[:2]]
     for entry in target.list("train-"):

@@ -112,7 +112,7 @@ def export(
     Args:
         run_uri: the run's folder.
         to: folder for the exports; the run's folder ``model`` if None.
-        formats: names with commas; if None, those whose packages are installed.
+        formats: names with commas; if None, every format whose packages are installed.
         say: takes each line of what was done.
         own_model: see ``restore_with``.
 

@@ -17,7 +17,7 @@ class Chart:
     Attributes:
         key: unique in the page.
         title: its heading.
-        gist: for those who cannot see it.
+        gist: for people who cannot see it.
         spec: Vega-Lite.
         series: what the spec draws.
         x_name: of the first column of the table.

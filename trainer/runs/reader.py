@@ -251,7 +251,7 @@ def test_images(data: str, found: Predictions | None) -> LabelledImages | str:
     if found is not None and not (
         np.array_equal(labels, found.labels) and images_sha256(images) == found.images_sha256
     ):
-        return f"The test images in {storage.uri} are not those that the run was tested on."
+        return f"The test images in {storage.uri} are not the ones that the run was tested on."
     return images, labels.astype(np.int32)
 
 

@@ -160,7 +160,7 @@ def chaos(
     """Train under faults, and print how the runs ended.
 
     Args:
-        settings: of the run, besides those that this decides; without data, digits are drawn.
+        settings: of the run, except the ones that this sets; without data, digits are drawn.
         workers: number of workers.
         faults: number of faults to inject.
         seed: of the faults.

@@ -1,4 +1,4 @@
-"""Shards on disk: what is put is what is read, and what is wrong is told in one line."""
+"""Shards on disk: what is put is what is read, and one line says what is wrong."""
 
 import gzip
 import json

@@ -19,7 +19,7 @@ LIMIT = 20.0  # seconds after which something that should happen did not
 
 
 class Faulty(LocalStorage):
-    """A folder that fails as often as it is told, or waits until it is told to go on."""
+    """A folder that fails a given number of times, or waits until it is released."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))

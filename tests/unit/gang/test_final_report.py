@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 
 
 class Told:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps what it gets."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -302,7 +302,7 @@ def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease
 
 
 def orders(rendezvous: Rendezvous, *events: tuple[int, str]) -> list[Order]:
-    """The last orders but those that tell who is missing."""
+    """The last orders, without the ones that name missing ranks."""
     given: list[Order] = []
     for rank, name in events:
         lost = Failure(kind="peer_lost", rank=rank, code=75, message="", consequence=True)

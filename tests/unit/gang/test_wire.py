@@ -109,7 +109,7 @@ class Caller:
 
 @pytest.fixture
 def port() -> int:
-    """A free port below those that outgoing calls get."""
+    """A free port below the range of outgoing calls."""
     for number in random.sample(range(20_000, 32_768), 1000):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", number)):
             return number

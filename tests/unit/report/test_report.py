@@ -1,4 +1,4 @@
-"""The page is read as a browser would; what a run's folder lacks is told in its place."""
+"""The page is read as a browser would; a panel says what a run's folder lacks."""
 
 import base64
 import io
@@ -327,7 +327,7 @@ def odd_attempt(folder: Path) -> None:
             "damaged",
         ),
         (remove_data, ["wrong", "samples"], "The dataset is not there any more"),
-        (change_data, ["wrong", "samples"], "not those that the run was tested on"),
+        (change_data, ["wrong", "samples"], "not the ones that the run was tested on"),
         (lambda f: (f / checkpoint.object_name(1000)).unlink(), ["draw"], "no usable checkpoint"),
         (damage(run_folder.ARCHITECTURE), ["draw"], "damaged, or of another version of Keras"),
         (odd_layer, ["draw"], "damaged, or of another version of Keras"),

@@ -363,7 +363,7 @@ def test_an_error_is_told_and_the_next_upload_tried() -> None:
     uploader = Uploader(told.append)
     assert uploader.submit(fail)
     wait()
-    assert told == []  # nobody is told from another thread
+    assert told == []  # no warning comes from another thread
     assert uploader.submit(lambda: None)
     assert told == ["disk full; trying again with the next checkpoint"]
     wait()

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: each is told by name, and the one before is used, bit by bit.
+"""Damaged checkpoints: each is named, and the one before is used, bit by bit.
 
 TRAINYARD_MUTATION_SEED sets the seed of the series. A failure names the seed and index that make
 its damage again.
@@ -161,7 +161,7 @@ def make_folder(index: int, side: int) -> tuple[Folder, str]:
 
 
 def restore(storage: Storage, folder: Folder, side: int) -> list[str]:
-    """Restore, check what comes and what is told, and return the reasons told."""
+    """Restore, check the state and the warnings, and return the reasons given."""
     like, told = state(100, side).arrays, list[str]()
     found = checkpoint.newest_good(storage, like, DIGEST, told.append)
     whole = max((s for s in folder if s in STEPS and folder[s] == good(s, side)), default=0)

@@ -100,7 +100,7 @@ def read(folder: Path, others: list[str], capsys: pytest.CaptureFixture[str], *w
 
 
 def resume(folder: Path, good: Path) -> None:
-    """Read what a training reads that goes on in the folder; only the weights may stop it."""
+    """Read what a resumed training reads in the folder; only the weights may stop it."""
     storage, warnings = LocalStorage(str(folder)), list[str]()
     settings = {"preset": "softmax", "epochs": 10.0, "validation": damage.VALIDATION}
     config, data = parse(settings), dataset.load(str(good.parent / "data"), 0)

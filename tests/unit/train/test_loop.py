@@ -50,7 +50,7 @@ def reference(it: Loop, state: State) -> Any:
 def test_the_result_depends_on_seeds_but_not_on_how_steps_are_cut_into_chunks(xla: bool) -> None:
     it = built(noisy, xla=xla)
     whole, losses = run(it, [8, 16, 24])
-    another = build(noisy, xla=xla, chunk_steps=12)  # traced and compiled anew
+    another = build(noisy, xla=xla, chunk_steps=12)  # traced and compiled again
     for state, again in (run(it, [1, 8, 11, 16, 17, 24]), run(another, [12, 24])):
         assert again.tobytes() == losses.tobytes()
         assert bits(state) == bits(whole)

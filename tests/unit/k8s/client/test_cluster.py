@@ -416,7 +416,7 @@ def test_a_failing_credential_plugin_is_quoted(
     assert capfd.readouterr() == ("", "")
 
 
-# What another try may mend
+# Failures that a retry may fix
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

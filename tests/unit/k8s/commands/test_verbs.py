@@ -973,7 +973,7 @@ def test_nothing_of_a_cluster_is_obeyed_by_a_terminal(
     assert main(["status", "mnist"]) == 2
     seen += capsys.readouterr().err
     assert not obeyed(seen)
-    assert seen.count("[red]a") > 5  # nor is it taken for markup
+    assert seen.count("[red]a") > 5  # nor is it read as markup
 
 
 def test_nothing_of_a_log_is_obeyed_by_the_bar_of_a_terminal(

@@ -810,7 +810,7 @@ def test_others_words_stand_in_for_a_pod_that_is_gone() -> None:
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_recorded_objects(path: Path) -> None:
-    """Each file holds an Observed's fields, and what of the Cause is expected, or null.
+    """Each file holds an Observed's fields, and the expected fields of the Cause, or null.
 
     The clusters ran a trainer that left sentences; most of them were replaced by its records.
     bad-data and crash keep the sentences, which still have to be shown.
