@@ -20,7 +20,7 @@ from trainer.cluster import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
 from trainer.inference import export
-from trainer.inference.export import FORMATS
+from trainer.inference.formats import FORMATS
 from trainer.runs import predictions, run_folder
 from trainer.storage.base import open_storage
 from trainer.testing.gcs_server import GCSServer

@@ -5,6 +5,7 @@ import sys
 
 from trainer.cli import shared
 from trainer.inference import export
+from trainer.inference.formats import FORMATS
 from trainer.text import printable
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         metavar="LIST",
-        help=f"Write these formats, with commas: {', '.join(export.FORMATS)} (default: each whose "
+        help=f"Write these formats, with commas: {', '.join(FORMATS)} (default: each whose "
         "packages are installed).",
     )
 

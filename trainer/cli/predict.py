@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from trainer.cli import shared
-from trainer.inference import predict
+from trainer.inference import panel, predict
 from trainer.runs.restore import restore_with
 from trainer.text import one_line
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         as_json = options.output == "json"
         sys.stdout.write(predict.as_json(predictions) if as_json else predict.as_text(predictions))
         if options.show is not None:
-            for path in predict.show(seen, predictions, options.show):
+            for path in panel.show(seen, predictions, options.show):
                 (sys.stderr if as_json else sys.stdout).write(f"seen: {path}\n")
         sys.stdout.flush()
     for error in errors[:-1]:

@@ -5,21 +5,30 @@ logits; the other two know ``images`` by name and answer with ``logits``, ``prob
 ``classes``, the classes with the largest logits, as int64 [n].
 """
 
-import importlib
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.inference.formats import (
+    FORMATS,
+    MODEL_PB,
+    Format,
+    Images,
+    Logits,
+    Outputs,
+    Predict,
+    logits_of,
+    missing,
+    remedy,
+)
 from trainer.runs import predictions
 from trainer.runs.restore import Restored, restore_with
 from trainer.storage.base import Storage, open_storage
@@ -27,43 +36,11 @@ from trainer.text import nearest, one_line
 from trainer.train.quick_import import quick_imports
 
 FOLDER = "model"  # below the run's
-MODEL_PB = "saved_model.pb"  # what makes a folder a SavedModel
 BATCH = 1000  # images a call
 SPARE = 1000  # random images, where the test images are gone
 # Largest difference of a probability, and of a logit as a share of the largest logit. With
 # bfloat16, whose numbers have 8 bits, fusing two operations is already seen in the results.
 TOLERANCE = {"float32": 1e-5, "mixed_bfloat16": 0.05}
-
-Images = npt.NDArray[np.uint8]
-Logits = npt.NDArray[np.float32]
-
-
-class Outputs(NamedTuple):
-    """What a loaded export says of n images; None where a format leaves it to its user."""
-
-    logits: Logits
-    probabilities: npt.NDArray[np.float32] | None = None
-    classes: npt.NDArray[np.int64] | None = None
-
-
-Predict = Callable[[Images], Outputs]
-
-
-@dataclass(frozen=True)
-class Format:
-    """A way to write a model down.
-
-    Attributes:
-        target: name of the object, or with "/" at its end of the folder, that it becomes.
-        write: writes a model (images -> logits) under a path of this machine.
-        load: returns a function of images that uses nothing but what lies under the path.
-        packages: that it needs besides TensorFlow.
-    """
-
-    target: str
-    write: Callable[[Any, Path], None]
-    load: Callable[[Path], Predict]
-    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,10 +106,10 @@ def export(
         from trainer.train import models
 
     model = models.load(restored)
-    reference = _reference(restored, lambda images: Outputs(_logits(model, images)))
+    reference = _reference(restored, lambda images: Outputs(logits_of(model, images)))
     say(f"{restored.storage.uri} at step {restored.step}, {reference.origin}")
     if formats is None and (left := [name for name in FORMATS if name not in names]):
-        say(f"without {left[0]}: {_remedy(left[0])}")
+        say(f"without {left[0]}: {remedy(left[0])}")
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trainyard-export-") as folder:
         exports = []
@@ -164,7 +141,7 @@ def choose(formats: str | None) -> list[str]:
         ConfigError: one is unknown, or its packages are not installed.
     """
     if formats is None:
-        return [name for name in FORMATS if not _missing(name)]
+        return [name for name in FORMATS if not missing(name)]
     given = [name.strip() for name in formats.split(",")]
     for name in given:
         if name not in FORMATS:
@@ -172,8 +149,8 @@ def choose(formats: str | None) -> list[str]:
                 f"--format {formats!r}: {name!r} is not one of {', '.join(FORMATS)}"
                 f"{nearest(name, FORMATS)}; give some of them, with commas"
             )
-        if _missing(name):
-            raise ConfigError(f"--format {formats!r}: {name}: {_remedy(name)}")
+        if missing(name):
+            raise ConfigError(f"--format {formats!r}: {name}: {remedy(name)}")
     return [name for name in FORMATS if name in given]
 
 
@@ -283,80 +260,6 @@ def _all(predict: Predict, images: Images) -> Outputs:
     columns: list[Any] = list(zip(*parts, strict=True))
     whole: list[Any] = [None if each[0] is None else np.concatenate(each) for each in columns]
     return Outputs(*whole)
-
-
-def _logits(model: Any, images: Images) -> Logits:
-    return np.asarray(model(images, training=False)).astype(np.float32)
-
-
-def _write_keras(model: Any, path: Path) -> None:
-    model.save(path)
-
-
-def _load_keras(path: Path) -> Predict:
-    import keras
-
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
-    return lambda images: Outputs(_logits(model, images))
-
-
-def _write_savedmodel(model: Any, path: Path) -> None:
-    _serving(model).export(path / "1", format="tf_saved_model", verbose=False)
-
-
-def _load_savedmodel(path: Path) -> Predict:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(path / "1")
-
-    def predict(images: Images) -> Outputs:
-        # By way of the loaded object: the signature alone does not keep the weights alive.
-        answers = loaded.signatures["serving_default"](images=tf.constant(images))
-        return Outputs(*(answers[name].numpy() for name in Outputs._fields))
-
-    return predict
-
-
-def _write_onnx(model: Any, path: Path) -> None:
-    _serving(model).export(path, format="onnx", verbose=False)
-
-
-def _load_onnx(path: Path) -> Predict:
-    runtime = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: Outputs(*session.run(list(Outputs._fields), {"images": images}))
-
-
-def _serving(model: Any) -> Any:
-    """Return a model that names its input and answers as the module says."""
-    import keras
-    from keras import ops
-
-    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
-    logits = ops.cast(model(images), "float32")
-    # Of equal logits the first, as argmax does; that is made of operations ONNX does not have.
-    classes = ops.squeeze(ops.top_k(logits, 1)[1], axis=-1)
-    outputs = (logits, ops.softmax(logits), ops.cast(classes, "int64"))
-    serving = keras.Model(images, dict(zip(Outputs._fields, outputs, strict=True)))
-    serving(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports what has been called
-    return serving
-
-
-FORMATS = {
-    "keras": Format("model.keras", _write_keras, _load_keras),
-    "savedmodel": Format("saved_model/", _write_savedmodel, _load_savedmodel),
-    "onnx": Format("model.onnx", _write_onnx, _load_onnx, ("tf2onnx", "onnxruntime")),
-}
-
-
-def _missing(name: str) -> list[str]:
-    packages = FORMATS[name].packages
-    return [package for package in packages if importlib.util.find_spec(package) is None]
-
-
-def _remedy(name: str) -> str:
-    missing = _missing(name)
-    return f"{' and '.join(missing)} not installed; pip install {' '.join(missing)}"
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from trainer.errors import ConfigError, DataError
-from trainer.inference.ink import Box, Floats, Ink, Mask, find_ink, resize, split
+from trainer.inference.ink import Box, Floats, Ink, Mask, find_ink, resize
+from trainer.inference.split import split
 from trainer.text import one_line
 
 Bytes = npt.NDArray[np.uint8]

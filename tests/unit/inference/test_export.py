@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as arrays
 from trainer import metrics
 from trainer.errors import ConfigError, UserError
 from trainer.inference import export
-from trainer.inference.export import FORMATS, Outputs, Reference
+from trainer.inference.export import Reference
+from trainer.inference.formats import FORMATS, Outputs
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, -40.0]], np.float32)
 REFERENCE = Reference(np.zeros((2, 4, 4, 1), np.uint8), (LOGITS,), 1e-5, "")

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.support.hostile import encoded
 from trainer.data import digits
 from trainer.errors import ConfigError, DataError
-from trainer.inference import predict
+from trainer.inference import panel, predict
 from trainer.inference.picture import Digit, shrunk
 from trainer.inference.predict import Prediction, Seen
 
@@ -111,10 +111,8 @@ def test_of_a_large_picture_a_small_one_is_kept(tmp_path: Path) -> None:
     assert seen.size == (2000, 2000)
     assert max(seen.small.size) == predict.SHOWN
     assert seen.digits[0].box[3] > 1000
-    panel = np.asarray(
-        predict.panel(seen, [dataclasses.replace(prediction(), box=(0, 0, 1000, 9))])
-    )
-    assert np.flatnonzero((panel[9] == (0xE4, 0x57, 0x2E)).all(axis=1)).max() == 8 + 320 + 1
+    sheet = np.asarray(panel.draw(seen, [dataclasses.replace(prediction(), box=(0, 0, 1000, 9))]))
+    assert np.flatnonzero((sheet[9] == (0xE4, 0x57, 0x2E)).all(axis=1)).max() == 8 + 320 + 1
 
 
 def test_names_are_told_in_printable_letters(tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_names_are_told_in_printable_letters(tmp_path: Path) -> None:
     seen, errors = predict.look(names, MNIST, "auto")
     assert [each.name for each in seen] == names[:1]
     predictions = [prediction(names[0])]
-    told = [predict.as_text(predictions), *predict.show(seen, predictions, ""), *map(str, errors)]
+    told = [predict.as_text(predictions), *panel.show(seen, predictions, ""), *map(str, errors)]
     assert len(told) == 4
     assert all(line.rstrip("\n").isprintable() for line in told)
     assert json.loads(predict.as_json(predictions))[0]["picture"] == names[0]
@@ -150,7 +148,7 @@ def test_json_is_a_list_of_objects() -> None:
 
 def test_show_writes_what_was_seen(picture: str, tmp_path: Path) -> None:
     seen, _ = predict.look([picture], MNIST, "auto")
-    (path,) = predict.show(seen, [prediction(picture)], "")
+    (path,) = panel.show(seen, [prediction(picture)], "")
     assert path == str(tmp_path / "seven.seen.png")
     pixels = np.asarray(Image.open(path).convert("L"))
     enlarged = seen[0].digits[0].image.repeat(4, axis=0).repeat(4, axis=1)
@@ -162,7 +160,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(picture: str, tmp_path
     (seen,), _ = predict.look([picture], MNIST, "auto")
     other = dataclasses.replace(seen, name="elsewhere/seven.jpg")
     folder = tmp_path / "new" / "folder"
-    paths = [*map(Path, predict.show([seen, other], [prediction()] * 2, str(folder)))]
+    paths = [*map(Path, panel.show([seen, other], [prediction()] * 2, str(folder)))]
     assert len(set(paths)) == 2
     assert all(path.parent == folder and path.is_file() for path in paths)
 
@@ -170,7 +168,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(picture: str, tmp_path
 def test_show_refuses_what_is_no_folder(picture: str) -> None:
     seen, _ = predict.look([picture], MNIST, "auto")
     with pytest.raises(ConfigError, match="give another folder"):
-        predict.show(seen, [prediction()], picture)
+        panel.show(seen, [prediction()], picture)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 40), (40, 3000), (28, 28)])
@@ -178,5 +176,5 @@ def test_show_refuses_what_is_no_folder(picture: str) -> None:
 def test_panels_of_any_size(size: tuple[int, int], count: int) -> None:
     digit = Digit(IMAGES[0], (0, 0, 1, 1))
     seen = Seen("a", shrunk(Image.new("L", size), predict.SHOWN), size, [digit] * count)
-    panel = predict.panel(seen, [prediction()] * count)
-    assert max(panel.size) < 1500
+    sheet = panel.draw(seen, [prediction()] * count)
+    assert max(sheet.size) < 1500
