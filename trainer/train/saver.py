@@ -9,6 +9,7 @@ from typing import Any
 from trainer.runs import checkpoint, event_log, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.event_log import EventLog, Scored
+from trainer.runs.uploader import Uploader
 from trainer.status import tell_parent
 from trainer.train.loop import Loop
 from trainer.train.run import Run
@@ -55,7 +56,7 @@ class Saver:
 
     def __init__(self, run: Run, loop: Loop) -> None:
         self.run = run
-        self.uploader = checkpoint.Uploader(run.reporter.warn)
+        self.uploader = Uploader(run.reporter.warn)
         self.events: EventLog | None = None
         self._loop = loop
         self._finished: Snapshot | None = None
