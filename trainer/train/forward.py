@@ -5,7 +5,8 @@ The results are those of Keras for these layers, up to rounding:
 - Microbatches, equal parts of the batch, are computed side by side. oneDNN spends about as much on
   spreading a convolution of this size over threads as it saves; microbatches, which meet only in
   the sums of batch norm, keep several cores busy.
-- Dense layers with nothing between them become one product of matrices, in the cheaper order.
+- Dense layers with nothing between them become one product of matrices, in the cheaper order,
+  where XLA compiles them.
 - The gradient of a strided convolution is computed as of one without stride, and that of batch
   norm in fewer operators.
 """
@@ -47,6 +48,8 @@ def call(
     others: Sequence[Tensor],
     images: Tensor,
     microbatches: int,
+    *,
+    chained: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return logits [n, classes] and the non-trainable variables after a step in training.
 
@@ -58,13 +61,16 @@ def call(
         others: values of its non-trainable variables.
         images: uint8 [n, height, width, channels]; n is a multiple of ``microbatches``.
         microbatches: how many to compute side by side.
+        chained: whether dense layers may become one product. Only XLA computes its gradients to
+            the same bits in every run; TensorFlow's own executor does not.
     """
     variables = itertools.chain(model.trainable_variables, model.non_trainable_variables)
     values = itertools.chain(trainable, others)
     with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
         batch = tf.split(images, microbatches)
         first = True  # before the first parameters no gradient is needed
-        for layer, *more in together(in_a_row(model)):
+        stack = in_a_row(model)
+        for layer, *more in together(stack) if chained else ([each] for each in stack):
             if more:
                 batch = [_multiplied([layer, *more], part) for part in batch]
             elif not first and isinstance(layer, layers.Conv2D) and goes_back_unstrided(layer):

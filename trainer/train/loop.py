@@ -306,7 +306,12 @@ class Loop:
             others = self._others(state.buffers, seeds, replica)
             if self.reordered:
                 logits, others = forward.call(
-                    self._model, state.parameters, others, images, self.microbatches
+                    self._model,
+                    state.parameters,
+                    others,
+                    images,
+                    self.microbatches,
+                    chained=self.xla,
                 )
             else:
                 logits, others = self._model.stateless_call(

@@ -172,9 +172,10 @@ def test_a_run_reordered_has_the_losses_and_logits_of_keras(
 ) -> None:
     cuts: list[int] = []
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, chained: bool) -> Any:
         cuts.append(arguments[-1])
-        return original(*arguments)
+        assert chained == settings.get("xla", False)
+        return original(*arguments, chained=chained)
 
     original = forward.call
     monkeypatch.setattr(forward, "call", call)
