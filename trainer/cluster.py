@@ -1,6 +1,6 @@
 """Who is in the gang: rank, worker count and addresses, from the environment.
 
-Pure but for a look at which loopback address this machine has.
+Pure, except that it asks for this machine's loopback address.
 
 The contract is that of a Kubernetes Indexed Job with a headless Service of the Job's name:
 
@@ -33,7 +33,7 @@ class Cluster:
         rank: of this worker, from 0.
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
-        rendezvous: host:port where rank 0's supervisor hears the others' (see rendezvous.py).
+        rendezvous: host:port where rank 0's supervisor accepts the others (see rendezvous.py).
         service: the headless Service's name.
     """
 
@@ -49,10 +49,10 @@ class Cluster:
         return len(self.addresses)
 
     def part(self, cores: Sequence[int]) -> list[int]:
-        """Return this worker's part of a machine's cores, at least one.
+        """Return this worker's share of a machine's cores, at least one.
 
-        The parts of the ranks are apart, and all of one size or one more, unless there are more
-        workers than cores.
+        Shares do not overlap and differ by one core at most, unless there are more workers than
+        cores.
         """
         if len(cores) < self.workers:
             return [cores[self.rank % len(cores)]]
@@ -66,7 +66,7 @@ class Cluster:
 
     @property
     def ring_address(self) -> tuple[str, int]:
-        """Where this worker's place in the ring is called; port 0 stands for a free one."""
+        """Address on which this worker accepts its neighbour; port 0: any."""
         # The port of a pod is known ahead, for its NetworkPolicy.
         port = sockets.split_endpoint(self.addresses[self.rank])[1] + 2
         return (self.hosts[self.rank], 0) if self.local else ("", port)

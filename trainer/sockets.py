@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 
-BACKLOG = 1024  # calls that wait to be accepted: a whole gang may call at once
+BACKLOG = 1024  # connections that wait to be accepted: a whole gang may connect at once
 FILES = 65_536  # open files that are enough for any gang
 
 
@@ -70,8 +70,8 @@ def split_endpoint(text: str) -> tuple[str, int]:
 def allow_many_files() -> None:
     """Raise this process's soft limit on open files, which its children inherit.
 
-    The usual soft limit of 1,024 is less than a gang of that size, or a stranger who keeps
-    connections open, takes.
+    A gang of 1,024, or a stranger who keeps connections open, takes more than the usual soft limit
+    of 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)

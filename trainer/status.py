@@ -8,7 +8,7 @@ from typing import Any
 STATUS_FD = "TRAINYARD_STATUS_FD"
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
-AT_THE_STORE = ""  # or anything else that has limits of its own
+AT_THE_STORE = ""  # or other work that has limits of its own
 
 Event = dict[str, Any]
 
@@ -18,7 +18,7 @@ class Pulse:
     """What a heartbeat carries.
 
     Attributes:
-        work: TRAINING, EVALUATING, GATHERING (what all ranks have), or AT_THE_STORE.
+        work: TRAINING, EVALUATING, GATHERING (values of all ranks), or AT_THE_STORE.
         count: grows with every step.
         waits: whether it waits for other ranks now, as far as is known.
         first: whether this worker has not done such work before, which then is compiled.
@@ -31,7 +31,7 @@ class Pulse:
 
 
 def tell_parent(**event: Any) -> bool:
-    """Write one event to the parent's pipe; return False where nobody listens."""
+    """Write one event to the parent's pipe; return False if nobody listens."""
     if STATUS_FD not in os.environ:
         return False
     try:

@@ -1,7 +1,7 @@
 """Why a run does not start, is broken, or failed: the first cause, in one line. Pure.
 
-What each pod shows (symptoms.py) and what is refused (refusals.py) is brought into an order: what
-follows from something else, and what was overcome, is not a cause; of the others the earliest is.
+Symptoms of pods (pod_failures.py, pod_pending.py) and refusals (job_blocked.py) are put in order.
+A consequence is no cause, nor is what was overcome; of the others, the earliest is.
 """
 
 import re
@@ -80,7 +80,7 @@ def _failed(observed: Observed) -> Object | None:
 
 
 def _symptoms(observed: Observed, *, decided: bool) -> Iterator[Symptom]:
-    """Yield what is refused, and what the pods show that counts.
+    """Yield what is refused, and the symptoms of pods that count.
 
     Args:
         observed: the run.
@@ -106,7 +106,7 @@ def _symptoms(observed: Observed, *, decided: bool) -> Iterator[Symptom]:
 def _has_overcome(
     pod: Object, symptom: Symptom | None, observed: Observed, *, decided: bool
 ) -> bool:
-    """Whether what befell this rank before this pod is past."""
+    """Whether failures of this rank before this pod are past."""
     if not decided:
         return symptom is not None or dig(pod, "status", "phase") in ("Running", "Succeeded")
     began = moment(text(pod, "status", "startTime"))
@@ -115,7 +115,7 @@ def _has_overcome(
 
 
 def _vanished(observed: Observed) -> Iterator[Object]:
-    """Yield the pods of ranks that have none left and never started, as their events tell."""
+    """Yield the pods of ranks that have none left and never started, from their events."""
     ranks = {rank(pod) for pod in observed.pods}
     last: dict[str, Object] = {}
     for event in sorted(observed.events, key=seen):

@@ -51,7 +51,7 @@ def _queued(observed: Observed, queue: str, created: str) -> Symptom | None:
     if observed.age(created) < SETTLING:
         return None
     if observed.workload is None:
-        what = f"queue {queue} does not take notice of the run: it made no Workload for it"
+        what = f"queue {queue} ignores the run: it made no Workload for it"
         return Symptom("Queue", what, "see that Kueue runs and takes Jobs", created)
     if condition(observed.workload, "Admitted"):
         return None

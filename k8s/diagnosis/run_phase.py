@@ -1,4 +1,4 @@
-"""What a run's objects and log lines tell a reader. Pure."""
+"""The phase and progress of a run, from its objects and log lines. Pure."""
 
 import json
 import math

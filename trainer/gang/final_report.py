@@ -1,4 +1,4 @@
-"""What follows a finished run: its report, by a process whose end cannot fail the run."""
+"""Writes the report of a finished run in a process of its own, which cannot fail the run."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 
 LIMIT = 60.0  # seconds for the report: it takes about two where the store is near
-TICK = 0.05  # seconds between two looks
+TICK = 0.05  # seconds between two checks
 
 
 def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> None:
-    """Write the report of a finished run unless it is there, and tell where it is or why not.
+    """Write the report of a finished run unless it is there, and log where it is or why not.
 
     Args:
         run_uri: of the run's folder.

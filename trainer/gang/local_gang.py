@@ -1,6 +1,6 @@
-"""A gang on this machine: what an Indexed Job does for one in a cluster.
+"""A gang on this machine: does what an Indexed Job does for one in a cluster.
 
-trainer train --workers 2          starts a supervisor for each rank, and again if it is lost
+trainer train --workers 2          starts a supervisor for each rank, and replaces a lost one
   trainer train  (rank 0)          supervisor, as in a pod
     trainer train                  forkserver
       worker
@@ -30,7 +30,7 @@ from trainer.gang.supervisor import GRACE, TICK
 from trainer.status import Event
 
 LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
-ENDING = 7.0  # seconds for a supervisor to store its last words when its worker has ended
+ENDING = 7.0  # seconds for a supervisor to end after its worker
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Rank:
         child: the process.
         asked: whether somebody asked it to stop.
         failure: that it reported last.
-        lost: how often in a row it was lost before a new step was committed.
+        lost: times in a row that it was lost before a new step was committed.
     """
 
     child: Child
@@ -57,7 +57,7 @@ class Gang:
         arguments: of ``python -m trainer``, given to every worker.
         config: of the run.
         log: file that takes what all of them write; None to share our output.
-        listen: called with a rank and what its processes tell.
+        listen: called with a rank and each event of its processes.
     """
 
     def __init__(

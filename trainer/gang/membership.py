@@ -1,9 +1,9 @@
-"""The key that the members of a gang share: who knows it may take part in the rendezvous.
+"""The key that the members of a gang share: whoever knows it may take part in the rendezvous.
 
 The workers of a local gang inherit it in their environment. In a cluster rank 0's supervisor
 stores one in the run's folder, finds it there when it is replaced, and removes it when the run is
-finished. So no other right is needed, and no Secret: its members read that folder anyhow.
-Whoever else may read it there and reaches the gang's ports can take part.
+finished. No other right and no Secret is needed: the members read that folder anyway.
+Whoever else can read it there and reach the gang's ports can take part.
 """
 
 import re
@@ -84,7 +84,7 @@ class Keyring:
         return self._known
 
     def remove(self) -> None:
-        """Remove the key from the folder, where it is of use no more.
+        """Remove the key from the folder.
 
         Raises:
             UserError: the store does not do it.

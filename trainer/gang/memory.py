@@ -20,6 +20,7 @@ class Memory:
         self, folder: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
     ) -> None:
         self._folder = _group(folder, membership)
+        self._seen = self.kills()
 
     def kills(self) -> int:
         """Return how many processes the kernel has killed here for lack of memory."""
@@ -29,6 +30,11 @@ class Memory:
                 if key == "oom_kill":
                     return int(value)
         return 0
+
+    def has_killed(self) -> bool:
+        """Return whether the kernel has killed here since the last call."""
+        before, self._seen = self._seen, self.kills()
+        return self._seen > before
 
     def limit(self) -> int | None:
         """Return the limit, bytes, or None where there is none."""

@@ -1,8 +1,8 @@
-"""Child processes with a way to tell them what to do, and for them to tell what happened.
+"""Child processes that take orders from their parent, and report events to it.
 
-Both ways are pipes: TensorFlow takes SIGTERM for itself, but no pipe. A child reads words from
-its standard input, one a line; the end of that input says that the parent is gone. It writes
-JSON lines to the pipe named in TRAINYARD_STATUS_FD.
+Both go through pipes: TensorFlow takes SIGTERM for itself, but no pipe. A child reads words from
+its standard input, one a line; when that input ends, the parent is gone. It writes JSON lines to
+the pipe named in TRAINYARD_STATUS_FD.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Child:
         self.process.wait()
 
     def close(self) -> None:
-        """Close our end of its standard input; what still reads there knows that we are gone."""
+        """Close our end of its standard input; readers there see that this process is gone."""
         if self.process.stdin:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
@@ -103,16 +103,16 @@ def huge_pages(env: Mapping[str, str]) -> dict[str, str]:
     in turns on two cores of an AMD EPYC), and reading a shard a third of the time.
 
     Args:
-        env: what the process is started with otherwise; what it says of huge pages stays.
+        env: what the process is started with otherwise; its own setting of huge pages stays.
     """
-    told = env.get(TUNABLES, "")
-    if "glibc.malloc.hugetlb" in told:
-        return {TUNABLES: told}
-    return {TUNABLES: f"{told}:glibc.malloc.hugetlb=1".removeprefix(":")}
+    given = env.get(TUNABLES, "")
+    if "glibc.malloc.hugetlb" in given:
+        return {TUNABLES: given}
+    return {TUNABLES: f"{given}:glibc.malloc.hugetlb=1".removeprefix(":")}
 
 
 def words() -> Iterator[str]:
-    """Yield what the parent says, until it is gone."""
+    """Yield the words of the parent until it is gone."""
     # Not through sys.stdin, whose lock this thread would hold when the interpreter ends.
     rest = b""
     while data := os.read(0, 4096):
@@ -165,7 +165,7 @@ def stop_event() -> threading.Event:
 
 
 def pass_signals(to: Callable[[int], object]) -> None:
-    """Hand on what an init gets and does not use itself."""
+    """Pass on the signals that this process gets as an init and does not use itself."""
     for number in PASSED_SIGNALS:
         signal.signal(number, lambda number, _: to(number))
 

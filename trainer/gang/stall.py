@@ -63,15 +63,15 @@ class Stall:
         return max(WAITING, PATIENT * limit) if waits else limit
 
     def overdue(self, now: float) -> str | None:
-        """Return in words that the worker has stalled at ``now``, or None if it has not."""
+        """Return how the worker has stalled at ``now``, for people, or None if it has not."""
         if now - self._since <= self.limit():
             return None
         seconds = f"{now - self._since:.0f} s"
         if self._pulse.waits:
-            return f"its worker has waited {seconds} for other ranks"
+            return f"has waited {seconds} for other ranks"
         what = {TRAINING: "step", EVALUATING: "batch of its evaluation"}
         unit = what.get(self._pulse.work, "work")
-        return f"its worker is alive but has finished no {unit} for {seconds}"
+        return f"is alive but has finished no {unit} for {seconds}"
 
 
 def _scaled(known: float) -> float:

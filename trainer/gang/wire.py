@@ -1,16 +1,16 @@
 """Connections between the supervisors of a gang: JSON lines over TCP, for members only.
 
-Members share a key (see membership.py). Both sides prove that they have it, and nobody who sees
-the proofs can use them again:
+Members share a key (see membership.py). Both sides prove that they have it, and a proof that
+somebody else sees cannot be used again:
 
     rank 0 -> member   {"nonce": S}
     member -> rank 0   {"nonce": M, rank, workers, host, leader, "proof": HMAC(key, S, M, ...)}
     rank 0 -> member   {"proof": HMAC(key, M, S), "refused": why or null}, then orders
 
-Whoever has not proven it within PROOF seconds is dropped, and there is room for STRANGERS of them,
-or for a whole gang, at a time. What follows the proofs is neither encrypted nor signed: it is not
-safe from somebody who can pass on or change what the two sides send each other. A side that hears
-nothing for SILENCE seconds counts the other as lost.
+A connection that has not proven it within PROOF seconds is dropped; STRANGERS of them, or a whole
+gang, may be open at a time. What follows the proofs is neither encrypted nor signed: somebody who
+sits between the two sides can read and change it. A side that receives nothing for SILENCE seconds
+counts the other as lost.
 
 ``Host`` serves a whole gang on one thread; ``Link`` is a member's side.
 """
@@ -122,7 +122,7 @@ class Host:
         self._thread.start()
 
     def send(self, rank: int, order: Event) -> None:
-        """Send an order; to a rank that is lost it is no use and does no harm."""
+        """Send an order; one to a lost rank is dropped."""
         with self._lock:
             find = self._members.pop if order["order"] == "dismissed" else self._members.get
             caller = find(rank, None)
@@ -133,7 +133,7 @@ class Host:
                 self._wake.send(b"x")
 
     def close(self) -> None:
-        """Listen no more and drop all connections."""
+        """Stop listening and drop all connections."""
         self._closed.set()
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
@@ -221,7 +221,7 @@ class Host:
             self._drop(caller)
 
     def _lines(self, caller: _Caller, now: float) -> Iterator[bytes]:
-        """Yield the whole lines that have come; note where the connection is no use any more."""
+        """Yield the whole lines that have come; mark a connection that is broken."""
         try:
             data = caller.connection.recv(MAX_LINE)
         except BlockingIOError:
@@ -240,7 +240,7 @@ class Host:
         return size > (MAX_HELLO if caller.rank is None else MAX_LINE)
 
     def _hear(self, caller: _Caller, line: bytes) -> bool:
-        """Take one message; return False for one that ends the connection."""
+        """Handle one message; return False for one that ends the connection."""
         value = _parse(line)
         if value is None:
             return False
@@ -251,7 +251,7 @@ class Host:
         return True
 
     def _greet(self, caller: _Caller, hello: Event) -> bool:
-        """Take a member in; return whether it may stay."""
+        """Admit a member; return whether it may stay."""
         match hello:
             case {
                 "nonce": str(nonce),
@@ -280,7 +280,7 @@ class Host:
         return True
 
     def _refusal(self, rank: int, workers: int, *hosts: str) -> str | None:
-        """Return why a member cannot be taken in, if so."""
+        """Return why a member cannot be admitted, if so."""
         if workers != self._workers or not 0 < rank < workers:
             return f"rank {rank} of {workers} workers called a gang of {self._workers}"
         if rank in self._members:
@@ -293,7 +293,7 @@ class Host:
         return None
 
     def _look(self, now: float) -> None:
-        """Beat, and drop who is silent or late."""
+        """Send heartbeats, and drop callers that are silent or late."""
         for caller in list(self._callers.values()):
             if caller.rank is not None and now - caller.beaten >= BEAT:
                 caller.beaten = now
@@ -329,7 +329,7 @@ class Host:
 
 
 def _parse(line: bytes) -> Event | None:
-    """Return a message, or None for anything that is none."""
+    """Return a message, or None for any other text."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -348,7 +348,7 @@ class Wire:
         self._sending = threading.Lock()
 
     def read(self) -> Event | None:
-        """Return the next object, or None when the connection is lost or talks nonsense."""
+        """Return the next object, or None when the connection is lost or sends anything else."""
         try:
             line = self._file.readline(MAX_ORDER)
         except (OSError, ValueError):
@@ -365,7 +365,7 @@ class Wire:
         return True
 
     def beat(self) -> None:
-        """Give signs of life from a thread of its own, as long as there is a connection."""
+        """Send heartbeats from a thread of its own while there is a connection."""
 
         def run() -> None:
             while self.send({"beat": True}):
@@ -416,7 +416,7 @@ class Link:
             wire.send(event)
 
     def close(self) -> None:
-        """Leave."""
+        """End the connection and make no other."""
         self._closed.set()
         if wire := self._wire:
             wire.drop()
@@ -454,7 +454,7 @@ class Link:
         return 0.2 if refused is None else min(2.0, 2 * pause)
 
     def _greet(self, wire: Wire, key: bytes) -> str | None:
-        """Prove to be of the gang and have rank 0 prove it; return what went wrong."""
+        """Prove membership and check rank 0's proof; return what went wrong."""
         first = wire.read()
         if first is None:
             return "no answer"

@@ -4,9 +4,9 @@
       forkserver     imports TensorFlow and loads the data, once; then forks
         worker       one attempt: joins the gang, trains, and ends
 
-Importing takes most of a start, so a gang that broke is back in a fraction of it. The forkserver
+Importing takes most of a start, so a broken gang is back in a fraction of that. The forkserver
 calls nothing of TensorFlow, which therefore has no threads and no state when it is forked. It
-passes on what the supervisor says: ``start {...}``, then ``stop`` (finish the chunk, commit, leave)
+passes on the supervisor's words: ``start {...}``, then ``stop`` (finish the chunk, commit, leave)
 or ``leave`` (commit the last finished chunk at once).
 """
 
@@ -46,14 +46,14 @@ Work = Callable[..., int]  # takes attempt and addresses, returns the exit code
 
 
 class Rescuer(Protocol):
-    """What of a trainer another thread may use."""
+    """The part of a trainer that another thread may use."""
 
     @property
     def finished_step(self) -> int | None:
         """The step at the end of the last chunk finished in this attempt, if there is one."""
 
     def pulse(self) -> Pulse:
-        """Return what is done now and how far it is."""
+        """Return the work under way and its progress."""
 
     def rescue(self) -> int | None:
         """Commit the last finished chunk and return its step, or None if there is none."""
@@ -149,7 +149,7 @@ def _tell_ended() -> None:
 
 
 def _attempt(config: TrainConfig, cluster: Cluster, data: Dataset, attempt: int) -> int:
-    """Train from the last checkpoint on and return the exit code."""
+    """Train from the last checkpoint and return the exit code."""
     orders = Orders()
     try:
         _work(config, cluster, data, attempt, orders)
@@ -206,11 +206,11 @@ def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
 
 
 class Orders:
-    """Does what the supervisor says while the main thread is inside of TensorFlow.
+    """Carries out orders of the supervisor while the main thread is inside TensorFlow.
 
     Attributes:
         stop: set when the run shall stop at the end of a chunk.
-        trainer: whose last finished chunk to commit, once there is one.
+        trainer: whose last finished chunk is committed, once there is one.
     """
 
     def __init__(self) -> None:

@@ -93,7 +93,7 @@ def test_who_waits_for_another_rank_is_found_after_it() -> None:
         now, _ = train(watch, [3.0] + [0.1] * 100, 0.0)
     after = found_after(waiting, now, waits=True)
     assert after > 2 * found_after(held, now)
-    assert waiting.overdue(now + after) == f"its worker has waited {after:.0f} s for other ranks"
+    assert waiting.overdue(now + after) == f"has waited {after:.0f} s for other ranks"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ through a table that leaves no letter as it was.
 
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,10 +16,11 @@ from k8s.diagnosis import pod_failures, run_phase
 from k8s.diagnosis.cause import Cause, Observed, diagnose
 from k8s.diagnosis.evidence import json_object
 from tests.support.pods import NOW, ended, job, pod
-from trainer import config, errors, failure, progress
+from trainer import errors, failure, progress
 from trainer.cluster import Cluster
-from trainer.failure import FailedError, Failure
-from trainer.gang import exits, supervisor, worker
+from trainer.failure import Failure
+from trainer.gang import failures as gangs
+from trainer.gang import worker
 from trainer.gang.rendezvous import Rendezvous
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -47,21 +47,19 @@ def in_other_words(text: str) -> str:
     return text.translate(TABLE) if value is None else json.dumps(translated(value))
 
 
-def of_the_supervisor(rank: int) -> Iterator[Failure]:
-    """What a supervisor says itself."""
+def of_the_supervisor(rank: int) -> list[Failure]:
+    """What a supervisor finds itself."""
     gang = Cluster(rank, tuple(f"m-{each}.m:2222" for each in range(4)), local=False)
-    folder = Path("unused")
-    settings = config.parse({"data": "unused", "run": "unused", "workers": 4})
-    made = supervisor.Supervisor([], settings, gang, threading.Event(), folder)
-    yield made._stalled("its worker gave no sign of life").but()
-    yield made._unavailable("port 2222 cannot be listened on", "free it").failure
-    made._missing, made._incomplete_since = [1], -1e9
-    with pytest.raises(FailedError) as raised:
-        made._look_for_peers(0.0)
-    yield raised.value.failure
-    with pytest.raises(FailedError) as raised:
-        made._begin_to_stop(0.0)
-    yield raised.value.failure
+    return [
+        gangs.of_exit(rank, -signal.SIGKILL, "", "limit 512 MiB"),
+        gangs.of_exit(rank, -signal.SIGSEGV, "", None),
+        gangs.of_exit(rank, 1, "Traceback\nValueError: no\n", None),
+        gangs.stalled(rank, "gave no sign of life"),
+        gangs.stopped_early(rank),
+        gangs.not_loaded(rank, 900.0),
+        gangs.port_taken(rank, 2222, "Address already in use"),
+        gangs.peers_missing(gang, [1], 300.0, "rank 0 waited for its call"),
+    ]
 
 
 def of_the_rendezvous() -> Iterator[Failure]:
@@ -93,13 +91,8 @@ def failures(rank: int) -> list[Failure]:
             errors.UserError,
         )
     ]
-    ends = [
-        exits.describe(rank, -signal.SIGKILL, "", "limit 512 MiB"),
-        exits.describe(rank, -signal.SIGSEGV, "", None),
-        exits.describe(rank, 1, "Traceback\nValueError: no\n", None),
-    ]
     old = Failure(rank=rank, code=1, message=f"rank {rank}: what an earlier trainer said")
-    return [*own, *ends, *of_the_supervisor(rank), *of_the_rendezvous(), old]
+    return [*own, *of_the_supervisor(rank), *of_the_rendezvous(), old]
 
 
 def test_every_kind_of_failure_is_here() -> None:
@@ -158,7 +151,7 @@ def test_progress_restarts_and_the_end_are_found_whatever_the_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log = progress.create("json")
-    killed = exits.describe(1, -signal.SIGKILL, "", None)
+    killed = gangs.of_exit(1, -signal.SIGKILL, "", None)
     log.say("cnn: 200 steps in 1.20 epochs", event="started", steps=200)
     log.say("resuming at step 20", event="resumed", step=20)
     log.step({"step": 40, "loss": 0.5, "accuracy": 0.9, "images_per_second": 1.0}, 200)

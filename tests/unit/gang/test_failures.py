@@ -1,4 +1,4 @@
-"""How a worker's process ended, and the record left for Kubernetes."""
+"""The failures that a supervisor finds, and the record left for Kubernetes."""
 
 import json
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.failure import Failure
-from trainer.gang.exits import describe, leave_message
+from trainer.gang.failures import leave_message, of_exit
 
 TRACEBACK = """\
 2026-11-20 10:00:00.1: I tensorflow/core/platform: an optimized build
@@ -57,14 +57,14 @@ Detected at node Mul defined at (most recent call last):
 def test_an_end_becomes_a_failure(
     code: int, log: str, limit: str | None, kind: str, says: str
 ) -> None:
-    failure = describe(3, code, log, limit)
+    failure = of_exit(3, code, log, limit)
     assert (failure.kind, failure.rank, failure.code, failure.consequence) == (kind, 3, 1, False)
     assert failure.message.startswith(says)
     assert failure.remedy == ("give it more memory or lower batch_size" if limit else "")
 
 
 def test_every_signal_has_a_name() -> None:
-    messages = {describe(0, -number, "", None).message for number in range(1, signal.NSIG)}
+    messages = {of_exit(0, -number, "", None).message for number in range(1, signal.NSIG)}
     assert len(messages) == signal.NSIG - 1
 
 

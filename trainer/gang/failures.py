@@ -1,0 +1,102 @@
+"""The failures that a supervisor finds itself, and what it leaves behind for Kubernetes."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.cluster import Cluster
+from trainer.errors import StoppedError, UnavailableError
+from trainer.failure import MOST_BYTES, Failure
+from trainer.gang.rendezvous import FEW
+
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows its content
+
+
+def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failure:
+    """Return the failure of a worker that reported none itself.
+
+    Args:
+        rank: of the worker.
+        code: its exit code, negative for a signal.
+        log: what it wrote to standard error.
+        out_of_memory: limit and peak of the memory if the kernel killed it for that.
+    """
+    if out_of_memory is not None:
+        return Failure(
+            kind="out_of_memory",
+            rank=rank,
+            code=1,
+            message=f"its worker was killed for lack of memory ({out_of_memory})",
+            remedy="give it more memory or lower batch_size",
+        )
+    if code < 0:
+        names = {each.value: each.name for each in signal.Signals}
+        message = f"its worker was killed by {names.get(-code, f'signal {-code}')}"
+        return Failure(kind="killed", rank=rank, code=1, message=message)
+    lines = [line for line in log.splitlines() if line.strip()]
+    # What follows the exception's name may continue for lines.
+    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b", line)]
+    last = (named or lines or ["it wrote nothing"])[-1]
+    message = f"its worker ended with code {code}: {last}"
+    return Failure(kind="crashed", rank=rank, code=1, message=message)
+
+
+def stalled(rank: int, what: str) -> Failure:
+    """Return the failure of a worker that is alive or frozen and makes no progress."""
+    return Failure(kind="stalled", rank=rank, code=1, message=f"its worker {what}")
+
+
+def stopped_early(rank: int) -> Failure:
+    """Return the failure of a rank that was asked to stop while it had no worker."""
+    message = "stopped before it trained; the same command resumes the run"
+    return Failure(kind="stopped", rank=rank, code=StoppedError.exit_code, message=message)
+
+
+def not_loaded(rank: int, seconds: float) -> Failure:
+    """Return the failure of a rank whose data were not loaded in time."""
+    message = f"the data were not loaded within {seconds:g} s"
+    return _unavailable(rank, message, "see whether the store answers")
+
+
+def port_taken(rank: int, port: int, why: str) -> Failure:
+    """Return the failure of a rank that cannot listen on a port of its own."""
+    message = f"port {port} cannot be listened on ({why})"
+    return _unavailable(rank, message, "free it or give another --port")
+
+
+def peers_missing(cluster: Cluster, missing: list[int], seconds: float, tried: str) -> Failure:
+    """Return the failure of a rank whose gang did not meet in time.
+
+    Args:
+        cluster: the gang, as this rank sees it.
+        missing: ranks that did not come.
+        seconds: that it waited.
+        tried: what this rank did about it, for people.
+    """
+    named = [f"rank {rank} ({cluster.addresses[rank]})" for rank in missing[:FEW]]
+    if len(missing) > FEW:
+        named.append(f"and {len(missing) - FEW} more")
+    message = (
+        f"the gang of {cluster.workers} did not meet within {seconds:g} s: "
+        f"missing {', '.join(named)}; {tried}"
+    )
+    found = _unavailable(cluster.rank, message, "see why it did not come, or raise --peer-deadline")
+    return found.but(kind="peers_missing", missing=tuple(missing))
+
+
+def _unavailable(rank: int, message: str, remedy: str) -> Failure:
+    code = UnavailableError.exit_code
+    return Failure(kind="unavailable", rank=rank, code=code, message=message, remedy=remedy)
+
+
+def leave_message(record: Mapping[str, Any], path: Path | None = None) -> None:
+    """Write a record as JSON where Kubernetes reads how a container ended."""
+    path = path or Path(os.environ.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG))
+    with contextlib.suppress(OSError):
+        if path.exists():
+            path.write_bytes(json.dumps(record).encode()[:MOST_BYTES])

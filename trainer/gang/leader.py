@@ -1,0 +1,155 @@
+"""Rank 0's part in its gang: it holds the rendezvous, and keeps the record of attempts."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from trainer import sockets
+from trainer.cluster import Cluster
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.gang.attempt_log import AttemptLog
+from trainer.gang.membership import Keyring
+from trainer.gang.rendezvous import Rendezvous
+from trainer.gang.wire import Host
+from trainer.progress import Reporter
+from trainer.runs import run_folder
+from trainer.status import Event, tell_parent
+from trainer.storage.base import open_storage
+
+STORING = 3.0  # seconds at the end for a slow store
+
+
+class Leader:
+    """Holds the rendezvous of a gang, once it is open.
+
+    Args:
+        config: of the run.
+        cluster: the gang.
+        keyring: gives the gang's key.
+        reporter: takes warnings.
+        later: returns what puts a call into the supervisor's queue, from any thread.
+        obey: called with each order for rank 0, after those for others are sent: it may raise.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        cluster: Cluster,
+        keyring: Keyring,
+        reporter: Reporter,
+        later: Callable[[Callable[..., None]], Callable[..., None]],
+        obey: Callable[[Event], None],
+    ) -> None:
+        self._config, self._cluster = config, cluster
+        self._keyring, self._reporter = keyring, reporter
+        self._later, self._obey = later, obey
+        self._key: bytes | None = None
+        self._making_key: threading.Thread | None = None
+        self._host: Host | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._log: AttemptLog | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the rendezvous is held."""
+        return self._rendezvous is not None
+
+    @property
+    def all_finished(self) -> bool:
+        """Whether no rank has work left."""
+        return self._rendezvous is None or self._rendezvous.all_finished
+
+    def open(self) -> None:
+        """Hold the rendezvous if the other ranks can call by now; else try again later.
+
+        Raises:
+            OSError: the port cannot be listened on.
+        """
+        if self._cluster.workers > 1:
+            if self._making_key is None:
+                self._making_key = threading.Thread(target=self._make_key, daemon=True)
+                self._making_key.start()
+            if self._key is None:
+                return
+            self._host = self._listen(self._key)
+        self._log = AttemptLog(
+            lambda: open_storage(run_folder.uri(self._config)), self._reporter.warn
+        )
+        self._rendezvous = Rendezvous(self._cluster.workers, self._config.max_restarts)
+        self.tell(event="here")
+
+    def tell(self, **event: Any) -> None:
+        """Report an event of rank 0."""
+        if self._rendezvous:
+            self._hear(0, event)
+
+    def close(self, *, finished: bool) -> None:
+        """End all connections, and store what is to be kept.
+
+        Args:
+            finished: whether the run is, so that its key has no use.
+        """
+        if self._host:
+            self._host.close()
+        if finished and self._cluster.workers > 1:
+            removing = threading.Thread(target=self._remove_key, daemon=True)
+            removing.start()
+            removing.join(STORING)
+        if self._rendezvous and self._log:
+            self._rendezvous.close(time.time())
+            self._write_attempts()
+            self._log.close(STORING)
+
+    def _listen(self, key: bytes) -> Host:
+        host, port = sockets.split_endpoint(self._cluster.rendezvous)
+        address = (host if self._cluster.local else "", port)
+        # On the supervisor's thread: a terminal that takes no more must not stop the host.
+        hear, warn = self._later(self._hear), self._later(self._reporter.warn)
+        return Host(address, self._cluster.workers, key, hear, warn, self._later(_fail))
+
+    def _make_key(self) -> None:
+        """Make the gang's key, on a thread of its own: a store may take its time."""
+        try:
+            key = self._keyring.make()
+        except Exception as error:
+            self._later(_fail)(error)
+        else:
+            self._later(partial(setattr, self, "_key"))(key)
+
+    def _remove_key(self) -> None:
+        with contextlib.suppress(UserError):  # a key that stays there opens nothing
+            self._keyring.remove()
+
+    def _hear(self, rank: int, event: Event) -> None:
+        """Take an event of any rank, and send the orders that follow from it."""
+        assert self._rendezvous
+        orders = self._rendezvous.handle(rank, event, time.time())
+        self._write_attempts()
+        for to, order in sorted(orders, key=lambda each: -each[0]):
+            if order["order"] == "start":
+                order = {**order, "addresses": self._addresses()}
+            if to == 0:
+                self._obey(order)
+            elif self._host:
+                self._host.send(to, order)
+
+    def _addresses(self) -> list[str]:
+        hosts = self._host.hosts if self._host else {}
+        named = map(sockets.split_endpoint, self._cluster.addresses)
+        return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
+
+    def _write_attempts(self) -> None:
+        assert self._rendezvous
+        assert self._log
+        for attempt in self._rendezvous.closed:
+            self._log.add(attempt)
+            tell_parent(event="attempt", **attempt)
+        self._rendezvous.closed.clear()
+
+
+def _fail(error: Exception) -> None:
+    raise error
