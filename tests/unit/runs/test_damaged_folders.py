@@ -24,9 +24,9 @@ from trainer.config import parse
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.gang import attempt_log
-from trainer.report import charts
-from trainer.report.charts import Chart
+from trainer.report import vega
 from trainer.report.tensorboard import Mirror
+from trainer.report.vega import Spec
 from trainer.runs import checkpoint, event_log, run_folder
 from trainer.storage.local import LocalStorage
 
@@ -118,9 +118,9 @@ def resume(folder: Path, good: Path) -> None:
     check_text("\n".join(warnings))
 
 
-def draw_nothing(shown: list[Chart]) -> dict[str, Any]:
+def draw_nothing(shown: dict[str, Spec]) -> dict[str, Any]:
     """Check that charts could be drawn."""
-    json.dumps([chart.spec for chart in shown], allow_nan=False)
+    json.dumps(list(shown.values()), allow_nan=False)
     return {}
 
 
@@ -130,7 +130,7 @@ def read_all(
     seldom = seed % RARE == 0
     quick = pytest.MonkeyPatch()
     if not seldom:
-        quick.setattr(charts, "draw", draw_nothing)
+        quick.setattr(vega, "draw", draw_nothing)
     compared = str(folder.parent / "compare.html")
     with quick.context():
         for words in (
