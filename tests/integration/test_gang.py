@@ -277,7 +277,7 @@ def test_asked_to_stop_the_last_chunk_is_committed_and_the_next_run_goes_on(
 def test_the_number_of_workers_may_change_between_two_starts(digits: Path, tmp_path: Path) -> None:
     losses: dict[tuple[int, ...], list[float]] = {}
     weights: dict[tuple[int, ...], str] = {}
-    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (1, 5, 3))
+    plans: tuple[tuple[int, ...], ...] = ((2,), (2, 2), (1, 12, 3))
     for sizes in plans:
         run = tmp_path / "-".join(map(str, sizes))
         for turn, workers in enumerate(sizes):

@@ -15,7 +15,7 @@ from trainer.runs import checkpoint
 from trainer.runs import run_folder as runs
 from trainer.storage.base import open_storage
 
-WORKERS = series.length(11, 16)
+WORKERS = series.length(12, 16)
 KILLS = series.length(1, 3)
 BATCH, STEPS, CHUNK = 240, 600, 20
 
