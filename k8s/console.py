@@ -6,7 +6,6 @@ The first has the trainer's commands and the cluster's verbs, the second the ver
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import k8s.__main__ as clusters
@@ -30,8 +29,6 @@ FILES = ("DIR", "FILE", "PICTURE", "RUN", "URI", "SOURCE")  # metavars that a pa
 
 def trainyard() -> NoReturn:
     """Run one command and exit with its code."""
-    if not sys.flags.safe_path:  # as `python -m` does, so that --model finds a model's package
-        sys.path.insert(0, str(Path.cwd()))
     if PROGRAM.command(sys.argv[1:]) in clusters.VERBS:
         sys.exit(clusters.main(program=PROGRAM))
     trainers.run(PROGRAM)

@@ -98,6 +98,25 @@ def test_a_run_is_trained_and_reported(run: Run) -> None:
     assert run("python", "-m", "trainer", "report", "--run", "run", "--text")
 
 
+def test_modules_in_the_current_folder_are_not_imported(run: Run) -> None:
+    """It may be somebody else's, such as one with a run in it."""
+    folder = Path(run("python", "-c", "print(__import__('os').getcwd())").strip())
+    names = ("trainer", "yaml", "jinja2", "numpy", "tensorflow", "random")
+    for name in names:
+        (folder / f"{name}.py").write_text("open('imported', 'w')\n")
+    try:
+        counts = ("--train-count", "1000", "--test-count", "300")
+        run("trainyard", "data", "put", "--from", "digits", "--to", "few", *counts)
+        few = ("--steps", "20", "--validation", "0", "--workers", "2")
+        run("trainyard", "train", "--preset", "softmax", "--data", "few", "--run", "other", *few)
+        run("trainyard", "evaluate", "--run", "other")
+    finally:
+        for name in names:
+            (folder / f"{name}.py").unlink()
+    assert (folder / "other/report.html").exists()
+    assert not (folder / "imported").exists()
+
+
 def test_a_run_file_is_rendered(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(PLAIN))
     out = run("trainyard", "render", str(tmp_path / "run.yaml"))

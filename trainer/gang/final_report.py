@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from trainer import status
 from trainer.errors import UserError
+from trainer.gang import process
 from trainer.progress import Reporter
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
@@ -47,12 +47,13 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
 
 def _make(run_uri: str, stop: threading.Event) -> str | None:
     """Run ``trainer report`` and return why there is none, if so."""
-    env = {name: value for name, value in os.environ.items() if name != status.STATUS_FD}
+    env = {**os.environ, **process.trainer_environment()}
+    env.pop(status.STATUS_FD, None)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
             child = subprocess.Popen(
-                [sys.executable, "-m", "trainer", "report", "--run", run_uri],
+                process.trainer_command("report", "--run", run_uri),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

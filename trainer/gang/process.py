@@ -16,12 +16,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import trainer
 from trainer.errors import StoppedError
 from trainer.status import STATUS_FD, Event
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 TUNABLES = "GLIBC_TUNABLES"
+
+
+def trainer_command(*arguments: str) -> list[str]:
+    """Return the command line of another process of this program, see ``trainer_environment``.
+
+    Modules in the folder where the user stands, which may be a stranger's, are not imported by it.
+    """
+    return [sys.executable, "-P", "-m", "trainer", *arguments]
+
+
+def trainer_environment() -> dict[str, str]:
+    """Return the variables by which another process finds the trainer that this one is."""
+    paths = [str(Path(trainer.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class Child:
@@ -49,11 +64,11 @@ class Child:
         log: BinaryIO | None = path.open("ab") if path else None
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", *arguments],
+                trainer_command(*arguments),
                 stdin=subprocess.PIPE,
                 stdout=log if out else None,
                 stderr=log,
-                env={**os.environ, **env, STATUS_FD: str(writing)},
+                env={**os.environ, **trainer_environment(), **env, STATUS_FD: str(writing)},
                 pass_fds=[writing],
                 start_new_session=True,  # Ctrl-C is for the parent, which passes it on
             )

@@ -235,7 +235,7 @@ def _program(
     ]
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *arguments],
+            [sys.executable, "-P", "-c", _PROGRAM, *arguments],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
