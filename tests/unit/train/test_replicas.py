@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tests.support.loops import strategy
 from trainer.train.replicas import Replicas, by_rank
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
