@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-MARKERS = ("tensorflow", "process", "browser", "cluster")
+MARKERS = ("tensorflow", "process", "browser", "cluster", "long")
 FOLDERS = {
     "integration": ("tensorflow", "process"),
     "browser": ("tensorflow", "process", "browser"),

@@ -11,6 +11,7 @@ from tests.support.imports import ROOT, names_imported
 from tests.support.needs import GUARD
 
 
+@pytest.mark.long
 def test_what_tests_share_is_in_support() -> None:
     """A test module that others import cannot be changed, moved or left out alone."""
     modules = [path for name in ("tests", "docs", "benchmarks") for path in _python(name)]

@@ -38,6 +38,7 @@ def test_the_nearest_name() -> None:
     assert text.nearest("xyz", ["seed", "steps"]) == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "words"),
     [

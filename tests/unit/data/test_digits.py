@@ -37,6 +37,7 @@ def test_other_seeds_and_blocks_give_other_images(drawn: tuple[Bytes, Bytes]) ->
     assert len(np.unique(images, axis=0)) == len(images)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(count=st.integers(0, 1_100), seed=st.integers(0, 2**64 - 1))
 def test_any_count_is_a_balanced_beginning_of_a_longer_draw(count: int, seed: int) -> None:
@@ -52,6 +53,7 @@ def test_any_count_is_a_balanced_beginning_of_a_longer_draw(count: int, seed: in
     np.testing.assert_array_equal(labels, more_labels[:count])
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(count=st.integers(0, 1_100), first=st.integers(0, 1_600))
 def test_a_draw_may_begin_anywhere(count: int, first: int) -> None:

@@ -187,6 +187,7 @@ def test_mutated_files_are_read_or_refused() -> None:
     assert seen >= everything, "the mutations must reach every refusal, in gzip files or not"
 
 
+@pytest.mark.long
 def test_memory_stays_within_the_promise() -> None:
     for index in range(COUNT):
         data, _ = make_input(index)

@@ -225,6 +225,7 @@ def test_a_bad_range_is_refused(name: str, choice: Any, message: str) -> None:
         plan(random={"count": 2, "settings": {name: choice}})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["a: [", "\x00", "a: 2024-99-99", "[" * 5000])
 def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.yaml"

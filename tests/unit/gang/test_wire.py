@@ -26,6 +26,8 @@ from trainer.gang import wire
 from trainer.gang.rendezvous import Event, Rendezvous, is_order
 from trainer.gang.wire import MAX_LINE, Host, Link, proof
 
+pytestmark = pytest.mark.long
+
 LIMIT = 20.0  # seconds after which something that should happen did not
 KEY = b"k" * 64
 

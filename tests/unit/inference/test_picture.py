@@ -76,6 +76,7 @@ def test_an_image_prepared_already_comes_back() -> None:
         assert apart(prepared(image), image) < 18  # the thickest pens are made thinner
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_mnist() is None, reason="no MNIST here")
 def test_images_of_mnist_come_back() -> None:
     images = dataset.load(str(find_mnist())).test.images[: series.length(60, 1000), ..., 0]
@@ -112,6 +113,7 @@ def test_inverting_changes_nothing(number: int) -> None:
     assert apart(prepared(255 - image), prepared(image)) < 1
 
 
+@pytest.mark.long
 @settings(max_examples=series.length(5, 200))
 @given(image_numbers, st.tuples(*[st.integers(0, 120)] * 4))
 def test_the_place_on_the_paper_changes_nothing(
@@ -263,6 +265,7 @@ def test_a_picture_is_turned_as_its_exif_says(orientation: int) -> None:
     assert digits(found, "turned")[0].box == digits(upright, "upright")[0].box
 
 
+@pytest.mark.long
 def test_a_huge_picture_is_scaled_down_first() -> None:
     image = Image.fromarray(large(7)).resize((5000, 5000), Image.Resampling.BICUBIC)
     assert max(shrunk(image, 1600).size) == 1600

@@ -104,6 +104,7 @@ def test_huge_files_are_refused(
     assert "more than" in str(errors[0])
 
 
+@pytest.mark.long
 def test_of_a_large_picture_a_small_one_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(encoded(Image.fromarray(IMAGES[0]).resize((2000, 2000)), format="PNG"))

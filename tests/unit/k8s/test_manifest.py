@@ -128,6 +128,7 @@ def test_a_queue_admits_a_suspended_job_and_never_part_of_it() -> None:
     assert "job-min-parallelism" not in manifest.as_yaml([job])
 
 
+@pytest.mark.long
 def test_random_run_files_render_valid_objects_or_end_in_one_line() -> None:
     rendered, refused = [], []
 

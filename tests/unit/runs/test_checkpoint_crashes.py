@@ -21,6 +21,8 @@ from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.storage.base import Entries, Entry
 
+pytestmark = pytest.mark.long
+
 SCHEDULES = series.length(500, 100_000)
 ONLY = os.environ.get("TRAINYARD_SCHEDULE_SEED")
 CONTROLS = 500  # schedules within which a broken protocol must be found out

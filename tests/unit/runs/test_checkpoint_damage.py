@@ -229,6 +229,7 @@ def test_every_damage_of_files_is_noticed(tmp_path: Path) -> None:
         check(index, SMALL, store)
 
 
+@pytest.mark.long
 def test_damage_is_accepted_without_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     decode = checkpoint.decode
     monkeypatch.setattr(checkpoint, "decode", lambda data, name: decode(crashes.sign(data), name))

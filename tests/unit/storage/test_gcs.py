@@ -131,6 +131,7 @@ def test_broken_answers_are_tried_again(server: GCSServer, store: GCSStorage, ki
     assert store.list() == [Entry("a", len(SMALL))]
 
 
+@pytest.mark.long
 def test_a_body_that_arrives_changed_is_tried_again(server: GCSServer, store: GCSStorage) -> None:
     server.put("bucket", "run/a", SMALL)
     server.faults = [Fault("corrupt", "media", times=2)]
@@ -152,6 +153,7 @@ def test_a_body_cut_short_is_not_mixed_with_a_newer_object(
     assert store.read("a") == newer
 
 
+@pytest.mark.long
 def test_a_server_that_comes_back_is_waited_for(server: GCSServer, store: GCSStorage) -> None:
     store.create("a", SMALL)
     server.stop()
@@ -159,6 +161,7 @@ def test_a_server_that_comes_back_is_waited_for(server: GCSServer, store: GCSSto
     assert store.read("a") == SMALL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("verb", "call"), [CALLS[0], CALLS[5]])
 def test_out_of_time_names_endpoint_object_and_last_error(
     server: GCSServer, verb: Verb, call: Callable[[GCSStorage], object]
@@ -172,6 +175,7 @@ def test_out_of_time_names_endpoint_object_and_last_error(
     assert "ServiceUnavailable: planned fault" in said
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_or_silent_is_given_up(server: GCSServer) -> None:
     store = GCSStorage("bucket", deadline=0.5)
     server.faults = [Fault("slow", "media", times=1000, seconds=3600)]

@@ -225,6 +225,7 @@ def both() -> Iterator[list[Storage]]:
         yield [LocalStorage(folder), GCSStorage("bucket")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [0, 64 << 20])
 def test_smallest_and_large_objects(store: Storage, size: int) -> None:
     data = random.Random(size).randbytes(size)

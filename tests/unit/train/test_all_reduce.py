@@ -17,6 +17,8 @@ from trainer.errors import UnavailableError
 from trainer.train import all_reduce
 from trainer.train.all_reduce import RingAllReduce, RingError, Vector
 
+pytestmark = pytest.mark.long
+
 LIMIT = 30.0
 Rows = npt.NDArray[np.int64]
 

@@ -178,6 +178,7 @@ def test_an_answer_about_versions_that_is_none_is_a_group_that_is_not_there(
     assert cluster.get("LocalQueue", "q") is None
 
 
+@pytest.mark.long
 def test_a_server_that_asks_for_no_pause_is_not_flooded(api: ApiServer, tmp_path: Path) -> None:
     cluster = Cluster(kubeconfig=api.kubeconfig(tmp_path / "config"), pause=0.001, deadline=2.0)
     api.faults = [Fault("status", "get", "jobs", status=429, times=10**6, retry_after=0)]
@@ -426,6 +427,7 @@ def test_a_passing_failure_is_waited_out(api: ApiServer, cluster: Cluster, statu
     assert len(api.requests) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [
@@ -448,6 +450,7 @@ def test_who_is_sent_away_for_long_gives_up_at_once(api: ApiServer, tmp_path: Pa
     assert len(api.requests) == 1
 
 
+@pytest.mark.long
 def test_a_lasting_failure_ends_at_the_deadline(api: ApiServer, tmp_path: Path) -> None:
     cluster = Cluster(kubeconfig=api.kubeconfig(tmp_path / "config"), deadline=1, pause=0.02)
     api.faults = [Fault("status", times=1000, status=500, message="etcdserver: request timed out")]

@@ -346,6 +346,7 @@ def test_the_exit_code_mirrors_the_run(
     assert words in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_run_that_never_starts_is_given_up_with_its_cause(
     run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -754,6 +755,7 @@ def test_another_run_s_result_is_none_of_this_run(
     assert main(["result", "--folder", folder.uri]) == 0  # whichever run it is
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("outcome", "phase"), [("echo", "Unproven"), ("logged", "Succeeded"), ("left", "Succeeded")]
 )
@@ -773,6 +775,7 @@ def test_where_the_bucket_is_not_seen_from_here_the_pod_or_its_log_tells(
     assert ("is not seen from here" in cause) == (phase == "Unproven")
 
 
+@pytest.mark.long
 def test_each_run_of_a_list_is_looked_up_in_its_own_store(
     run_file: Path,
     api: ApiServer,
@@ -818,6 +821,7 @@ def test_a_run_is_running_once_its_trainer_says_so(
     assert phase() == "Running"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", ["", "some words", '{"message": "ready", "level": "info"}'])
 @pytest.mark.parametrize("flag", ["--wait", "--follow"])
 def test_containers_that_only_run_are_given_up_at_the_start_deadline(
@@ -833,6 +837,7 @@ def test_containers_that_only_run_are_given_up_at_the_start_deadline(
     assert f"see whether image {controller.image()} is the trainer's" in lines[-1]
 
 
+@pytest.mark.long
 def test_a_run_that_trains_is_not_given_up(
     run_file: Path, api: ApiServer, controller: Controller
 ) -> None:
@@ -868,6 +873,7 @@ def test_the_log_of_a_container_that_ran_for_a_moment_is_shown(
 # What does not end by itself.
 
 
+@pytest.mark.long
 def test_a_log_that_the_kubelet_has_no_more_is_asked_for_ever_less_often(
     run_file: Path, api: ApiServer, controller: Controller, capsys: Any
 ) -> None:
