@@ -51,7 +51,7 @@ def tensorflow(rank: int, port: int) -> Sums:
     """Return sums by TensorFlow's collective, in a loop of the graph."""
     import tensorflow as tf
 
-    from trainer.cluster import Cluster
+    from trainer.cluster_spec import Cluster
     from trainer.train.devices import keep_to_part, make_strategy
 
     addresses = tuple(f"127.0.0.1:{port + r}" for r in range(2))

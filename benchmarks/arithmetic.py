@@ -18,7 +18,7 @@ import tensorflow as tf
 from benchmarks.common import Answer, serve
 from benchmarks.tensorflow_side import Ours
 from trainer import presets
-from trainer.cluster import ALONE
+from trainer.cluster_spec import ALONE
 from trainer.data import dataset
 from trainer.train import models
 from trainer.train.devices import is_reordered, microbatches_of, set_threads

@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--picture", metavar="FILE")
     options = parser.parse_args()
     from trainer.data import dataset
-    from trainer.runs.restore import restore
+    from trainer.runs.trained_weights import restore
     from trainer.train import models
 
     model = models.load(restore(options.run))

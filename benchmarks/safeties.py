@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.common import Spread, table, take_turns
 from trainer import presets
-from trainer.cluster import ALONE
+from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.gang import process

@@ -23,11 +23,11 @@ import yaml
 from benchmarks import common
 from benchmarks.common import Spread, table
 from tests.support.apiserver import ApiServer
-from trainer.cluster import environment
+from trainer.cluster_spec import environment
 from trainer.data import sources
 from trainer.gang.process import Child
-from trainer.status import Event
 from trainer.testing.gcs_server import GCSServer
+from trainer.worker_events import Event
 
 LIMIT = 180.0  # seconds of one start
 LOOK = 0.05  # seconds between two looks at the memory

@@ -18,8 +18,8 @@ from keras import losses, optimizers
 
 from benchmarks.common import Answer, serve
 from trainer import metrics, presets
-from trainer import steps as schedule
-from trainer.cluster import ALONE
+from trainer import schedule as schedule
+from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset, sampler
 from trainer.data.dataset import Dataset

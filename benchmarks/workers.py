@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
 from benchmarks.throughput import settings_of, torch_command
-from trainer.cluster import environment
+from trainer.cluster_spec import environment
 from trainer.gang import process
 
 LIMIT = 300.0  # seconds of one run

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from k8s import quantity
-from k8s.spec import RunSpec
+from k8s.run_file import RunSpec
 
 Object = dict[str, Any]
 

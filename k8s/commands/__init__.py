@@ -1,1 +1,1 @@
-"""One module a verb: its flags beside what it does."""
+"""One module a verb, and what several of them share: target, screen, run_store, observe, follow."""

@@ -15,7 +15,7 @@ from k8s import manifest, quantity
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
 from k8s.commands import run_store, target
-from k8s.spec import POD_SUFFIX, RunSpec
+from k8s.run_file import POD_SUFFIX, RunSpec
 from trainer.data import dataset, stream
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder

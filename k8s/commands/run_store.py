@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from k8s.client.cluster import Cluster
-from k8s.spec import RunSpec
+from k8s.run_file import RunSpec
 from trainer import presets
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError

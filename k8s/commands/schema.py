@@ -2,7 +2,7 @@
 
 import argparse
 
-from k8s import spec
+from k8s import run_file
 from k8s.commands import target
 
 
@@ -14,4 +14,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the schema."""
     del options
-    target.print_json(spec.schema())
+    target.print_json(run_file.schema())

@@ -10,7 +10,7 @@ from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
 from k8s.commands import doctor, follow, target
 from k8s.diagnosis import run_phase
-from k8s.spec import RunSpec, difference
+from k8s.run_file import RunSpec, difference
 from trainer.errors import ConfigError, UnavailableError, UserError
 
 LEFTOVERS = (

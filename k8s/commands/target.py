@@ -5,10 +5,10 @@ import json
 import sys
 from typing import Any
 
-from k8s import spec
+from k8s import run_file
 from k8s.client.cluster import Cluster
 from k8s.commands import run_store
-from k8s.spec import RunSpec
+from k8s.run_file import RunSpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.storage.base import Storage
@@ -71,7 +71,7 @@ def read(options: argparse.Namespace) -> RunSpec:
     Raises:
         ConfigError: it cannot be read, or breaks a rule.
     """
-    return spec.read(options.run, namespace=options.namespace)
+    return run_file.read(options.run, namespace=options.namespace)
 
 
 def cluster(options: argparse.Namespace, run: RunSpec | None = None) -> Cluster:

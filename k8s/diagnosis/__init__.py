@@ -1,1 +1,1 @@
-"""From objects of a cluster to phase and cause: pure functions, but for `observe`."""
+"""From objects of a cluster to phase and cause: pure functions."""

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests.support.folders import make_run
-from trainer.report import html
+from trainer.report import run_page
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of 1,000 steps: accuracy 1 - 1 / step, validated as 90% after each 200."""
     folder = tmp_path_factory.mktemp("run")
-    return Path(html.write(str(make_run(folder)), str(folder / "report.html")))
+    return Path(run_page.write(str(make_run(folder)), str(folder / "report.html")))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_without_scripts_all_is_shown(browser: Any, file: Path) -> None:
 
 def test_hostile_text_makes_nobody_scroll_sideways(browser: Any, tmp_path: Path) -> None:
     folder = make_run(tmp_path, classes=26, model=f"m:{'W' * 500}")
-    file = Path(html.write(str(folder)))
+    file = Path(run_page.write(str(folder)))
     page = browser.new_page(viewport={"width": 360, "height": 640})
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == 360

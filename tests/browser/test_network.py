@@ -18,7 +18,7 @@ from trainer.data import dataset
 from trainer.inference import picture
 from trainer.report import network
 from trainer.runs import predictions
-from trainer.runs.restore import restore
+from trainer.runs.trained_weights import restore
 
 gc.freeze()  # every clear_session collects garbage: not among TensorFlow's own objects
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import processes, warm
 from trainer import metrics, presets
-from trainer.cluster import ALONE
+from trainer.cluster_spec import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
 from trainer.inference import export

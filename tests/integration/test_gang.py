@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from tests.support import processes, series, shared
-from trainer.cluster import environment
-from trainer.gang.membership import VARIABLE
+from trainer.cluster_spec import environment
+from trainer.gang.gang_key import VARIABLE
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support import processes
 from tests.support.hosts import ipv6_hosts, need_namespaces
-from trainer.cluster import environment
+from trainer.cluster_spec import environment
 
 SERVICE = "yard"
 PORTS = ("2222", "2223", "2224")  # TensorFlow's, the rendezvous's, the ring's

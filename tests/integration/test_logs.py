@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support import processes
-from trainer.cluster import environment
+from trainer.cluster_spec import environment
 from trainer.runs import logs
 from trainer.storage.local import LocalStorage
 

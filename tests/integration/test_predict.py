@@ -25,7 +25,7 @@ def run(trained: Path) -> str:
 
 @pytest.fixture(scope="module")
 def read(trained: Path) -> Reader:
-    from trainer.runs.restore import restore
+    from trainer.runs.trained_weights import restore
     from trainer.train import models
 
     model = models.load(restore(str(trained)))

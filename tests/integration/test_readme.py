@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from k8s import spec
+from k8s import run_file
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
@@ -80,7 +80,7 @@ def test_every_command(project: Path, digits: Path) -> None:
             if item["kind"] == "Job" and verb == "patch":  # it has been started
                 api.push("mnist-cnn-0-00000", json.dumps(FIGURES))
                 api.push("mnist-cnn-0-00000", json.dumps({"message": "trained"}))
-                its = spec.read(str(project / "runs/mnist-cnn.yaml")).config
+                its = run_file.read(str(project / "runs/mnist-cnn.yaml")).config
                 config = its.identity() | {"data_sha256": "0" * 64}
                 for name, values in (("config", config), ("result", RESULT)):
                     data = json.dumps(values).encode()

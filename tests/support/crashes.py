@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from trainer import steps
+from trainer import schedule
 from trainer.errors import DataError, UnavailableError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
@@ -364,4 +364,4 @@ class Gang:
                 assert not self.bucket.is_good(best), "the best was refused, but is good"
 
     def _chunk_end(self, at: int) -> int:
-        return steps.chunk_end(at, self.plan.total, self.chunk, self.plan.eval_steps)
+        return schedule.chunk_end(at, self.plan.total, self.chunk, self.plan.eval_steps)

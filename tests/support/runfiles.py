@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from k8s.spec import RunSpec, parse
+from k8s.run_file import RunSpec, parse
 from trainer import presets
 
 PLAIN: dict[str, Any] = {

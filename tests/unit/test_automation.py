@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.support.imports import ROOT
-from trainer.cluster import DEFAULT_PORT
+from trainer.cluster_spec import DEFAULT_PORT
 
 
 def load(name: str) -> Any:

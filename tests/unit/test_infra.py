@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import spec
+from k8s import run_file as spec
 from k8s.commands import doctor
 from tests.support import restricted
 from tests.support.processes import ROOT, run

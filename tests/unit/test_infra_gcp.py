@@ -11,7 +11,7 @@ import hcl2
 import pytest
 import yaml
 
-from k8s.spec import RunSpec
+from k8s.run_file import RunSpec
 
 GCP = Path(__file__).parents[2] / "infra/gcp"
 FILES = sorted(GCP.glob("*.tf"))

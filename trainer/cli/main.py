@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from trainer import status
+from trainer import worker_events
 from trainer.command_line import Program, exit_code
 from trainer.errors import UserError
 from trainer.gang import process
@@ -47,6 +47,6 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
     def tell(error: UserError) -> bool:
         from trainer import failure  # not before it is needed: --help is quick
 
-        return status.tell_parent(failure=failure.of(error).record())
+        return worker_events.tell_parent(failure=failure.of(error).record())
 
     return exit_code(program.name, run, tell)

@@ -5,7 +5,7 @@ import sys
 
 from trainer.cli import shared
 from trainer.inference import panel, predict
-from trainer.runs.restore import restore_with
+from trainer.runs.trained_weights import restore_with
 from trainer.text import one_line
 
 

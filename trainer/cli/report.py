@@ -30,6 +30,6 @@ def run(options: argparse.Namespace) -> None:
             sys.stdout.reconfigure(errors="replace")  # a terminal may have no block characters
         sys.stdout.write(terminal.as_text(facts.gather(options.run)))
         return
-    from trainer.report import html
+    from trainer.report import run_page
 
-    sys.stdout.write(f"report in {html.write(options.run, options.output)}\n")
+    sys.stdout.write(f"report in {run_page.write(options.run, options.output)}\n")

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from trainer.cli import shared
-from trainer.gang import process, search, sweep
+from trainer.gang import process, sweep, sweep_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train the runs, or print the plan."""
     stop = process.stop_event()
-    wanted = search.read(options.file)
+    wanted = sweep_file.read(options.file)
     if options.plan:
-        sys.stdout.write(sweep.as_text(search.plan(wanted)))
+        sys.stdout.write(sweep.as_text(sweep_file.plan(wanted)))
     else:
         sweep.execute(wanted, stop, shared.width())

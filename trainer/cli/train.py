@@ -6,7 +6,7 @@ import textwrap
 import time
 from typing import Any, get_args
 
-from trainer import cluster as clusters
+from trainer import cluster_spec as clusters
 from trainer import presets
 from trainer.config import TrainConfig, read_yaml
 from trainer.gang import local_gang, process, supervisor, worker

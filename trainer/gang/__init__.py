@@ -1,1 +1,1 @@
-"""Processes: supervisors, workers, their rendezvous, and the diagnosis of failures."""
+"""Processes: supervisors and workers, how they meet, start, fail and start again; sweeps."""

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from trainer import status
+from trainer import worker_events
 from trainer.errors import UserError
 from trainer.gang import process
 from trainer.progress import Reporter
@@ -48,7 +48,7 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
 def _make(run_uri: str, stop: threading.Event) -> str | None:
     """Run ``trainer report`` and return why there is none, if so."""
     env = {**os.environ, **process.trainer_environment()}
-    env.pop(status.STATUS_FD, None)
+    env.pop(worker_events.STATUS_FD, None)
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:

@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any
 
 from trainer import sockets
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.gang.attempt_log import AttemptLog
-from trainer.gang.membership import Keyring
-from trainer.gang.rendezvous import Rendezvous
+from trainer.gang.attempts import AttemptLog
+from trainer.gang.coordinator import Coordinator
+from trainer.gang.gang_key import Keyring
 from trainer.gang.wire import Host
 from trainer.progress import Reporter
 from trainer.runs import run_folder
-from trainer.status import Event, tell_parent
 from trainer.storage.base import open_storage
+from trainer.worker_events import Event, tell_parent
 
 STORING = 3.0  # seconds at the end for a slow store
 
@@ -50,18 +50,18 @@ class Leader:
         self._key: bytes | None = None
         self._making_key: threading.Thread | None = None
         self._host: Host | None = None
-        self._rendezvous: Rendezvous | None = None
+        self._coordinator: Coordinator | None = None
         self._log: AttemptLog | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the rendezvous is held."""
-        return self._rendezvous is not None
+        return self._coordinator is not None
 
     @property
     def all_finished(self) -> bool:
         """Whether no rank has work left."""
-        return self._rendezvous is None or self._rendezvous.all_finished
+        return self._coordinator is None or self._coordinator.all_finished
 
     def open(self) -> None:
         """Hold the rendezvous if the other ranks can call by now; else try again later.
@@ -79,12 +79,12 @@ class Leader:
         self._log = AttemptLog(
             lambda: open_storage(run_folder.uri(self._config)), self._reporter.warn
         )
-        self._rendezvous = Rendezvous(self._cluster.workers, self._config.max_restarts)
+        self._coordinator = Coordinator(self._cluster.workers, self._config.max_restarts)
         self.tell(event="here")
 
     def tell(self, **event: Any) -> None:
         """Report an event of rank 0."""
-        if self._rendezvous:
+        if self._coordinator:
             self._hear(0, event)
 
     def close(self, *, finished: bool) -> None:
@@ -99,8 +99,8 @@ class Leader:
             removing = threading.Thread(target=self._remove_key, daemon=True)
             removing.start()
             removing.join(STORING)
-        if self._rendezvous and self._log:
-            self._rendezvous.close(time.time())
+        if self._coordinator and self._log:
+            self._coordinator.close(time.time())
             self._write_attempts()
             self._log.close(STORING)
 
@@ -126,29 +126,25 @@ class Leader:
 
     def _hear(self, rank: int, event: Event) -> None:
         """Take an event of any rank, and send the orders that follow from it."""
-        assert self._rendezvous
-        orders = self._rendezvous.handle(rank, event, time.time())
+        assert self._coordinator
+        orders = self._coordinator.handle(rank, event, time.time())
         self._write_attempts()
         for to, order in sorted(orders, key=lambda each: -each[0]):
             if order["order"] == "start":
-                order = {**order, "addresses": self._addresses()}
+                hosts = self._host.hosts if self._host else {}
+                order = {**order, "addresses": self._cluster.seen_at(hosts)}
             if to == 0:
                 self._obey(order)
             elif self._host:
                 self._host.send(to, order)
 
-    def _addresses(self) -> list[str]:
-        hosts = self._host.hosts if self._host else {}
-        named = map(sockets.split_endpoint, self._cluster.addresses)
-        return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
-
     def _write_attempts(self) -> None:
-        assert self._rendezvous
+        assert self._coordinator
         assert self._log
-        for attempt in self._rendezvous.closed:
+        for attempt in self._coordinator.closed:
             self._log.add(attempt)
             tell_parent(event="attempt", **attempt)
-        self._rendezvous.closed.clear()
+        self._coordinator.closed.clear()
 
 
 def _fail(error: Exception) -> None:

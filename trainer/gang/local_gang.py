@@ -19,15 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import cluster as clusters
+from trainer import cluster_spec as clusters
 from trainer import sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import FailedError, Failure, parse
-from trainer.gang import membership, process
+from trainer.gang import gang_key, process
 from trainer.gang.process import Child
-from trainer.gang.supervisor import GRACE, TICK
-from trainer.status import Event
+from trainer.gang.supervisor import TICK
+from trainer.gang.time_limits import GRACE
+from trainer.worker_events import Event
 
 LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
 ENDING = 7.0  # seconds for a supervisor to end after its worker
@@ -71,7 +72,7 @@ class Gang:
         self._arguments, self._config, self._log, self._listen = arguments, config, log, listen
         sockets.allow_many_files()
         self.port = config.port or _free_ports(config.workers + 1)
-        self._key = membership.new()
+        self._key = gang_key.new()
         self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
         self._failures: list[tuple[int, Failure]] = []
         self._kill_at = float("inf")
@@ -111,7 +112,7 @@ class Gang:
 
     def _start(self, rank: int) -> Child:
         env = clusters.environment(rank, self._config.workers, self.port)
-        env[membership.VARIABLE] = self._key
+        env[gang_key.VARIABLE] = self._key
         started: list[Child] = []
         tell = self._events.put
         started.append(

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import trainer
 from trainer.errors import StoppedError
-from trainer.status import STATUS_FD, Event
+from trainer.worker_events import STATUS_FD, Event
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)

@@ -1,8 +1,8 @@
 """The supervisor of one rank's worker: process 1 of its container.
 
 It never imports TensorFlow, so it always answers at once. When the gang breaks, it starts its
-worker again in place, together with the other ranks (see rendezvous.py). It waits for one queue, of
-what the worker and the other supervisors report, and looks at the clock in between.
+worker again in place, together with the other ranks (see coordinator.py). It waits for one queue,
+of what the worker and the other supervisors report, and looks at the clock in between.
 
     Loading --prepared--> Ready --start--> Running --leave, stop, kill--> Leaving --ended--> Ready
                                               |
@@ -26,31 +26,33 @@ from pathlib import Path
 from typing import Any
 
 from trainer import failure, progress, sockets
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
 from trainer.failure import FailedError, Failure
-from trainer.gang import failures, final_report, membership, process
+from trainer.gang import final_report, found_failures, gang_key, process
+from trainer.gang.coordinator import FINAL
 from trainer.gang.leader import Leader
 from trainer.gang.memory import Memory
 from trainer.gang.process import Child
-from trainer.gang.rendezvous import FINAL
-from trainer.gang.stall import Stall
 from trainer.gang.states import Finished, Leaving, Loading, Ready, Running, State, WorkerAttempt
+from trainer.gang.time_limits import (
+    FROZEN,
+    GRACE,
+    JOINING,
+    LEAVING,
+    LINGER,
+    LOADING,
+    PORT_PATIENCE,
+    Stall,
+)
 from trainer.gang.wire import Link
 from trainer.runs import logs, run_folder
-from trainer.status import Event, Pulse, tell_parent
 from trainer.storage.base import open_storage
+from trainer.worker_events import Event, Pulse, tell_parent
 
 WORKER = "TRAINYARD_WORKER"  # marks a fork server: it gets the same arguments as its supervisor
 TICK = 0.05  # seconds between two looks at the clock
-FROZEN = 10.0  # seconds without a sign of life after which a worker counts as frozen
-LOADING = 900.0  # seconds to import TensorFlow and load the data
-JOINING = 60.0  # seconds for workers that were started together to meet
-GRACE = 25.0  # seconds from the request to stop until a worker is killed
-LEAVING = 10.0  # seconds from a peer's loss until a worker is killed that does not commit
-PORT_PATIENCE = 10.0  # seconds for another process to free our port
-LINGER = 15.0  # seconds that rank 0's supervisor waits for others to finish
 
 
 def supervise(
@@ -81,7 +83,7 @@ def supervise(
         try:
             supervisor.run()
         except UserError as error:
-            failures.leave_message(failure.of(error, cluster.rank).record())
+            found_failures.leave_message(failure.of(error, cluster.rank).record())
             raise
         finally:
             supervisor.close()
@@ -106,9 +108,9 @@ class Supervisor:
         self._stall = Stall(time.monotonic())
         self._reporter = progress.create(config.log_format)
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._keyring = membership.Keyring(
+        self._keyring = gang_key.Keyring(
             lambda: open_storage(run_folder.uri(config)),
-            membership.object_name(cluster.service),
+            gang_key.object_name(cluster.service),
             os.environ,
         )
         self._leader: Leader | None = None
@@ -158,7 +160,7 @@ class Supervisor:
             state = self._state
         match state:
             case Loading() if now - state.since > LOADING:
-                raise self._failed(failures.not_loaded(self._cluster.rank, LOADING))
+                raise self._failed(found_failures.not_loaded(self._cluster.rank, LOADING))
             case Ready():
                 self._connect(state, now)
                 self._look_for_peers(state, now)
@@ -193,7 +195,9 @@ class Supervisor:
             tried = f"rank 0 at {where} waited for its call"
             if self._link and self._missing == [0]:
                 tried = f"{where}: {self._link.trouble}"
-            raise self._failed(failures.peers_missing(self._cluster, self._missing, seconds, tried))
+            raise self._failed(
+                found_failures.peers_missing(self._cluster, self._missing, seconds, tried)
+            )
 
     def _await_result(self, state: Ready, since: float) -> None:
         """See, while peers are missing, whether that is because the run is finished."""
@@ -225,7 +229,7 @@ class Supervisor:
         if state.port_taken_since is None:
             state.port_taken_since = now
         if now - state.port_taken_since > PORT_PATIENCE:
-            raise self._failed(failures.port_taken(self._cluster.rank, port, why))
+            raise self._failed(found_failures.port_taken(self._cluster.rank, port, why))
 
     def _look_at_worker(self, state: Running | Leaving, now: float) -> None:
         attempt, leaving = state.attempt, state if isinstance(state, Leaving) else None
@@ -238,14 +242,14 @@ class Supervisor:
         elif not attempt.joined and now - attempt.start > JOINING:
             self._kill(f"did not meet the others within {JOINING:g} s")
         elif not leaving and (what := self._stall.overdue(now)):
-            attempt.trouble = failures.stalled(self._cluster.rank, what)
+            attempt.trouble = found_failures.stalled(self._cluster.rank, what)
             self._leave()  # its other threads are alive, and may commit what it finished
             tell_parent(event="killed", why=attempt.trouble.message)
 
     def _kill(self, what: str) -> None:
         state = self._state
         assert isinstance(state, Running | Leaving)
-        found = failures.stalled(self._cluster.rank, what)
+        found = found_failures.stalled(self._cluster.rank, what)
         state.attempt.trouble = state.attempt.trouble or found
         if isinstance(state, Running):
             state = self._state = Leaving(state.attempt, time.monotonic())
@@ -265,7 +269,7 @@ class Supervisor:
         self._tell(event="stopping")
         state = self._state
         if not isinstance(state, Running | Leaving) or self._child is None:
-            raise self._failed(failures.stopped_early(self._cluster.rank))
+            raise self._failed(found_failures.stopped_early(self._cluster.rank))
         self._child.say("stop")
         if isinstance(state, Running):
             state = self._state = Leaving(state.attempt, now + GRACE)
@@ -358,7 +362,7 @@ class Supervisor:
             case {"failure": record} if isinstance(self._state, Loading):
                 self._state.failure = failure.parse(record)
             case {"result": dict(result)} if self._cluster.rank == 0:
-                failures.leave_message({"event": "finished", **result})
+                found_failures.leave_message({"event": "finished", **result})
         if isinstance(self._state, Running | Leaving):
             self._attempt_says(self._state, event)
         if event.get("event") in ("started", "joined", "resumed", "step", "committed", "ended"):
@@ -414,7 +418,9 @@ class Supervisor:
         """Return why the worker ended with this code."""
         found = attempt.failure if code in FINAL else None
         found = found or attempt.trouble or attempt.failure
-        found = found or failures.of_exit(self._cluster.rank, code, log, self._out_of_memory(code))
+        found = found or found_failures.of_exit(
+            self._cluster.rank, code, log, self._out_of_memory(code)
+        )
         left = code == StoppedError.exit_code and not attempt.trouble
         own = code if code in FINAL or left else 1
         return found.but(rank=self._cluster.rank, code=own, consequence=left)
@@ -451,7 +457,7 @@ class Supervisor:
             log = self._log.read_text(errors="replace")
             self._show(log)
             memory = self._out_of_memory(code)
-            raise self._failed(failures.of_exit(self._cluster.rank, code, log, memory))
+            raise self._failed(found_failures.of_exit(self._cluster.rank, code, log, memory))
         self._state = Loading(lost)
         self._child = self._spawn()
 

@@ -22,13 +22,13 @@ from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.failure import parse
 from trainer.gang.process import Child
-from trainer.gang.search import Planned, Sweep, arguments, plan
+from trainer.gang.sweep_file import Planned, Sweep, arguments, plan
 from trainer.report import compare, compare_page
 from trainer.report.compare import shown
 from trainer.runs import run_folder
-from trainer.status import Event
 from trainer.storage.base import open_storage
 from trainer.text import duration, printable
+from trainer.worker_events import Event
 
 PAGE = "compare.html"
 GRACE = 45.0  # seconds from the request to stop until a run is killed; it gives its workers less

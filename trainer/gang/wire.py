@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from trainer import sockets
 from trainer.errors import UserError
-from trainer.gang.rendezvous import Event, is_order, is_sound
+from trainer.gang.coordinator import Event, is_order, is_sound
 from trainer.text import one_line, printable
 
 BEAT = 2.0  # seconds between two signs of life

@@ -23,8 +23,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trainer import failure, progress, steps
-from trainer.cluster import Cluster
+from trainer import failure, progress, schedule
+from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.data import dataset, stream
 from trainer.data.dataset import Dataset
@@ -32,9 +32,9 @@ from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
 from trainer.runs import run_folder
-from trainer.status import Pulse, tell_parent
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
+from trainer.worker_events import Pulse, tell_parent
 
 BEAT = 1.0  # seconds between two signs of life
 PATIENCE = 5.0  # seconds that a request to stop waits for the end of the chunk
@@ -68,7 +68,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
     process.default_signals()
     reporter = _reporter(config, cluster)
     data = dataset.load(config.data, config.validation)
-    steps.check_batch(config.batch_size, data.samples, cluster.workers)
+    schedule.check_batch(config.batch_size, data.samples, cluster.workers)
     if data.shards:
         stream.plan(data.shards, config)  # refused before TensorFlow is loaded
     storage = open_storage(run_folder.uri(config))

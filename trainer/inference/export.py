@@ -30,7 +30,7 @@ from trainer.inference.formats import (
     remedy,
 )
 from trainer.runs import predictions
-from trainer.runs.restore import Restored, restore_with
+from trainer.runs.trained_weights import Restored, restore_with
 from trainer.storage.base import Storage, open_storage
 from trainer.text import nearest, one_line
 from trainer.train.quick_import import quick_imports

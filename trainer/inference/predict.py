@@ -15,7 +15,7 @@ from trainer import metrics
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference import picture
 from trainer.inference.ink import Box
-from trainer.runs.restore import Restored
+from trainer.runs.trained_weights import Restored
 from trainer.text import printable
 from trainer.train.quick_import import quick_imports
 

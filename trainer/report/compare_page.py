@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from trainer.report import charts, page
+from trainer.report import charts, html
 from trainer.report.compare import Comparison, Row, metrics, notes, shown
 from trainer.report.series import Points, Series, thin
 from trainer.runs.reader import Record, Run
@@ -17,7 +17,7 @@ MOST_LOSS = 10.0
 def as_page(comparison: Comparison) -> bytes:
     """Return the table and the curves as one HTML page, UTF-8."""
     made = curves(comparison)
-    return page.render(
+    return html.render(
         "compare.html",
         made,
         rows=[
@@ -84,7 +84,7 @@ def write(comparison: Comparison, output: str) -> str:
     Raises:
         ConfigError: the output is no name of a file, or cannot be written.
     """
-    page.write(output, as_page(comparison))
+    html.write(output, as_page(comparison))
     return output
 
 

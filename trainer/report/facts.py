@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainer import steps as schedule
+from trainer import schedule as schedule
 from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
 from trainer.report import network
 from trainer.report.series import MOST_POINTS, Points
-from trainer.runs import predictions, reader, restore, run_folder
+from trainer.runs import predictions, reader, run_folder, trained_weights
 from trainer.text import one_line
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def gather(run_uri: str) -> Facts:
     """
     storage = run_folder.open_folder(run_uri)
     stored = reader.config(storage)
-    settings = _or_reason(lambda: restore.settings(storage))
+    settings = _or_reason(lambda: trained_weights.settings(storage))
     result = _or_reason(lambda: run_folder.read_result(storage) or {})
     end = None if isinstance(result, str) else number(result.get("steps"))
     lines = _or_reason(lambda: run_folder.read_metrics(storage, int(end) if end else 2**63))
@@ -136,7 +136,7 @@ def _or_reason(read: Callable[[], T | str], errors: type[UserError] = DataError)
 
 
 def _learning_rate(
-    settings: restore.Settings | str, lines: Sequence[Mapping[str, Any]] | str
+    settings: trained_weights.Settings | str, lines: Sequence[Mapping[str, Any]] | str
 ) -> Points | str:
     """Return (step, learning rate) up to the last step of the metrics."""
     if isinstance(settings, str):

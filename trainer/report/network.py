@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import DataError
-from trainer.runs import checkpoint, restore, run_folder
-from trainer.runs.restore import weights
+from trainer.runs import checkpoint, run_folder, trained_weights
+from trainer.runs.trained_weights import weights
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 
 Array = npt.NDArray[Any]
@@ -148,7 +148,7 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
             f"its checkpoint has {largest:,} bytes, and a page takes {MAX_WEIGHTS:,} "
             "weights at most"
         )
-    restored = restore.restore(storage.uri)
+    restored = trained_weights.restore(storage.uri)
     settings = restored.settings
     try:
         architecture = json.loads(

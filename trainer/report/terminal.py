@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.metrics import Quality
-from trainer.report import html
+from trainer.report import run_page
 from trainer.report.facts import Facts
 from trainer.report.series import MOST_POINTS, Kind, Points, text, thin
 from trainer.text import plural, printable
@@ -28,7 +28,7 @@ def as_text(found: Facts) -> str:
         file=io.StringIO(), width=COLUMNS, color_system=None, markup=False, highlight=False
     )
     console.print(Text(printable(f"{found.name}  {found.uri}")))
-    headline = html.headline(found)
+    headline = run_page.headline(found)
     for parts in (headline[:2], headline[2:]):
         console.print(Text(printable("  ".join(parts))))
     _print_curves(console, found)
@@ -38,7 +38,7 @@ def as_text(found: Facts) -> str:
         _section(console, "test images")
         console.print(Text(printable(found.quality)))
     _section(console, "settings that differ from the defaults")
-    changed = [each for each in html.settings(found.stored) if each.changed]
+    changed = [each for each in run_page.settings(found.stored) if each.changed]
     rows = ((each.name, each.value, f"default {each.default or 'none'}") for each in changed)
     console.print(_table((), rows, "left") if changed else "none")
     _print_restarts(console, found)

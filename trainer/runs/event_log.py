@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer import metrics, steps
+from trainer import metrics, schedule
 from trainer.config import TrainConfig
 from trainer.data.dataset import Split
 from trainer.errors import UserError
@@ -172,7 +172,7 @@ class EventLog:
         fresh = [line for line in records if line["step"] > written[TRAIN]]
         values = events.scalars(fresh, _TRAINING)
         for at, of_step in values.items():
-            rate = steps.learning_rates(self._config, self._total, at - 1, 1)[0]
+            rate = schedule.learning_rates(self._config, self._total, at - 1, 1)[0]
             of_step.append(events.scalar("learning_rate", rate))
         if self._config.tensorboard == "histograms" and step in values:
             values[step] += _histograms(arrays)

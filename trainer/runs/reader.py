@@ -17,7 +17,7 @@ from trainer.data import dataset
 from trainer.errors import ConfigError, DataError
 from trainer.runs import run_folder
 from trainer.runs.predictions import Predictions, images_sha256
-from trainer.runs.restore import MOST_VALUES
+from trainer.runs.trained_weights import MOST_VALUES
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 from trainer.text import first_problem
 
@@ -62,7 +62,7 @@ class Cause(BaseModel):
 
 
 class Attempt(BaseModel):
-    """A line of attempts.jsonl, see ``gang.rendezvous``.
+    """A line of attempts.jsonl, see ``gang.attempts``.
 
     Attributes:
         number: counted from 1.

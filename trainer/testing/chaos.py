@@ -28,8 +28,8 @@ from trainer.storage.base import open_storage
 from trainer.testing import outcome
 from trainer.testing.faults import KINDS, Planned, plan
 from trainer.testing.gcs_server import GCSServer
+from trainer.testing.inject import ChaosError, strike
 from trainer.testing.outcome import Outcome
-from trainer.testing.strike import ChaosError, strike
 from trainer.testing.watch import Usage, Watch
 
 BUCKET = "chaos"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.errors import UserError
 from trainer.gang.local_gang import Gang
-from trainer.status import Event
+from trainer.worker_events import Event
 
 HANG = 240.0  # seconds without a step after which a gang hangs; a held worker takes 60 to find
 WARM = 5  # faults that a supervisor has seen before its growth counts

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.status import AT_THE_STORE, GATHERING, TRAINING, Pulse
+from trainer.worker_events import AT_THE_STORE, GATHERING, TRAINING, Pulse
 
 
 class Activity:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import sockets
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
 
 Vector = npt.NDArray[np.float32]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from trainer import steps
+from trainer import schedule
 from trainer.data import sampler, stream
 from trainer.train.loop import Data, Loop
 from trainer.train.run import Run
@@ -31,7 +31,7 @@ class Batches:
     def chunk_end(self, step: int) -> int:
         """Return the step at which the chunk that starts at ``step`` ends."""
         run = self._run
-        end = steps.chunk_end(step, run.total, run.config.chunk_steps, run.eval_steps)
+        end = schedule.chunk_end(step, run.total, run.config.chunk_steps, run.eval_steps)
         return min(end, self._stream.end(step)) if self._stream else end
 
     def take(self, first: int, count: int) -> tuple[sampler.Indices, Data | None]:

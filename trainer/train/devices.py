@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
 from trainer.train import forward, models

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer import metrics
-from trainer.cluster import ALONE
+from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError
 from trainer.metrics import Quality
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.restore import Restored, restore_with
+from trainer.runs.trained_weights import Restored, restore_with
 from trainer.text import printable
 from trainer.train import models
 from trainer.train.devices import make_strategy

@@ -21,7 +21,7 @@ from keras import layers
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
-from trainer.runs.restore import Restored, weights
+from trainer.runs.trained_weights import Restored, weights
 from trainer.train.warp import Warp
 
 Shape = tuple[int, int, int]  # height, width, channels

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.errors import PeerLostError
 from trainer.train.all_reduce import RingAllReduce, RingError
 from trainer.train.replicas import Replicas

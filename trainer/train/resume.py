@@ -5,11 +5,11 @@ import numpy as np
 from trainer.errors import DataError, StoppedError, UnavailableError
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
-from trainer.status import tell_parent
 from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
 from trainer.train.run import Run
 from trainer.train.state import Arrays, TrainState, weights_sha256
+from trainer.worker_events import tell_parent
 
 
 def resume(run: Run, loop: Loop) -> TrainState:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from trainer import steps
-from trainer.cluster import Cluster
+from trainer import schedule
+from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
 from trainer.progress import Reporter
@@ -34,7 +34,7 @@ class Run:
     def total(self) -> int:
         """Steps of the whole run."""
         config = self.config
-        return steps.total_steps(
+        return schedule.total_steps(
             self.dataset.samples, config.batch_size, config.epochs, config.steps
         )
 

@@ -10,10 +10,10 @@ from trainer.runs import checkpoint, event_log, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.uploader import Uploader
-from trainer.status import tell_parent
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
+from trainer.worker_events import tell_parent
 
 
 class Latch:

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import metrics
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.data import sampler
 from trainer.data.dataset import Dataset, Split
 from trainer.metrics import Score
-from trainer.status import EVALUATING
 from trainer.train.batches import Batches
 from trainer.train.loop import Data, Loop
 from trainer.train.state import State
+from trainer.worker_events import EVALUATING
 
 
 class Scorer:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from trainer import steps
+from trainer import schedule
 from trainer.config import TrainConfig
 from trainer.data import sampler
 from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError
 from trainer.runs import run_folder
-from trainer.status import AT_THE_STORE, TRAINING, Pulse, tell_parent
 from trainer.train import all_reduce, devices, models, optimizers, peers, result, validation
 from trainer.train.all_reduce import RingAllReduce
 from trainer.train.announce import announce
@@ -26,6 +25,7 @@ from trainer.train.run import Run
 from trainer.train.saver import Saver
 from trainer.train.scoring import Scorer
 from trainer.train.state import TrainState, check_losses
+from trainer.worker_events import AT_THE_STORE, TRAINING, Pulse, tell_parent
 
 
 class Trainer:
@@ -41,7 +41,7 @@ class Trainer:
         config, dataset = run.config, run.dataset
         self.run = run
         replicas = Replicas(devices.make_strategy(run.cluster))
-        steps.check_batch(config.batch_size, dataset.samples, replicas.count)
+        schedule.check_batch(config.batch_size, dataset.samples, replicas.count)
         with peers.stop_if_lost(run.cluster):
             self.all_reduce = (
                 all_reduce.join(run.cluster, replicas.gather)
@@ -121,7 +121,7 @@ class Trainer:
         at.tensors, chunk = self.loop.run_chunk(
             at.tensors,
             indices,
-            steps.learning_rates(config, run.total, first, count),
+            schedule.learning_rates(config, run.total, first, count),
             sampler.seeds(config.seed, first, count, self.loop.generators),
             first,
             stop.is_set(),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.samples import SEEDS, delivered
-from trainer import steps
+from trainer import schedule
 from trainer.data import sampler
 from trainer.errors import ConfigError
 
@@ -112,7 +112,7 @@ def test_chunks_tile_the_run_and_end_on_every_validation(
 ) -> None:
     ends, step = [], 0
     while step < total:
-        end = steps.chunk_end(step, total, chunk_steps, eval_steps)
+        end = schedule.chunk_end(step, total, chunk_steps, eval_steps)
         assert step < end <= min(step + chunk_steps, total)
         ends.append(step := end)
     assert ends[-1] == total
@@ -120,7 +120,7 @@ def test_chunks_tile_the_run_and_end_on_every_validation(
         assert set(range(eval_steps, total + 1, eval_steps)) <= set(ends)
     # A run resumed at any step falls into the same ends again, as far as they are ahead.
     for resumed in range(total):
-        assert steps.chunk_end(resumed, total, chunk_steps, eval_steps) == min(
+        assert schedule.chunk_end(resumed, total, chunk_steps, eval_steps) == min(
             end for end in ends if end > resumed
         )
 
@@ -161,11 +161,11 @@ def test_every_step_and_generator_has_a_seed_of_its_own() -> None:
     ],
 )
 def test_total_steps(arguments: tuple[int, int, float, int], expected: int) -> None:
-    assert steps.total_steps(*arguments) == expected
+    assert schedule.total_steps(*arguments) == expected
 
 
 def test_a_batch_that_fits_is_accepted() -> None:
-    steps.check_batch(128, 128, 2)
+    schedule.check_batch(128, 128, 2)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_batch_that_does_not_fit_is_refused(
     arguments: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        steps.check_batch(*arguments)
+        schedule.check_batch(*arguments)
 
 
 # Data in shards.

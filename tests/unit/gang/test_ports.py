@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import processes
 from trainer import sockets
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.config import parse
 from trainer.gang.supervisor import _port_trouble
 

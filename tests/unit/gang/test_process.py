@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.processes import ROOT, environment, wait_until
 from trainer.gang.process import TUNABLES, Child, huge_pages
-from trainer.status import STATUS_FD, Event, tell_parent
+from trainer.worker_events import STATUS_FD, Event, tell_parent
 
 pytestmark = pytest.mark.process
 
@@ -206,7 +206,7 @@ def test_the_trainer_itself_as_a_child(tmp_path: Path) -> None:
 def test_half_a_line_of_a_killed_child_is_no_error_and_its_exit_comes_last(stand_in: Path) -> None:
     stand_in.write_text(
         "import os, signal\n"
-        "from trainer.status import STATUS_FD, tell_parent\n"
+        "from trainer.worker_events import STATUS_FD, tell_parent\n"
         "tell_parent(event='step', step=1)\n"
         'os.write(int(os.environ[STATUS_FD]), b\'\\xff\\n{"event": "committed", "st\')\n'
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -218,7 +218,7 @@ def test_a_child_hears_words_and_writes_where_it_is_told_to(stand_in: Path, tmp_
     stand_in.write_text(
         "import os, sys\n"
         "from trainer.gang.process import words\n"
-        "from trainer.status import tell_parent\n"
+        "from trainer.worker_events import tell_parent\n"
         "tell_parent(arguments=sys.argv[1:], variable=os.environ['A'], leads=os.getpgid(0))\n"
         "print('not to the log', flush=True)\n"
         "for word in words(): print(word, file=sys.stderr, flush=True)\n"
@@ -243,7 +243,7 @@ def test_a_child_is_killed_with_all_that_it_started_and_may_be_told_more(stand_i
     stand_in.write_text(
         "import subprocess\n"
         "from trainer.gang.process import words\n"
-        "from trainer.status import tell_parent\n"
+        "from trainer.worker_events import tell_parent\n"
         "tell_parent(pid=subprocess.Popen(['sleep', '99']).pid)\n"
         "list(words())\n"
     )

@@ -12,7 +12,7 @@ from trainer import presets
 from trainer.cli.main import PROGRAM
 from trainer.config import RUNTIME_SETTINGS
 from trainer.errors import ConfigError
-from trainer.gang import search, sweep
+from trainer.gang import sweep, sweep_file
 
 ROOT = Path(__file__).parents[3]
 LISTS: dict[str, list[Any]] = {
@@ -25,9 +25,9 @@ LISTS: dict[str, list[Any]] = {
 }
 
 
-def plan(**values: Any) -> list[search.Planned]:
+def plan(**values: Any) -> list[sweep_file.Planned]:
     settings = {"eval_epochs": 1.0, **values.pop("settings", {})}
-    return search.plan(search.parse({"folder": "out", "settings": settings, **values}))
+    return sweep_file.plan(sweep_file.parse({"folder": "out", "settings": settings, **values}))
 
 
 def subset(values: list[Any]) -> st.SearchStrategy[list[Any]]:
@@ -99,8 +99,8 @@ def test_draws_cover_their_range_evenly() -> None:
     assert {run.config.seed for run in few} == {1, 2, 3, 4}
     values = [
         run["seed"]
-        for run in search._draws(
-            search.Draws.model_validate({**draws, "settings": {"seed": {"low": 1, "high": 4}}})
+        for run in sweep_file._draws(
+            sweep_file.Draws.model_validate({**draws, "settings": {"seed": {"low": 1, "high": 4}}})
         )
     ]
     for value in range(1, 5):
@@ -124,7 +124,7 @@ random: {count: 3, settings: {weight_decay: {low: 1e-4, high: 1e-1, scale: log}}
 """
     assert yaml.safe_load(text)["settings"]["learning_rate"] == "1e-4"
     (tmp_path / "s.yaml").write_text(text)
-    runs = search.plan(search.read(str(tmp_path / "s.yaml")))
+    runs = sweep_file.plan(sweep_file.read(str(tmp_path / "s.yaml")))
     assert [run.config.learning_rate for run in runs] == [1e-4] * 5
     assert [run.config.weight_decay for run in runs[:2]] == [1e-4, 1e-3]
     assert all(1e-4 <= run.config.weight_decay <= 0.1 for run in runs[2:])
@@ -160,7 +160,7 @@ settings_of = st.fixed_dictionaries(
 @given(settings_of)
 def test_a_runs_arguments_mean_exactly_its_settings(settings: dict[str, Any]) -> None:
     config = presets.configure({"validation": 100, "eval_epochs": 1.0, **settings}, {})
-    options = PROGRAM.parse(search.arguments(config))
+    options = PROGRAM.parse(sweep_file.arguments(config))
     flags = {n: v for n in type(config).model_fields if (v := getattr(options, n)) is not None}
     assert presets.configure({}, flags) == config
 
@@ -199,7 +199,7 @@ def test_a_runs_arguments_mean_exactly_its_settings(settings: dict[str, Any]) ->
 )
 def test_a_bad_file_is_refused_in_one_line(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
-        search.plan(search.parse(values))
+        sweep_file.plan(sweep_file.parse(values))
     assert "\n" not in str(refused.value)
 
 
@@ -231,16 +231,16 @@ def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"{path}: not YAML"):
-        search.read(str(path))
+        sweep_file.read(str(path))
     with pytest.raises(ConfigError, match="No such file"):
-        search.read(str(tmp_path / "absent.yaml"))
+        sweep_file.read(str(tmp_path / "absent.yaml"))
 
 
 def test_nothing_runs_before_every_combination_is_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("it ran"))
-    wanted = search.parse(
+    wanted = sweep_file.parse(
         {"folder": str(tmp_path), "grid": {"batch_size": [32, 64, 0]}, "settings": {"data": "none"}}
     )
     with pytest.raises(ConfigError, match="batch_size 0"):
@@ -258,7 +258,7 @@ def test_the_example_is_good() -> None:
     path = ROOT / "docs/sweep.yaml"
     shown = (ROOT / "docs/compare.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     assert yaml.safe_load(shown) == yaml.safe_load(path.read_text())
-    runs = search.plan(search.read(str(path)))
+    runs = sweep_file.plan(sweep_file.read(str(path)))
     assert len(runs) == 8
     text = sweep.as_text(runs)
     assert text.splitlines()[0].startswith("1/8  learning_rate 0.001, batch_size 32  bucket/")

@@ -23,7 +23,7 @@ from trainer import sockets
 from trainer.errors import DataError
 from trainer.failure import Failure
 from trainer.gang import wire
-from trainer.gang.rendezvous import Event, Rendezvous, is_order
+from trainer.gang.coordinator import Coordinator, Event, is_order
 from trainer.gang.wire import MAX_LINE, Host, Link, proof
 
 pytestmark = pytest.mark.long
@@ -60,7 +60,7 @@ class Leader:
     """Rank 0's supervisor without a worker: a host and the rendezvous that it asks."""
 
     def __init__(self, port: int, workers: int = 3) -> None:
-        self.rendezvous = Rendezvous(workers, 3)
+        self.rendezvous = Coordinator(workers, 3)
         self._addresses = ["a:1"] * workers
         self.heard: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._one_at_a_time = threading.Lock()

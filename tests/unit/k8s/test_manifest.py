@@ -9,11 +9,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from k8s import manifest, spec
+from k8s import manifest, run_file
 from tests.support import restricted, series
 from tests.support.runfiles import FULL, PLAIN, run_files
 from trainer import config, presets
-from trainer.cluster import from_environment
+from trainer.cluster_spec import from_environment
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,7 @@ RUN_FILES = series.length(60, 5000)
 
 
 def objects(values: dict[str, Any]) -> list[dict[str, Any]]:
-    return manifest.objects(spec.parse(values, "run.yaml"))
+    return manifest.objects(run_file.parse(values, "run.yaml"))
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_golden_files(case: str) -> None:
 
 
 def test_the_manifests_are_those_of_the_example_run_file() -> None:
-    rendered = manifest.objects(spec.read(str(ROOT / "runs/mnist-cnn.yaml")))
+    rendered = manifest.objects(run_file.read(str(ROOT / "runs/mnist-cnn.yaml")))
     for item in rendered:
         assert item["metadata"].pop("namespace") == "trainyard"
         item["metadata"].pop("annotations", None)
@@ -104,7 +104,7 @@ def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     [FULL["train"], {}, {"model": "models.mine:wide"}, {"model": "a.b:c", "preset": "softmax"}],
 )
 def test_the_config_is_what_the_run_file_says(train: dict[str, Any]) -> None:
-    full = spec.parse({**FULL, "train": train}, "run.yaml")
+    full = run_file.parse({**FULL, "train": train}, "run.yaml")
     written = yaml.safe_load(manifest.objects(full)[0]["data"]["config.yaml"])
     assert presets.configure(written, {}) == full.config
     assert set(written) < set(config.TrainConfig.model_fields)

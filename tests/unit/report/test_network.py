@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from tests.support import networks
-from trainer.report import network, page
+from trainer.report import html, network
 
 pytestmark = pytest.mark.tensorflow
 
@@ -165,5 +165,5 @@ def test_weights_that_do_not_belong_to_the_model(change: str) -> None:
 
 
 def test_the_panel_tells_why_there_is_no_model() -> None:
-    panel = page.render("draw.html", network=None, network_reason="2 < 3.").decode()
+    panel = html.render("draw.html", network=None, network_reason="2 < 3.").decode()
     assert panel.strip() == '<p class="empty">2 &lt; 3.</p>'

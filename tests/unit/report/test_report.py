@@ -25,8 +25,8 @@ from trainer.cli.main import main
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
 from trainer.report import charts, facts, terminal, vega
-from trainer.report import html as report
-from trainer.report.page import MOST_PIXELS, png
+from trainer.report import run_page as report
+from trainer.report.html import MOST_PIXELS, png
 from trainer.runs import checkpoint, predictions, run_folder
 from trainer.storage.base import open_storage
 
@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def page_of(where: Path) -> Page:
-    return Page(report.html(facts.gather(str(where))).decode())
+    return Page(report.as_page(facts.gather(str(where))).decode())
 
 
 def text_of(where: Path) -> str:
@@ -124,7 +124,7 @@ def check_html(page: Page) -> None:
 def test_the_page_of_a_whole_run(folder: Path) -> None:
     page = page_of(folder)
     check_html(page)
-    html = report.html(facts.gather(str(folder))).decode()
+    html = report.as_page(facts.gather(str(folder))).decode()
     assert len(html) < 300_000
     assert set(re.findall(r"https?://[^\"' ]+", html)) <= {
         "http://www.w3.org/2000/svg",
@@ -201,7 +201,7 @@ def test_figures_of_real_predictions_are_those_of_sklearn() -> None:
 def test_the_page_shows_these_figures(folder: Path) -> None:
     quality = facts.gather(str(folder)).quality
     assert isinstance(quality, metrics.Quality)
-    html = report.html(facts.gather(str(folder))).decode()
+    html = report.as_page(facts.gather(str(folder))).decode()
     table = html[html.index('class="confusion"') :].partition("</table>")[0]
     cells = np.array(re.findall(r"<td class=\"(?:hit|miss|none)\"[^>]*>(\d+)</td>", table), int)
     np.testing.assert_array_equal(cells.reshape(10, 10), quality.matrix)
@@ -350,7 +350,7 @@ def test_a_panel_says_why_it_is_empty(
 def test_few_and_many_classes(tmp_path: Path, classes: int) -> None:
     folder = make_run(tmp_path, classes)
     check_html(page_of(folder))
-    assert len(report.html(facts.gather(str(folder)))) < 300_000
+    assert len(report.as_page(facts.gather(str(folder)))) < 300_000
     text = text_of(folder)
     assert max(map(len, text.splitlines())) <= 80
     assert ("too many for 80 columns" in text) == (classes == 26)

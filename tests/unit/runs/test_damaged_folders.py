@@ -23,7 +23,7 @@ from trainer.cli.main import main
 from trainer.config import parse
 from trainer.data import dataset
 from trainer.errors import UserError
-from trainer.gang import attempt_log
+from trainer.gang import attempts
 from trainer.report import vega
 from trainer.report.tensorboard import Mirror
 from trainer.report.vega import Spec
@@ -109,7 +109,7 @@ def resume(folder: Path, good: Path) -> None:
     found = checkpoint.newest_good(storage, None, digest, warnings.append, 1 << 24)
     records = run_folder.read_metrics(storage, found.step if found else 0, warnings.append)
     run_folder.lines(records)
-    journal = attempt_log.AttemptLog(lambda: storage, warnings.append)
+    journal = attempts.AttemptLog(lambda: storage, warnings.append)
     journal.add({"start": 0.0})
     journal.close(PATIENCE)
     log = event_log.open_log(storage, config, 1000, 1000, warnings.append)

@@ -19,7 +19,7 @@ from tensorboard.compat.tensorflow_stub.errors import OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from trainer import steps
+from trainer import schedule
 from trainer.config import TrainConfig, parse
 from trainer.data.dataset import Split
 from trainer.errors import UnavailableError
@@ -226,7 +226,7 @@ def check_complete(folder: Path, until: int) -> None:
     for tag in ("loss", "accuracy"):
         expected = [(line["step"], pytest.approx(line[tag])) for line in training]
         assert found[tag] == expected
-    rates = steps.learning_rates(CONFIG, TOTAL, 0, until)
+    rates = schedule.learning_rates(CONFIG, TOTAL, 0, until)
     assert found["learning_rate"] == [(line["step"], rates[line["step"] - 1]) for line in training]
     found = joined(folder, "validation")
     validations = [line for line in lines if "validation_loss" in line]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
 from trainer.train import all_reduce
 from trainer.train.all_reduce import RingAllReduce, RingError, Vector

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import presets
-from trainer.cluster import ALONE, Cluster
+from trainer.cluster_spec import ALONE, Cluster
 from trainer.data.dataset import Dataset, Split
 from trainer.train import devices
 

@@ -14,7 +14,7 @@ from trainer import metrics
 from trainer.config import parse
 from trainer.errors import ConfigError, DataError
 from trainer.presets import PRESETS
-from trainer.runs.restore import Restored, Settings
+from trainer.runs.trained_weights import Restored, Settings
 from trainer.storage.local import LocalStorage
 from trainer.train import models
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support.samples import delivered
-from trainer import metrics, steps
-from trainer.cluster import ALONE, Cluster
+from trainer import metrics, schedule
+from trainer.cluster_spec import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset, idx, sampler, shards, stream
 from trainer.data.dataset import Dataset, Split
@@ -317,9 +317,9 @@ def test_weights_that_are_no_numbers_are_never_stored(tmp_path: Path) -> None:
 
 def test_batches_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size: 131: more than the 130 training images"):
-        steps.check_batch(131, len(DATA.train.labels), 1)
+        schedule.check_batch(131, len(DATA.train.labels), 1)
     with pytest.raises(ConfigError, match="not divisible by the 3 workers' devices; give 15 or 18"):
-        steps.check_batch(16, len(DATA.train.labels), 3)
+        schedule.check_batch(16, len(DATA.train.labels), 3)
 
 
 class Meeting:

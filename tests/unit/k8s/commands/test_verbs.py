@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s import spec
+from k8s import run_file as spec
 from k8s.__main__ import main
 from k8s.commands import doctor, follow, submit
 from k8s.commands.screen import Screen

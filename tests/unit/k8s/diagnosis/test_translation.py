@@ -17,11 +17,11 @@ from k8s.diagnosis.cause import Cause, Observed, diagnose
 from k8s.diagnosis.evidence import json_object
 from tests.support.pods import NOW, ended, job, pod
 from trainer import errors, failure, progress
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.failure import Failure
-from trainer.gang import failures as gangs
+from trainer.gang import found_failures as gangs
 from trainer.gang import worker
-from trainer.gang.rendezvous import Rendezvous
+from trainer.gang.coordinator import Coordinator
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TABLE = str.maketrans(
@@ -65,7 +65,7 @@ def of_the_supervisor(rank: int) -> list[Failure]:
 def of_the_rendezvous() -> Iterator[Failure]:
     """What rank 0 records of others."""
     for events in ((), ("stopping",)):
-        rendezvous = Rendezvous(2, 0)
+        rendezvous = Coordinator(2, 0)
         for name in ("here", "ready"):
             for rank in (0, 1):
                 rendezvous.handle(rank, {"event": name}, 0.0)

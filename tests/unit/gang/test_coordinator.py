@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import series
 from trainer.failure import Failure, parse
-from trainer.gang.rendezvous import FINAL, Event, Order, Rendezvous
+from trainer.gang.coordinator import FINAL, Coordinator, Event, Order
 
 Move = tuple[Any, ...]  # what to call, and its arguments
 
@@ -147,7 +147,7 @@ class World:
         if member.rank == 0 and self.stored:
             self.over = True  # it finds the result
         elif member.rank == 0:
-            self.rendezvous = Rendezvous(len(self.members), self.max_restarts)
+            self.rendezvous = Coordinator(len(self.members), self.max_restarts)
             self.account = Account(self.max_restarts)
             self.inbox: deque[tuple[int, Event]] = deque()
             self.wires: dict[int, Line] = {}
@@ -301,7 +301,7 @@ def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease
         assert world.over, f"seed {seed}: the gang does not finish"
 
 
-def orders(rendezvous: Rendezvous, *events: tuple[int, str]) -> list[Order]:
+def orders(rendezvous: Coordinator, *events: tuple[int, str]) -> list[Order]:
     """The last orders, without the ones that name missing ranks."""
     given: list[Order] = []
     for rank, name in events:
@@ -310,8 +310,8 @@ def orders(rendezvous: Rendezvous, *events: tuple[int, str]) -> list[Order]:
     return [(rank, order) for rank, order in given if order["order"] != "waiting"]
 
 
-def started(max_restarts: int = 0) -> Rendezvous:
-    rendezvous = Rendezvous(2, max_restarts)
+def started(max_restarts: int = 0) -> Coordinator:
+    rendezvous = Coordinator(2, max_restarts)
     given = orders(rendezvous, (0, "here"), (1, "here"), (0, "ready"), (1, "ready"))
     assert given == [(r, {"order": "start", "attempt": 1, "after": None}) for r in (0, 1)]
     return rendezvous
@@ -377,7 +377,7 @@ def test_a_lost_supervisor_may_call_again_once_it_is_dismissed() -> None:
 
 def test_a_gang_of_a_thousand_is_told_few_times_who_is_missing() -> None:
     workers = 1024
-    rendezvous = Rendezvous(workers, 3)
+    rendezvous = Coordinator(workers, 3)
     told = [rendezvous.handle(rank, {"event": "here"}, 0.0) for rank in range(workers)]
     assert sum(map(len, told)) < 12 * workers
     assert {
@@ -388,7 +388,7 @@ def test_a_gang_of_a_thousand_is_told_few_times_who_is_missing() -> None:
 
 
 def test_rank_0_knows_who_is_missing_however_many_are() -> None:
-    rendezvous = Rendezvous(20, 3)
+    rendezvous = Coordinator(20, 3)
     known: list[int] = []
     for rank in range(11):
         for to, order in rendezvous.handle(rank, {"event": "here"}, 0.0):

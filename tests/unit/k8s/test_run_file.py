@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from k8s import spec
-from k8s.spec import RunSpec
+from k8s import run_file
+from k8s.run_file import RunSpec
 from tests.support.runfiles import FULL, PLAIN
 from trainer.errors import ConfigError
 
@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[3]
 )
 def test_a_bad_value_ends_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        spec.parse({**PLAIN, **change}, "run.yaml")
+        run_file.parse({**PLAIN, **change}, "run.yaml")
     assert str(error.value).startswith("run.yaml: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -59,13 +59,13 @@ def test_a_bad_value_ends_in_one_line(change: dict[str, Any], message: str) -> N
 def test_a_missing_field_is_named_with_its_meaning() -> None:
     values = {key: value for key, value in PLAIN.items() if key != "image"}
     with pytest.raises(ConfigError, match="image is missing: Run this image"):
-        spec.parse(values, "run.yaml")
+        run_file.parse(values, "run.yaml")
 
 
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "MY_TOKEN", "AWS_SECRET_ACCESS_KEY", "api_key"])
 def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(ConfigError, match="looks like a secret") as error:
-        spec.parse({**PLAIN, "environment": {name: "hunter2"}}, "run.yaml")
+        run_file.parse({**PLAIN, "environment": {name: "hunter2"}}, "run.yaml")
     assert "hunter2" not in str(error.value)
     assert "environment_secrets" in str(error.value)
 
@@ -74,9 +74,9 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
 def test_the_longest_name_is_that_whose_last_pod_has_63_characters(
     workers: int, longest: int
 ) -> None:
-    spec.parse({**PLAIN, "name": "a" * longest, "workers": workers}, "run.yaml")
+    run_file.parse({**PLAIN, "name": "a" * longest, "workers": workers}, "run.yaml")
     with pytest.raises(ConfigError, match="64 characters, and 63 are allowed; take away 1"):
-        spec.parse({**PLAIN, "name": "a" * (longest + 1), "workers": workers}, "run.yaml")
+        run_file.parse({**PLAIN, "name": "a" * (longest + 1), "workers": workers}, "run.yaml")
 
 
 @pytest.mark.parametrize(
@@ -95,37 +95,37 @@ def test_a_file_that_is_no_run_file(text: str, message: str, tmp_path: Path) -> 
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        spec.read(str(path))
+        run_file.read(str(path))
     with pytest.raises(ConfigError, match="No such file"):
-        spec.read(str(tmp_path / "none.yaml"))
+        run_file.read(str(tmp_path / "none.yaml"))
 
 
 def test_values_are_read_as_people_write_them() -> None:
-    full = spec.parse(FULL, "run.yaml")
+    full = run_file.parse(FULL, "run.yaml")
     assert (full.deadline, full.start_deadline, full.ttl) == (28800, 1800, 604800)
     assert full.resources.cpu == "3.5"
     assert full.environment["TF_CPP_MIN_LOG_LEVEL"] == "1"
-    exact = spec.parse({**PLAIN, "environment": {"A": 20261120, "B": 0.123456789}}, "x")
+    exact = run_file.parse({**PLAIN, "environment": {"A": 20261120, "B": 0.123456789}}, "x")
     assert exact.environment == {"A": "20261120", "B": "0.123456789"}
-    spec.parse({**PLAIN, "environment": {"TOKENIZERS_PARALLELISM": "false"}}, "x")
-    assert spec.parse({**PLAIN, "resources": {"memory": 2147483648}}, "x").resources.memory
+    run_file.parse({**PLAIN, "environment": {"TOKENIZERS_PARALLELISM": "false"}}, "x")
+    assert run_file.parse({**PLAIN, "resources": {"memory": 2147483648}}, "x").resources.memory
     assert full.run_uri.startswith("gs://bucket/runs/fashion-mlp-100-")
     assert full.config.workers == 12
     assert full.config.steps == 0  # the epochs win over the preset's steps
     assert full.config.log_format == "json"
-    assert spec.parse(PLAIN, "run.yaml").config.log_format == "json"
-    assert spec.parse(FULL, "x", namespace="other").namespace == "other"
+    assert run_file.parse(PLAIN, "run.yaml").config.log_format == "json"
+    assert run_file.parse(FULL, "x", namespace="other").namespace == "other"
 
 
 def test_two_ways_to_write_a_run_are_one() -> None:
     written = {**PLAIN, "deadline": "24h", "retries": 3, "resources": {"cpu": 1}}
-    assert spec.parse(written, "a").canonical() == spec.parse(PLAIN, "b").canonical()
-    other = spec.parse({**PLAIN, "workers": 2, "train": {"seed": 5}}, "c").canonical()
-    assert spec.difference(spec.parse(PLAIN, "b").canonical(), other) == [
+    assert run_file.parse(written, "a").canonical() == run_file.parse(PLAIN, "b").canonical()
+    other = run_file.parse({**PLAIN, "workers": 2, "train": {"seed": 5}}, "c").canonical()
+    assert run_file.difference(run_file.parse(PLAIN, "b").canonical(), other) == [
         'train (the default there, {"seed": 5} here)',
         "workers (the default there, 2 here)",
     ]
-    again = spec.parse(json.loads(other), "d")
+    again = run_file.parse(json.loads(other), "d")
     assert again.canonical() == other
 
 
@@ -140,11 +140,11 @@ def test_two_ways_to_write_a_run_are_one() -> None:
     ],
 )
 def test_pinned(image: str, *, pinned: bool) -> None:
-    assert (spec.parse({**PLAIN, "image": image}, "x").pinned() is not None) == pinned
+    assert (run_file.parse({**PLAIN, "image": image}, "x").pinned() is not None) == pinned
 
 
 def test_the_schema_knows_every_field_and_no_other() -> None:
-    schema = spec.schema()
+    schema = run_file.schema()
     assert set(schema["properties"]) == set(RunSpec.model_fields)
     assert schema["additionalProperties"] is False
     train = schema["properties"]["train"]
@@ -157,4 +157,4 @@ def test_the_run_files_of_the_project_are_good() -> None:
     paths = list((ROOT / "runs").glob("*.yaml"))
     assert paths
     for path in paths:
-        assert spec.read(str(path)).name == path.stem
+        assert run_file.read(str(path)).name == path.stem

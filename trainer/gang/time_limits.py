@@ -1,11 +1,19 @@
-"""How long a worker that is alive may take for a step. Pure.
+"""How long a worker may take: to load, to meet the others, for a step, and to leave. Pure.
 
 Heartbeats come from a thread of their own: they continue while a step never ends. So each one
 carries what the worker does and a count that grows with every step. The limit of the time without
 growth follows from how long earlier steps took.
 """
 
-from trainer.status import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
+from trainer.worker_events import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
+
+FROZEN = 10.0  # seconds without a sign of life after which a worker counts as frozen
+LOADING = 900.0  # seconds to import TensorFlow and load the data
+JOINING = 60.0  # seconds for workers that were started together to meet
+GRACE = 25.0  # seconds from the request to stop until a worker is killed
+LEAVING = 10.0  # seconds from a peer's loss until a worker is killed that does not commit
+PORT_PATIENCE = 10.0  # seconds for another process to free our port
+LINGER = 15.0  # seconds that rank 0's supervisor waits for others to finish
 
 FLOOR = 60.0  # seconds; a machine that swaps or is throttled holds up any step for a while
 FACTOR = 10.0  # times the longest step so far

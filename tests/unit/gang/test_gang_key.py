@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import DataError
-from trainer.gang.membership import VARIABLE, Keyring, new, object_name
+from trainer.gang.gang_key import VARIABLE, Keyring, new, object_name
 from trainer.storage.local import LocalStorage
 
 NAME = object_name("mnist-cnn")

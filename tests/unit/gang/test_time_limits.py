@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.gang import stall
-from trainer.gang.stall import FACTOR, FIRST, FLOOR, Stall
-from trainer.status import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
+from trainer.gang import time_limits
+from trainer.gang.time_limits import FACTOR, FIRST, FLOOR, Stall
+from trainer.worker_events import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
 
 
 def train(
@@ -61,7 +61,7 @@ def test_the_limit_grows_with_what_steps_take_up_to_half_an_hour(
     now, alarm = train(watch, [seconds] * 3 + [seconds * slower], 0.0)
     assert alarm is None
     longest = seconds * slower
-    expected = max(FLOOR, min(FACTOR * longest, longest + stall.OTHER))
+    expected = max(FLOOR, min(FACTOR * longest, longest + time_limits.OTHER))
     assert expected - 2 <= found_after(watch, now) <= expected + FACTOR + 2
 
 
@@ -99,8 +99,8 @@ def test_who_waits_for_another_rank_is_found_after_it() -> None:
 @pytest.mark.parametrize(
     ("pulse", "limit", "words"),
     [
-        (Pulse("", 9, waits=False), stall.OTHER, "is alive but has finished no work"),
-        (Pulse(GATHERING, 9, waits=True), stall.OTHER, "has waited"),
+        (Pulse("", 9, waits=False), time_limits.OTHER, "is alive but has finished no work"),
+        (Pulse(GATHERING, 9, waits=True), time_limits.OTHER, "has waited"),
         (Pulse(GATHERING, 9, waits=False), FLOOR, "is alive but has finished no work"),
         (Pulse(EVALUATING, 9, waits=False), FIRST, "has finished no batch of its evaluation"),
     ],
@@ -116,8 +116,8 @@ def test_whatever_a_worker_does_has_a_limit(pulse: Pulse, limit: float, words: s
 
 def test_a_worker_that_never_gives_a_heartbeat_of_its_own_has_one_too() -> None:
     watch = Stall(1e6)
-    assert watch.overdue(1e6 + stall.OTHER - 1) is None
-    assert watch.overdue(1e6 + stall.OTHER + 1)
+    assert watch.overdue(1e6 + time_limits.OTHER - 1) is None
+    assert watch.overdue(1e6 + time_limits.OTHER + 1)
 
 
 @pytest.mark.parametrize(

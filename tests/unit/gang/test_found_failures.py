@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.failure import Failure
-from trainer.gang.failures import leave_message, of_exit
+from trainer.gang.found_failures import leave_message, of_exit
 
 TRACEBACK = """\
 2026-11-20 10:00:00.1: I tensorflow/core/platform: an optimized build

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.cluster import Cluster
+from trainer.cluster_spec import Cluster
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
-from trainer.gang.rendezvous import FEW
+from trainer.gang.coordinator import FEW
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows its content
 

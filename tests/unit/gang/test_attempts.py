@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UnavailableError
-from trainer.gang.attempt_log import AttemptLog
+from trainer.gang.attempts import AttemptLog
 from trainer.runs import run_folder
 from trainer.storage.base import Storage
 from trainer.storage.local import LocalStorage

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.cluster import ALONE, DEFAULT_PORT, Cluster, environment, from_environment
+from trainer.cluster_spec import ALONE, DEFAULT_PORT, Cluster, environment, from_environment
 from trainer.errors import ConfigError
 
 POD = {

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import TrainConfig
-from trainer.steps import START_DIVISOR, WARMUP_SHARE, learning_rates
+from trainer.schedule import START_DIVISOR, WARMUP_SHARE, learning_rates
 
 PEAK = 0.25
 

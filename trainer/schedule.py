@@ -61,6 +61,7 @@ def learning_rates(
     elif config.schedule == "cosine":
         factor = 0.5 * (1 + np.cos(np.pi * progress))
     else:
+        assert config.schedule == "one-cycle"
         rising = 0.5 * (1 - np.cos(np.pi * progress / WARMUP_SHARE))
         falling = 0.5 * (1 + np.cos(np.pi * (progress - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
         start = 1 / START_DIVISOR

@@ -1,17 +1,55 @@
 """attempts.jsonl: a line for each attempt of the gang, with its steps and what ended it.
 
-The lines are those of `rendezvous.GangAttempt`; failures in them are records of `trainer.failure`.
+Failures in it are records of `trainer.failure`.
 """
 
 import json
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.failure import Failure
 from trainer.runs import run_folder
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
+
+
+@dataclass
+class GangAttempt:
+    """One attempt of the whole gang, a line of attempts.jsonl.
+
+    Attributes:
+        number: counted from 1 by this coordinator.
+        start: when it began, seconds since the epoch.
+        first_step: the newest committed step then, as far as known.
+        failures: of its ranks, in the order of their reports.
+    """
+
+    number: int
+    start: float
+    first_step: int
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def root_cause(self) -> Failure | None:
+        """The first failure that is not a consequence of another one."""
+        own = [each for each in self.failures if not each.consequence]
+        return next(iter(own or self.failures), None)
+
+    def record(self, end: float, last_step: int) -> dict[str, Any]:
+        """Return its line, for an end at this time with this newest committed step."""
+        cause = self.root_cause
+        return {
+            "attempt": self.number,
+            "start": round(self.start, 3),
+            "end": round(end, 3),
+            "first_step": self.first_step,
+            "last_step": last_step,
+            "cause": cause.record() if cause else None,
+            "others": [each.record() for each in self.failures if each is not cause],
+        }
 
 
 class AttemptLog:

@@ -33,7 +33,7 @@ class Cluster:
         rank: of this worker, from 0.
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
-        rendezvous: host:port where rank 0's supervisor accepts the others (see rendezvous.py).
+        rendezvous: host:port where rank 0's supervisor accepts the others.
         service: the headless Service's name.
     """
 
@@ -70,6 +70,15 @@ class Cluster:
         # The port of a pod is known ahead, for its NetworkPolicy.
         port = sockets.split_endpoint(self.addresses[self.rank])[1] + 2
         return (self.hosts[self.rank], 0) if self.local else ("", port)
+
+    def seen_at(self, hosts: Mapping[int, str]) -> list[str]:
+        """Return each worker's address, by rank, on the host from which it has called rank 0.
+
+        Args:
+            hosts: by rank; a worker whose host is not there keeps its address.
+        """
+        named = map(sockets.split_endpoint, self.addresses)
+        return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
 
     def tf_config(self) -> str:
         """Return the value of TF_CONFIG that makes TensorFlow form this gang."""

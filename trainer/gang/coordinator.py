@@ -1,4 +1,4 @@
-"""How the supervisors of a gang start and restart their workers together.
+"""When the workers of a gang start, restart together, or give up.
 
 Rank 0's supervisor holds the rendezvous. Each rank's supervisor reports when its worker could
 start; once all have, rank 0 orders the next attempt. When one worker ends early, rank 0 orders the
@@ -16,11 +16,11 @@ meet.
 This is pure: events in, orders out. wire.py carries them between machines.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
 from trainer.failure import Failure, Kind, parse
+from trainer.gang.attempts import GangAttempt
 
 Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
@@ -30,43 +30,7 @@ MOST_STEPS = 1 << 53
 FINAL = {ConfigError.exit_code, DataError.exit_code, UnavailableError.exit_code}
 
 
-@dataclass
-class GangAttempt:
-    """One attempt of the whole gang, a line of attempts.jsonl.
-
-    Attributes:
-        number: counted from 1 by this rendezvous.
-        start: when it began, seconds since the epoch.
-        first_step: the newest committed step then, as far as known.
-        failures: of its ranks, in the order of their reports.
-    """
-
-    number: int
-    start: float
-    first_step: int
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def root_cause(self) -> Failure | None:
-        """The first failure that is not a consequence of another one."""
-        own = [each for each in self.failures if not each.consequence]
-        return next(iter(own or self.failures), None)
-
-    def record(self, end: float, last_step: int) -> dict[str, Any]:
-        """Return its line, for an end at this time with this newest committed step."""
-        cause = self.root_cause
-        return {
-            "attempt": self.number,
-            "start": round(self.start, 3),
-            "end": round(end, 3),
-            "first_step": self.first_step,
-            "last_step": last_step,
-            "cause": cause.record() if cause else None,
-            "others": [each.record() for each in self.failures if each is not cause],
-        }
-
-
-class Rendezvous:
+class Coordinator:
     """The state of a gang as rank 0's supervisor knows it.
 
     Args:

@@ -8,7 +8,7 @@ from trainer.config import parse
 from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.restore import restore, restore_with, settings, weights
+from trainer.runs.trained_weights import restore, restore_with, settings, weights
 from trainer.storage.local import LocalStorage
 
 STEPS = (100, 200, 300)
