@@ -57,7 +57,7 @@ def test_where_the_report_is_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     told = outcome(tmp_path / "run")
     assert told.said == [f"report in {tmp_path}/run/report.html"]
     assert told.warned == []
-    assert (tmp_path / "called").read_text() == f"-m trainer report --run {tmp_path}/run\n"
+    assert (tmp_path / "called").read_text() == f"-P -m trainer report --run {tmp_path}/run\n"
 
 
 def test_one_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import trainer
 from tests.support.processes import ROOT, environment, wait_until
 from trainer.gang.process import TUNABLES, Child, huge_pages
 from trainer.worker_events import STATUS_FD, Event, tell_parent
@@ -188,7 +189,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "trainer"
     package.mkdir()
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'trainer')!r})\n")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "__file__", str(package / "__init__.py"))
     return package / "__main__.py"
 
 
