@@ -32,9 +32,9 @@ from trainer.errors import StoppedError, UserError
 from trainer.failure import FailedError, Failure
 from trainer.gang import final_report, found_failures, gang_key, process
 from trainer.gang.coordinator import FINAL
-from trainer.gang.leader import Leader
 from trainer.gang.memory import Memory
 from trainer.gang.process import Child
+from trainer.gang.rendezvous_host import RendezvousHost
 from trainer.gang.states import Finished, Leaving, Loading, Ready, Running, State, WorkerAttempt
 from trainer.gang.time_limits import (
     FROZEN,
@@ -113,9 +113,9 @@ class Supervisor:
             gang_key.object_name(cluster.service),
             os.environ,
         )
-        self._leader: Leader | None = None
+        self._rendezvous: RendezvousHost | None = None
         if cluster.rank == 0:
-            self._leader = Leader(
+            self._rendezvous = RendezvousHost(
                 config, cluster, self._keyring, self._reporter, self._later, self._obey
             )
         self._link: Link | None = None  # of any other rank
@@ -140,13 +140,13 @@ class Supervisor:
             self._child.kill()
         if self._link:
             self._link.close()
-        if self._leader:
-            self._leader.close(finished=isinstance(self._state, Finished))
+        if self._rendezvous:
+            self._rendezvous.close(finished=isinstance(self._state, Finished))
 
     def _is_over(self) -> bool:
         if not isinstance(self._state, Finished):
             return False
-        others_done = self._leader is None or self._leader.all_finished
+        others_done = self._rendezvous is None or self._rendezvous.all_finished
         late = time.monotonic() - self._state.since > LINGER
         return others_done or late or self._stop.is_set()
 
@@ -170,13 +170,13 @@ class Supervisor:
 
     def _connect(self, state: Ready, now: float) -> None:
         """Join the rendezvous, or hold it; the data are loaded, so this rank can take part."""
-        if self._leader and not self._leader.is_open:
+        if self._rendezvous and not self._rendezvous.is_open:
             try:
-                self._leader.open()
+                self._rendezvous.open()
             except OSError as error:
                 _, port = sockets.split_endpoint(self._cluster.rendezvous)
                 self._check_patience(state, now, port, os.strerror(error.errno or 0))
-        elif self._leader is None and self._link is None:
+        elif self._rendezvous is None and self._link is None:
             address = sockets.split_endpoint(self._cluster.rendezvous)
             rank, workers = self._cluster.rank, self._cluster.workers
             obey = self._later(self._obey)
@@ -210,7 +210,7 @@ class Supervisor:
                 time.sleep(1)
 
     def _report_ready(self, state: Ready, now: float) -> None:
-        connected = self._leader.is_open if self._leader else self._missing != [0]
+        connected = self._rendezvous.is_open if self._rendezvous else self._missing != [0]
         if state.reported or not connected:
             return
         if trouble := _port_trouble(self._cluster, self._config):
@@ -278,8 +278,8 @@ class Supervisor:
 
     def _tell(self, **event: Any) -> None:
         """Report an event of this rank to the rendezvous."""
-        if self._leader:
-            self._leader.tell(**event)
+        if self._rendezvous:
+            self._rendezvous.tell(**event)
         elif self._link:
             self._link.send(event)
 

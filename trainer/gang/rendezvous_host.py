@@ -23,7 +23,7 @@ from trainer.worker_events import Event, tell_parent
 STORING = 3.0  # seconds at the end for a slow store
 
 
-class Leader:
+class RendezvousHost:
     """Holds the rendezvous of a gang, once it is open.
 
     Args:
