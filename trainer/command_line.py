@@ -18,6 +18,10 @@ from trainer.errors import ConfigError, UserError
 from trainer.text import nearest, one_line
 
 DISTRIBUTION = "trainyard-batch"  # its name on the package index
+# What the extras `trainer` and `k8s` install; any other module that is missing is a defect.
+OPTIONAL = frozenset(
+    ("jinja2", "keras", "kubernetes", "PIL", "safetensors", "scipy", "tensorboard", "tensorflow")
+)
 INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it
 
 
@@ -125,7 +129,7 @@ def exit_code(
 
 def _missing(error: ModuleNotFoundError) -> str:
     package = str(error.name).partition(".")[0]
-    if package in ("trainer", "k8s"):
+    if package not in OPTIONAL:
         raise error
     return (
         f"the package {package} is not installed; install what this command needs: "

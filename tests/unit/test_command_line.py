@@ -90,9 +90,10 @@ def test_what_a_user_can_fix_is_one_line(
     assert capsys.readouterr().err == message
 
 
-def test_a_defect_is_shown_whole() -> None:
+@pytest.mark.parametrize("name", ["trainer.nothing", "torch", "of_the_users_model"])
+def test_a_module_that_no_extra_installs_is_a_defect_and_shown_whole(name: str) -> None:
     def fail() -> None:
-        raise ModuleNotFoundError(name="trainer.nothing")
+        raise ModuleNotFoundError(name=name)
 
     with pytest.raises(ModuleNotFoundError):
         exit_code("a", fail)
