@@ -59,8 +59,11 @@ class Program:
         options, unknown = parser.parse_known_args(arguments)
         if unknown:
             name = unknown[0].partition("=")[0]
-            flags = self._flags(options.command)
-            parser.error(f"unknown argument {name!r}{nearest(name, flags)}")
+            flags = [flag for flag in self._flags(options.command) if flag != name]
+            raise ConfigError(
+                f"unknown argument {name!r}{nearest(name, flags)} "
+                f"({self.name} {options.command} --help lists all)"
+            )
         return options
 
     def command(self, arguments: Sequence[str]) -> str:

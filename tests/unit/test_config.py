@@ -231,7 +231,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest(capsys: pytest.CaptureFixtu
     assert main(["train", "--batch-sise", "3"]) == 2
     assert capsys.readouterr().err == (
         "trainer: unknown argument '--batch-sise'; did you mean --batch-size? "
-        "(trainer --help lists all)\n"
+        "(trainer train --help lists all)\n"
     )
 
 

@@ -19,7 +19,7 @@ from trainer.runs import run_folder
 from trainer.runs.predictions import Predictions, images_sha256
 from trainer.runs.trained_weights import MOST_VALUES
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
-from trainer.text import first_problem
+from trainer.text import first_problem, printable
 
 Model = TypeVar("Model", bound=BaseModel)
 LabelledImages = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
@@ -91,7 +91,7 @@ class Attempt(BaseModel):
         if self.cause is None:
             return ""
         rank = "" if self.cause.rank is None else f"rank {self.cause.rank}: "
-        return rank + self.cause.message
+        return printable(rank + self.cause.message)
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,10 @@ def _checked(
         return tuple(model.model_validate(value) for value in values)
     except ValidationError as error:
         problem = first_problem(error)
-        field = ".".join(problem.path)
-        raise DataError(
-            f"{storage.uri}/{name}: damaged: {field}: {problem.rule}; {remedy}"
-        ) from None
+        rule = f"{'.'.join(problem.path)}: {problem.rule}"
+        if len(problem.path) < 2 and "instance of" in problem.rule:
+            rule = f"{'.'.join(problem.path) or 'each line'}: must be a JSON object"
+        raise DataError(f"{storage.uri}/{name}: damaged: {rule}; {remedy}") from None
 
 
 def test_images(data: str, found: Predictions | None) -> LabelledImages | str:

@@ -447,6 +447,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     assert not [script for script in page.scripts if "alert" in script]
     assert "{{ 7*7 }}" in page.texts["settings"]
     assert "49" not in squeezed(page.texts["attempts"])
+    assert "\x1b" not in page.texts["attempts"]
     assert len(page.elements) < clean + 80
     text = text_of(folder)
     assert "\x1b" not in text
