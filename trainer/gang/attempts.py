@@ -23,7 +23,7 @@ class GangAttempt:
     Attributes:
         number: counted from 1 by this coordinator.
         start: when it began, seconds since the epoch.
-        first_step: the newest committed step then, as far as known.
+        first_step: the step that it started from; the newest known one if it ended before.
         failures: of its ranks, in the order of their reports.
     """
 

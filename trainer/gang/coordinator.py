@@ -7,9 +7,10 @@ meet.
 
     here       a supervisor is connected              -> start      all are ready: attempt N
     ready      its worker could start                 -> leave      commit and end attempt N
-    committed  a checkpoint of this step is stored    -> waiting    these ranks are missing
-    stopping   it was asked to stop                   -> give_up    with the root cause
-    ended      its worker ended, with its failure     -> dismissed  one that is gone may call again
+    resumed    its worker starts from this step       -> waiting    these ranks are missing
+    committed  a checkpoint of this step is stored    -> give_up    with the root cause
+    stopping   it was asked to stop                   -> dismissed  one that is gone may call again
+    ended      its worker ended, with its failure
     finished   its worker is done
     gone       its connection was lost
 
@@ -74,9 +75,8 @@ class Coordinator:
                 if rank not in self._at_work:  # else it reported before it knew of the start
                     self._ready.add(rank)
                 return self._start(now)
-            case "committed":
-                self._step = max(self._step, int(event["step"]))
-                return []
+            case "resumed" | "committed":
+                return self._know(int(event["step"]), started=event["event"] == "resumed")
             case "stopping":
                 return self._note(_own(rank, "stopped", "it was asked to stop"))
             case "ended":
@@ -94,6 +94,13 @@ class Coordinator:
             case "gone":
                 return self._lose(rank, now)
         raise AssertionError(event)
+
+    def _know(self, step: int, *, started: bool) -> list[Order]:
+        """Take note of a stored step; ``started``: the attempt starts from it."""
+        self._step = max(self._step, step)
+        if started and self._attempt:  # a command's first attempt knows of no step before
+            self._attempt.first_step = max(self._attempt.first_step, step)
+        return []
 
     def close(self, now: float) -> None:
         """Record the current attempt, if any, as ended."""
@@ -182,7 +189,7 @@ def is_sound(event: Event, rank: int) -> bool:
     match event:
         case {"event": "ready" | "stopping" | "finished"}:
             return True
-        case {"event": "committed", "step": int(step)}:
+        case {"event": "resumed" | "committed", "step": int(step)}:
             return 0 <= step <= MOST_STEPS
         case {"event": "ended", "failure": failure}:
             found = parse(failure)

@@ -355,7 +355,7 @@ class Supervisor:
         match event:
             case {"event": "prepared"}:
                 self._prepared()
-            case {"event": "committed"}:
+            case {"event": "resumed" | "committed"}:
                 self._tell(**event)
             case {"event": "exit", "code": code}:
                 self._child_gone(code)
@@ -407,6 +407,7 @@ class Supervisor:
         log = self._log.read_bytes()[attempt.log_start :].decode(errors="replace")
         found = self._explain(attempt, code, log)
         if stopping:
+            found = found.but(consequence=False)
             raise self._failed(found, found.code if found.code in FINAL else StoppedError.exit_code)
         if found.code == 1 and attempt.failure is None and code > 0:
             self._show(log)
@@ -453,11 +454,13 @@ class Supervisor:
             if loading and loading.failure:
                 raise self._failed(loading.failure.but(rank=self._cluster.rank), code)
         lost = (loading.lost if loading else 0) + 1
+        log, memory = self._log.read_text(errors="replace"), self._out_of_memory(code)
+        found = found_failures.of_exit(self._cluster.rank, code, log, memory)
         if lost > self._config.max_restarts or (code > 0 and loading):
-            log = self._log.read_text(errors="replace")
             self._show(log)
-            memory = self._out_of_memory(code)
-            raise self._failed(found_failures.of_exit(self._cluster.rank, code, log, memory))
+            raise self._failed(found)
+        if not isinstance(state, Running | Leaving):  # else the attempt's end says so
+            self._reporter.warn(f"{found.sentence(self._cluster.workers)}; starting again")
         self._state = Loading(lost)
         self._child = self._spawn()
 

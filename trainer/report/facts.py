@@ -85,7 +85,7 @@ def gather(run_uri: str) -> Facts:
         UnavailableError: the run's storage was not reached.
     """
     storage = run_folder.open_folder(run_uri)
-    stored = reader.config(storage)
+    stored = run_folder.config(storage)
     settings = _or_reason(lambda: trained_weights.settings(storage))
     result = _or_reason(lambda: run_folder.read_result(storage) or {})
     end = None if isinstance(result, str) else number(result.get("steps"))

@@ -147,7 +147,7 @@ def read(uri: str) -> Run:
         DataError: an object is damaged.
     """
     storage = run_folder.open_folder(uri)
-    settings = config(storage)
+    settings = run_folder.config(storage)
     for name in run_folder.INFORMATIONAL:
         settings.pop(name, None)
     settings["data"] = str(settings.pop("data_sha256", None))[:12]
@@ -164,21 +164,6 @@ def read(uri: str) -> Run:
         result=result,
         attempts=attempts(storage),
     )
-
-
-def config(storage: Storage) -> dict[str, Any]:
-    """Return a run's config.json.
-
-    Raises:
-        ConfigError: the folder is no run's.
-        DataError: the object is damaged.
-    """
-    stored = run_folder.read_config(storage)
-    if stored is None:
-        raise ConfigError(
-            f"run: {storage.uri}: no {run_folder.CONFIG} there; give the folder of a run"
-        )
-    return stored
 
 
 def attempts(storage: Storage) -> tuple[Attempt, ...]:

@@ -118,6 +118,19 @@ def read_config(storage: Storage) -> dict[str, Any] | None:
     return _read_object(storage, CONFIG)
 
 
+def config(storage: Storage) -> dict[str, Any]:
+    """Return the settings of a run.
+
+    Raises:
+        ConfigError: the folder is no run's.
+        DataError: the object is damaged.
+    """
+    stored = read_config(storage)
+    if stored is None:
+        raise ConfigError(f"run: {storage.uri}: no {CONFIG} there; give the folder of a run")
+    return stored
+
+
 def read_result(storage: Storage) -> dict[str, Any] | None:
     """Return how the run ended, or None while it has not.
 

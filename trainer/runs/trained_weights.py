@@ -63,11 +63,7 @@ def settings(storage: Storage) -> Settings:
         ConfigError: the folder is no run's.
         DataError: the settings are damaged.
     """
-    stored = run_folder.read_config(storage)
-    if stored is None:
-        raise ConfigError(
-            f"run: {storage.uri}: no {run_folder.CONFIG} there; give the folder of a run"
-        )
+    stored = run_folder.config(storage)
     try:
         data = {name: stored.pop(name) for name in run_folder.INFORMATIONAL}
         (height, width, channels), classes = map(int, data["input_shape"]), int(data["classes"])

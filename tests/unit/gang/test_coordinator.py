@@ -397,3 +397,32 @@ def test_rank_0_knows_who_is_missing_however_many_are() -> None:
     for to, order in rendezvous.handle(5, {"event": "gone"}, 0.0):
         known = order["missing"] if to == 0 and order["order"] == "waiting" else known
     assert known == [5, *range(11, 20)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_attempt_begins_at_the_step_that_its_workers_resume(late: bool) -> None:
+    coordinator = Coordinator(2, 3)
+    for name in ("here", "ready"):
+        for rank in (0, 1):
+            coordinator.handle(rank, {"event": name}, 0.0)
+    for rank, (name, step) in enumerate([("resumed", 4250), ("committed", 4270)]):
+        coordinator.handle(rank, {"event": name, "step": step}, 1.0)
+    if late:  # the other rank's report comes after a commit
+        coordinator.handle(1, {"event": "resumed", "step": 4250}, 1.0)
+    coordinator.close(2.0)
+    [line] = coordinator.closed
+    assert (line["first_step"], line["last_step"]) == (4250, 4270)
+
+
+def test_a_resumed_step_is_no_progress() -> None:
+    coordinator = Coordinator(1, 0)
+    orders: list[Order] = []
+    for event in (
+        {"event": "here"},
+        {"event": "ready"},
+        {"event": "resumed", "step": 50},
+        {"event": "ended", "failure": Failure(kind="killed", rank=0, code=1, message="").record()},
+        {"event": "ready"},
+    ):
+        orders += coordinator.handle(0, event, 0.0)
+    assert orders[-1][1]["order"] == "give_up"
