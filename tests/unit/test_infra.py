@@ -18,8 +18,8 @@ from tests.support.processes import ROOT, run
 
 INFRA = ROOT / "infra"
 RELEASES = ("1.29", "1.33", "1.37")
-# Their kinds are Kueue's, kind's and kustomize's own.
-FOREIGN = ("queue.yaml", "kind.yaml", "kustomization.yaml")
+# Kueue's, kind's and kustomize's own kinds, and an object of EKS.
+FOREIGN = ("queue.yaml", "kind.yaml", "kustomization.yaml", "network-policy.yaml")
 README = (INFRA / "README.md").read_text()
 
 Object = dict[str, Any]
