@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from k8s import quantity
+from k8s import quantity, volumes
 from k8s.run_file import RunSpec
 
 Object = dict[str, Any]
@@ -107,7 +107,18 @@ def _fill_pod(pod: Object, spec: RunSpec) -> None:
         pod["serviceAccountName"] = spec.service_account
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
+    if spec.one_node:
+        pod["affinity"] = {"podAffinity": _same_node(spec)}
     _fill_container(pod["containers"][0], spec)
+    volumes.fill_pod(pod, spec.volumes, spec.groups)
+
+
+def _same_node(spec: RunSpec) -> Object:
+    """Return the rule that a run's pods go to the node of those that are there."""
+    labels = {"app.kubernetes.io/name": "trainyard"}
+    _set_instance(labels, spec)
+    term = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
 
 
 def _fill_container(container: Object, spec: RunSpec) -> None:

@@ -15,6 +15,8 @@ from pydantic import (
     field_validator,
 )
 
+from k8s import volumes as mounts
+from k8s.volumes import Volume
 from trainer import presets
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -126,10 +128,12 @@ class RunSpec(_Model):
     name: str = Field(description="Name the run and all its objects. New settings need a new name.")
     image: str = Field(description="Run this image of the trainer, best given with its digest.")
     data: str = Field(
-        description="Read the dataset from this gs:// folder of four IDX files or shards."
+        description="Read the dataset, four IDX files or shards, from this folder: gs://... or a "
+        "path below a volume's mount."
     )
     run: str = Field(
-        description="Write the run to this gs:// folder; {name}, {preset}, {digest} are filled in."
+        description="Write the run to this folder: gs://... or a path below a volume's mount; "
+        "{name}, {preset}, {digest} are filled in."
     )
     namespace: str | None = Field(
         None,
@@ -148,6 +152,17 @@ class RunSpec(_Model):
     )
     environment_secrets: list[str] = Field(
         default_factory=list, description="Set the keys of these Secrets as environment variables."
+    )
+    volumes: list[Volume] = Field(
+        default_factory=list, description="Mount these PersistentVolumeClaims in every pod."
+    )
+    groups: list[int] = Field(
+        default_factory=list,
+        description="Give the pods these supplemental groups, so that they may write to volumes.",
+    )
+    one_node: bool = Field(
+        False,
+        description="Run all workers on one node, as they must to share a ReadWriteOnce claim.",
     )
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="Run on nodes with these labels only."
@@ -220,10 +235,19 @@ class RunSpec(_Model):
 
     @field_validator("data", "run")
     @classmethod
-    def _is_in_a_bucket(cls, value: str) -> str:
+    def _is_a_folder_of_pods(cls, value: str) -> str:
+        if value.startswith("/"):  # below a mount, see _check_volumes
+            return mounts.clean(value)
         if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\x00-\x1f]+)?", value):
-            raise ValueError("must be gs://BUCKET/FOLDER: pods do not see this machine's folders")
+            raise ValueError("must be gs://BUCKET/FOLDER or a path below the mount of a volume")
         return value.rstrip("/")
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_are_numbers(cls, values: list[int]) -> list[int]:
+        if not all(1 <= value < 2**31 for value in values):
+            raise ValueError("must be numbers of groups from 1 on; 0 is root's")
+        return values
 
     @field_validator("environment", mode="before")
     @classmethod
@@ -333,6 +357,7 @@ def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
             f"{where}: run: {spec.run!r}: only {{name}}, {{preset}} and {{digest}} are filled in"
         )
     _check_names(spec, where)
+    _check_volumes(spec, where)
     return spec
 
 
@@ -355,6 +380,7 @@ def _problem(error: ValidationError) -> str:
 
 def _fields(path: list[str]) -> dict[str, Any]:
     models: dict[str, type[BaseModel]] = {"resources": Resources, "tolerations": Toleration}
+    models["volumes"] = Volume
     return dict(models.get(path[0] if path else "", RunSpec).model_fields)
 
 
@@ -372,6 +398,21 @@ def _check_names(spec: RunSpec, where: str) -> None:
             f"{longest}-xxxxx, {length} characters, and {LONGEST_NAME} are allowed; "
             f"take away {length - LONGEST_NAME}"
         )
+
+
+def _check_volumes(spec: RunSpec, where: str) -> None:
+    """Check that folders of pods lie below mounts.
+
+    Raises:
+        ConfigError: one does not, or a mount is there twice.
+    """
+    if mount := mounts.twice(spec.volumes):
+        raise ConfigError(f"{where}: volumes: {mount!r}: is mounted twice; give each its own mount")
+    for field, path in (("data", spec.data), ("run", spec.run_uri)):
+        if path.startswith("/"):
+            fault = mounts.fault(path, spec.volumes, written=field == "run")
+            if fault:
+                raise ConfigError(f"{where}: {field}: {path!r}: {fault}")
 
 
 def read(path: str, *, namespace: str | None = None) -> RunSpec:

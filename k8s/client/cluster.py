@@ -31,6 +31,7 @@ KINDS = {
     "Namespace": ("v1", "namespaces", False),
     "ResourceQuota": ("v1", "resourcequotas", True),
     "LimitRange": ("v1", "limitranges", True),
+    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims", True),
     "Job": ("batch/v1", "jobs", True),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies", True),
     "LocalQueue": ("kueue.x-k8s.io", "localqueues", True),

@@ -11,11 +11,14 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from k8s import manifest, quantity
+from k8s import manifest, quantity, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
 from k8s.commands import run_store, target
+from k8s.diagnosis import claims
+from k8s.diagnosis.evidence import shorten
 from k8s.run_file import POD_SUFFIX, RunSpec
+from k8s.volumes import Volume
 from trainer.data import dataset, stream
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
@@ -35,6 +38,7 @@ PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "limitranges", ("list",)),
     ("", "namespaces", ("get",)),
     ("", "serviceaccounts", ("get",)),
+    ("", "persistentvolumeclaims", ("get",)),
 )
 QUEUE_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("kueue.x-k8s.io", "localqueues", ("get",)),
@@ -104,6 +108,7 @@ def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         _limits,
         _queue,
         _references,
+        _volumes,
         _names,
         _image,
         _folders,
@@ -248,6 +253,27 @@ def _references(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         )
 
 
+def _volumes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    for name in dict.fromkeys(each.claim for each in spec.volumes):
+        claim = cluster.get("PersistentVolumeClaim", name)
+        if claim is None:
+            yield Check(
+                "volume",
+                "failed",
+                f"{name}: no such claim in namespace {cluster.namespace}; create it, or correct "
+                "volumes",
+            )
+        elif fault := claims.fault(claim, spec):
+            yield Check("volume", "failed", fault)
+        elif claims.bound(claim):
+            yield Check("volume", "ok", f"{name}: {' and '.join(claims.modes(claim))}")
+        else:
+            reason, words = claims.waiting(claim, cluster.list("Event"))
+            state: State = "ok" if reason in claims.WAITS else "warning"
+            text = f"{name}: not bound, and pods wait until it is: {shorten(words, 120)}"
+            yield Check("volume", state, text)
+
+
 def _names(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     del cluster
     last = f"{spec.name}-{spec.workers - 1}"
@@ -269,15 +295,13 @@ def _image(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
 
 def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     del cluster
-    config = spec.config
+    config, sha256 = spec.config, None
     try:
-        source = run_store.open_folder(spec.data, spec.storage_endpoint)
-        data = dataset.load_from(source, config.validation)
-        if data.shards:
-            stream.plan(data.shards, config)
-        training = data.samples + len(data.validation.images)
-        images = f"{training:,} training and {len(data.test.images):,} test images"
-        yield Check("data", "ok", f"{spec.data}: {images}, sha256 {data.sha256[:12]}")
+        if volume := volumes.holding(spec.data, spec.volumes):
+            yield Check("data", "ok", f"{spec.data}: {_later(volume)}")
+        else:
+            text, sha256 = _data(spec)
+            yield Check("data", "ok", text)
     except UnavailableError as error:
         yield Check("data", "warning", f"not seen from here: {one_line(error)}")
         yield Check("run folder", "warning", f"{config.run}: not seen from here either")
@@ -285,8 +309,11 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     except UserError as error:
         yield Check("data", "failed", one_line(error))
         return
+    if volume := volumes.holding(config.run, spec.volumes):
+        yield Check("run folder", "ok", f"{config.run}: {_later(volume)}")
+        return
     try:
-        _claim(spec, data.sha256)
+        _claim(spec, sha256)
     except UserError as error:
         state: State = "warning" if isinstance(error, UnavailableError) else "failed"
         yield Check("run folder", state, one_line(error))
@@ -294,10 +321,30 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         yield Check("run folder", "ok", f"{config.run}: can be written")
 
 
-def _claim(spec: RunSpec, data_sha256: str) -> None:
-    """Check that the run's folder can be written and is no other run's; leave it as it was."""
+def _later(volume: Volume) -> str:
+    return f"on claim {volume.claim}, which only pods see; the run checks it first of all"
+
+
+def _data(spec: RunSpec) -> tuple[str, str]:
+    """Return what the data are, and their digest."""
+    source = run_store.open_folder(spec.data, spec.storage_endpoint)
+    data = dataset.load_from(source, spec.config.validation)
+    if data.shards:
+        stream.plan(data.shards, spec.config)
+    training = data.samples + len(data.validation.images)
+    images = f"{training:,} training and {len(data.test.images):,} test images"
+    return f"{spec.data}: {images}, sha256 {data.sha256[:12]}", data.sha256
+
+
+def _claim(spec: RunSpec, data_sha256: str | None) -> None:
+    """Check that the run's folder can be written and is no other run's; leave it as it was.
+
+    Args:
+        spec: of the run.
+        data_sha256: of its data; None if they are not seen from here.
+    """
     folder = run_store.of_spec(spec)
-    if run_folder.read_config(folder) is not None:
+    if data_sha256 and run_folder.read_config(folder) is not None:
         run_folder.claim(folder, spec.config, data_sha256)  # raises if it is another run's
     probe = f"logs/doctor-{uuid.uuid4().hex[:8]}"
     folder.create(probe, b"")

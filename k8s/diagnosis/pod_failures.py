@@ -29,6 +29,7 @@ from k8s.diagnosis.pod_pending import (
     start,
     unschedulable,
 )
+from k8s.diagnosis.pod_volumes import claim
 from k8s.quantity import parse, show
 from trainer.errors import StoppedError
 from trainer.failure import Kind
@@ -219,6 +220,7 @@ def _idle(pod: Object, observed: Observed) -> Symptom:
 RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
     node_lost,
     disrupted,
+    claim,
     unschedulable,
     image,
     missing_reference,

@@ -48,6 +48,8 @@ def unschedulable(pod: Object, observed: Observed) -> Symptom | None:
         remedies.append("lower resources or workers, or wait for room or a larger node")
     if "affinity/selector" in words or "node selector" in words:
         remedies.append("see node_selector")
+    if "pod affinity rules" in words:
+        remedies.append("see one_node, which keeps all workers on one node")
     if "taint" in words:
         remedies.append("see tolerations")
     what = f"no node takes its pod: {words}"

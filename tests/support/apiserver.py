@@ -44,6 +44,7 @@ KINDS = {
     ("v1", "namespaces"): "Namespace",
     ("v1", "resourcequotas"): "ResourceQuota",
     ("v1", "limitranges"): "LimitRange",
+    ("v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
     ("batch/v1", "jobs"): "Job",
     ("networking.k8s.io/v1", "networkpolicies"): "NetworkPolicy",
 }

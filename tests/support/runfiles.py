@@ -37,6 +37,20 @@ FULL: dict[str, Any] = {
     "retries": 10,
     "storage_endpoint": "http://store:4443",
 }
+# Both folders on claims: one that is only read, and one that is mounted twice.
+VOLUMES: dict[str, Any] = {
+    **PLAIN,
+    "data": "/data/mnist",
+    "run": "/runs/{name}",
+    "workers": 2,
+    "one_node": True,
+    "groups": [2000],
+    "volumes": [
+        {"claim": "datasets", "mount": "/data", "read_only": True},
+        {"claim": "team", "mount": "/runs", "sub_path": "vision/runs"},
+        {"claim": "team", "mount": "/models", "sub_path": "vision/models", "read_only": True},
+    ],
+}
 
 
 def spec(**changes: Any) -> RunSpec:
@@ -50,6 +64,7 @@ def _text(alphabet: str, longest: int) -> st.SearchStrategy[str]:
 
 _name = _text("abz09-.A_", 70) | st.from_regex(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", fullmatch=True)
 _uri = st.from_regex(r"gs://[a-z0-9._-]{3,20}(/[a-z0-9{}._-]{1,20}){0,3}", fullmatch=True)
+_path = st.from_regex(r"/[a-z]{1,5}(/[a-z{}.]{0,6}){0,2}", fullmatch=True)
 _any = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _scrap = st.recursive(_any, lambda inner: st.lists(inner, max_size=2), max_leaves=3)
 _quantity = st.integers(0, 64) | st.sampled_from(["500m", "2Gi", "0.5", "600Mi", "1e3", "4G", ""])
@@ -58,8 +73,8 @@ _time = st.integers(-1, 10**6) | st.sampled_from(["90m", "8h", "2d", "1w", ""])
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "name": _name,
     "image": st.sampled_from(["trainyard", "a/b:1", "A", "x@sha256:" + "a" * 64, "h:5000/x:y"]),
-    "data": _uri,
-    "run": _uri | st.just("gs://bucket/runs/{name}-{digest}"),
+    "data": _uri | _path,
+    "run": _uri | _path | st.just("gs://bucket/runs/{name}-{digest}"),
     "namespace": _name | st.none(),
     "workers": st.integers(0, 1100),
     "resources": st.fixed_dictionaries(
@@ -77,6 +92,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "environment": st.dictionaries(_text("ABC_9-", 6), st.text(max_size=6) | st.integers()),
     "environment_secrets": st.lists(_name, max_size=2),
+    "volumes": st.lists(
+        st.fixed_dictionaries(
+            {"claim": _name, "mount": _path},
+            optional={"read_only": st.booleans(), "sub_path": _path | _text("ab/.", 6)},
+        ),
+        max_size=3,
+    ),
+    "groups": st.lists(st.integers(-1, 2**32), max_size=2),
+    "one_node": st.booleans(),
     "node_selector": st.dictionaries(_name, _name, max_size=2),
     "tolerations": st.lists(
         st.fixed_dictionaries(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from k8s import manifest, run_file
 from tests.support import restricted, series
-from tests.support.runfiles import FULL, PLAIN, run_files
+from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
 from trainer import config, presets
 from trainer.cluster_spec import from_environment
 from trainer.errors import ConfigError
@@ -19,7 +19,7 @@ from trainer.errors import ConfigError
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/data/golden"
 RELEASES = ("1.29", "1.31", "1.33", "1.35", "1.36", "1.37")
-CASES = {"plain": PLAIN, "full": FULL}
+CASES = {"plain": PLAIN, "full": FULL, "volumes": VOLUMES}
 RUN_FILES = series.length(60, 5000)
 
 
@@ -37,7 +37,7 @@ def base() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("case", ["plain", "full", "base"])
+@pytest.mark.parametrize("case", [*CASES, "base"])
 def test_every_object_is_valid_for_the_api(case: str, release: str) -> None:
     for item in base() if case == "base" else objects(CASES[case]):
         kubernetes_validate.validate(item, release, strict=True)

@@ -8,10 +8,18 @@ import pytest
 
 from k8s import run_file
 from k8s.run_file import RunSpec
-from tests.support.runfiles import FULL, PLAIN
+from tests.support.runfiles import FULL, PLAIN, VOLUMES
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
+
+
+def _volume(**changes: Any) -> dict[str, Any]:
+    return {"claim": "c", "mount": "/data", **changes}
+
+
+def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
+    return {"run": run, "volumes": [_volume(**changes)]}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,29 @@ ROOT = Path(__file__).parents[3]
         ({"resources": {"memory": "2GB"}}, "resources.memory: '2GB': must be bytes such as 2Gi"),
         ({"resources": {"cpu": "0"}}, "resources.cpu: '0': must be cores above 0"),
         ({"resources": {"gpu": 1}}, "unknown setting 'resources.gpu'; did you mean gpus?"),
+        (
+            {"data": "/data"},
+            "data: '/data': must lie below the mount of a volume (volumes has none",
+        ),
+        (_mounted(run="/run/x"), "run: '/run/x': must lie below the mount of a volume (/data)"),
+        (_mounted(run="/database"), "run: '/database': must lie below the mount"),
+        (_mounted(run="/data/../etc"), "run: '/data/../etc': must be an absolute path without '.'"),
+        (_mounted(run="/data//x"), "run: '/data//x': must be an absolute path without"),
+        (_mounted(run="/data/x\n"), "must be an absolute path without"),
+        (
+            _mounted(run="/data/x", read_only=True),
+            "claim c at /data is read_only, and a run writes",
+        ),
+        (_mounted(claim="A"), "volumes.0.claim: 'A': must be the name of a PersistentVolumeClaim"),
+        (_mounted(mount="data"), "volumes.0.mount: 'data': must be an absolute path"),
+        (_mounted(mount="/tmp/x"), "volumes.0.mount: '/tmp/x': must be a path that the image does"),
+        (_mounted(mount="/"), "volumes.0.mount: '/': must be a path that the image does not use"),
+        (_mounted(mount="/a:b"), "volumes.0.mount: '/a:b': must hold no colon"),
+        (_mounted(sub_path="../x"), "volumes.0.sub_path: '../x': must be a relative path"),
+        (_mounted(sub_path="/x"), "volumes.0.sub_path: '/x': must be a relative path"),
+        (_mounted(host="/x"), "unknown setting 'volumes.0.host'"),
+        ({"volumes": 2 * [_volume()]}, "volumes: '/data': is mounted twice"),
+        ({"groups": [0]}, "groups: '[0]': must be numbers of groups from 1 on; 0 is root's"),
         ({"environment": {"TF_CONFIG": "x"}}, "TF_CONFIG is set by the Job; leave it out"),
         ({"environment": {"a-b": "x"}}, "'a-b' must be a variable's name"),
         ({"node_selector": {"a b": "c"}}, "'a b': 'c' must be a label and its value"),
@@ -115,6 +146,22 @@ def test_values_are_read_as_people_write_them() -> None:
     assert full.config.log_format == "json"
     assert run_file.parse(PLAIN, "run.yaml").config.log_format == "json"
     assert run_file.parse(FULL, "x", namespace="other").namespace == "other"
+
+
+def test_folders_of_pods_are_below_mounts() -> None:
+    spec = run_file.parse(VOLUMES, "x")
+    assert (spec.data, spec.run_uri) == ("/data/mnist", "/runs/mnist")
+    whole = {
+        **VOLUMES,
+        "data": "/data/",
+        "volumes": [_volume(mount="/data/"), _volume(mount="/runs")],
+    }
+    assert run_file.parse(whole, "x").data == "/data"  # the mount itself will do
+    # The innermost mount is the one that a path is on.
+    inner = [_volume(read_only=True), _volume(mount="/data/runs", claim="d")]
+    run_file.parse({**PLAIN, "run": "/data/runs/x", "volumes": inner}, "x")
+    with pytest.raises(ConfigError, match="claim c at /data is read_only"):
+        run_file.parse({**PLAIN, "run": "/data/x", "volumes": inner}, "x")
 
 
 def test_two_ways_to_write_a_run_are_one() -> None:

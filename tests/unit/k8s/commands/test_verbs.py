@@ -586,6 +586,23 @@ def test_doctor_names_each_missing_permission(
     assert doctor.ROLE in text
 
 
+ON_CLAIM = {
+    "data": "/data/mnist",
+    "run": "/data/run",
+    "volumes": [{"claim": "x", "mount": "/data"}],
+}
+
+
+def _claim(mode: str, phase: str = "Bound") -> tuple[str, dict[str, Any]]:
+    values = {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
+    return "PersistentVolumeClaim", {**values, "metadata": {"name": "x", "uid": "claim"}}
+
+
+def _event(reason: str, message: str) -> tuple[str, dict[str, Any]]:
+    about = {"involvedObject": {"kind": "PersistentVolumeClaim", "uid": "claim"}}
+    return "Event", {**about, "reason": reason, "message": message}
+
+
 @pytest.mark.parametrize(
     ("objects", "changes", "check", "state", "words"),
     [
@@ -625,6 +642,26 @@ def test_doctor_names_each_missing_permission(
             "limits",
             "failed",
             "resources.cpu: 1: LimitRange x allows at most 500m",
+        ),
+        ([], ON_CLAIM, "volume", "failed", "x: no such claim in namespace default; create it"),
+        ([_claim("ReadWriteMany")], ON_CLAIM, "volume", "ok", "x: ReadWriteMany"),
+        ([_claim("ReadWriteMany")], ON_CLAIM, "run folder", "ok", "/data/run: on claim x"),
+        ([_claim("ReadWriteMany")], ON_CLAIM, "data", "ok", "/data/mnist: on claim x"),
+        ([_claim("ReadWriteOnce")], ON_CLAIM, "volume", "failed", "give one_node: true, or take"),
+        ([_claim("ReadWriteMany", "Pending")], ON_CLAIM, "volume", "warning", "x: not bound"),
+        (
+            [_claim("ReadWriteMany", "Pending"), _event("FailedBinding", "no volumes")],
+            ON_CLAIM,
+            "volume",
+            "warning",
+            "pods wait until it is: no volumes",
+        ),
+        (
+            [_claim("ReadWriteMany", "Pending"), _event("WaitForFirstConsumer", "waiting")],
+            ON_CLAIM,
+            "volume",
+            "ok",
+            "x: not bound, and pods wait until it is: waiting",
         ),
     ],
 )

@@ -151,6 +151,65 @@ def test_a_namespace_that_is_being_deleted() -> None:
     assert cause.kind == "Crash"
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [  # as the scheduler of 1.36.2 says it
+        (
+            'persistentvolumeclaim "team" not found. not found',
+            "MissingReference",
+            "rank 0: claim team is not there; create it in namespace team, or correct volumes",
+        ),
+        (
+            "pod has unbound immediate PersistentVolumeClaims. not found",
+            "Unbound",
+            "rank 0: no volume is bound to its claim (data, team); see why: "
+            "kubectl --namespace team describe pvc data team",
+        ),
+        (
+            "1 node(s) didn't find available persistent volumes to bind. no new claims to "
+            "deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful",
+            "Unbound",
+            "rank 0: no volume is bound to its claim (data, team); see why: "
+            "kubectl --namespace team describe pvc data team",
+        ),
+        (
+            "1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode "
+            "already in-use by another pod",
+            "Unschedulable",
+            "rank 0: another pod has its ReadWriteOncePod claim; wait for that pod to end, or "
+            "delete it",
+        ),
+        (
+            "1 Insufficient cpu, 2 node(s) didn't match pod affinity rules",
+            "Unschedulable",
+            "see one_node, which keeps all workers on one node",
+        ),
+    ],
+)
+def test_claims_that_keep_a_pod_from_its_node(words: str, kind: str, message: str) -> None:
+    stuck = pod(0, {}, unscheduled(f"0/1 nodes are available: {words}"))
+    stuck["spec"]["volumes"] = [
+        {"name": "tmp", "emptyDir": {}},
+        *({"name": n, "persistentVolumeClaim": {"claimName": n}} for n in ("data", "team")),
+    ]
+    cause = look(job(), [stuck, *(pod(rank) for rank in range(1, 4))])
+    assert cause
+    assert (cause.kind, cause.rank) == (kind, 0)
+    assert message in cause.message
+    now = NOW.replace(minute=0, second=2)
+    assert look(job(), [stuck], now=now) is None
+
+
+def test_a_claim_on_another_node_is_named() -> None:
+    stuck = pod(1, CREATING)
+    words = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) mnist-0-a'
+    cause = look(job(), [pod(0), stuck], event(stuck, "FailedAttachVolume", words))
+    assert cause
+    assert "a pod on another node has its ReadWriteOnce claim: Multi-Attach" in cause.message
+    assert "one_node: true" in cause.message
+    assert look(job(), [pod(0), pod(1)], event(pod(1), "FailedAttachVolume", words)) is None
+
+
 @pytest.mark.parametrize("kind", ["Complete", "SuccessCriteriaMet"])
 def test_a_run_that_went_on_to_its_end_has_no_cause(kind: str) -> None:
     done = job(2, holds(kind, "CompletionsReached"))

@@ -1,0 +1,114 @@
+"""Volumes of a run file: claims that every pod mounts, and the folders below them. Pure."""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from trainer.storage.base import name_fault
+
+Object = dict[str, Any]
+
+GROUP = 65532  # of the image's user; volumes that take a group are made its own
+# Folders of the image, and of every Linux system.
+TAKEN = re.compile(r"/(app|bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|tmp|usr|)(/|$)")
+CLAIM = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+
+
+class Volume(BaseModel, frozen=True, extra="forbid"):
+    """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
+
+    claim: str = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
+    mount: str = Field(description="Mount it at this absolute path, such as /data.")
+    read_only: bool = Field(False, description="Let nothing be written to it.")
+    sub_path: str | None = Field(
+        None, description="Mount this folder of the claim instead of all of it."
+    )
+
+    @field_validator("claim")
+    @classmethod
+    def _claim_is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(CLAIM, value):
+            raise ValueError("must be the name of a PersistentVolumeClaim")
+        return value
+
+    @field_validator("mount")
+    @classmethod
+    def _mount_is_free(cls, value: str) -> str:
+        value = clean(value)
+        if ":" in value:
+            raise ValueError("must hold no colon")
+        if TAKEN.match(value):
+            raise ValueError("must be a path that the image does not use, such as /data or /mnt/a")
+        return value
+
+    @field_validator("sub_path")
+    @classmethod
+    def _sub_path_is_inside(cls, value: str | None) -> str | None:
+        if value is not None and name_fault(value):
+            raise ValueError("must be a relative path such as team/mnist, without '..'")
+        return value
+
+
+def clean(path: str) -> str:
+    """Return an absolute path without a trailing slash.
+
+    Raises:
+        ValueError: it is relative, or has parts that lead elsewhere.
+    """
+    parts = path.rstrip("/").split("/")[1:]
+    faulty = parts and name_fault("/".join(parts))
+    if not path.startswith("/") or faulty:
+        raise ValueError("must be an absolute path without '.', '..', '//' and control characters")
+    return str(PurePosixPath(path))
+
+
+def holding(path: str, volumes: Sequence[Volume]) -> Volume | None:
+    """Return the volume whose mount a path lies in, the innermost of several."""
+    found = [each for each in volumes if PurePosixPath(path).is_relative_to(each.mount)]
+    return max(found, key=lambda each: len(each.mount), default=None)
+
+
+def fault(path: str, volumes: Sequence[Volume], *, written: bool) -> str | None:
+    """Return what keeps pods from using a path as a folder, None if nothing does."""
+    volume = holding(path, volumes)
+    if volume is None:
+        known = ", ".join(each.mount for each in volumes)
+        return f"must lie below the mount of a volume ({known or 'volumes has none'})"
+    if written and volume.read_only:
+        return f"claim {volume.claim} at {volume.mount} is read_only, and a run writes to it"
+    return None
+
+
+def twice(volumes: Sequence[Volume]) -> str | None:
+    """Return a mount that two volumes have, None if there is none."""
+    mounts = [each.mount for each in volumes]
+    return next((mount for mount in mounts if mounts.count(mount) > 1), None)
+
+
+def written(claim: str, volumes: Sequence[Volume]) -> bool:
+    """Whether pods may write to a claim."""
+    return any(not each.read_only for each in volumes if each.claim == claim)
+
+
+def fill_pod(pod: Object, volumes: Sequence[Volume], groups: Sequence[int]) -> None:
+    """Add the volumes to a pod and its container, and what lets the image's user write there."""
+    claims = list(dict.fromkeys(each.claim for each in volumes))
+    for number, claim in enumerate(claims):
+        source: Object = {"claimName": claim}
+        if not written(claim, volumes):  # as a disk needs that other nodes have attached
+            source["readOnly"] = True
+        pod["volumes"].append({"name": f"claim-{number}", "persistentVolumeClaim": source})
+    for each in volumes:
+        mount: Object = {"name": f"claim-{claims.index(each.claim)}", "mountPath": each.mount}
+        mount |= {"readOnly": True} if each.read_only else {}
+        mount |= {"subPath": each.sub_path} if each.sub_path else {}
+        pod["containers"][0]["volumeMounts"].append(mount)
+    if any(written(claim, volumes) for claim in claims):
+        # Disks are made this group's at their first mount; NFS and hostPath stay as they are.
+        pod["securityContext"]["fsGroup"] = GROUP
+        pod["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
+    if groups:
+        pod["securityContext"]["supplementalGroups"] = list(groups)
