@@ -37,7 +37,7 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         (("--model", "nothing.here:model"), 2, "model: nothing.here:model: ModuleNotFoundError"),
         (("--config", "/no/such.yaml"), 2, "--config /no/such.yaml: No such file"),
         (("--data", "/no/such/folder"), 65, "/no/such/folder"),
-        (("--data", "s3://bucket/data"), 2, "s3://bucket/data"),
+        (("--data", "s4://bucket/data"), 2, "s4://bucket/data"),
         (("--run", f"{__file__}/run"), 2, __file__),
     ],
 )

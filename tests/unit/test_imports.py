@@ -10,9 +10,10 @@ from tests.support.imports import ROOT, loaded, names_imported
 LIGHT = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in (ROOT / "trainer").rglob("*.py")
-    if path.parent.name != "train" and path.name not in ("__init__.py", "__main__.py", "gcs.py")
+    if path.parent.name != "train"
+    and path.name not in ("__init__.py", "__main__.py", "gcs.py", "objects.py", "s3.py", "azure.py")
 )
-HEAVY = ("tensorflow", "keras", "google.cloud", "google.auth", "kubernetes")
+HEAVY = ("tensorflow", "keras", "google.cloud", "google.auth", "obstore", "kubernetes")
 
 
 SLOW = (*HEAVY, "google", "pydantic", "numpy", "rich", "yaml")

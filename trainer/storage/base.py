@@ -3,6 +3,7 @@
     open_storage("./bucket/run")         local.LocalStorage
     open_storage("file:///data/run")     local.LocalStorage
     open_storage("gs://bucket/run")      gcs.GCSStorage
+    open_storage("s3://bucket/run")      s3.S3Storage
 
 An object is whole or absent: no reader sees part of one, and a killed writer leaves none. Names
 and URIs are ``str``, not ``Path``, because a path of a file system is not a name in a bucket.
@@ -67,7 +68,7 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> Storage:
-    """Return the storage at ``uri``: a path, ``file://PATH`` or ``gs://BUCKET[/PREFIX]``.
+    """Return the storage at ``uri``: a path, ``file://PATH``, or ``gs://`` or ``s3://BUCKET[/PREFIX]``.
 
     What follows ``file://`` is a path as it stands, nothing in it is percent-decoded.
 
@@ -78,7 +79,7 @@ def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> St
 
     Raises:
         ConfigError: The scheme is unknown, or the path, bucket or prefix is not valid.
-        UnavailableError: ``gs://`` and this machine has no Google Cloud credentials.
+        UnavailableError: this machine has no credentials for the service.
     """
     scheme, separator, rest = uri.partition("://")
     is_path = not separator and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri)
@@ -92,9 +93,14 @@ def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> St
 
         bucket, _, prefix = rest.partition("/")
         return GCSStorage(bucket, prefix.rstrip("/"), deadline=deadline)
+    if separator and scheme.lower() == "s3":
+        from trainer.storage.s3 import S3Storage
+
+        bucket, _, prefix = rest.partition("/")
+        return S3Storage(bucket, prefix.rstrip("/"), deadline=deadline)
     raise ConfigError(
         f"storage {uri!r}: the scheme is not known; "
-        "give a path, file://PATH or gs://BUCKET[/PREFIX]"
+        "give a path, file://PATH, gs://BUCKET[/PREFIX] or s3://BUCKET[/PREFIX]"
     )
 
 
@@ -141,6 +147,8 @@ def name_fault(name: str) -> str | None:
         return "is not a relative path of non-empty parts other than '.' and '..'"
     if len(name.encode()) > _MAX_NAME_BYTES:
         return f"is longer than {_MAX_NAME_BYTES} bytes"
+    if "\\" in name:  # which Azure and SeaweedFS make a slash
+        return "holds a backslash"
     if any(len(part.encode()) > _MAX_PART_BYTES for part in parts):
         return f"has a part longer than {_MAX_PART_BYTES} bytes"
     if parts[0] == ".well-known" or any(part.startswith(TEMPORARY) for part in parts):

@@ -1,0 +1,379 @@
+"""Objects in a bucket or container that ``obstore`` reaches: S3 (s3.py) and Azure (azure.py).
+
+``obstore`` is the Python face of Rust's ``object_store``: one small package that knows both
+services, their credentials, and writes that must not overwrite. Its threads do not survive a fork,
+so a process that has made a request must not fork one that makes requests.
+"""
+
+import math
+import mimetypes
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import google_crc32c
+from obstore.exceptions import AlreadyExistsError, BaseError
+
+from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
+from trainer.storage.retries import OutOfTimeError, keep_trying
+from trainer.text import one_line
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore
+
+T = TypeVar("T")
+
+_REQUEST_SECONDS = 60.0  # without a byte from the server, after which a request is tried again
+_CONNECT_SECONDS = 10.0
+_LARGE = 8 << 20  # bytes; the time for one larger write grows with its size
+_CHECKSUM = "crc32c"  # the name of an object's metadata that holds its checksum
+
+
+class Remedy(NamedTuple):
+    """What an answer means to the user: how to end, and what to do about it."""
+
+    error: type[UserError]
+    words: str
+
+
+class Service(NamedTuple):
+    """What differs between services.
+
+    Attributes:
+        bucket: what it calls a set of objects.
+        connect: makes a client with these options.
+        endpoint: where requests go.
+        authority: PEM certificates to trust besides the system's.
+        remedies: for the service's own error codes.
+        denied: the remedy for any other refusal of permission.
+        credentials: the remedy where there are none.
+        certificate: the remedy for a certificate that is not trusted.
+        missing: the code that says that the bucket does not exist.
+    """
+
+    bucket: str
+    connect: "Callable[[ClientConfig], ObjectStore]"
+    endpoint: str
+    authority: bytes | None
+    remedies: Mapping[str, Remedy]
+    denied: str
+    credentials: str
+    certificate: str
+    missing: str
+
+
+class ObjectStorage:
+    """Objects whose names start with a prefix.
+
+    Every request is tried again, with growing pauses, until ``deadline`` seconds after the call
+    began (for a listing: after its last page came). All verbs may be repeated, as those of
+    GCSStorage. Bytes that this class wrote carry their CRC32C, which is checked when they are
+    read.
+
+    Args:
+        uri: as the user typed it.
+        bucket: its bucket.
+        prefix: what names start with, without a trailing slash; may be empty.
+        service: what keeps the bucket.
+        deadline: seconds.
+    """
+
+    def __init__(
+        self, uri: str, bucket: str, prefix: str, service: Service, deadline: float
+    ) -> None:
+        self.uri = uri
+        if prefix and (fault := name_fault(prefix)):
+            raise ConfigError(f"storage {uri[:80]!r}: the prefix {fault}; choose another")
+        self._bucket = bucket
+        self._above = f"{prefix}/" if prefix else ""
+        self._service = service
+        self._deadline = deadline
+        self._clients: dict[float, ObjectStore] = {}
+        #: Where requests really go.
+        self.endpoint = service.endpoint
+        self._client()  # settings that are no good are refused before they are used
+
+    def read(self, name: str) -> bytes:
+        """See Storage.read."""
+        check_name(name)
+        return self._call("read", name, partial(self._download, name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See Storage.create."""
+        check_name(name)
+        return self._call("write", name, partial(self._create_once, name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See Storage.replace."""
+        check_name(name)
+        self._call("write", name, partial(self._upload, name, data, "overwrite"))
+
+    def list(self, prefix: str = "") -> Entries:
+        """See Storage.list."""
+        folder, slash, _ = prefix.rpartition("/")
+        if slash and name_fault(folder):
+            return []  # no name starts so
+        folder = (self._above + folder).rstrip("/")  # the service asks by whole folders
+        found: Entries = []
+        last: str | None = None
+        pages: Iterator[Any] | None = None
+
+        def next_page() -> Any:
+            nonlocal pages
+            # Names come in order: a listing that broke off continues after the last one.
+            pages = pages or iter(self._client().list(folder or None, offset=last, chunk_size=1000))
+            try:
+                return next(pages, None)
+            except BaseException:
+                pages = None
+                raise
+
+        while page := self._call("list", prefix, next_page):
+            last = page[-1]["path"]
+            for item in page:
+                name = item["path"].removeprefix(self._above)
+                # Other tools leave names such as "folder/", which no LocalStorage could hold.
+                if name.startswith(prefix) and not name_fault(name):
+                    found.append(Entry(name, item["size"]))
+        return sorted(found)
+
+    def delete(self, name: str) -> None:
+        """See Storage.delete."""
+        check_name(name)
+        self._call("delete", name, partial(self._delete_once, name))
+
+    def _client(self, size: int = 0) -> "ObjectStore":
+        """Return the client for a write of so many bytes; a client has one limit of time."""
+        # The limit on reads is one on a whole write, too, so that large ones get their own.
+        large = size > _LARGE
+        seconds = min(_REQUEST_SECONDS, self._deadline)
+        if large:
+            seconds = self._deadline * math.ceil(size / (128 << 20))
+        if seconds not in self._clients:
+            options: ClientConfig = {
+                "allow_http": True,  # unless check_endpoint() refused it
+                "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, seconds)),
+                "read_timeout": timedelta(seconds=seconds),
+                "timeout": timedelta(days=1),
+            }
+            if self._service.authority:
+                options["root_certificate"] = self._service.authority
+            try:
+                self._clients[seconds] = self._service.connect(options)
+            except (BaseError, ValueError, OSError) as error:
+                said = _Answer.of(error).words
+                raise ConfigError(f"storage {self.uri!r}: {said}; check the settings") from error
+        return self._clients[seconds]
+
+    def _download(self, name: str) -> bytes:
+        try:
+            answer = self._client().get(self._above + name)
+            data = answer.bytes().to_bytes()
+        except FileNotFoundError as error:
+            if _Answer.of(error).code == self._service.missing:
+                raise
+            raise ObjectNotFoundError(
+                f"no object {self.uri}/{name}; check the name and the prefix"
+            ) from error
+        if answer.attributes.get(_CHECKSUM, checksum := _crc32c(data)) != checksum:
+            raise _PassingError(f"the bytes of {name} arrived changed")
+        return data
+
+    def _upload(self, name: str, data: bytes, mode: Any) -> None:
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        self._client(len(data)).put(
+            self._above + name,
+            data,
+            mode=mode,
+            attributes={"Content-Type": kind, _CHECKSUM: _crc32c(data)},
+            use_multipart=False,
+        )
+
+    def _create_once(self, name: str, data: bytes) -> bool:
+        try:
+            self._upload(name, data, "create")
+        except AlreadyExistsError:
+            # Taken, perhaps by this very call: an earlier try whose answer was lost. S3 also
+            # says so (409) while another write is under way, of which nothing may come.
+            try:
+                return self._download(name) == data
+            except ObjectNotFoundError as error:
+                raise _PassingError("the object was deleted meanwhile") from error
+        return True
+
+    def _delete_once(self, name: str) -> None:
+        try:
+            self._client().delete(self._above + name)
+        except FileNotFoundError as error:
+            if _Answer.of(error).code == self._service.missing:
+                raise
+
+    def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
+        """Run ``attempt`` until it succeeds, fails for good, or time is up."""
+        try:
+            return keep_trying(lambda _: attempt(), _is_transient, self._deadline)
+        except OutOfTimeError as error:
+            raise UnavailableError(
+                f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
+                f"{self._deadline:g} s, the last was {_Answer.of(error.last).words}; "
+                "try again later"
+            ) from None
+        except (BaseError, OSError, ValueError) as error:
+            where = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
+            # The library's own text may hold a token: nothing prints it.
+            raise self._refusal(where, _Answer.of(error)) from None
+
+    def _refusal(self, where: str, answer: "_Answer") -> UserError:
+        """Return what to raise for an error that another try at once cannot fix."""
+        service = self._service
+        error: type[UserError] = ConfigError
+        if answer.code == service.missing or (answer.status == 404 and not answer.code):
+            return ConfigError(
+                f"no {service.bucket} {self._bucket!r} at {self.endpoint}; "
+                "create it or check its name"
+            )
+        if answer.about_credentials:
+            error, remedy = UnavailableError, service.credentials
+        elif answer.code in service.remedies:
+            error, remedy = service.remedies[answer.code]
+        elif answer.about_certificate:
+            remedy = service.certificate
+        elif answer.is_plain_http:
+            remedy = "write http:// where the server has no certificate"
+        elif answer.status in (401, 403):
+            answer = answer._replace(words=f"permission denied ({answer.words})")
+            remedy = service.denied
+        elif answer.status == 501:
+            remedy = "choose a store that has conditional writes (If-None-Match)"
+        else:
+            remedy = f"check the {service.bucket}, the name and the endpoint"
+        return error(f"{where}: {answer.words}; {remedy}")
+
+
+class _PassingError(BaseError):
+    """Another try may go better."""
+
+
+class _Answer(NamedTuple):
+    """What a server or the network said, found in the text of an error of ``obstore``.
+
+    That text is all there is: an answer's status and body are in its first part, the network's
+    errors in a second part for developers.
+
+    Attributes:
+        status: HTTP's, None where there was no answer.
+        code: the service's own name for the error, or empty.
+        words: one line for people, without URLs, which may hold tokens.
+        about_credentials: a service that gives out credentials failed, or nobody has any.
+        about_certificate: the server's certificate is not trusted.
+        is_plain_http: an encrypted request got an answer that is not encrypted.
+    """
+
+    status: int | None
+    code: str
+    words: str
+    about_credentials: bool = False
+    about_certificate: bool = False
+    is_plain_http: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> "_Answer":
+        text = str(error)
+        said, _, inside = text.partition("\n\nDebug source:")
+        found = re.search(r"status code: (\d{3}) ?([\w ]*):? ?(.*)", said, re.DOTALL)
+        status, reason, body = (
+            (int(found[1]), found[2], found[3]) if found else (None, "", said.split(" - ")[-1])
+        )
+        code = re.search(r"<Code>(\w{1,100})</Code>", body)
+        message = re.search(r"<Message>(.{1,1000}?)</Message>", body, re.DOTALL)
+        words = message[1] if message else body if found and "<" not in body else ""
+        if status is None:
+            cause = re.search(r'(?:message|error): "([^"]*)"', inside)
+            certificate = re.search(r"InvalidCertificate\(\s*(\w+)", inside)
+            words = (
+                f"its certificate is not trusted ({certificate[1]})"
+                if certificate
+                else "it does not speak TLS"
+                if "InvalidContentType" in inside
+                else "it took too long"
+                if "TimedOut" in inside or "kind: Timeout" in inside
+                else cause[1]
+                if cause
+                else words or body
+            )
+        name = code[1] if code else reason
+        return cls(
+            status,
+            code[1] if code else "",
+            one_line(f"{name}: {words}" if name and words else name or words, 300),
+            about_credentials=_is_about_credentials(said),
+            about_certificate="InvalidCertificate" in inside,
+            is_plain_http="InvalidContentType" in inside,
+        )
+
+
+def _is_about_credentials(said: str) -> bool:
+    return "/latest/api/token" in said
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, _PassingError | AlreadyExistsError):
+        return True
+    if isinstance(error, UserError | FileNotFoundError):
+        return False
+    answer = _Answer.of(error)
+    if answer.about_credentials or answer.about_certificate or answer.is_plain_http:
+        return False
+    if answer.status is None:
+        return isinstance(error, BaseError | OSError) and "BadScheme" not in str(error)
+    return answer.status in (408, 409, 429) or (answer.status >= 500 and answer.status != 501)
+
+
+def _crc32c(data: bytes) -> str:
+    return f"{google_crc32c.value(data):08x}"
+
+
+def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
+    """Refuse an endpoint that is no URL, or whose traffic anybody on the way may read.
+
+    Args:
+        endpoint: ``https://HOST[:PORT]``, or ``http://`` of this machine.
+        variable: where it was given.
+        allowed: the variable by which http is asked for.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ConfigError(f"{variable}={endpoint!r}: not a URL; give https://HOST[:PORT]")
+    asked = os.environ.get(allowed, "").lower() in ("1", "true", "yes", "on")
+    loopback = parts.hostname == "localhost" or re.fullmatch(r"127(\.\d+){3}|::1", parts.hostname)
+    if parts.scheme == "http" and not loopback and not asked:
+        raise ConfigError(
+            f"{variable}={endpoint!r}: http:// shows the data to whoever is on the way; "
+            f"give https://, or set {allowed}=true if the network is yours"
+        )
+
+
+def read_authority(*variables: str) -> bytes | None:
+    """Return the certificates in the file that the first of these variables names, if any.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    for variable in variables:
+        if path := os.environ.get(variable):
+            try:
+                return Path(path).expanduser().read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"{variable}={path!r}: {error.strerror}; give a file of PEM certificates"
+                ) from None
+    return None

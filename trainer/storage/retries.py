@@ -1,0 +1,50 @@
+"""Requests that are made again until they succeed or time is up."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class OutOfTimeError(Exception):
+    """No try succeeded within the deadline.
+
+    Attributes:
+        last: the error of the last try.
+    """
+
+    def __init__(self, last: Exception) -> None:
+        super().__init__(str(last))
+        self.last = last
+
+
+def keep_trying(
+    attempt: Callable[[float], T], is_transient: Callable[[Exception], bool], deadline: float
+) -> T:
+    """Return what ``attempt`` returns, with growing random pauses between tries.
+
+    Args:
+        attempt: called with the seconds that are left, at least 0.1.
+        is_transient: whether another try may succeed after this error.
+        deadline: seconds from now after which no try begins. At 120, the default of storages,
+            pauses grow from at most 0.2 s to at most 8 s.
+
+    Raises:
+        OutOfTimeError: time is up.
+        Exception: of ``attempt``, where it is not transient.
+    """
+    end = time.monotonic() + deadline
+    longest = deadline / 600
+    while True:
+        try:
+            return attempt(max(0.1, end - time.monotonic()))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            pause = random.uniform(0, longest)  # noqa: S311 - spreads retries, keeps no secret
+            if time.monotonic() + pause >= end:
+                raise OutOfTimeError(error) from error
+        time.sleep(pause)
+        longest = min(2 * longest, deadline / 15)
