@@ -8,17 +8,21 @@ the pipe named in TRAINYARD_STATUS_FD.
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, TypeVar, cast
 
 import trainer
-from trainer.errors import StoppedError
+from trainer.errors import StoppedError, UserError
 from trainer.worker_events import STATUS_FD, Event
+
+T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -108,6 +112,55 @@ class Child:
                 with contextlib.suppress(ValueError):
                     self._tell(json.loads(line))
         self._tell({"event": "exit", "code": self.process.wait()})
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns in a forked process of its own.
+
+    Clients of stores start threads, which a fork breaks: a process that forks later has its
+    requests made apart. If the other process ends without an answer, this one ends in the same
+    way.
+
+    Raises:
+        UserError: of ``work``.
+    """
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        _answer(work, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if code:
+        sys.exit(code)
+    value, error = pickle.loads(answer)  # noqa: S301 - of our own process
+    if error:
+        raise error
+    return cast(T, value)
+
+
+def _answer(work: Callable[[], T], writing: int) -> NoReturn:
+    """Write to a pipe what ``work`` returns, or its UserError, and end this process."""
+    code = 1
+    try:
+        value, failed = None, None
+        try:
+            value = work()
+        except UserError as error:
+            failed = error
+        with os.fdopen(writing, "wb") as pipe:
+            pickle.dump((value, failed), pipe, protocol=5)  # which copies no array
+        sys.stdout.flush()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def huge_pages(env: Mapping[str, str]) -> dict[str, str]:

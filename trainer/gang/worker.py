@@ -5,7 +5,8 @@
         worker       one attempt: joins the gang, trains, and ends
 
 Importing takes most of a start, so a broken gang is back in a fraction of that. The forkserver
-calls nothing of TensorFlow, which therefore has no threads and no state when it is forked. It
+calls nothing of TensorFlow, which therefore has no threads and no state when it is forked, and
+leaves it to another process to talk to the store, whose client has threads, too. It
 passes on the supervisor's words: ``start {...}``, then ``stop`` (finish the chunk, commit, leave)
 or ``leave`` (commit the last finished chunk at once).
 """
@@ -67,13 +68,18 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
     """
     process.default_signals()
     reporter = _reporter(config, cluster)
-    data = dataset.load(config.data, config.validation)
-    schedule.check_batch(config.batch_size, data.samples, cluster.workers)
-    if data.shards:
-        stream.plan(data.shards, config)  # refused before TensorFlow is loaded
-    storage = open_storage(run_folder.uri(config))
-    run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
-    result = run_folder.find_result(storage, reporter.warn)
+    # Opened here, so that no worker has to import their packages again.
+    source, storage = open_storage(config.data), open_storage(run_folder.uri(config))
+
+    def prepare() -> tuple[Dataset, dict[str, Any] | None]:
+        data = dataset.load_from(source, config.validation)
+        schedule.check_batch(config.batch_size, data.samples, cluster.workers)
+        if data.shards:
+            stream.plan(data.shards, config)  # refused before TensorFlow is loaded
+        run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
+        return data, run_folder.find_result(storage, reporter.warn)
+
+    data, result = process.apart(prepare)
     if result is not None:
         reporter.say(f"this run is finished: {storage.uri}")
         _tell(result, storage, reporter)

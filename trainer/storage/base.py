@@ -4,6 +4,7 @@
     open_storage("file:///data/run")     local.LocalStorage
     open_storage("gs://bucket/run")      gcs.GCSStorage
     open_storage("s3://bucket/run")      s3.S3Storage
+    open_storage("az://container/run")   azure.AzureStorage
 
 An object is whole or absent: no reader sees part of one, and a killed writer leaves none. Names
 and URIs are ``str``, not ``Path``, because a path of a file system is not a name in a bucket.
@@ -68,7 +69,11 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> Storage:
-    """Return the storage at ``uri``: a path, ``file://PATH``, or ``gs://`` or ``s3://BUCKET[/PREFIX]``.
+    """Return the storage at ``uri``: a path, ``file://PATH``, or a bucket or container.
+
+    These are ``gs://BUCKET[/PREFIX]``, ``s3://BUCKET[/PREFIX]``, ``az://CONTAINER[/PREFIX]``, and
+    the URIs of Azure's tools, which name the account (``abfss://CONTAINER@ACCOUNT...``,
+    ``https://ACCOUNT.blob.core.windows.net/CONTAINER``).
 
     What follows ``file://`` is a path as it stands, nothing in it is percent-decoded.
 
@@ -98,9 +103,16 @@ def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> St
 
         bucket, _, prefix = rest.partition("/")
         return S3Storage(bucket, prefix.rstrip("/"), deadline=deadline)
+    if separator and (
+        scheme.lower() in ("az", "abfs", "abfss")
+        or re.match(r"https://[^/]*\.(blob|dfs)\.[^/]*(/|$)", uri, re.IGNORECASE)
+    ):
+        from trainer.storage.azure import AzureStorage
+
+        return AzureStorage(uri, deadline=deadline)
     raise ConfigError(
-        f"storage {uri!r}: the scheme is not known; "
-        "give a path, file://PATH, gs://BUCKET[/PREFIX] or s3://BUCKET[/PREFIX]"
+        f"storage {uri!r}: the scheme is not known; give a path, file://PATH, "
+        "gs://BUCKET[/PREFIX], s3://BUCKET[/PREFIX] or az://CONTAINER[/PREFIX]"
     )
 
 

@@ -9,7 +9,7 @@ import math
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -71,10 +71,9 @@ class Service(NamedTuple):
 class ObjectStorage:
     """Objects whose names start with a prefix.
 
-    Every request is tried again, with growing pauses, until ``deadline`` seconds after the call
-    began (for a listing: after its last page came). All verbs may be repeated, as those of
-    GCSStorage. Bytes that this class wrote carry their CRC32C, which is checked when they are
-    read.
+    Every call is tried again, with growing pauses, until ``deadline`` seconds after it began. All
+    verbs may be repeated, as those of GCSStorage. Bytes that this class wrote carry their CRC32C,
+    which is checked when they are read.
 
     Args:
         uri: as the user typed it.
@@ -119,29 +118,7 @@ class ObjectStorage:
         folder, slash, _ = prefix.rpartition("/")
         if slash and name_fault(folder):
             return []  # no name starts so
-        folder = (self._above + folder).rstrip("/")  # the service asks by whole folders
-        found: Entries = []
-        last: str | None = None
-        pages: Iterator[Any] | None = None
-
-        def next_page() -> Any:
-            nonlocal pages
-            # Names come in order: a listing that broke off continues after the last one.
-            pages = pages or iter(self._client().list(folder or None, offset=last, chunk_size=1000))
-            try:
-                return next(pages, None)
-            except BaseException:
-                pages = None
-                raise
-
-        while page := self._call("list", prefix, next_page):
-            last = page[-1]["path"]
-            for item in page:
-                name = item["path"].removeprefix(self._above)
-                # Other tools leave names such as "folder/", which no LocalStorage could hold.
-                if name.startswith(prefix) and not name_fault(name):
-                    found.append(Entry(name, item["size"]))
-        return sorted(found)
+        return sorted(self._call("list", prefix, partial(self._walk, folder, prefix)))
 
     def delete(self, name: str) -> None:
         """See Storage.delete."""
@@ -207,6 +184,16 @@ class ObjectStorage:
                 raise _PassingError("the object was deleted meanwhile") from error
         return True
 
+    def _walk(self, folder: str, prefix: str) -> Entries:
+        # The service asks by whole folders, page after page.
+        pages = self._client().list((self._above + folder).rstrip("/") or None)
+        items = (item for page in pages for item in page)
+        below = (Entry(item["path"].removeprefix(self._above), item["size"]) for item in items)
+        # Other tools leave names such as "folder/", which no LocalStorage could hold.
+        return [
+            each for each in below if each.name.startswith(prefix) and not name_fault(each.name)
+        ]
+
     def _delete_once(self, name: str) -> None:
         try:
             self._client().delete(self._above + name)
@@ -217,7 +204,7 @@ class ObjectStorage:
     def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` until it succeeds, fails for good, or time is up."""
         try:
-            return keep_trying(lambda _: attempt(), _is_transient, self._deadline)
+            return keep_trying(lambda _: attempt(), self._is_transient, self._deadline)
         except OutOfTimeError as error:
             raise UnavailableError(
                 f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
@@ -228,6 +215,18 @@ class ObjectStorage:
             where = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
             # The library's own text may hold a token: nothing prints it.
             raise self._refusal(where, _Answer.of(error)) from None
+
+    def _is_transient(self, error: Exception) -> bool:
+        if isinstance(error, UserError | FileNotFoundError):
+            return False
+        answer = _Answer.of(error)
+        if isinstance(error, _PassingError) or answer.code in self._service.remedies:
+            return isinstance(error, _PassingError)
+        if answer.about_credentials or answer.about_certificate or answer.is_plain_http:
+            return False
+        if answer.status is None:
+            return isinstance(error, BaseError | OSError) and "BadScheme" not in str(error)
+        return answer.status in (408, 409, 429) or (answer.status >= 500 and answer.status != 501)
 
     def _refusal(self, where: str, answer: "_Answer") -> UserError:
         """Return what to raise for an error that another try at once cannot fix."""
@@ -320,19 +319,6 @@ class _Answer(NamedTuple):
 
 def _is_about_credentials(said: str) -> bool:
     return "/latest/api/token" in said
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, _PassingError | AlreadyExistsError):
-        return True
-    if isinstance(error, UserError | FileNotFoundError):
-        return False
-    answer = _Answer.of(error)
-    if answer.about_credentials or answer.about_certificate or answer.is_plain_http:
-        return False
-    if answer.status is None:
-        return isinstance(error, BaseError | OSError) and "BadScheme" not in str(error)
-    return answer.status in (408, 409, 429) or (answer.status >= 500 and answer.status != 501)
 
 
 def _crc32c(data: bytes) -> str:

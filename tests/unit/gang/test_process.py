@@ -332,3 +332,39 @@ def test_adopted_processes_are_reaped_but_not_the_known_child() -> None:
 def test_memory_is_in_huge_pages_unless_that_is_told_otherwise(before: str, after: str) -> None:
     assert huge_pages({TUNABLES: before}) == {TUNABLES: after}
     assert huge_pages({})[TUNABLES] == "glibc.malloc.hugetlb=1"
+
+
+APART = """
+    import os, signal, sys
+    import numpy as np
+    from trainer.errors import UnavailableError
+    from trainer.gang import process
+    def fail(error): raise error
+    def work():
+        array = np.arange(6).reshape(2, 3)
+        array.flags.writeable = False
+        return os.getpid(), array
+    try:
+        pid, array = process.apart(work)
+        assert pid != os.getpid()
+        assert array.tolist() == [[0, 1, 2], [3, 4, 5]] and not array.flags.writeable
+        process.apart(lambda: {what})
+    except UnavailableError as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"),
+    [
+        ("fail(UnavailableError('no store'))", 0, "UnavailableError no store\n"),
+        ("sys.exit(3)", 1, ""),
+        ("1 / 0", 1, ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+    ],
+)
+def test_work_apart_ends_here_as_it_ended_there(what: str, code: int, said: str) -> None:
+    with script(APART.format(what=what)) as process:
+        assert process.stdout
+        assert process.stdout.read() == said
+        assert process.wait(LIMIT) == code
