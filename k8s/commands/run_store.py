@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -18,8 +19,15 @@ ENDPOINT = "STORAGE_EMULATOR_HOST"  # the client library reads it from nowhere e
 
 
 def use(endpoint: str | None) -> None:
-    """Use this stand-in for Cloud Storage, whatever run files say."""
-    if endpoint:
+    """Use this stand-in for Cloud Storage, whatever run files say.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    if endpoint is not None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--storage-endpoint: {endpoint!r}: must be http://HOST:PORT")
         os.environ[ENDPOINT] = endpoint
 
 

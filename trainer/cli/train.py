@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, field in TrainConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        # argparse gives % a meaning of its own
-        text = f"{field.description} (default: {field.default})".replace("%", "%%")
+        unset = field.default is None or field.default is False
+        named = "" if unset else f" (default: {field.default})"
+        text = f"{field.description}{named}".replace("%", "%%")  # argparse gives % a meaning
         if field.annotation is bool:
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=text
