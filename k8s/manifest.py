@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from k8s import quantity, volumes
+from k8s import quantity, stores, volumes
 from k8s.run_file import RunSpec
 
 Object = dict[str, Any]
@@ -17,6 +17,8 @@ INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
 RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.canonical writes it
 GPU = "nvidia.com/gpu"
+# https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html
+AZURE_IDENTITY = "azure.workload.identity/use"
 
 
 @functools.cache
@@ -89,7 +91,10 @@ def _fill_job(job: Object, spec: RunSpec) -> None:
     body["ttlSecondsAfterFinished"] = spec.ttl
     if spec.queue:
         body["suspend"] = True  # Kueue lifts it when it admits the run
-    _set_instance(body["template"]["metadata"]["labels"], spec)
+    labels = body["template"]["metadata"]["labels"]
+    _set_instance(labels, spec)
+    if spec.service_account and stores.AZURE in map(stores.of, (spec.data, spec.run)):
+        labels[AZURE_IDENTITY] = "true"
     _fill_pod(body["template"]["spec"], spec)
 
 
@@ -127,9 +132,7 @@ def _fill_container(container: Object, spec: RunSpec) -> None:
     variables = {each["name"]: each["value"] for each in container["env"]}
     variables |= {"TRAINYARD_WORKERS": str(spec.workers), "TRAINYARD_SERVICE": spec.name}
     variables["TF_NUM_INTRAOP_THREADS"] = str(max(1, int(quantity.parse(spec.resources.cpu))))
-    if spec.storage_endpoint:
-        variables["STORAGE_EMULATOR_HOST"] = spec.storage_endpoint
-    variables |= spec.environment
+    variables |= spec.variables
     container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     if spec.environment_secrets:
         container["envFrom"] = [{"secretRef": {"name": n}} for n in spec.environment_secrets]

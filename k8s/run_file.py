@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from k8s import stores
 from k8s import volumes as mounts
 from k8s.volumes import Volume
 from trainer import presets
@@ -43,7 +44,15 @@ _REFERENCE = (
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _SECRET_NAME = re.compile(
-    r"(^|_)(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY)(_|$)", re.I
+    r"(^|_)(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS?|SAS|CONNECTION_?STRING"
+    r"|(API|PRIVATE|ACCESS|ACCOUNT|STORAGE|SHARED)_?KEY)(_|$)",
+    re.I,
+)
+# A password in a URL; an access key of AWS; a key, a SAS or its signature of Azure.
+_SECRET_VALUE = re.compile(
+    r"://[^/@\s]*:[^/@\s]*@|\b(AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|\b(AccountKey|SharedAccessKey|SharedAccessSignature|sig)=",
+    re.I,
 )
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -128,12 +137,12 @@ class RunSpec(_Model):
     name: str = Field(description="Name the run and all its objects. New settings need a new name.")
     image: str = Field(description="Run this image of the trainer, best given with its digest.")
     data: str = Field(
-        description="Read the dataset, four IDX files or shards, from this folder: gs://... or a "
-        "path below a volume's mount."
+        description="Read the dataset, four IDX files or shards, from this folder: gs://..., "
+        "s3://..., az://... or a path below a volume's mount."
     )
     run: str = Field(
-        description="Write the run to this folder: gs://... or a path below a volume's mount; "
-        "{name}, {preset}, {digest} are filled in."
+        description="Write the run to this folder: gs://..., s3://..., az://... or a path "
+        "below a volume's mount; {name}, {preset}, {digest} are filled in."
     )
     namespace: str | None = Field(
         None,
@@ -200,7 +209,7 @@ class RunSpec(_Model):
         description="Replace each rank's pod at most this many times, besides restarts in it.",
     )
     storage_endpoint: str | None = Field(
-        None, description="Use the stand-in for Cloud Storage at this URL, to try things out."
+        None, description="Reach the store at this URL, where it is not the cloud's own."
     )
 
     @field_validator("name")
@@ -238,8 +247,8 @@ class RunSpec(_Model):
     def _is_a_folder_of_pods(cls, value: str) -> str:
         if value.startswith("/"):  # below a mount, see _check_volumes
             return mounts.clean(value)
-        if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\x00-\x1f]+)?", value):
-            raise ValueError("must be gs://BUCKET/FOLDER or a path below the mount of a volume")
+        if stores.of(value) is None:
+            raise ValueError(f"must be {stores.EXAMPLES} or a path below the mount of a volume")
         return value.rstrip("/")
 
     @field_validator("groups")
@@ -254,7 +263,11 @@ class RunSpec(_Model):
     def _values_are_text(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: _text(value) for name, value in values.items()}
+        # YAML reads true as a truth value, and programs read it as text.
+        return {
+            name: str(value).lower() if isinstance(value, bool) else _text(value)
+            for name, value in values.items()
+        }
 
     @field_validator("environment")
     @classmethod
@@ -264,7 +277,7 @@ class RunSpec(_Model):
                 raise ValueError(f"{name!r} must be a variable's name: letters, digits and _")
             if name in RESERVED or name.startswith("TRAINYARD_"):
                 raise ValueError(f"{name} is set by the Job; leave it out")
-            if _SECRET_NAME.search(name) or re.search(r"://[^/@\s]*:[^/@\s]*@", value):
+            if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
                 raise ValueError(
                     f"{name} looks like a secret, which a manifest is no place for; put it into a "
                     "Secret and name that under environment_secrets"
@@ -299,6 +312,12 @@ class RunSpec(_Model):
         placed["log_format"] = "json"  # which status and diagnosis read
         config = presets.configure(self.train, placed)
         return config.model_copy(update={"run": run_folder.uri(config)})
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables of the pods that this file sets, the store's among them."""
+        folders = (self.data, self.run)
+        return stores.endpoint_variables(self.storage_endpoint, folders) | self.environment
 
     @property
     def run_uri(self) -> str:
@@ -358,6 +377,9 @@ def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
         )
     _check_names(spec, where)
     _check_volumes(spec, where)
+    secrets = bool(spec.environment_secrets)
+    if fault := stores.fault(spec.variables, (spec.data, spec.run), secrets=secrets):
+        raise ConfigError(f"{where}: {fault}")
     return spec
 
 
@@ -373,8 +395,10 @@ def _problem(error: ValidationError) -> str:
     if problem.kind == "missing":
         return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
     meaning = known[path[-1]].description if path[-1] in known else None
-    # A value may be a mistyped secret.
-    value = "..." if path[0] in ("environment", "storage_endpoint") else problem.value
+    # A value may be a mistyped secret, or hold one.
+    hidden = path[0] in ("environment", "storage_endpoint")
+    hidden = hidden or bool(_SECRET_VALUE.search(str(problem.value)))
+    value = "..." if hidden else problem.value
     return f"{field}: {str(value)[:60]!r}: {problem.rule}" + (f" ({meaning})" if meaning else "")
 
 

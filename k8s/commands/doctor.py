@@ -327,7 +327,7 @@ def _later(volume: Volume) -> str:
 
 def _data(spec: RunSpec) -> tuple[str, str]:
     """Return what the data are, and their digest."""
-    source = run_store.open_folder(spec.data, spec.storage_endpoint)
+    source = run_store.open_folder(spec.data, spec.variables)
     data = dataset.load_from(source, spec.config.validation)
     if data.shards:
         stream.plan(data.shards, spec.config)

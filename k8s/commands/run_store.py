@@ -1,11 +1,12 @@
 """A run's folder in the bucket, seen from where the user types."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
+from k8s import stores
 from k8s.client.cluster import Cluster
 from k8s.run_file import RunSpec
 from trainer import presets
@@ -15,42 +16,37 @@ from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
-ENDPOINT = "STORAGE_EMULATOR_HOST"  # the client library reads it from nowhere else
 
 
 def use(endpoint: str | None) -> None:
-    """Use this stand-in for Cloud Storage, whatever run files say.
-
-    Raises:
-        ConfigError: it is no URL.
-    """
-    if endpoint is not None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"--storage-endpoint: {endpoint!r}: must be http://HOST:PORT")
-        os.environ[ENDPOINT] = endpoint
+    """Reach stores at this address, whatever run files say."""
+    if endpoint:
+        os.environ |= {service.endpoints[0]: endpoint for service in stores.SERVICES}
 
 
-def open_folder(uri: str, endpoint: str | None) -> Storage:
+def open_folder(uri: str, variables: Mapping[str, str]) -> Storage:
     """Return a folder.
 
     Args:
         uri: of the folder.
-        endpoint: of a stand-in for Cloud Storage, as pods reach it. The environment's wins,
-            because a store in the cluster may have another address from here.
+        variables: of the run's pods, by which they reach it.
     """
-    if not endpoint or ENDPOINT in os.environ:
-        return open_storage(uri, deadline=DEADLINE)
-    os.environ[ENDPOINT] = endpoint
+    given = stores.from_here(uri, variables, os.environ)
+    before = {name: os.environ.get(name) for name in given}
+    os.environ |= given
     try:
         return open_storage(uri, deadline=DEADLINE)
-    finally:
-        del os.environ[ENDPOINT]  # the next run's store may be another one
+    finally:  # the next run's store may be another one
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def of_spec(spec: RunSpec) -> Storage:
     """Return the folder of a run file."""
-    return open_folder(spec.run_uri, spec.storage_endpoint)
+    return open_folder(spec.run_uri, spec.variables)
 
 
 def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]:
@@ -67,10 +63,19 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]
     except (KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError, ConfigError):
         config = None
     uri = run_folder.uri(config) if config else ""
-    if config is None or not uri.startswith("gs://") or "{" in uri:  # pods' paths are not ours
+    service = stores.of(uri)
+    if config is None or not service or "{" in uri:  # pods' paths are not ours
         raise ConfigError(
             f"{name}: its ConfigMap does not name the run's folder in a bucket; give its run file"
         )
     container = job["spec"]["template"]["spec"]["containers"][0]
-    variables = {each["name"]: each.get("value") for each in container.get("env") or []}
-    return open_folder(uri, variables.get(ENDPOINT)), config
+    variables = {each["name"]: each.get("value") or "" for each in container.get("env") or []}
+    given = stores.from_here(uri, variables, os.environ)
+    if service is stores.AZURE and (endpoint := given.get(service.endpoints[0])):
+        # A request to Azure carries a token that opens more than this folder, and whoever may
+        # create Jobs chose where it would go.
+        raise ConfigError(
+            f"{name}: its store is at {endpoint}; if your credentials may go there, give "
+            f"--storage-endpoint {endpoint} or its run file"
+        )
+    return open_folder(uri, variables), config

@@ -17,7 +17,7 @@ from trainer.text import printable
 
 def add_run(
     parser: argparse.ArgumentParser,
-    text: str = "Find the run by its run file or its name.",
+    text: str = "Give a run file or a run's name.",
     *,
     nargs: Any = None,
 ) -> None:
@@ -119,7 +119,7 @@ def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:
     """
     run_store.use(options.storage_endpoint)
     if options.folder:
-        return run_store.open_folder(options.folder, None), None
+        return run_store.open_folder(options.folder, {}), None
     if options.run is None:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if is_file(options.run):
@@ -130,7 +130,7 @@ def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:
     if found is None:
         raise ConfigError(
             f"{options.run}: no such run in namespace {there.namespace}; if it is gone from the "
-            "cluster, give its run file instead of its name, or --folder gs://..."
+            "cluster, give its run file instead of its name, or --folder URI"
         )
     return run_store.of_job(there, found)
 

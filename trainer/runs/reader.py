@@ -59,7 +59,6 @@ class Cause(BaseModel):
 
     rank: int | None = None
     message: str
-    remedy: str = ""
 
 
 class Attempt(BaseModel):

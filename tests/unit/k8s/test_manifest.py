@@ -15,7 +15,6 @@ from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
 from trainer import config, presets
 from trainer.cluster_spec import from_environment
 from trainer.errors import ConfigError
-from trainer.gang import time_limits
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/data/golden"
@@ -88,11 +87,6 @@ def test_the_job_keeps_the_protocol() -> None:
     assert rules == {"FailJob": [2, 65], "Ignore": ["DisruptionTarget", 75]}
 
 
-def test_pods_have_as_long_to_stop_as_the_trainer_takes() -> None:
-    given = pod(objects(PLAIN)[-1])["terminationGracePeriodSeconds"]
-    assert given == time_limits.RUN_GRACE > time_limits.GRACE + time_limits.ENDING
-
-
 def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     container = pod(objects(FULL)[-1])["containers"][0]
     variables = {each["name"]: each["value"] for each in container["env"]}
@@ -114,6 +108,15 @@ def test_the_config_is_what_the_run_file_says(train: dict[str, Any]) -> None:
     written = yaml.safe_load(manifest.objects(full)[0]["data"]["config.yaml"])
     assert presets.configure(written, {}) == full.config
     assert set(written) < set(config.TrainConfig.model_fields)
+
+
+def test_a_pod_asks_for_the_workload_identity_of_azure_where_it_needs_it() -> None:
+    azure = {"run": "abfss://runs@account.dfs.core.windows.net/{name}"}
+    account = {"service_account": "trainer"}
+    for values, asks in (({}, False), (account, False), (azure, False), (azure | account, True)):
+        job = objects({**PLAIN, **values})[-1]
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        assert (labels.get("azure.workload.identity/use") == "true") == asks
 
 
 def test_only_the_runs_own_pods_reach_its_ports() -> None:

@@ -34,7 +34,15 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"train": {"data": "x"}}, "train.data: does not belong under train; give data instead"),
         ({"train": {"epochs": -1}}, "train: epochs: -1: Input should be greater than 0"),
         ({"train": {"preset": "cn"}}, "train: preset: 'cn': no such preset; did you mean cnn?"),
-        ({"data": "bucket/mnist"}, "data: 'bucket/mnist': must be gs://BUCKET/FOLDER"),
+        (
+            {"data": "bucket/mnist"},
+            "data: 'bucket/mnist': must be gs://BUCKET/FOLDER, s3://BUCKET/FOLDER, az://",
+        ),
+        ({"data": "s3://a/mnist"}, "data: 's3://a/mnist': must be"),
+        ({"data": "s3://bucket?versionId=1"}, "must be"),
+        ({"data": "abfss://c@account.dfs.example.org/a"}, "must be"),
+        ({"data": "az://container/mnist"}, "'az://container/mnist' names no account; give AZURE_"),
+        ({"run": "ftp://bucket/runs"}, "run: 'ftp://bucket/runs': must be"),
         ({"run": "gs://bucket/{nmae}"}, "only {name}, {preset} and {digest} are filled in"),
         ({"image": "A b"}, "image: 'A b': must be NAME[:TAG][@sha256:DIGEST]"),
         ({"workers": 0}, "workers: '0': Input should be greater than or equal to 1"),
@@ -93,12 +101,92 @@ def test_a_missing_field_is_named_with_its_meaning() -> None:
         run_file.parse(values, "run.yaml")
 
 
-@pytest.mark.parametrize("name", ["DB_PASSWORD", "MY_TOKEN", "AWS_SECRET_ACCESS_KEY", "api_key"])
-def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DB_PASSWORD", "hunter2"),
+        ("MY_TOKEN", "hunter2"),
+        ("api_key", "hunter2"),
+        ("AWS_ACCESS_KEY_ID", "hunter2"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+        ("AWS_SESSION_TOKEN", "hunter2"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "hunter2"),
+        ("AZURE_STORAGE_ACCESS_KEY", "hunter2"),
+        ("AZURE_STORAGE_KEY", "hunter2"),
+        ("AZURE_STORAGE_SAS_TOKEN", "hunter2"),
+        ("AZURE_STORAGE_SAS_KEY", "hunter2"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "hunter2"),
+        ("AZURE_CLIENT_SECRET", "hunter2"),
+        ("HTTPS_PROXY", "http://me:hunter2@proxy:8080"),
+        ("STORE", "AccountName=a;AccountKey=hunter2;EndpointSuffix=core.windows.net"),
+        ("STORE", "https://a.blob.core.windows.net/c?sv=2024&sig=hunter2"),
+        ("STORE", "AKIAHUNTER2HUNTER2AB"),
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match="looks like a secret") as error:
-        run_file.parse({**PLAIN, "environment": {name: "hunter2"}}, "run.yaml")
-    assert "hunter2" not in str(error.value)
+        run_file.parse({**PLAIN, "environment": {name: value}}, "run.yaml")
+    assert "hunter2" not in str(error.value).lower()
     assert "environment_secrets" in str(error.value)
+
+
+def test_a_secret_in_a_folder_is_refused_and_not_repeated() -> None:
+    for folder in ("s3://AKIDX:hunter2@bucket/a", "https://a.blob.example/c?sig=hunter2"):
+        with pytest.raises(ConfigError, match=r"data: '\.\.\.': must be") as error:
+            run_file.parse({**PLAIN, "data": folder}, "run.yaml")
+        assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "https://s3.example.org"},
+        {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST": True, "AWS_EC2_METADATA_DISABLED": "true"},
+        {"AZURE_STORAGE_ACCOUNT_NAME": "account", "SORT_KEY": "a", "MONKEY": "b"},
+    ],
+)
+def test_settings_that_are_no_secrets_are_taken(settings: dict[str, Any]) -> None:
+    read = run_file.parse({**PLAIN, "environment": settings}, "run.yaml")
+    assert set(read.variables) == set(settings)
+
+
+S3 = {"data": "s3://bucket/mnist", "run": "s3://bucket/runs/{name}"}
+
+
+def test_plain_http_to_a_store_of_s3_has_to_be_asked_for() -> None:
+    http = {**PLAIN, **S3, "storage_endpoint": "http://store:8333"}
+    with pytest.raises(ConfigError, match="http:// to store shows the data") as error:
+        run_file.parse(http, "run.yaml")
+    assert "AWS_ALLOW_HTTP: true under environment" in str(error.value)
+    named = {"AWS_ENDPOINT_URL": "http://store:8333"}
+    with pytest.raises(ConfigError, match="http:// to store shows the data"):
+        run_file.parse({**PLAIN, **S3, "environment": named}, "run.yaml")
+    asked = {"AWS_ALLOW_HTTP": True}
+    variables = run_file.parse({**http, "environment": asked}, "run.yaml").variables
+    assert variables == {"AWS_ENDPOINT_URL_S3": "http://store:8333", "AWS_ALLOW_HTTP": "true"}
+    run_file.parse({**http, "storage_endpoint": "https://store:8333"}, "run.yaml")
+
+
+def test_the_account_of_azure_is_in_the_folder_the_environment_or_a_secret() -> None:
+    folder = "az://runs/{name}"
+    for values in (
+        {"run": folder, "environment": {"AZURE_STORAGE_ACCOUNT": "account"}},
+        {"run": folder, "environment_secrets": ["store"]},
+        {"run": "abfss://runs@account.dfs.core.windows.net/{name}"},
+        {"run": "https://account.blob.core.windows.net/runs/{name}"},
+    ):
+        run_file.parse({**PLAIN, **values}, "run.yaml")
+
+
+def test_an_endpoint_is_that_of_the_services_that_the_run_uses() -> None:
+    both = {**PLAIN, "run": S3["run"], "storage_endpoint": "https://store:80"}
+    for values, names in (
+        (PLAIN, {"STORAGE_EMULATOR_HOST"}),
+        ({**PLAIN, **S3}, {"AWS_ENDPOINT_URL_S3"}),
+        (both, {"STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL_S3"}),
+    ):
+        given = run_file.parse({**values, "storage_endpoint": "https://store:80"}, "run.yaml")
+        assert given.variables == dict.fromkeys(names, "https://store:80")
 
 
 @pytest.mark.parametrize(("workers", "longest"), [(1, 55), (11, 54), (1000, 53)])
