@@ -6,7 +6,10 @@ import hypothesis
 import pytest
 
 from tests.support import mnist, needs, processes, series, shared
+from tests.support.stores import stores
 from trainer.data import sources
+
+__all__ = ["stores"]  # a fixture
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would every
 # process they start: the ones that end by Ctrl-C would never end.

@@ -55,6 +55,10 @@ class Program:
         Raises:
             ConfigError: an argument is missing, wrong or unknown.
         """
+        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+            flag = arguments[0].partition("=")[0]
+            command = self.command(arguments) or "COMMAND"
+            raise ConfigError(f"{flag}: flags follow the command: {self.name} {command} {flag} ...")
         parser = self.parser([self.command(arguments)])
         options, unknown = parser.parse_known_args(arguments)
         if unknown:

@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the logs that the flags ask for."""
     if options.follow and (options.previous or options.folder):
         raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
+    if options.rank is not None and options.rank < 0:
+        raise ConfigError(f"--rank {options.rank}: must be at least 0")
     if options.folder:
         return _stored(options)
     cluster, name, spec = target.find(options)
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         return _stored(options)
     job = target.job(cluster, name)
     workers = run_phase.workers(job)
-    if options.rank is not None and not 0 <= options.rank < workers:
+    if options.rank is not None and options.rank >= workers:
         raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
     if options.follow:
         deadline = spec.start_deadline if spec else float("inf")

@@ -83,6 +83,8 @@ def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
         ConfigError: it has none yet, or the folder is another run's.
     """
     result = run_folder.read_result(folder)
+    if result is None and config is None and not folder.list():
+        raise ConfigError(f"{folder.uri}: does not exist or is empty; give the folder of a run")
     if result is None:
         steps = [entry.name for entry in folder.list("checkpoints/")]
         so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"

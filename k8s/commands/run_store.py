@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -19,8 +20,15 @@ DEADLINE = 10.0  # seconds for a call, because a person waits
 
 
 def use(endpoint: str | None) -> None:
-    """Reach stores at this address, whatever run files say."""
-    if endpoint:
+    """Reach stores at this address, whatever run files say.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    if endpoint is not None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--storage-endpoint: {endpoint!r}: must be http://HOST:PORT")
         os.environ |= {service.endpoints[0]: endpoint for service in stores.SERVICES}
 
 

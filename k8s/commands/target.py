@@ -17,7 +17,7 @@ from trainer.text import printable
 
 def add_run(
     parser: argparse.ArgumentParser,
-    text: str = "Give a run file or a run's name.",
+    text: str = "Find the run by its run file or its name.",
     *,
     nargs: Any = None,
 ) -> None:

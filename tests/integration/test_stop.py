@@ -77,6 +77,49 @@ def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path) -> None:
     )
 
 
+def test_a_gang_leaves_one_record_of_its_end(digits: Path, tmp_path: Path) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    env = {"TRAINYARD_TERMINATION_LOG": str(message)}
+    endless = (*job(digits, str(tmp_path / "a"), 2), "--steps", "1000000")
+    with processes.running(*endless, env=env) as gang:
+        assert gang.stdout
+        assert any("loss" in line for line in iter(gang.stdout.readline, ""))
+        gang.send_signal(signal.SIGTERM)
+        code, out, err = processes.finish(gang)
+    assert code == 75
+    told = [json.loads(line) for line in out.splitlines()]
+    record = json.loads(message.read_text())
+    assert record["kind"] == "stopped"
+    assert record["message"].startswith("stopped at step ")
+    assert told[-1] == {
+        "message": "ended with exit code 75",
+        "event": "ended",
+        "exit_code": 75,
+        "failure": record,
+    }
+    assert sum("failure" in line for line in told) == 1
+    assert err.count("\n") == 1
+    code, out, _ = processes.run(*job(digits, str(tmp_path / "b"), 2), env=env)
+    assert code == 0
+    record = json.loads(message.read_text())
+    assert (record["event"], record["steps"]) == ("finished", 400)
+    assert "ended" not in [json.loads(line).get("event") for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_refusal_is_a_record_too(tmp_path: Path, workers: int) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    env = {"TRAINYARD_TERMINATION_LOG": str(message)}
+    arguments = job(tmp_path / "none", str(tmp_path / "run"), workers)
+    code, out, err = processes.run(*arguments, env=env)
+    last = json.loads(out)
+    assert (code, last["exit_code"], last["failure"]["kind"]) == (65, 65, "data")
+    assert last["failure"] == json.loads(message.read_text())
+    assert last["failure"]["message"] in err
+
+
 def _life(arguments: tuple[str, ...], env: dict[str, str]) -> float:
     began = time.monotonic()
     code, _, err = processes.run(*arguments, env=env)

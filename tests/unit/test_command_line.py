@@ -35,12 +35,23 @@ def test_every_help_is_a_sentence() -> None:
     assert odd == []
 
 
+def test_no_help_names_a_default_that_is_nothing() -> None:
+    helps = [str(action.help) for _, action in actions(PROGRAM.parser(PROGRAM.commands))]
+    assert [text for text in helps if "None" in text or "False" in text] == []
+    assert any("(default: 0)" in text for text in helps)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["report", "--run", "a", "--outptu", "b"], "'--outptu'; did you mean --output?"),
         (["submit", "a.yaml", "--folow"], "'--folow'; did you mean --follow?"),
         (["submit"], "required: RUN (trainyard submit --help lists all)"),
+        (
+            ["--namespace", "x", "status", "run"],
+            "--namespace: flags follow the command: trainyard status --namespace ...",
+        ),
+        (["--run=a"], "--run: flags follow the command: trainyard COMMAND --run ..."),
         (["sumbit"], "invalid choice: 'sumbit'"),
         ([], "required: COMMAND (trainyard --help lists all)"),
     ],

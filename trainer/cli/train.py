@@ -7,9 +7,10 @@ import time
 from typing import Any, get_args
 
 from trainer import cluster_spec as clusters
-from trainer import presets
+from trainer import failure, presets, progress, worker_events
 from trainer.config import TrainConfig, read_yaml
-from trainer.gang import local_gang, process, supervisor, worker
+from trainer.errors import UserError
+from trainer.gang import found_failures, local_gang, process, supervisor, worker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, field in TrainConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        # argparse gives % a meaning of its own
-        text = f"{field.description} (default: {field.default})".replace("%", "%%")
+        unset = field.default is None or field.default is False
+        named = "" if unset else f" (default: {field.default})"
+        text = f"{field.description}{named}".replace("%", "%%")  # argparse gives % a meaning
         if field.annotation is bool:
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=text
@@ -50,14 +52,28 @@ def run(options: argparse.Namespace) -> None:
     config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
     os.environ.setdefault(worker.STARTED, repr(time.time()))
     cluster = clusters.from_environment(os.environ)
-    if supervisor.WORKER in os.environ:
-        worker.serve(config, cluster or clusters.ALONE)
-    elif cluster is None and config.workers > 1:
-        local_gang.run_gang(options.arguments, config, process.stop_event())
-    else:
-        supervisor.supervise(
-            options.arguments, config, cluster or clusters.ALONE, process.stop_event()
-        )
+    try:
+        if supervisor.WORKER in os.environ:
+            worker.serve(config, cluster or clusters.ALONE)
+        elif cluster is None and config.workers > 1:
+            local_gang.run_gang(options.arguments, config, process.stop_event())
+        else:
+            supervisor.supervise(
+                options.arguments, config, cluster or clusters.ALONE, process.stop_event()
+            )
+    except UserError as error:
+        _record_end(error, config, cluster.rank if cluster else None)
+        raise
+
+
+def _record_end(error: UserError, config: TrainConfig, rank: int | None) -> None:
+    """Record for programs why the run ended; a process below another one leaves it to that."""
+    record = failure.of(error, rank).record()
+    found_failures.leave_message(record)
+    if config.log_format == "json" and worker_events.STATUS_FD not in os.environ:
+        code = error.exit_code
+        words = f"ended with exit code {code}"
+        progress.create("json").say(words, event="ended", exit_code=code, failure=record)
 
 
 def _indented(text: str) -> str:

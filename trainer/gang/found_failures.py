@@ -13,6 +13,7 @@ from trainer.cluster_spec import Cluster
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
 from trainer.gang.coordinator import FEW
+from trainer.worker_events import STATUS_FD
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows its content
 
@@ -53,7 +54,7 @@ def stalled(rank: int, what: str) -> Failure:
 
 def stopped_early(rank: int) -> Failure:
     """Return the failure of a rank that was asked to stop while it had no worker."""
-    message = "stopped before it trained; the same command resumes the run"
+    message = "stopped while it had no worker; the same command resumes the run"
     return Failure(kind="stopped", rank=rank, code=StoppedError.exit_code, message=message)
 
 
@@ -94,9 +95,14 @@ def _unavailable(rank: int, message: str, remedy: str) -> Failure:
     return Failure(kind="unavailable", rank=rank, code=code, message=message, remedy=remedy)
 
 
-def leave_message(record: Mapping[str, Any], path: Path | None = None) -> None:
-    """Write a record as JSON where Kubernetes reads how a container ended."""
-    path = path or Path(os.environ.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG))
+def leave_message(record: Mapping[str, Any]) -> None:
+    """Write a record as JSON where Kubernetes reads how a container ended.
+
+    A process below another one leaves it to that: ranks on one machine share the file.
+    """
+    if STATUS_FD in os.environ:
+        return
+    path = Path(os.environ.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG))
     with contextlib.suppress(OSError):
         if path.exists():
             path.write_bytes(json.dumps(record).encode()[:MOST_BYTES])

@@ -18,20 +18,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer import cluster_spec as clusters
 from trainer import sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import FailedError, Failure, parse
-from trainer.gang import gang_key, process
+from trainer.gang import found_failures, gang_key, process
 from trainer.gang.process import Child
 from trainer.gang.supervisor import TICK
-from trainer.gang.time_limits import GRACE
+from trainer.gang.time_limits import ENDING, GRACE, LOST_GRACE
 from trainer.worker_events import Event
-
-LOST_GRACE = 12.0  # seconds for the others to end when the gang has failed
-ENDING = 7.0  # seconds for a supervisor to end after its worker
 
 
 @dataclass
@@ -59,6 +57,9 @@ class Gang:
         config: of the run.
         log: file that takes what all of them write; None to share our output.
         listen: called with a rank and each event of its processes.
+
+    Attributes:
+        result: of the run in short, once it is stored.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Gang:
         self._key = gang_key.new()
         self._events: queue.SimpleQueue[tuple[int, Child, Event]] = queue.SimpleQueue()
         self._failures: list[tuple[int, Failure]] = []
+        self.result: dict[str, Any] = {}
         self._kill_at = float("inf")
         self.ranks = {rank: Rank(self._start(rank)) for rank in range(config.workers)}
 
@@ -99,9 +101,7 @@ class Gang:
                 sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
         if self._failures:
             # Prefer a root cause over ranks that only lost a peer.
-            code, failure = min(
-                self._failures, key=lambda each: (each[1].consequence, not each[1].names_a_cause)
-            )
+            code, failure = min(self._failures, key=lambda each: _distance(each[1]))
             raise FailedError(failure, self._config.workers, code if code > 0 else 1)
 
     def kill(self) -> None:
@@ -136,6 +136,7 @@ class Gang:
             return
         self._listen(number, event)
         rank.failure = parse(event.get("failure")) or rank.failure
+        self.result = event.get("result", self.result)
         rank.asked = rank.asked or event.get("event") == "stopping"
         if event.get("event") == "committed":
             for each in self.ranks.values():
@@ -158,7 +159,14 @@ class Gang:
 
 def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
     """Run all workers on this machine until they are done; see ``Gang``."""
-    Gang(arguments, config).run(stop)
+    gang = Gang(arguments, config)
+    gang.run(stop)
+    found_failures.leave_message({"event": "finished", **gang.result})
+
+
+def _distance(failure: Failure) -> tuple[bool, ...]:
+    """Return how far from the root cause a failure is, for comparison."""
+    return failure.consequence, not failure.names_a_cause, failure.kind != "stopped"
 
 
 def _lost_supervisor(rank: int, code: int) -> Failure:

@@ -82,9 +82,6 @@ def supervise(
         supervisor = Supervisor(arguments, config, cluster, stop, Path(folder))
         try:
             supervisor.run()
-        except UserError as error:
-            found_failures.leave_message(failure.of(error, cluster.rank).record())
-            raise
         finally:
             supervisor.close()
     if config.report and cluster.rank == 0:
@@ -362,6 +359,7 @@ class Supervisor:
             case {"failure": record} if isinstance(self._state, Loading):
                 self._state.failure = failure.parse(record)
             case {"result": dict(result)} if self._cluster.rank == 0:
+                tell_parent(result=result)
                 found_failures.leave_message({"event": "finished", **result})
         if isinstance(self._state, Running | Leaving):
             self._attempt_says(self._state, event)

@@ -23,6 +23,7 @@ from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.failure import parse
 from trainer.gang.process import Child
 from trainer.gang.sweep_file import Planned, Sweep, arguments, plan
+from trainer.gang.time_limits import RUN_GRACE
 from trainer.report import compare, compare_page
 from trainer.report.compare import shown
 from trainer.runs import run_folder
@@ -31,7 +32,6 @@ from trainer.text import duration, printable
 from trainer.worker_events import Event
 
 PAGE = "compare.html"
-GRACE = 45.0  # seconds from the request to stop until a run is killed; it gives its workers less
 TICK = 0.1  # seconds between two looks at a request to stop
 LAST_LINES = 5  # printed of a run that ended without a message
 READERS = 8  # folders that are read at the same time
@@ -98,7 +98,7 @@ def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:
             while event.get("event") != "exit":
                 if stop.is_set() and kill_at == math.inf:
                     child.say("stop")
-                    kill_at = time.monotonic() + GRACE
+                    kill_at = time.monotonic() + RUN_GRACE
                 if time.monotonic() > kill_at:
                     child.kill()
                 with contextlib.suppress(queue.Empty):

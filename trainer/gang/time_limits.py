@@ -10,8 +10,12 @@ from trainer.worker_events import AT_THE_STORE, EVALUATING, GATHERING, TRAINING,
 FROZEN = 10.0  # seconds without a sign of life after which a worker counts as frozen
 LOADING = 900.0  # seconds to import TensorFlow and load the data
 JOINING = 60.0  # seconds for workers that were started together to meet
-GRACE = 25.0  # seconds from the request to stop until a worker is killed
 LEAVING = 10.0  # seconds from a peer's loss until a worker is killed that does not commit
+# Of a request to stop, each process has longer than those that it waits for.
+GRACE = 25.0  # seconds until a supervisor kills its worker: 5 for the chunk, the rest for the store
+ENDING = 7.0  # more until a local gang kills that supervisor, which stores attempts and logs
+RUN_GRACE = 40.0  # seconds in all until a sweep kills a run; a Job's manifest gives pods as many
+LOST_GRACE = LEAVING + 2.0  # seconds for the other supervisors to end when a local gang has failed
 PORT_PATIENCE = 10.0  # seconds for another process to free our port
 LINGER = 15.0  # seconds that rank 0's supervisor waits for others to finish
 

@@ -252,7 +252,6 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
     batch = each.settings.get("batch_size")
     if rate is None and seconds and isinstance(batch, int) and batch < 1 << 53:
         rate = steps * batch / seconds
-    cause = each.attempts[-1].cause if each.attempts and not result else None
     return Row(
         name=name,
         uri=each.uri,
@@ -265,8 +264,14 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
         seconds=seconds,
         images_per_second=rate,
         restarts=max(0, len(each.attempts) - 1),
-        trouble=cause.message if cause else None,
+        trouble=_trouble(each),
     )
+
+
+def _trouble(each: Run) -> str | None:
+    if each.result or not each.attempts or (cause := each.attempts[-1].cause) is None:
+        return None
+    return each.attempts[-1].ended_by + (f"; {cause.remedy}" if cause.remedy else "")
 
 
 def _last_score(each: Run) -> tuple[float | None, float | None, Split | None]:

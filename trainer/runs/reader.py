@@ -59,6 +59,7 @@ class Cause(BaseModel):
 
     rank: int | None = None
     message: str
+    remedy: str = ""
 
 
 class Attempt(BaseModel):

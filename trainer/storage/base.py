@@ -152,8 +152,9 @@ def check_name(name: str) -> None:
 def name_fault(name: str) -> str | None:
     """Return what is wrong with a name, to follow ``object name X``; None if nothing is."""
     parts = name.split("/")
-    # Category Cc is the control characters, Cs the surrogates, which UTF-8 cannot hold.
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    # Category Cc is the control characters, Cs the surrogates, which UTF-8 cannot hold. XML, in
+    # which S3 and Azure list names, has neither of the other two.
+    if any(unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" for c in name):
         return "holds a control character or is not valid Unicode"
     if any(part in ("", ".", "..") for part in parts):
         return "is not a relative path of non-empty parts other than '.' and '..'"

@@ -170,7 +170,8 @@ class GCSStorage:
                 f"no bucket {self.uri.split('/')[2]!r} at {self.endpoint}; "
                 "create it or check its name"
             ) from error
-        below = ((blob.name.removeprefix(self._above), blob.size) for blob in page)
+        # Some servers leave the size of an empty object out.
+        below = ((blob.name.removeprefix(self._above), blob.size or 0) for blob in page)
         # Other tools leave names such as "folder/", which no LocalStorage could hold either.
         entries = [Entry(name, size) for name, size in below if not name_fault(name)]
         return entries, listing.next_page_token

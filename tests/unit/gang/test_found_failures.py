@@ -79,7 +79,10 @@ def test_the_record_goes_only_where_kubernetes_reads_it(
     path.write_text("an earlier and longer message " * 100)
     leave_message(record)
     assert json.loads(path.read_text()) == record
-    leave_message({}, tmp_path)  # a folder
-    leave_message({}, path / "below")
-    leave_message({}, tmp_path / ("x" * 300))
+    for nowhere in (tmp_path, path / "below", tmp_path / ("x" * 300)):
+        monkeypatch.setenv("TRAINYARD_TERMINATION_LOG", str(nowhere))
+        leave_message({})
+    monkeypatch.setenv("TRAINYARD_TERMINATION_LOG", str(path))
+    monkeypatch.setenv("TRAINYARD_STATUS_FD", "1")  # a parent does it
+    leave_message({})
     assert json.loads(path.read_text()) == record

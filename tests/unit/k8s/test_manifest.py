@@ -15,6 +15,7 @@ from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
 from trainer import config, presets
 from trainer.cluster_spec import from_environment
 from trainer.errors import ConfigError
+from trainer.gang import time_limits
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/data/golden"
@@ -85,6 +86,11 @@ def test_the_job_keeps_the_protocol() -> None:
         rules.setdefault(rule["action"], [])
         rules[rule["action"]] += rule.get("onExitCodes", {}).get("values", ["DisruptionTarget"])
     assert rules == {"FailJob": [2, 65], "Ignore": ["DisruptionTarget", 75]}
+
+
+def test_pods_have_as_long_to_stop_as_the_trainer_takes() -> None:
+    given = pod(objects(PLAIN)[-1])["terminationGracePeriodSeconds"]
+    assert given == time_limits.RUN_GRACE > time_limits.GRACE + time_limits.ENDING
 
 
 def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:

@@ -94,6 +94,7 @@ def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
 def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     make(tmp_path / "done", result={"test_accuracy": 0.1}, seed=1)
     attempts = [folders.attempt(1, 0, 10, "loss became nan at step 12")]
+    attempts[0]["cause"]["remedy"] = "lower learning_rate"
     make(tmp_path / "bad", lines=records(10), attempts=attempts, seed=2, batch_size=64)
     make(tmp_path / "early", lines=records(5, validations=False), seed=3)
     make(tmp_path / "new", seed=4)
@@ -109,7 +110,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     assert "10.00%" in text
     assert "~10.00%" not in text
     assert "3 of 4 not finished" in text
-    assert "bad: loss became nan at step 12" in text
+    assert "bad: rank 1: loss became nan at step 12; lower learning_rate" in text
     assert "3 of 4 not finished" in compare_page.as_page(found).decode()
 
 

@@ -512,6 +512,8 @@ def test_logs_come_from_the_pods_and_from_the_folder_once_they_are_gone(
     assert capsys.readouterr().out == "0 | warning: stored\n1 | also stored\n"
     assert main(["logs", "--folder", folder.uri, "--rank", "1"]) == 0
     assert capsys.readouterr().out == "1 | also stored\n"
+    assert main(["logs", "--folder", folder.uri, "--rank=-1"]) == 2
+    assert capsys.readouterr().err == "k8s: --rank -1: must be at least 0\n"
     assert main(["logs", "mnist"]) == 2
     assert "give its run file instead of its name, or --folder" in capsys.readouterr().err
     assert main(["logs"]) == 2
@@ -523,6 +525,14 @@ def test_result_is_read_from_the_folder_and_downloaded(
     folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
     assert main(["result", str(run_file)]) == 2
     assert "the run has not ended; it has no checkpoint yet" in capsys.readouterr().err
+    nowhere = tmp_path / "nowhere"
+    assert main(["result", "--folder", str(nowhere)]) == 2
+    said = f"k8s: {nowhere}: does not exist or is empty; give the folder of a run\n"
+    assert capsys.readouterr().err == said
+    for endpoint in ("", "store:4443", "ftp://store", "http://"):
+        assert main(["result", str(run_file), "--storage-endpoint", endpoint]) == 2
+        said = f"k8s: --storage-endpoint: {endpoint!r}: must be http://HOST:PORT\n"
+        assert capsys.readouterr().err == said
     folder.create(run_folder.RESULT, run_folder.pretty(RESULT))
     assert main(["result", str(run_file)]) == 2
     assert "holds result.json but no config.json" in capsys.readouterr().err

@@ -885,6 +885,9 @@ def test_recorded_objects(path: Path) -> None:
     for each in expect.pop("words", []):
         assert each in cause.message
     assert {name: getattr(cause, name) for name in expect} == expect
+    # The sentences of that trainer name the rank once more.
+    line = cause.message.replace(" UTC: rank 0: ", " UTC: ")
+    assert f"| {line} |\n" in (RECORDED.parents[2] / "docs/e2e.md").read_text()
 
 
 def test_there_are_recordings() -> None:
