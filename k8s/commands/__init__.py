@@ -1,1 +1,5 @@
-"""One module a verb, and what several of them share: target, screen, run_store, observe, follow."""
+"""One module a verb, and what several of them share.
+
+Which are target, screen, observe, follow, and the folder of a run: run_store, claim_folder,
+reader_pod.
+"""

@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = "Print a run's result, which is in its folder."
     target.add_run(parser, nargs="?")
-    parser.add_argument("--download", metavar="DIR", help="Copy the run's folder to this one.")
+    parser.add_argument(
+        "--download",
+        metavar="DIR",
+        help="Copy the run's folder to this one, also while the run is in progress.",
+    )
     target.add_output(parser)
     target.add_folder(parser)
 
@@ -31,6 +35,9 @@ def run(options: argparse.Namespace) -> None:
         count = download(folder, options.download)
         copied = printable(f"{count} objects of {folder.uri} copied to {options.download}")
         sys.stderr.write(f"{copied}\n")
+        if run_folder.read_result(folder) is None:
+            sys.stderr.write(f"{printable(_not_ended(folder))}\n")
+            return
     values = read(folder, config)
     if options.output == "json":
         target.print_json(values)
@@ -86,9 +93,7 @@ def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
     if result is None and config is None and not folder.list():
         raise ConfigError(f"{folder.uri}: does not exist or is empty; give the folder of a run")
     if result is None:
-        steps = [entry.name for entry in folder.list("checkpoints/")]
-        so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"
-        raise ConfigError(f"{folder.uri}: the run has not ended; {so_far}")
+        raise ConfigError(_not_ended(folder))
     stored = run_folder.read_config(folder) if config else None
     if config and stored is None:
         raise ConfigError(
@@ -100,6 +105,12 @@ def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
             folder, config, str(stored.get("data_sha256"))
         )  # raises if it is another run's
     return result
+
+
+def _not_ended(folder: Storage) -> str:
+    steps = [entry.name for entry in folder.list("checkpoints/")]
+    so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"
+    return f"{folder.uri}: the run has not ended; {so_far}"
 
 
 def as_text(result: dict[str, Any], folder: Storage) -> str:

@@ -1,14 +1,17 @@
-"""A run's folder in the bucket, seen from where the user types."""
+"""A run's folder, in a bucket or on a claim, seen from where the user types."""
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
-from k8s import stores
+from k8s import manifest, stores
 from k8s.client.cluster import Cluster
+from k8s.commands import reader_pod
+from k8s.commands.claim_folder import ClaimFolder
 from k8s.run_file import RunSpec
 from trainer import presets
 from trainer.config import TrainConfig
@@ -53,8 +56,18 @@ def open_folder(uri: str, variables: Mapping[str, str]) -> Storage:
 
 
 def of_spec(spec: RunSpec) -> Storage:
-    """Return the folder of a run file."""
+    """Return the folder of a run file, which must be in a bucket."""
     return open_folder(spec.run_uri, spec.variables)
+
+
+def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
+    """Return the folder of a run file, which must be on a claim."""
+    pod = manifest.objects(spec)[-1]["spec"]["template"]["spec"]
+    return _on_claim(cluster, spec.name, pod, spec.run_uri)
+
+
+def _on_claim(cluster: Cluster, name: str, pod: dict[str, Any], path: str) -> Storage:
+    return ClaimFolder(path, partial(reader_pod.ask, cluster, name, pod, path))
 
 
 def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]:
@@ -72,11 +85,14 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]
         config = None
     uri = run_folder.uri(config) if config else ""
     service = stores.of(uri)
-    if config is None or not service or "{" in uri:  # pods' paths are not ours
+    if config is None or not (service or uri.startswith("/")) or "{" in uri:
         raise ConfigError(
-            f"{name}: its ConfigMap does not name the run's folder in a bucket; give its run file"
+            f"{name}: its ConfigMap does not name the run's folder; give its run file"
         )
-    container = job["spec"]["template"]["spec"]["containers"][0]
+    pod = job["spec"]["template"]["spec"]
+    if not service:
+        return _on_claim(cluster, name, pod, uri), config
+    container = pod["containers"][0]
     variables = {each["name"]: each.get("value") or "" for each in container.get("env") or []}
     given = stores.from_here(uri, variables, os.environ)
     if service is stores.AZURE and (endpoint := given.get(service.endpoints[0])):

@@ -124,6 +124,8 @@ def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if is_file(options.run):
         run = read(options)
+        if run.run_uri.startswith("/"):
+            return run_store.on_claim(cluster(options, run), run), run.config
         return run_store.of_spec(run), run.config
     there = cluster(options)
     found = there.get("Job", options.run)

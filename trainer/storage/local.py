@@ -17,14 +17,15 @@ from trainer.storage.base import (
     check_name,
     name_fault,
 )
+from trainer.storage.file_system import CannotCreateError, is_foreign, kind, name_unless_taken
 
 
 class LocalStorage:
     """Objects as files below a folder, with ``/`` in a name for a folder in between.
 
-    Two things differ from a bucket: ``a`` and ``a/b`` cannot both exist, and names that differ
-    in case only are one on a file system that ignores case. ``list`` follows links to files,
-    not links to folders.
+    Three things differ from a bucket: ``a`` and ``a/b`` cannot both exist, names that differ
+    in case only are one on a file system that ignores case, and ``list`` leaves out what systems
+    keep in folders (``file_system.FOREIGN``). It follows links to files, not links to folders.
 
     Args:
         folder: where the objects are.
@@ -69,7 +70,7 @@ class LocalStorage:
         with _os_errors("write", path), _temporary(path.parent, data) as temporary:
             for _ in range(3):  # an object deleted between link and read is tried again
                 try:
-                    _link(temporary, path)
+                    name_unless_taken(temporary, path)
                 except FileExistsError:
                     with contextlib.suppress(FileNotFoundError):
                         return path.read_bytes() == data
@@ -124,7 +125,7 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[Entry]:
         found = list(os.scandir(folder))
     for item in found:
         name, path = above + item.name, folder / item.name
-        if name_fault(name):
+        if name_fault(name) or is_foreign(item.name):
             continue
         if item.is_dir(follow_symlinks=False):
             if prefix.startswith(name + "/") or (name + "/").startswith(prefix):
@@ -170,18 +171,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise ConfigError(
-                f"cannot write {target}: its file system has no hard links, which a write that "
-                "must not overwrite needs; choose a folder on another disk"
-            ) from error
-        raise
-
-
 _REMEDY = {
     errno.EACCES: "choose another folder or fix its permissions",
     errno.EPERM: "choose another folder or fix its permissions",
@@ -195,12 +184,31 @@ _REMEDY = {
 }
 
 
+def _rights(path: Path) -> str:
+    """Return whose the innermost folder is that can be seen, and who this process is."""
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            its = folder.stat()
+            owner = f"{folder} is {its.st_uid}:{its.st_gid}'s with mode {its.st_mode & 0o7777:o}"
+            groups = ", ".join(map(str, sorted({os.getegid(), *os.getgroups()})))
+            return f" ({owner}; this is user {os.geteuid()} of groups {groups})"
+    return ""
+
+
 @contextlib.contextmanager
 def _os_errors(verb: str, path: Path) -> Iterator[None]:
     try:
         yield
+    except CannotCreateError as error:
+        raise ConfigError(
+            f"cannot write {path}: its file system ({kind(path.parent) or '?'}) cannot "
+            "create a file unless it is there: it has neither hard links nor renameat2; choose a "
+            "folder on another one, or, if it shows a bucket, the bucket as s3://, az:// or gs://"
+        ) from error
     except OSError as error:
         reason = f"cannot {verb} {path}: {error.strerror or error}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            reason += _rights(path)
         if remedy := _REMEDY.get(error.errno or 0):
             raise ConfigError(f"{reason}; {remedy}") from error
         raise UnavailableError(f"{reason}; check the disk and its free space, try again") from error

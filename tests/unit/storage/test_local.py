@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
+from trainer.storage import file_system
 from trainer.storage.base import Entry, ObjectNotFoundError, open_storage, read_at_most
 from trainer.storage.local import LocalStorage
 
@@ -159,16 +160,90 @@ def test_a_full_or_broken_disk_may_be_tried_again(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_without_hard_links_is_told(
+def refuse(code: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+NO_LINKS = [errno.EPERM, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP]
+
+
+@pytest.mark.parametrize("code", NO_LINKS)
+def test_a_file_system_without_links_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "link", refuse(code))
+    store = LocalStorage(str(tmp_path))
+    assert store.create("a", b"1")
+    assert store.create("a", b"1")
+    assert not store.create("a", b"2")
+    assert store.read("a") == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("code", NO_LINKS)
+@pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_cannot_refuse_to_overwrite_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, answer: int
+) -> None:
+    monkeypatch.setattr(os, "link", refuse(code))
+    monkeypatch.setattr(file_system, "_renameat2", lambda *_: answer)
+    monkeypatch.setattr("trainer.storage.local.kind", lambda _: "fuse.rclone")
+    store = LocalStorage(str(tmp_path))
+    said = message(ConfigError, lambda: store.create("a", b"1"))
+    assert "its file system (fuse.rclone) cannot create a file unless it is there" in said
+    assert "if it shows a bucket, the bucket as s3://" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_too_late_is_answered_as_such_whatever_link_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", fail)
     store = LocalStorage(str(tmp_path))
-    assert "no hard links" in message(ConfigError, lambda: store.create("a", b"1"))
-    assert list(tmp_path.iterdir()) == []
+    store.create("a", b"1")
+    monkeypatch.setattr(os, "link", refuse(errno.EPERM))  # as sshfs does
+    monkeypatch.setattr(file_system, "_renameat2", lambda *_: errno.EINVAL)
+    assert not store.create("a", b"2")
+    assert store.create("a", b"1")
+
+
+def test_a_broken_disk_is_not_called_one_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refuse(errno.ENOSPC))
+    said = message(UnavailableError, lambda: LocalStorage(str(tmp_path)).create("a", b"1"))
+    assert "No space left" in said
+
+
+def test_the_type_of_a_file_system_is_that_of_the_innermost_mount() -> None:
+    assert file_system.kind(Path("/proc/self")) == "proc"
+    assert file_system.kind(Path("/")) not in ("", "proc")
+
+
+@pytest.mark.parametrize("pattern", file_system.FOREIGN)
+def test_what_systems_keep_in_folders_is_not_listed(tmp_path: Path, pattern: str) -> None:
+    store = LocalStorage(str(tmp_path))
+    for path in (tmp_path, tmp_path / "folder"):
+        path.mkdir(exist_ok=True)
+        (path / pattern.replace("*", "x1")).write_bytes(b"1")
+    store.create("folder/a", b"1")
+    assert store.list() == [Entry("folder/a", 1)]
+
+
+def test_a_folder_that_only_the_system_may_enter_ends_no_listing() -> None:
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        LocalStorage(folder).create("a", b"1")
+        (Path(folder) / "lost+found").mkdir(0)
+        if me == 0:
+            os.seteuid(65534)  # root may enter any folder
+        try:
+            assert LocalStorage(folder).list() == [Entry("a", 1)]
+        finally:
+            os.seteuid(me)
 
 
 @pytest.mark.parametrize(

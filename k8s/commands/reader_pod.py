@@ -1,0 +1,165 @@
+"""A short-lived pod that reads a folder on a claim, which it mounts as the run's pods do.
+
+It is the only pod of a Job, so that nothing stays when this process is killed: the Job ends at its
+deadline, and is removed soon after. The pod prints what is asked for into its log
+(``trainer.storage.pack``), because that needs no right that following a run does not need.
+"""
+
+import json
+import sys
+import time
+import uuid
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any
+
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import ConflictError
+from k8s.commands import observe
+from k8s.diagnosis import claims
+from k8s.diagnosis.cause import Cause, Observed, diagnose
+from k8s.diagnosis.evidence import dig, text
+from k8s.manifest import INSTANCE, selector
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
+from trainer.storage import pack
+from trainer.text import printable
+
+DEADLINE = 90  # seconds for a pod to be placed, to start and to read
+KEPT = 60  # seconds that an ended Job stays if nobody deletes it
+PAUSE = 0.3  # seconds between two requests for the pod
+SAID_AFTER = 5.0  # seconds of waiting after which it is said why
+OVER = ("Succeeded", "Failed")  # phases of a pod
+
+# By the kind of cause; any other may be gone at another try.
+ERRORS: dict[str, type[UserError]] = {"Config": ConfigError, "Data": DataError}
+
+Object = dict[str, Any]
+
+
+def ask(cluster: Cluster, name: str, pod: Object, path: str, wanted: pack.Wanted) -> pack.Pack:
+    """Return what a pod finds in a folder.
+
+    Args:
+        cluster: of the run.
+        name: of the run.
+        pod: the spec of the run's pods.
+        path: of the folder in them.
+        wanted: objects, see ``pack.pack``.
+
+    Raises:
+        ConfigError: the pod cannot read the folder.
+        UnavailableError: no pod has read it within DEADLINE.
+    """
+    job = _job(name, reader(pod, path, wanted, _node(cluster, name, pod)))
+    its_name = job["metadata"]["name"]
+    try:
+        try:
+            job = cluster.create(job)
+        except ConflictError:  # the answer to an earlier try was lost: no other Job has this name
+            job = cluster.get("Job", its_name) or job
+        return pack.from_lines(_lines(cluster, name, path, job))
+    finally:
+        cluster.delete("Job", its_name)
+
+
+def reader(pod: Object, path: str, wanted: pack.Wanted, node: str = "") -> Object:
+    """Return the spec of the pod, made from that of the run's pods.
+
+    Args:
+        pod: the spec of the run's pods.
+        path: of the folder.
+        wanted: objects, see ``pack.pack``.
+        node: that the pod must be on; empty for any.
+    """
+    its = deepcopy(pod)
+    for field in ("subdomain", "affinity", "priorityClassName"):
+        its.pop(field, None)
+    its["terminationGracePeriodSeconds"] = 1
+    its["volumes"] = [each for each in its["volumes"] if "configMap" not in each]
+    kept = {each["name"] for each in its["volumes"]}
+    [container] = its["containers"]
+    for field in ("args", "ports", "envFrom"):
+        container.pop(field, None)
+    container["command"] = ["python", "-m", "trainer.storage.pack", path, json.dumps(wanted)]
+    container["env"] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - the pod's own
+    container["resources"] = {
+        "requests": {"cpu": "100m", "memory": "256Mi"},
+        "limits": {"cpu": "1", "memory": "256Mi"},  # a tenth takes ten seconds to start Python
+    }
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    container["volumeMounts"] = [
+        {**each, "readOnly": True} for each in container["volumeMounts"] if each["name"] in kept
+    ]
+    if node:
+        term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        only = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+        its["affinity"] = {"nodeAffinity": only}
+    return its
+
+
+def _job(name: str, pod: Object) -> Object:
+    labels = {
+        "app.kubernetes.io/name": "trainyard-reader",  # which the run's policy lets in nowhere
+        INSTANCE: name,
+        "app.kubernetes.io/managed-by": "trainyard",
+    }
+    its_name = f"{name[:40].rstrip('-')}-reader-{uuid.uuid4().hex[:8]}"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": its_name, "labels": labels},
+        "spec": {
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": DEADLINE,
+            "ttlSecondsAfterFinished": KEPT,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _node(cluster: Cluster, name: str, pod: Object) -> str:
+    """Return the node of the run's pods if a claim can be mounted nowhere else now, or nothing."""
+    nodes = [
+        text(each, "spec", "nodeName")
+        for each in cluster.list("Pod", labels=selector(name))
+        if text(each, "status", "phase") not in OVER
+    ]
+    node = next(filter(None, nodes), "")
+    names = [text(each, "persistentVolumeClaim", "claimName") for each in pod["volumes"]]
+    found = [cluster.get("PersistentVolumeClaim", each) for each in names if node and each]
+    alone = any(claims.one_node_only(claim, write=False) for claim in found if claim)
+    return node if alone else ""
+
+
+def _lines(cluster: Cluster, name: str, path: str, job: Object) -> list[str]:
+    """Wait for the pod and return its log."""
+    began, said = time.monotonic(), ""
+    while True:
+        pods = observe.pods(cluster, job)
+        phase = text(pods[-1], "status", "phase") if pods else ""
+        waited = time.monotonic() - began
+        if phase == "Succeeded":
+            return [line for _, line in cluster.log(pods[-1]["metadata"]["name"])]
+        cause = _cause(cluster, job, pods) if phase == "Failed" or waited > SAID_AFTER else None
+        why = cause.message if cause else "no reason is known"
+        if phase == "Failed":
+            error = ERRORS.get(cause.kind if cause else "", UnavailableError)
+            raise error(f"{path}: the pod that reads it from its claim failed: {why}")
+        if waited > DEADLINE:
+            raise UnavailableError(
+                f"{path}: no pod has read it from its claim within {DEADLINE} s: {why}"
+            )
+        if cause and why != said:
+            said = why
+            sys.stderr.write(
+                printable(f"{name}: waiting for a pod that reads {path}: {why}") + "\n"
+            )
+        time.sleep(PAUSE)
+
+
+def _cause(cluster: Cluster, job: Object, pods: list[Object]) -> Cause | None:
+    uids = [item["metadata"]["uid"] for item in (job, *pods)]
+    events = [e for e in cluster.list("Event") if dig(e, "involvedObject", "uid") in uids]
+    return diagnose(Observed(job, pods, events, now=datetime.now(UTC)))
