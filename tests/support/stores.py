@@ -264,6 +264,8 @@ def _need(program: Path, remedy: str) -> None:
 def _running(
     command: list[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
+    # SeaweedFS takes these keys for one more user's.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -271,7 +273,7 @@ def _running(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
         )
         try:
             yield

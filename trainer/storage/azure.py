@@ -139,7 +139,7 @@ def _service(place: _Place, env: Mapping[str, str]) -> Service:
         bucket="container",
         connect=connect,
         endpoint=endpoint,
-        authority=read_authority("SSL_CERT_FILE"),
+        authority=read_authority({"SSL_CERT_FILE": env.get("SSL_CERT_FILE")}),
         remedies=_REMEDIES,
         denied=(
             "give this identity the role Storage Blob Data Contributor on the container, or the "

@@ -153,8 +153,8 @@ class ObjectStorage:
             answer = self._client().get(self._above + name)
             data = answer.bytes().to_bytes()
         except FileNotFoundError as error:
-            if _Answer.of(error).code == self._service.missing:
-                raise
+            if _Answer.of(error).code in ("", self._service.missing):
+                raise  # no bucket, or no store
             raise ObjectNotFoundError(
                 f"no object {self.uri}/{name}; check the name and the prefix"
             ) from error
@@ -198,7 +198,7 @@ class ObjectStorage:
         try:
             self._client().delete(self._above + name)
         except FileNotFoundError as error:
-            if _Answer.of(error).code == self._service.missing:
+            if _Answer.of(error).code in ("", self._service.missing):
                 raise
 
     def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
@@ -220,31 +220,28 @@ class ObjectStorage:
         if isinstance(error, UserError | FileNotFoundError):
             return False
         answer = _Answer.of(error)
-        if isinstance(error, _PassingError) or answer.code in self._service.remedies:
-            return isinstance(error, _PassingError)
-        if answer.about_credentials or answer.about_certificate or answer.is_plain_http:
+        if isinstance(error, _PassingError):
+            return True
+        if answer.code in self._service.remedies or answer.sign in _FOR_GOOD:
             return False
-        if answer.status is None:
-            return isinstance(error, BaseError | OSError) and "BadScheme" not in str(error)
-        return answer.status in (408, 409, 429) or (answer.status >= 500 and answer.status != 501)
+        status = answer.status or 0
+        return answer.is_network or status in (408, 409, 429) or (status >= 500 and status != 501)
 
     def _refusal(self, where: str, answer: "_Answer") -> UserError:
         """Return what to raise for an error that another try at once cannot fix."""
         service = self._service
         error: type[UserError] = ConfigError
-        if answer.code == service.missing or (answer.status == 404 and not answer.code):
+        if answer.about_credentials:
+            error, remedy = UnavailableError, service.credentials
+        elif answer.code == service.missing or (answer.status == 404 and not answer.code):
             return ConfigError(
                 f"no {service.bucket} {self._bucket!r} at {self.endpoint}; "
                 "create it or check its name"
             )
-        if answer.about_credentials:
-            error, remedy = UnavailableError, service.credentials
         elif answer.code in service.remedies:
             error, remedy = service.remedies[answer.code]
-        elif answer.about_certificate:
-            remedy = service.certificate
-        elif answer.is_plain_http:
-            remedy = "write http:// where the server has no certificate"
+        elif answer.sign in _FOR_GOOD:
+            remedy = _FOR_GOOD[answer.sign] or service.certificate
         elif answer.status in (401, 403):
             answer = answer._replace(words=f"permission denied ({answer.words})")
             remedy = service.denied
@@ -269,56 +266,67 @@ class _Answer(NamedTuple):
         status: HTTP's, None where there was no answer.
         code: the service's own name for the error, or empty.
         words: one line for people, without URLs, which may hold tokens.
-        about_credentials: a service that gives out credentials failed, or nobody has any.
-        about_certificate: the server's certificate is not trusted.
-        is_plain_http: an encrypted request got an answer that is not encrypted.
+        about_credentials: the failure is of what gives out credentials, not of the store.
+        is_network: there was no answer, and another try may get one.
+        sign: how the network's error was known, a key of ``_NETWORK``.
     """
 
     status: int | None
     code: str
     words: str
     about_credentials: bool = False
-    about_certificate: bool = False
-    is_plain_http: bool = False
+    is_network: bool = False
+    sign: str = ""
 
     @classmethod
     def of(cls, error: BaseException) -> "_Answer":
-        text = str(error)
-        said, _, inside = text.partition("\n\nDebug source:")
-        found = re.search(r"status code: (\d{3}) ?([\w ]*):? ?(.*)", said, re.DOTALL)
-        status, reason, body = (
-            (int(found[1]), found[2], found[3]) if found else (None, "", said.split(" - ")[-1])
-        )
-        code = re.search(r"<Code>(\w{1,100})</Code>", body)
-        message = re.search(r"<Message>(.{1,1000}?)</Message>", body, re.DOTALL)
-        words = message[1] if message else body if found and "<" not in body else ""
-        if status is None:
-            cause = re.search(r'(?:message|error): "([^"]*)"', inside)
-            certificate = re.search(r"InvalidCertificate\(\s*(\w+)", inside)
-            words = (
-                f"its certificate is not trusted ({certificate[1]})"
-                if certificate
-                else "it does not speak TLS"
-                if "InvalidContentType" in inside
-                else "it took too long"
-                if "TimedOut" in inside or "kind: Timeout" in inside
-                else cause[1]
-                if cause
-                else words or body
-            )
-        name = code[1] if code else reason
-        return cls(
-            status,
-            code[1] if code else "",
-            one_line(f"{name}: {words}" if name and words else name or words, 300),
-            about_credentials=_is_about_credentials(said),
-            about_certificate="InvalidCertificate" in inside,
-            is_plain_http="InvalidContentType" in inside,
-        )
+        said, _, inside = str(error).partition("\n\nDebug source:")
+        answer = re.search(r"status code: (\d{3}) ?([\w ]*):? ?(.*)", said, re.DOTALL)
+        about_credentials = _CREDENTIALS.search(said) is not None
+        # Outside of a cloud nothing answers there, and nothing will.
+        is_network = "HTTP error" in said and not _METADATA.search(said)
+        if answer:
+            code = _element("Code", answer[3])
+            words = _element("Message", answer[3]) or answer[3].partition("<")[0]
+            name = code or f"{answer[1]} {answer[2]}"
+            said = f"{name}: {words}" if words else name
+            return cls(int(answer[1]), code, one_line(said, 300), about_credentials)
+        if "incorrectly configured region" in said:  # how the library names an answer of 301
+            return cls(None, "PermanentRedirect", "it is in another region", about_credentials)
+        for sign, words in _NETWORK.items():
+            if found := re.search(sign, inside):
+                words = words.format(*found.groups())
+                return cls(None, "", words, about_credentials, is_network, sign)
+        words = re.split(r"^Generic \w+ error: | - ", said)[-1]
+        return cls(None, "", one_line(words, 300), about_credentials, is_network)
 
 
-def _is_about_credentials(said: str) -> bool:
-    return "/latest/api/token" in said
+_CREDENTIALS = re.compile(
+    r"token request|token file|credential provider|get-access-token|/latest/(api|meta-data)/"
+    r"|GET \S+/v\d/credentials|S3 error: Error performing POST REDACTED"
+)
+_METADATA = re.compile(r"/latest/(api|meta-data)/|/metadata/identity/")
+_AUTHORITY, _NOT_TLS = "CaUsedAsEndEntity", "InvalidContentType"
+_UNTRUSTED = r"InvalidCertificate\(\s*(\w+)"
+# How the network's errors are known, the first that fits, and their words.
+_NETWORK = {
+    _AUTHORITY: "its certificate is an authority's own (CA:TRUE)",
+    _UNTRUSTED: "its certificate is not trusted ({})",
+    _NOT_TLS: "it does not speak TLS",
+    "TimedOut|kind: Timeout": "it took too long",
+    r'(?:message|error): "([^"]+)"': "{}",
+}
+# The remedies of those that stay; the service knows that of a certificate.
+_FOR_GOOD = {
+    _AUTHORITY: "give the server one that the authority signed, with CA:FALSE",
+    _UNTRUSTED: "",
+    _NOT_TLS: "write http:// where the server has no certificate",
+}
+
+
+def _element(name: str, xml: str) -> str:
+    found = re.search(f"<{name}>(.{{1,1000}}?)</{name}>", xml, re.DOTALL)
+    return found[1] if found else ""
 
 
 def _crc32c(data: bytes) -> str:
@@ -337,6 +345,7 @@ def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
         ConfigError: it is neither.
     """
     parts = urlsplit(endpoint)
+    endpoint = re.sub(r"//[^/]*@", "//...@", endpoint)  # no password in a message
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         raise ConfigError(f"{variable}={endpoint!r}: not a URL; give https://HOST[:PORT]")
     asked = os.environ.get(allowed, "").lower() in ("1", "true", "yes", "on")
@@ -348,18 +357,21 @@ def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
         )
 
 
-def read_authority(*variables: str) -> bytes | None:
-    """Return the certificates in the file that the first of these variables names, if any.
+def read_authority(files: Mapping[str, str | None]) -> bytes | None:
+    """Return the certificates to trust, from the first file that is given, if any is.
+
+    Args:
+        files: their paths by the names of the settings.
 
     Raises:
         ConfigError: it cannot be read.
     """
-    for variable in variables:
-        if path := os.environ.get(variable):
+    for name, path in files.items():
+        if path:
             try:
                 return Path(path).expanduser().read_bytes()
             except OSError as error:
                 raise ConfigError(
-                    f"{variable}={path!r}: {error.strerror}; give a file of PEM certificates"
+                    f"{name}={path!r}: {error.strerror}; give a file of PEM certificates"
                 ) from None
     return None

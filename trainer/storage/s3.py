@@ -2,12 +2,14 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from obstore.store import S3Store
 
 from trainer.errors import ConfigError, UnavailableError
+from trainer.storage import aws_profile
 from trainer.storage.objects import (
     ObjectStorage,
     Remedy,
@@ -37,13 +39,29 @@ _REMEDIES = {
 }
 
 
+# Any of these is a choice that comes before a profile.
+_CHOICES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+_ENDPOINTS = ("s3.endpoint_url", "endpoint_url")
+_KEYS = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
+_ROLE = {
+    "web_identity_token_file": "web_identity_token_file",
+    "role_arn": "role_arn",
+    "role_session_name": "role_session_name",
+}
+
+
 class S3Storage(ObjectStorage):
     """Objects of a bucket whose names start with a prefix; settings come from the environment.
 
     Credentials are looked for where AWS's own tools look: AWS_ACCESS_KEY_ID and
-    AWS_SECRET_ACCESS_KEY, web identity (IRSA), container credentials (EKS Pod Identity), the
-    instance's metadata. AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL leads to another server, with
-    path-style addresses unless AWS_VIRTUAL_HOSTED_STYLE_REQUEST is true.
+    AWS_SECRET_ACCESS_KEY, web identity (IRSA), the profile AWS_PROFILE of the shared files,
+    container credentials (EKS Pod Identity), the instance's metadata. AWS_ENDPOINT_URL_S3 or
+    AWS_ENDPOINT_URL leads to another server, with path-style addresses unless
+    AWS_VIRTUAL_HOSTED_STYLE_REQUEST is true.
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, deadline: float = 120.0) -> None:
@@ -59,25 +77,36 @@ class S3Storage(ObjectStorage):
 
 
 def _service(bucket: str) -> Service:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    variable = next(
-        (name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), ""
+    profile = aws_profile.read(os.environ)
+    region = (
+        os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+        or profile.get("region")
+        or "us-east-1"
     )
-    endpoint = os.environ.get(variable, "").rstrip("/")
+    endpoint = _endpoint(profile)
+    virtual = (
+        os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true")
+        or profile.get("s3.addressing_style") == "virtual"
+    )
+    where: S3Config = {"region": region, "virtual_hosted_style_request": virtual}
     if endpoint:
-        check_endpoint(endpoint, variable, ALLOW_HTTP)
-    virtual = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true")
+        address = endpoint.replace("://", f"://{bucket}.", 1) if virtual else endpoint
+        where |= {"endpoint": address, "aws_endpoint_url_s3": address}
+    process = None
+    if not any(os.environ.get(name) for name in _CHOICES):
+        where |= _keys(profile)
+        process = None if "access_key_id" in where else aws_profile.process(profile)
+        if process:
+            process()  # so that its own words are heard, and none of the library's
 
     def connect(options: "ClientConfig") -> "ObjectStore":
-        where: S3Config = {"region": region, "virtual_hosted_style_request": virtual}
-        if endpoint:
-            address = endpoint.replace("://", f"://{bucket}.", 1) if virtual else endpoint
-            where |= {"endpoint": address, "aws_endpoint_url_s3": address}
         return S3Store(
             bucket,
             disable_bulk_delete=True,  # one object at a time, and not all servers have it
             client_options=options,
             retry_config={"max_retries": 0},  # retries.py has them
+            credential_provider=process,
             config=where,
         )
 
@@ -85,7 +114,13 @@ def _service(bucket: str) -> Service:
         bucket="bucket",
         connect=connect,
         endpoint=endpoint or f"https://s3.{region}.amazonaws.com",
-        authority=read_authority("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+        authority=read_authority(
+            {
+                "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE"),
+                "ca_bundle": profile.get("ca_bundle"),
+                "SSL_CERT_FILE": os.environ.get("SSL_CERT_FILE"),
+            }
+        ),
         remedies=_REMEDIES,
         denied=(
             f"grant this identity s3:ListBucket on {bucket} and s3:GetObject, s3:PutObject, "
@@ -98,3 +133,21 @@ def _service(bucket: str) -> Service:
         certificate=f"put the file of {urlsplit(endpoint).hostname}'s authority in AWS_CA_BUNDLE",
         missing="NoSuchBucket",
     )
+
+
+def _endpoint(profile: Mapping[str, str]) -> str:
+    """Return where another server than Amazon's is, or nothing."""
+    given = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    given |= {f"{name} of the profile": profile.get(name) for name in _ENDPOINTS}
+    for name, endpoint in given.items():
+        if endpoint:
+            check_endpoint(endpoint, name, ALLOW_HTTP)
+            return endpoint.rstrip("/")
+    return ""
+
+
+def _keys(profile: Mapping[str, str]) -> "S3Config":
+    """Return a profile's own credentials, or the role that its file of a token can take."""
+    names = _KEYS if "aws_access_key_id" in profile else _ROLE
+    found: S3Config = {ours: profile[name] for name, ours in names.items() if name in profile}  # type: ignore[assignment]
+    return found if len(found) > 1 else {}

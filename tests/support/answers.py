@@ -1,0 +1,51 @@
+"""A server in a store's place that gives every request the same answer."""
+
+import ssl
+from pathlib import Path
+
+from trainer.testing.proxy import Answer, Proxy, Request
+
+
+def error(code: str, words: str = "planned") -> bytes:
+    """Return the body of an error, of S3 or Azure, with a secret where some servers have one."""
+    return (
+        f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>{words}</Message>"
+        "<StringToSign>hush</StringToSign></Error>"
+    ).encode()
+
+
+class Says(Proxy):
+    """Answers every request in the same way; ``tls``: a file of a key and its certificate.
+
+    Attributes:
+        last: the request before, the names of its headers in small letters.
+    """
+
+    last: Request
+
+    def __init__(
+        self, status: int, code: str = "", words: str = "", *, tls: Path | None = None
+    ) -> None:
+        super().__init__("http://nowhere")
+        self._tls = tls
+        self.says(status, code, words)
+
+    def says(self, status: int, code: str = "", words: str = "") -> None:
+        """Give this answer from now on: an error of a store, or only words."""
+        self._answer = Answer(status, [], error(code) if code else words.encode())
+
+    def start(self) -> None:
+        """Listen, with the certificate if there is one."""
+        super().start()
+        if self._tls and self._server:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._tls)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+
+    def forward(self, request: Request) -> Answer:
+        """Answer."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.last = request._replace(headers=headers)
+        return self._answer

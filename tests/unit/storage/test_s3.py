@@ -1,0 +1,292 @@
+"""S3Storage: what a wrong set-up says, and where its settings come from."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import certificates
+from tests.support.answers import Says, error
+from tests.support.stores import Server, Stores, proxied
+from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
+from trainer.testing.proxy import Fault, Proxy
+
+CALLS: list[Callable[[Storage], object]] = [
+    lambda store: store.create("a", b"1"),
+    lambda store: store.replace("a", b"1"),
+    lambda store: store.read("a"),
+    lambda store: store.list(),
+    lambda store: store.delete("a"),
+]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keys, and nothing of this machine's."""
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+
+
+def at(server: Proxy, monkeypatch: pytest.MonkeyPatch, deadline: float = 20) -> Storage:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    return open_storage("s3://bucket/run", deadline=deadline)
+
+
+def message(error: type[UserError], call: Callable[[], object]) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def seaweedfs(stores: Stores) -> Iterator[Server]:
+    with stores("s3").entered():
+        yield stores("s3")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("variable", "value", "words", "remedy"),
+    [
+        ("AWS_ACCESS_KEY_ID", "nobody", "InvalidAccessKeyId", "check AWS_ACCESS_KEY_ID"),
+        ("AWS_SECRET_ACCESS_KEY", "hush-hush", "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+@pytest.mark.usefixtures("seaweedfs")
+def test_a_wrong_key(
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[Storage], object],
+    variable: str,
+    value: str,
+    words: str,
+    remedy: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    said = message(ConfigError, lambda: call(open_storage("s3://bucket/run", deadline=20)))
+    assert "s3://bucket/run/" in said
+    assert words in said
+    assert remedy in said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[1], CALLS[4]])
+@pytest.mark.usefixtures("seaweedfs")
+def test_a_key_that_may_read_only(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[Storage], object]
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "read-only")
+    store = open_storage("s3://bucket/run")
+    assert store.list() == []
+    said = message(ConfigError, lambda: call(store))
+    assert "permission denied (AccessDenied: Access Denied.)" in said
+    assert "grant this identity s3:ListBucket on bucket and s3:GetObject, s3:PutObject" in said
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("seaweedfs")
+def test_no_such_bucket() -> None:
+    store = open_storage("s3://elsewhere/run")
+    said = message(ConfigError, lambda: store.read("a"))
+    assert f"no bucket 'elsewhere' at {store.endpoint}; create it" in said  # type: ignore[attr-defined]
+
+
+@pytest.mark.process
+def test_https_for_http(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.url.replace("http:", "https:"))
+    said = message(ConfigError, lambda: open_storage("s3://bucket/run").list())
+    assert "it does not speak TLS; write http://" in said
+
+
+def test_certificates_of_a_private_authority(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority, pem = certificates.signed(tmp_path)
+    with Says(404, "NoSuchKey", tls=pem) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("http:", "https:"))
+        said = message(ConfigError, lambda: open_storage("s3://bucket/run").read("a"))
+        assert "its certificate is not trusted (UnknownIssuer)" in said
+        assert "AWS_CA_BUNDLE" in said
+        for variable in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, str(authority))
+                with pytest.raises(ObjectNotFoundError):
+                    open_storage("s3://bucket/run").read("a")
+
+
+def test_a_certificate_that_signed_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pem = certificates.self_signed(tmp_path)
+    with Says(404, "NoSuchKey", tls=pem) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("http:", "https:"))
+        said = message(ConfigError, lambda: open_storage("s3://bucket/run").read("a"))
+        assert "CA" in said
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(pem))
+        said = message(ConfigError, lambda: open_storage("s3://bucket/run").read("a"))
+        assert "its certificate is an authority's own (CA:TRUE); give the server one that" in said
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("status", "code", "error", "remedy"),
+    [
+        (301, "PermanentRedirect", ConfigError, "set AWS_REGION to the bucket's region"),
+        (400, "AuthorizationHeaderMalformed", ConfigError, "set AWS_REGION to the bucket's"),
+        (400, "ExpiredToken", UnavailableError, "the credentials are too old; get new ones"),
+        (403, "RequestTimeTooSkewed", UnavailableError, "set this machine's clock"),
+        (403, "AccessDenied", ConfigError, "grant this identity s3:ListBucket on bucket"),
+        (404, "NoSuchBucket", ConfigError, "create it or check its name"),
+        (400, "InvalidRequest", ConfigError, "check the bucket, the name and the endpoint"),
+    ],
+)
+def test_a_refusal_is_not_repeated_and_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    code: str,
+    error: type[UserError],
+    remedy: str,
+    call: Callable[[Storage], object],
+) -> None:
+    with Says(status, code, "planned") as server:
+        said = message(error, lambda: call(at(server, monkeypatch)))
+    assert server.url in said
+    assert remedy in said
+    assert len(server.requests) == 1
+
+
+def test_a_server_without_conditional_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Says(501, "NotImplemented", "If-None-Match") as server:
+        said = message(ConfigError, lambda: at(server, monkeypatch).create("a", b"1"))
+    assert "choose a store that has conditional writes" in said
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Says(404, words="<html>nothing</html>") as server:
+        for call in CALLS[:4]:
+            store = at(server, monkeypatch)
+            assert "no bucket 'bucket' at" in message(ConfigError, lambda: call(store))  # noqa: B023
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_server_that_is_down(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[Storage], object]
+) -> None:
+    with Says(200) as server:
+        pass
+    said = message(UnavailableError, lambda: call(at(server, monkeypatch, deadline=0.3)))
+    assert f"{server.url} gave no good answer within 0.3 s, the last was Connection refused" in said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
+def test_a_conflict_is_tried_again(stores: Stores, code: str) -> None:
+    with proxied(stores("s3")) as through:
+        conflict = Fault("error", "write", times=2, status=409, body=error(code))
+        through.proxy.faults = [conflict]
+        store = open_storage(through.uri)
+        assert store.create("a", b"1")
+        conflict.times = 2
+        store.replace("a", b"2")
+        conflict.times = 2
+        assert not store.create("a", b"1")
+        assert store.read("a") == b"2"
+
+
+def test_no_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with Says(403, words="no metadata here") as metadata, Says(200) as server:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata.url)
+        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in said
+        assert len(metadata.requests) == 1
+        metadata.stop()
+        message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+    assert server.requests == []
+
+
+def test_pod_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "token").write_text("pod")
+    given = '{"AccessKeyId": "temporary", "SecretAccessKey": "b", "Token": "c"'
+    given += ', "Expiration": "2999-01-01T00:00:00Z", "RoleArn": "d"}'
+    with Says(200, words=given) as agent, Says(404, "NoSuchKey") as server:
+        agent.faults = [Fault("error", "read", status=500)]  # in a pod's first seconds
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent.url}/v1/credentials")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+    assert agent.last.headers["authorization"] == "pod"
+    assert "Credential=temporary/" in server.last.headers["authorization"]
+    assert server.last.headers["x-amz-security-token"] == "c"
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_plain_http_is_for_this_machine_or_on_demand(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for address in ("localhost:1", "127.0.0.1:1", "127.9.9.9", "[::1]:1"):
+        monkeypatch.setenv(name, f"http://{address}/")
+        assert open_storage("s3://bucket").endpoint == f"http://{address}"  # type: ignore[attr-defined]
+    for address in ("store.svc:8333", "10.0.0.1", "127.0.0.1.example.com"):
+        monkeypatch.setenv(name, f"http://{address}")
+        said = message(ConfigError, lambda: open_storage("s3://bucket"))
+        assert f"{name}='http://{address}'" in said
+        assert "set AWS_ALLOW_HTTP=true" in said
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ALLOW_HTTP", "true")
+            open_storage("s3://bucket")
+
+
+@pytest.mark.parametrize("endpoint", ["store:8333", "ftp://store", "https://", "http://u:hush@h"])
+def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    assert "AWS_ENDPOINT_URL" in message(ConfigError, lambda: open_storage("s3://bucket"))
+
+
+def test_addresses_by_path_or_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Says(404, "NoSuchKey") as server:
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+        assert server.last.target == "/bucket/run/a"
+        monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("127.0.0.1", "localhost"))
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        store = open_storage("s3://bucket/run", deadline=2)
+        try:
+            store.read("a")
+        except ObjectNotFoundError:
+            assert server.last.target == "/run/a"
+            assert server.last.headers["host"].startswith("bucket.localhost:")
+        except UnavailableError:
+            pytest.skip("no address of bucket.localhost here")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://",
+        "s3:///a",
+        "s3://ab",
+        "s3://a b c",
+        "s3://bucket//a",
+        "s3://bucket/..",
+        "s3://-bucket",
+    ],
+)
+def test_bad_buckets_and_prefixes_are_refused(uri: str) -> None:
+    assert uri in message(ConfigError, lambda: open_storage(uri))
+
+
+def test_a_file_of_certificates_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
+    said = message(ConfigError, lambda: open_storage("s3://bucket"))
+    assert "AWS_CA_BUNDLE='/no/such.pem': No such file" in said
