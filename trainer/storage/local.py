@@ -189,9 +189,9 @@ def _rights(path: Path) -> str:
     for folder in path.parents:
         with contextlib.suppress(OSError):
             its = folder.stat()
-            owner = f"{folder} is {its.st_uid}:{its.st_gid}'s with mode {its.st_mode & 0o7777:o}"
+            owner = f"user {its.st_uid}, group {its.st_gid}, mode {its.st_mode & 0o7777:o}"
             groups = ", ".join(map(str, sorted({os.getegid(), *os.getgroups()})))
-            return f" ({owner}; this is user {os.geteuid()} of groups {groups})"
+            return f" ({folder}: {owner}; this process: user {os.geteuid()}, groups {groups})"
     return ""
 
 

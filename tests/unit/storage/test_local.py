@@ -126,6 +126,7 @@ def test_missing_permission_is_told(
     assert denied.uri in said
     assert "Permission denied" in said
     assert "fix its permissions" in said
+    assert f"this process: user {os.geteuid()}, groups " in said
 
 
 def test_a_write_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
