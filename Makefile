@@ -16,7 +16,7 @@ WITH_dev := TensorFlow, the Kubernetes client and the development tools (about a
 STORE ?= bucket
 DATA ?= $(STORE)/data
 FOLDER ?= $(STORE)/runs/{preset}-{digest}
-RUN ?= runs/mnist-cnn.yaml
+RUN ?= runs/local.yaml
 LATEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t '$(STORE)'/runs/*/config.json 2>/dev/null)))
 PICTURES ?=
 SWEEP ?= docs/sweep.yaml
@@ -90,8 +90,10 @@ kind-up:  ## Start a local cluster with an object store and data
 	@kind load docker-image trainyard:local --name $(CLUSTER)
 	@$(KUBECTL) delete job/data --ignore-not-found
 	@$(KUBECTL) apply -k infra/local
-	@$(KUBECTL) rollout restart deployment/store
-	@$(KUBECTL) rollout status deployment/store --timeout=120s
+	@$(KUBECTL) get secret/store-keys >/dev/null 2>&1 || printf 'AWS_%s\n' ACCESS_KEY_ID=trainyard \
+		SECRET_ACCESS_KEY="$$(od -An -N20 -tx1 /dev/urandom | tr -d ' \n')" \
+		| $(KUBECTL) create secret generic store-keys --from-env-file=/dev/stdin
+	@$(KUBECTL) rollout status deployment/store --timeout=300s
 	@$(KUBECTL) wait --for=condition=complete job/data --timeout=300s
 
 kind-down:  ## Remove the local cluster and everything in it

@@ -22,7 +22,7 @@ VERBS = {
 }
 PROGRAM = Program(
     name="k8s",
-    description="Train in a Kubernetes cluster. RUN is a run file such as runs/mnist-cnn.yaml "
+    description="Train in a Kubernetes cluster. RUN is a run file such as runs/s3.yaml "
     "or, if the run is in the cluster, its name.",
     epilog="exit codes: 0 done, 2 bad arguments, run file or permissions, 65 bad data, 69 "
     "cluster or storage not reached; submit --follow and --wait, logs -f: 0 succeeded, 1 "

