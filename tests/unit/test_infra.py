@@ -13,8 +13,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from k8s import manifest
 from k8s import run_file as spec
 from k8s.commands import doctor
+from k8s.diagnosis import claims
 from tests.support import processes, restricted
 from tests.support.processes import ROOT
 
@@ -74,7 +76,7 @@ def test_every_object_is_valid_for_the_api(item: Object, release: str) -> None:
 
 
 def test_pods_are_restricted_and_say_what_they_take() -> None:
-    assert len(templates()) == 2
+    assert len(templates()) == 3
     for template in templates():
         pod = template["spec"]
         assert restricted.violations(pod) == []
@@ -238,3 +240,18 @@ def test_the_readmes_run_file_is_that_of_the_local_cluster() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     local = yaml.safe_load((ROOT / "runs/local.yaml").read_text())
     assert yaml.safe_load(block).items() <= local.items()
+
+
+def test_the_claim_and_its_data_are_those_of_the_run_file() -> None:
+    run = spec.read(str(ROOT / "runs/volume.yaml"))
+    [volume] = run.volumes
+    claim = found("PersistentVolumeClaim/trainyard")
+    assert (volume.claim, run.namespace) == ("trainyard", claim["metadata"]["namespace"])
+    assert claims.fault({**claim, "status": {"phase": "Bound"}}, run) is None
+    pod = found("Job/volume-data")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["image"] == run.image
+    assert container["args"][-2:] == ["--to", run.data]
+    assert {"name": "claim", "mountPath": volume.mount} in container["volumeMounts"]
+    its = manifest.objects(run)[-1]["spec"]["template"]["spec"]
+    assert pod["securityContext"] == its["securityContext"]

@@ -65,6 +65,24 @@ def test_golden_files(case: str) -> None:
     assert path.read_text() == text, "if this change is meant: make golden"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_run_file_of_the_project_renders(path: Path) -> None:
+    rendered = manifest.objects(run_file.read(str(path)))
+    for item in rendered:
+        kubernetes_validate.validate(item, RELEASES[-1], strict=True)
+    assert restricted.violations(pod(rendered[-1])) == []
+
+
+def test_pods_mount_each_claim_once_and_may_write_only_where_they_must() -> None:
+    its = pod(objects(VOLUMES)[-1])
+    sources = [v["persistentVolumeClaim"] for v in its["volumes"] if "persistentVolumeClaim" in v]
+    assert sources == [{"claimName": "datasets", "readOnly": True}, {"claimName": "team"}]
+    assert its["securityContext"]["fsGroup"] == its["securityContext"]["runAsGroup"]
+    assert its["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    only_read = {**PLAIN, "volumes": [{"claim": "a", "mount": "/data", "read_only": True}]}
+    assert "fsGroup" not in pod(objects(only_read)[-1])["securityContext"]
+
+
 def test_the_manifests_are_those_of_the_example_run_file() -> None:
     rendered = manifest.objects(run_file.read(str(ROOT / "runs/gcs.yaml")))
     for item in rendered:

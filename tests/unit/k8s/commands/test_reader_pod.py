@@ -144,6 +144,26 @@ def test_result_and_logs_come_from_the_claim_when_the_run_is_gone(
     assert used <= granted
 
 
+def test_every_command_answers_by_name_when_the_pods_are_gone(
+    api: ApiServer, readers: Readers, capsys: Any
+) -> None:
+    config, *_, job = manifest.objects(SPEC)
+    complete = {"type": "Complete", "status": "True", "reason": "CompletionsReached"}
+    api.add(config)
+    api.add({**job, "status": {"conditions": [complete], "succeeded": 2}})
+    readers.folder.create("logs/rank-0/000000-0.jsonl", b"")
+    assert main(["status", "mnist", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "Failed"
+    readers.folder.create(run_folder.RESULT, run_folder.pretty(RESULT))
+    assert main(["status", "mnist", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "Succeeded"
+    assert main(["result", "mnist"]) == 0
+    assert "99.22%" in capsys.readouterr().out
+    assert main(["logs", "mnist"]) == 2
+    assert "/runs/mnist/logs: holds no logs" in capsys.readouterr().err
+    assert left(api) == []
+
+
 def test_a_run_in_progress_is_copied_and_said_to_be_one(
     path: str, api: ApiServer, readers: Readers, tmp_path: Path, capsys: Any
 ) -> None:
