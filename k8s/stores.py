@@ -36,6 +36,7 @@ GCS = Service(
     example="gs://BUCKET/FOLDER",
     pattern=rf"gs://[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_REST}",
     endpoints=("STORAGE_EMULATOR_HOST",),
+    settings=("GOOGLE_CLOUD_QUOTA_PROJECT",),
 )
 S3 = Service(
     name="S3",
@@ -46,6 +47,7 @@ S3 = Service(
         "AWS_REGION",
         "AWS_DEFAULT_REGION",
         "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+        "AWS_REQUEST_PAYER",
         "AWS_ALLOW_HTTP",
     ),
     allow_http="AWS_ALLOW_HTTP",

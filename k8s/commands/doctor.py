@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,6 +21,7 @@ from k8s.volumes import Volume
 from trainer.data import dataset, stream
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
+from trainer.storage import probe
 from trainer.text import one_line, printable
 
 # What the commands do in a namespace, and watch for kubectl wait and get --watch;
@@ -318,7 +318,7 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         state: State = "warning" if isinstance(error, UnavailableError) else "failed"
         yield Check("run folder", state, one_line(error))
     else:
-        yield Check("run folder", "ok", f"{config.run}: can be written")
+        yield Check("run folder", "ok", f"{config.run}: can be written, once where it must")
 
 
 def _later(volume: Volume) -> str:
@@ -337,7 +337,7 @@ def _data(spec: RunSpec) -> tuple[str, str]:
 
 
 def _claim(spec: RunSpec, data_sha256: str | None) -> None:
-    """Check that the run's folder can be written and is no other run's; leave it as it was.
+    """Check that the run's folder is no other run's, and its store good; leave it as it was.
 
     Args:
         spec: of the run.
@@ -346,9 +346,7 @@ def _claim(spec: RunSpec, data_sha256: str | None) -> None:
     folder = run_store.of_spec(spec)
     if data_sha256 and run_folder.read_config(folder) is not None:
         run_folder.claim(folder, spec.config, data_sha256)  # raises if it is another run's
-    probe = f"logs/doctor-{uuid.uuid4().hex[:8]}"
-    folder.create(probe, b"")
-    folder.delete(probe)
+    probe.check(folder)
 
 
 def _dry_run(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:

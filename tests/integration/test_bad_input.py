@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support import processes, shared
+from tests.support.stores import KINDS, Forgetful, Stores, proxied
 from trainer.data import idx
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
@@ -211,3 +212,17 @@ def test_an_unwritable_run_folder(digits: Path, tmp_path: Path) -> None:
     code, message = refused("train", "--data", str(digits), "--run", str(tmp_path / "run"))
     assert code == 2
     assert str(tmp_path) in message
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "yours"])
+def test_a_store_that_ignores_conditions_is_refused_before_the_first_step(
+    stores: Stores, digits: Path, kind: str
+) -> None:
+    with proxied(stores(kind), Forgetful) as through:
+        given = ("--preset", "softmax", "--validation", "400", "--data", str(digits))
+        run = ("--run", through.uri, "--workers", "2")
+        code, message = refused("train", *given, *run, env=through.environment)
+        assert code == 2
+        assert f"{through.uri} at {through.proxy.url}: takes a second write" in message
+        left = [entry.name for entry in through.around.list()]
+        assert [name for name in left if not name.startswith("logs/")] == ["config.json"]

@@ -32,7 +32,8 @@ from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
-from trainer.runs import run_folder
+from trainer.runs import checkpoint, run_folder
+from trainer.storage import probe
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
 from trainer.worker_events import Pulse, tell_parent
@@ -77,7 +78,10 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         if data.shards:
             stream.plan(data.shards, config)  # refused before TensorFlow is loaded
         run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
-        return data, run_folder.find_result(storage, reporter.warn)
+        result = run_folder.find_result(storage, reporter.warn)
+        if cluster.rank == 0 and result is None and not checkpoint.steps(storage):
+            probe.check_at_start(storage)
+        return data, result
 
     data, result = process.apart(prepare)
     if result is not None:

@@ -27,6 +27,11 @@ _FORMS = (
     "az://CONTAINER[/PREFIX], abfss://CONTAINER@ACCOUNT.dfs.core.windows.net[/PREFIX] "
     "or https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]"
 )
+# Of Azure's clouds alone: whoever has a user open another address would be sent a token.
+_HOST = re.compile(
+    r"[a-z0-9]{3,24}(-secondary)?(\.z\d+)?\.(blob|dfs)"
+    r"\.(core\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)|storage\.azure\.net)"
+)
 # Any of these is a choice; without one, the Azure CLI is asked if it is installed.
 _CHOICES = (
     *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
@@ -96,7 +101,7 @@ def _place(uri: str) -> _Place:
             f"storage {uri!r}: {container!r} is no container name "
             f"(3 to 63 of a-z, 0-9 and single '-'); give {_FORMS}"
         )
-    if host and not re.fullmatch(r"[a-z0-9]{3,24}(-secondary)?\.(blob|dfs)\.[a-z0-9.-]+", host):
+    if host and not _HOST.fullmatch(host):
         raise ConfigError(f"storage {uri!r}: {host!r} is no account's address; give {_FORMS}")
     return _Place(container, prefix, host.replace(".dfs.", ".blob.", 1))
 

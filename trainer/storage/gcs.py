@@ -8,7 +8,6 @@ import http.client
 import mimetypes
 import os
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -22,16 +21,15 @@ from google.api_core.exceptions import (
     GoogleAPICallError,
     NotFound,
     PreconditionFailed,
-    RetryError,
     Unauthorized,
 )
-from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
+from trainer.storage.retries import OutOfTimeError, keep_trying
 from trainer.text import one_line
 
 T = TypeVar("T")
@@ -66,7 +64,9 @@ class GCSStorage:
         self._above = f"{prefix}/" if prefix else ""
         self._deadline = deadline
         self._client = _gcs_client()
-        self._bucket = self._client.bucket(bucket)
+        # Pays for requests where the bucket's owner does not.
+        payer = os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT") or None
+        self._bucket = self._client.bucket(bucket, user_project=payer)
         #: Where requests really go; not Google's own while STORAGE_EMULATOR_HOST is set.
         self.endpoint: str = self._client.api_endpoint
 
@@ -183,23 +183,14 @@ class GCSStorage:
 
     def _call(self, verb: str, name: str, attempt: Callable[[float], T]) -> T:
         """Run ``attempt(timeout)`` until it succeeds, fails for good, or time is up."""
-        end = time.monotonic() + self._deadline
-        # Pauses grow from 0.2 s to 8 s at the default deadline.
-        retry = Retry(
-            _is_transient,
-            initial=self._deadline / 600,
-            maximum=self._deadline / 15,
-            timeout=self._deadline,
-        )
         try:
-            result: T = retry(
-                lambda: attempt(max(0.1, min(_REQUEST_SECONDS, end - time.monotonic())))
-            )()
-            return result
-        except RetryError as error:
+            return keep_trying(
+                lambda left: attempt(min(_REQUEST_SECONDS, left)), _is_transient, self._deadline
+            )
+        except OutOfTimeError as error:
             raise UnavailableError(
                 f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
-                f"{self._deadline:g} s, the last was {_last_words(error.cause)}; try again later"
+                f"{self._deadline:g} s, the last was {_last_words(error.last)}; try again later"
             ) from error
         except (GoogleAPICallError, GoogleAuthError) as error:
             reason = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
@@ -244,12 +235,18 @@ def _refusal(reason: str, error: Exception) -> UserError:
     """Return what to raise for an error that another try at once cannot fix."""
     if isinstance(error, GoogleAuthError):
         return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
-    if isinstance(error, Forbidden | Unauthorized):
-        return ConfigError(
-            f"{reason}: permission denied ({_last_words(error)}); grant this identity the role "
-            "roles/storage.objectUser on the bucket"
+    words = _last_words(error)
+    remedy = "check the bucket and the name"
+    if re.search("requester pays", words, re.IGNORECASE):
+        remedy = "set GOOGLE_CLOUD_QUOTA_PROJECT to the project that pays"
+    elif re.search("retention policy|retained|hold", words, re.IGNORECASE):
+        remedy = (
+            "the bucket keeps objects for a time; choose one without a retention policy or hold"
         )
-    return ConfigError(f"{reason}: {_last_words(error)}; check the bucket and the name")
+    elif isinstance(error, Forbidden | Unauthorized):
+        words = f"permission denied ({words})"
+        remedy = "grant this identity the role roles/storage.objectUser on the bucket"
+    return ConfigError(f"{reason}: {words}; {remedy}")
 
 
 def _last_words(error: BaseException | None) -> str:

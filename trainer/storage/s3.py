@@ -124,7 +124,8 @@ def _service(bucket: str) -> Service:
         remedies=_REMEDIES,
         denied=(
             f"grant this identity s3:ListBucket on {bucket} and s3:GetObject, s3:PutObject, "
-            "s3:DeleteObject on its objects"
+            "s3:DeleteObject on its objects, or set AWS_REQUEST_PAYER=requester if the bucket's "
+            "requester pays"
         ),
         credentials=(
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE on a laptop; give "

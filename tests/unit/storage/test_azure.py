@@ -169,6 +169,7 @@ def test_a_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *("az://", "az:///a", "az://Box", "az://b", "az://a--b", "az://box//a", "az://box/.."),
         *("abfss://box@other.example/a", "https://other.blob.core.windows.net"),
+        "https://other.blob.core.windows.net.example.com/box",
     ],
 )
 def test_bad_containers_and_prefixes_are_refused(uri: str) -> None:

@@ -417,3 +417,39 @@ def content_type(through: Proxied, name: str) -> str:
     with urllib.request.urlopen(f"{through.server.url}/storage/v1/b/bucket/o/{name}") as answer:
         kind: str = json.load(answer)["contentType"]
     return kind
+
+
+def test_what_a_bucket_keeps_is_not_a_matter_of_roles(proxy: Proxy, store: Storage) -> None:
+    for words in ("is subject to bucket's retention policy", "is under active Temporary hold"):
+        body = json.dumps({"error": {"message": f"Object 'bucket/run/a' {words}"}}).encode()
+        proxy.faults = [Fault("error", "delete", status=403, body=body)]
+        said = message(ConfigError, lambda: store.delete("a"))
+        assert words in said
+        assert "choose one without a retention policy or hold" in said
+        assert "roles/" not in said
+
+
+def test_who_pays_for_requests(
+    proxy: Proxy, store: Storage, through: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "Bucket is a requester pays bucket but no user project provided."
+    body = json.dumps({"error": {"message": words}}).encode()
+    proxy.faults = [Fault("error", "list", status=400, body=body)]
+    said = message(ConfigError, lambda: store.list())
+    assert "set GOOGLE_CLOUD_QUOTA_PROJECT to the project that pays" in said
+    targets: list[str] = []
+    forward = proxy.forward
+
+    def noted(request: Request) -> Answer:
+        targets.append(request.target)
+        return forward(request)
+
+    monkeypatch.setattr(proxy, "forward", noted)
+    monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")
+    paying = open_storage(through.uri)
+    paying.create("a", SMALL)
+    paying.read("a")
+    paying.list()
+    paying.delete("a")
+    assert len(targets) == 4
+    assert all("userProject=payer" in target for target in targets)

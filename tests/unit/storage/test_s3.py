@@ -290,3 +290,11 @@ def test_a_file_of_certificates_that_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
     said = message(ConfigError, lambda: open_storage("s3://bucket"))
     assert "AWS_CA_BUNDLE='/no/such.pem': No such file" in said
+
+
+def test_who_pays_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    with Says(404, "NoSuchKey") as server:
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+        assert server.last.headers["x-amz-request-payer"] == "requester"
