@@ -1,10 +1,12 @@
 """Run files: what is refused, and in which words."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from k8s import run_file, stores
 from k8s.run_file import RunSpec
@@ -299,3 +301,18 @@ def test_the_run_files_of_the_project_are_good() -> None:
         "local": stores.S3,
     }
     assert {spec.name for spec in read.values()} == {"mnist-cnn"}  # the same run everywhere
+
+
+def test_the_page_of_stores_has_run_files_and_every_setting() -> None:
+    page = (ROOT / "docs/storage.md").read_text()
+    written = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(written) > 1
+    for values in written:
+        if "data" in values:
+            run_file.parse({**PLAIN, **values}, "docs/storage.md")
+        assert set(values) <= set(RunSpec.model_fields)
+    for service in stores.SERVICES:
+        assert service.example.partition("://")[0] + "://" in page
+        assert all(f"`{name}`" in page for name in service.endpoints)
+    secret = re.findall(r"create secret generic (\S+)", page)
+    assert secret == run_file.read(str(ROOT / "runs/local.yaml")).environment_secrets
