@@ -74,10 +74,6 @@ def _contexts(files: list[Path]) -> tuple[dict[str, str], str]:
 def connect(path: str | None, context: str) -> Any:
     """Return the package's client, with the credentials as they are now.
 
-    Args:
-        path: of the kubeconfig; None inside of a pod.
-        context: its name.
-
     Raises:
         ConfigError: the credentials cannot be loaded.
     """

@@ -37,10 +37,6 @@ class InvalidError(ClusterError, ConfigError):
 def no_answer(error: Exception, where: str) -> str:
     """Say why there was no answer.
 
-    Args:
-        error: raised by the HTTP client.
-        where: the server, for messages.
-
     Raises:
         ConfigError: TLS failed in a way that another try cannot fix.
     """
@@ -67,11 +63,6 @@ def no_answer(error: Exception, where: str) -> str:
 
 def refused(response: Any, method: str, where: str) -> tuple[str, float | None]:
     """Say why a request may be tried again, and after how many seconds if the server says.
-
-    Args:
-        response: with a status of 400 or above.
-        method: HTTP's, of the request.
-        where: the server, for messages.
 
     Raises:
         UserError: trying again does not help.

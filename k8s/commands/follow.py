@@ -114,15 +114,7 @@ class Streams:
 
 @dataclass
 class Follower:
-    """Follows one run.
-
-    Args:
-        cluster: of the run.
-        name: of the run.
-        start_deadline: seconds after which to give up on a run that has not started.
-        with_logs: show the logs, not only warnings, causes and the end.
-        rank: show the log of this rank; None for all.
-    """
+    """Follows a run, and the logs of a rank or all; a start may take ``start_deadline`` seconds."""
 
     cluster: Cluster
     name: str

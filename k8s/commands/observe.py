@@ -33,13 +33,6 @@ def cause(
     """Return what is wrong with a run whose Job is not complete, or None.
 
     Quotas and queues are read only if the first diagnosis needs them, and if the user may.
-
-    Args:
-        cluster: of the run.
-        job: of the run.
-        its_pods: of the Job, including deleted ones.
-        all_events: of the namespace, if they have been read already.
-        trains: whether rank 0 has reported, see ``run_phase.Progress``.
     """
     now = datetime.now(UTC)
     if all_events is None:
@@ -67,12 +60,6 @@ def outcome(
     Succeeded   its result is stored
     Failed      it left none
     Unproven    the folder cannot be seen from here, and nothing else shows it
-
-    Args:
-        cluster: of the run.
-        job: of the run, complete.
-        its_pods: of the Job, including deleted ones.
-        logged: whether rank 0 logged that its result is stored.
     """
     name = job["metadata"]["name"]
     image = job["spec"]["template"]["spec"]["containers"][0].get("image")

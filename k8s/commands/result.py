@@ -53,12 +53,6 @@ def prove(
     A mark that rank 0 left in its pod suffices: it does so once the result is stored. Otherwise
     the run's folder is read; if that cannot be seen from here, rank 0's log decides.
 
-    Args:
-        cluster: of the run.
-        job: of the run.
-        pods: of the Job, including deleted ones.
-        logged: whether rank 0 logged that its result is stored.
-
     Raises:
         UnavailableError: the folder cannot be seen from here, and nothing else shows it.
         UserError: there is no result of this run.
@@ -115,10 +109,6 @@ def _not_ended(folder: Storage) -> str:
 
 def as_text(result: dict[str, Any], folder: Storage) -> str:
     """Return a result for people.
-
-    Args:
-        result: what ``read`` returned.
-        folder: of the run.
 
     Raises:
         DataError: a figure is missing.

@@ -56,13 +56,7 @@ def list_runs(options: argparse.Namespace) -> None:
 def summary(
     cluster: Cluster, job: dict[str, Any], events: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return all that is known about a run, ready for JSON.
-
-    Args:
-        cluster: of the run.
-        job: of the run.
-        events: of the namespace, if they have been read already.
-    """
+    """Return all that is known about a run, ready for JSON; ``events`` if they are read already."""
     pods = observe.pods(cluster, job)
     progress = _progress(cluster, pods)
     phase = run_phase.phase(job, pods, trains=progress.trains)

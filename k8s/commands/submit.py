@@ -74,11 +74,6 @@ def _hint(verb: str, options: argparse.Namespace) -> str:
 def submit(cluster: Cluster, spec: RunSpec, say: Say) -> None:
     """Start a run, or resume it if it is there and was asked to stop.
 
-    Args:
-        cluster: to submit to.
-        spec: checked by ``doctor``.
-        say: called with a line about each thing that happens.
-
     Raises:
         ConfigError: another run of this name is there.
         UnavailableError: objects of an earlier one stay.

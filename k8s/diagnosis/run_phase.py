@@ -55,11 +55,6 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     Running     all of them do, and it has
     Ended       every pod ended with 0; only the run's result says whether it succeeded
     Failed, DeadlineExceeded
-
-    Args:
-        job: of the run.
-        pods: of the Job.
-        trains: whether rank 0's trainer has reported, see ``Progress``.
     """
     if condition(job, "Complete"):
         return "Ended"
@@ -138,11 +133,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """Return a log line for people.
-
-    Args:
-        facts: of ``parse_line``.
-    """
+    """Return a log line, as ``parse_line`` gives it, for people."""
     if is_step(facts):
         return f"step {facts['step']:>6}/{facts.get('total_steps', '?')}  {describe(facts)}"
     if "warning" in facts:

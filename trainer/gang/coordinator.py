@@ -32,12 +32,7 @@ FINAL = {ConfigError.exit_code, DataError.exit_code, UnavailableError.exit_code}
 
 
 class Coordinator:
-    """The state of a gang as rank 0's supervisor knows it.
-
-    Args:
-        workers: how many there are.
-        max_restarts: how many restarts in a row may bring no new committed step.
-    """
+    """The state of a gang as rank 0's supervisor knows it."""
 
     def __init__(self, workers: int, max_restarts: int) -> None:
         self._workers = workers

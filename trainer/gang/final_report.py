@@ -1,32 +1,22 @@
 """Writes the report of a finished run in a process of its own, which cannot fail the run."""
 
-import contextlib
-import os
-import signal
-import subprocess
-import tempfile
 import threading
 import time
-from pathlib import Path
 
-from trainer import worker_events
 from trainer.errors import UserError
+from trainer.failure import parse
 from trainer.gang import process
 from trainer.progress import Reporter
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 
 LIMIT = 60.0  # seconds for the report: it takes about two where the store is near
-TICK = 0.05  # seconds between two checks
 
 
 def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> None:
     """Write the report of a finished run unless it is there, and log where it is or why not.
 
-    Args:
-        run_uri: of the run's folder.
-        reporter: prints the outcome.
-        stop: set when this process shall end; then there is no report.
+    With ``stop`` set, neither is done.
     """
     remedy = f"python -m trainer report --run {run_uri} makes it"
     try:
@@ -47,32 +37,12 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
 
 def _make(run_uri: str, stop: threading.Event) -> str | None:
     """Run ``trainer report`` and return why there is none, if so."""
-    env = {**os.environ, **process.trainer_environment()}
-    env.pop(worker_events.STATUS_FD, None)
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as out:
-            child = subprocess.Popen(
-                process.trainer_command("report", "--run", run_uri),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=env,
-                start_new_session=True,  # Ctrl-C is for us
-            )
-        until = time.monotonic() + LIMIT
-        try:
-            while child.poll() is None and time.monotonic() < until and not stop.wait(TICK):
-                pass
-        finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-        if child.returncode == 0:
-            return None
-        said = log.read_text(errors="replace").strip().splitlines()
-    if time.monotonic() >= until:
+    began = time.monotonic()
+    code, record, said = process.run_child(["report", "--run", run_uri], stop, 0.0, LIMIT)
+    if code == 0:
+        return None
+    if found := parse(record):
+        return found.sentence(1)
+    if time.monotonic() - began > LIMIT:
         return f"it was not done within {LIMIT:g} s"
-    how = f"killed by signal {-child.returncode}" if child.returncode < 0 else "failed"
-    return (said[-1] if said else how).removeprefix("trainer: ")
+    return said[-1] if said else (f"killed by signal {-code}" if code < 0 else "failed")

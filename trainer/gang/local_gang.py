@@ -26,8 +26,7 @@ from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import FailedError, Failure, parse
 from trainer.gang import found_failures, gang_key, process
-from trainer.gang.process import Child
-from trainer.gang.supervisor import TICK
+from trainer.gang.process import TICK, Child
 from trainer.gang.time_limits import ENDING, GRACE, LOST_GRACE
 from trainer.worker_events import Event
 
@@ -81,10 +80,7 @@ class Gang:
         self.ranks = {rank: Rank(self._start(rank)) for rank in range(config.workers)}
 
     def run(self, stop: threading.Event) -> None:
-        """Wait until all are done.
-
-        Args:
-            stop: set when the run shall stop.
+        """Wait until all are done, or have stopped because ``stop`` is set.
 
         Raises:
             FailedError: one of them failed; with the root cause.

@@ -7,16 +7,20 @@ the pipe named in TRAINYARD_STATUS_FD.
 
 import contextlib
 import json
+import math
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TypeVar, cast
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 import trainer
 from trainer.errors import StoppedError, UserError
@@ -27,6 +31,8 @@ T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 TUNABLES = "GLIBC_TUNABLES"
+TICK = 0.05  # seconds between two looks at a child, or at a request to stop
+LAST_LINES = 5  # of what a child wrote
 
 
 def trainer_command(*arguments: str) -> list[str]:
@@ -161,6 +167,43 @@ def _answer(work: Callable[[], T], writing: int) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def run_child(
+    arguments: list[str], stop: threading.Event, grace: float, limit: float = math.inf
+) -> tuple[int, Any, list[str]]:
+    """Run a ``Child`` to its end.
+
+    Args:
+        arguments: what follows ``python -m trainer``.
+        stop: set when it shall stop.
+        grace: seconds from then on until it is killed.
+        limit: seconds until it is killed in any case.
+
+    Returns:
+        Its exit code, negative for a signal, the record of its failure, and its last lines.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    event: Event = {}
+    failure, asked, kill_at = None, False, time.monotonic() + limit
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        log = Path(folder) / "log"
+        child = Child(arguments, {}, events.put, out=log)
+        try:
+            while event.get("event") != "exit":
+                if stop.is_set() and not asked:
+                    asked, kill_at = True, min(kill_at, time.monotonic() + grace)
+                    child.say("stop")
+                if time.monotonic() > kill_at:
+                    child.kill()
+                with contextlib.suppress(queue.Empty):
+                    event = events.get(timeout=TICK)
+                    failure = event.get("failure", failure)
+        finally:
+            child.kill()
+            child.close()
+        last = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
+    return int(event["code"]), failure, last
 
 
 def huge_pages(env: Mapping[str, str]) -> dict[str, str]:

@@ -88,11 +88,7 @@ class RendezvousHost:
             self._hear(0, event)
 
     def close(self, *, finished: bool) -> None:
-        """End all connections, and store what is to be kept.
-
-        Args:
-            finished: whether the run is, so that its key has no use.
-        """
+        """End all connections, and store what is to be kept; a finished run's key has no use."""
         if self._host:
             self._host.close()
         if finished and self._cluster.workers > 1:

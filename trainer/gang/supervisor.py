@@ -33,7 +33,7 @@ from trainer.failure import FailedError, Failure
 from trainer.gang import final_report, found_failures, gang_key, process
 from trainer.gang.coordinator import FINAL
 from trainer.gang.memory import Memory
-from trainer.gang.process import Child
+from trainer.gang.process import TICK, Child
 from trainer.gang.rendezvous_host import RendezvousHost
 from trainer.gang.states import Finished, Leaving, Loading, Ready, Running, State, WorkerAttempt
 from trainer.gang.time_limits import (
@@ -52,19 +52,12 @@ from trainer.storage.base import open_storage
 from trainer.worker_events import Event, Pulse, tell_parent
 
 WORKER = "TRAINYARD_WORKER"  # marks a fork server: it gets the same arguments as its supervisor
-TICK = 0.05  # seconds between two looks at the clock
 
 
 def supervise(
     arguments: list[str], config: TrainConfig, cluster: Cluster, stop: threading.Event
 ) -> None:
-    """Run the worker of one rank until it is done.
-
-    Args:
-        arguments: of ``python -m trainer``, given to the worker.
-        config: of the run.
-        cluster: the gang, as this rank sees it.
-        stop: set when the worker shall stop.
+    """Run the worker of one rank, with these arguments of the trainer, until it is done.
 
     Raises:
         FailedError: the gang failed, by its root cause; peers were not there before the deadline;

@@ -5,23 +5,18 @@ whatever ends a sweep, the same command resumes it: it skips finished runs, and 
 interrupted one from its checkpoint.
 """
 
-import contextlib
-import math
 import os
-import queue
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.failure import parse
-from trainer.gang.process import Child
+from trainer.gang import process
 from trainer.gang.sweep_file import Planned, Sweep, arguments, plan
 from trainer.gang.time_limits import RUN_GRACE
 from trainer.report import compare, compare_page
@@ -29,11 +24,8 @@ from trainer.report.compare import shown
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 from trainer.text import duration, printable
-from trainer.worker_events import Event
 
 PAGE = "compare.html"
-TICK = 0.1  # seconds between two looks at a request to stop
-LAST_LINES = 5  # printed of a run that ended without a message
 READERS = 8  # folders that are read at the same time
 
 
@@ -52,11 +44,6 @@ def as_text(runs: Sequence[Planned]) -> str:
 
 def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
     """Train the runs that are not finished, and print and store a comparison of all.
-
-    Args:
-        sweep: what to run.
-        stop: set to stop the sweep.
-        width: of the table, columns.
 
     Raises:
         ConfigError: a combination is refused, or the folder has runs on other data.
@@ -79,40 +66,14 @@ def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
 
 
 def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:
-    """Train one run in a process of its own.
-
-    Args:
-        config: its settings.
-        stop: set when it shall store a checkpoint and stop.
+    """Train one run in a process of its own; ``stop`` has it store a checkpoint and stop.
 
     Returns:
         Its exit code, negative for a signal, and what it said of an error.
     """
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    event: Event = {}
-    error, kill_at = "", math.inf
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
-        log = Path(folder) / "log"
-        child = Child(arguments(config), {}, events.put, out=log)
-        try:
-            while event.get("event") != "exit":
-                if stop.is_set() and kill_at == math.inf:
-                    child.say("stop")
-                    kill_at = time.monotonic() + RUN_GRACE
-                if time.monotonic() > kill_at:
-                    child.kill()
-                with contextlib.suppress(queue.Empty):
-                    event = events.get(timeout=TICK)
-                    found = parse(event.get("failure"))
-                    error = found.sentence(config.workers) if found else error
-        finally:
-            child.kill()
-            child.close()
-        code = int(event["code"])
-        if code and not error:
-            tail = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-            error = " | ".join(tail) or "it said nothing"
-    return code, error
+    code, record, said = process.run_child(arguments(config), stop, RUN_GRACE)
+    found = parse(record)
+    return code, found.sentence(config.workers) if found else " | ".join(said) or "it said nothing"
 
 
 def _train_all(

@@ -19,11 +19,7 @@ ACROSS = 5  # of them in a row, at most
 def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -> list[str]:
     """Write each picture with what the model saw of it, and return the files' printable names.
 
-    Args:
-        seen: the pictures.
-        predictions: of all their digits, in order.
-        folder: for the files; where it is empty they go beside their pictures, and that of
-            standard input here.
+    They go into the folder or, where it is empty, beside their pictures.
 
     Raises:
         ConfigError: a file cannot be written.

@@ -123,14 +123,7 @@ def reliability(
     bins: Sequence[tuple[float, float, float, float]],
     gist: str,
 ) -> Chart:
-    """Return a reliability diagram: how often the model is right over how sure it is.
-
-    Args:
-        key: unique in the page.
-        title: its heading.
-        bins: mean probability, accuracy, and its interval, all 0 to 1.
-        gist: in words.
-    """
+    """Return a reliability diagram: how often the model is right over how sure it is."""
     series = Series("accuracy", tuple((x, y) for x, y, _, _ in bins), "series-1", dots=True)
     whiskers = [{"x": x, "y": low, "y2": high} for x, _, low, high in bins]
     layers = [

@@ -82,11 +82,7 @@ class Comparison:
 
 
 def compare(uris: Iterable[str], warn: Callable[[str], object]) -> Comparison:
-    """Compare the runs at or below some folders.
-
-    Args:
-        uris: of runs, or of folders that hold runs at any depth.
-        warn: called for every run that is left out because its files are damaged.
+    """Compare the runs at or below some folders; warn of those left out because of damage.
 
     Raises:
         ConfigError: there is no run at or below one of them.

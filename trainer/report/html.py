@@ -25,13 +25,7 @@ MOST_PIXELS = 64  # of an image's longer side
 
 
 def render(template: str, shown: Sequence[charts.Chart] = (), **facts: Any) -> bytes:
-    """Return the page of a template that extends ``base.html``, UTF-8.
-
-    Args:
-        template: its name.
-        shown: all charts that the template shows.
-        facts: what it is about.
-    """
+    """Return the page of a template that extends ``base.html``, with all its charts, UTF-8."""
     drawings = vega.draw({chart.key: chart.spec for chart in shown})
     # Lone surrogates, which JSON may hold, have no UTF-8.
     text: str = _environment().get_template(template).render(drawings=drawings, **facts)

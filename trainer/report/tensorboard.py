@@ -152,14 +152,6 @@ def serve(
 ) -> None:
     """Serve the runs at or below a URI until ``stop`` is set.
 
-    Args:
-        uri: folder of a run, or one that holds runs at any depth.
-        host: address to listen on.
-        port: to listen on.
-        stop: set when TensorBoard shall end.
-        say: called with what is served, and where.
-        warn: called when the store cannot be read for a while.
-
     Raises:
         ConfigError: there is no TensorBoard here, no run there, or the port cannot be had.
         UnavailableError: the store cannot be read, or TensorBoard does not start.

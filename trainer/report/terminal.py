@@ -47,13 +47,7 @@ def as_text(found: Facts) -> str:
 
 
 def blocks(points: Points, columns: int, rows: int) -> list[str]:
-    """Return a curve as rows of block characters, the highest value filling all of them.
-
-    Args:
-        points: at least one, in the order of x.
-        columns: so many characters wide, from the first x to the last.
-        rows: so many high.
-    """
+    """Return a curve, at least one point, as rows of block characters; the highest fills all."""
     xs, ys = zip(*thin(points, columns), strict=True)
     values = np.interp(np.linspace(xs[0], xs[-1], columns), xs, ys)
     low, high = values.min(), values.max()

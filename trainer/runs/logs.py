@@ -34,11 +34,7 @@ _NAME = re.compile(r"logs/rank-(\d+)/(\d{8}T\d{6}Z-[0-9a-f]{4})\.(\d+)\.log")
 
 
 def read(storage: Storage, rank: int | None = None) -> Iterator[tuple[int, str]]:
-    """Yield (rank, line) of everything stored, by rank, start and chunk.
-
-    Args:
-        storage: the run's folder.
-        rank: the only one to read; None for all.
+    """Yield (rank, line) of all that is stored, or of one rank's, by rank, start and chunk.
 
     Raises:
         UserError: the store cannot be read.

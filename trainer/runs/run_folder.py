@@ -141,11 +141,9 @@ def read_result(storage: Storage) -> dict[str, Any] | None:
 
 
 def find_result(storage: Storage, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return how the run ended, None where its last checkpoint has yet to say.
+    """Return how the run ended, or None while it has not; so also, with a warning, for damage.
 
-    Args:
-        storage: the run's folder.
-        warn: called for a damaged result; training then makes it from that checkpoint.
+    Training then makes the result again, from the newest checkpoint.
     """
     try:
         result = read_result(storage)

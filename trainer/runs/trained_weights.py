@@ -105,9 +105,7 @@ def restore(run_uri: str, most: int = MOST_BYTES) -> Restored:
 def restore_with(run_uri: str, model: str | None) -> Restored:
     """Return a run's weights, see ``restore``, with settings that ``models`` can build from.
 
-    Args:
-        run_uri: the run's folder.
-        model: the user's own model, package.module:function; None for a preset's.
+    ``model`` is the user's own one, package.module:function; None for a preset's.
 
     Raises:
         ConfigError: the run has a model of its own, and the user names none. What a folder names

@@ -36,14 +36,7 @@ BUCKET = "chaos"
 
 
 class Chaos:
-    """A series of runs, undisturbed and under faults.
-
-    Args:
-        config: of every run; its data must be there.
-        arguments: of ``trainer train`` that mean the same.
-        store: the server that the runs are written to.
-        folder: takes the gangs' output.
-    """
+    """A series of runs, undisturbed and under faults; ``arguments`` mean the same as ``config``."""
 
     def __init__(
         self, config: TrainConfig, arguments: list[str], store: GCSServer, folder: Path
@@ -69,13 +62,7 @@ class Chaos:
         return _result("reference")
 
     def disturb(self, name: str, faults: deque[Planned], digest: str) -> str:
-        """Train once under faults and return in words how the run ended.
-
-        Args:
-            name: of the run.
-            faults: those to come; the ones injected are taken away.
-            digest: what the weights must be.
-        """
+        """Train once under faults, taking away those injected; return in words how it ended."""
         watch, began, usage = Watch(), time.monotonic(), Usage()
         before = self.outcome.faults.total()
         with self._gang(name, watch) as gang:

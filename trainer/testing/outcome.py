@@ -39,13 +39,7 @@ class Outcome:
     growth_mib: float = 0.0
 
     def count_fault(self, fault: Planned, recovered: float = 0.0, found: float = 0.0) -> None:
-        """Count a fault.
-
-        Args:
-            fault: the fault.
-            recovered: seconds until the gang stepped again; not counted unless above 0.
-            found: seconds until the supervisor gave the worker up, likewise.
-        """
+        """Count a fault; times in seconds, which count only above 0."""
         self.faults[fault.kind] += 1
         if recovered > 0:
             self.recoveries.setdefault(fault.kind, []).append(recovered)
@@ -62,15 +56,7 @@ class Outcome:
         hung: bool,
         wrong: bool,
     ) -> None:
-        """Count a run.
-
-        Args:
-            seconds: how long it took.
-            lost: steps done again, and after how many faults.
-            growth: of its supervisors, in open files and MiB.
-            hung: whether it hung.
-            wrong: whether it ended with other weights.
-        """
+        """Count a run, which ``lost`` (steps, after how many faults) and grew by (files, MiB)."""
         self.runs += 1
         self.hangs += hung
         self.mismatches += wrong

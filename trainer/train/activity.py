@@ -10,11 +10,7 @@ from trainer.worker_events import AT_THE_STORE, GATHERING, TRAINING, Pulse
 
 
 class Activity:
-    """A worker's work and progress; heartbeats read it from a thread of their own.
-
-    Args:
-        workers: in the gang.
-    """
+    """A worker's work and progress; heartbeats read it from a thread of their own."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -61,11 +57,7 @@ class Activity:
         return int(self._steps.numpy()) + self._calls
 
     def pulse(self, summing: bool | None) -> Pulse:
-        """Return the current work and progress.
-
-        Args:
-            summing: whether an all-reduce is in progress; None if that is unknown.
-        """
+        """Return work and progress; ``summing``: whether an all-reduce is under way, if known."""
         count, gathering = self.progress(), self._gathering
         if gathering is not None:
             return Pulse(GATHERING, count, waits=count == gathering)

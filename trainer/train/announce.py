@@ -6,14 +6,7 @@ from trainer.train.run import Run
 
 
 def announce(run: Run, loop: Loop, step: int, *, first: bool) -> None:
-    """Print the plan of the run, or at which step it resumes.
-
-    Args:
-        run: what is trained.
-        loop: what trains it.
-        step: at which this attempt starts.
-        first: whether this is the first attempt of this command.
-    """
+    """Print the plan of the run in a command's first attempt, and at which step it resumes."""
     if first:
         _announce_plan(run, loop)
     if step or not first:

@@ -12,11 +12,7 @@ from trainer.train.run import Run
 
 
 class Batches:
-    """Gives the loop its batches, chunk by chunk.
-
-    Args:
-        run: whose dataset it is.
-        loop: keeps the images, unless they are in shards.
+    """Gives the loop, which keeps images that are not in shards, its batches chunk by chunk.
 
     Raises:
         ConfigError: the shards do not fit into the memory that the settings allow.

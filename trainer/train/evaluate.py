@@ -41,11 +41,6 @@ class Report:
 def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
     """Score a run's weights: those of the best validation with keep_best, else the last ones.
 
-    Args:
-        run_uri: the run's folder.
-        data_uri: the dataset; the run's if None.
-        model: see ``restore_with``.
-
     Raises:
         ConfigError: the folder does not belong to a run, or the data does not fit the model.
         DataError: no checkpoint is usable.

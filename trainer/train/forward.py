@@ -32,12 +32,7 @@ MOST_FILLING = 1.5
 
 
 def microbatches_for(threads: int, batch: int) -> int:
-    """Return into how many equal microbatches a batch is cut.
-
-    Args:
-        threads: threads that can compute.
-        batch: images in the batch.
-    """
+    """Return into how many equal microbatches a batch is cut."""
     fitting = [n for n in range(1, threads + 1) if batch % n == 0 and batch // n >= LEAST]
     return max(fitting, default=1)
 

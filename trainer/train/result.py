@@ -24,13 +24,7 @@ def finish(
 ) -> dict[str, Any]:
     """Score the final weights on every split, store their predictions, and return the result.
 
-    Args:
-        run: the run.
-        loop: what trained it.
-        scorer: scores its splits.
-        at: its last state.
-        events: its event files, if it writes any.
-        started: when the run began, seconds since the epoch.
+    ``started``: when the run began, seconds since the epoch.
 
     Raises:
         UnavailableError: the workers' weights differ, or the store was not reached.

@@ -92,11 +92,7 @@ class Saver:
             tell_parent(event="step", step=at.step)
 
     def commit_if_due(self, *, best: bool) -> None:
-        """Store the last finished chunk if the settings say so.
-
-        Args:
-            best: whether it ended with the best validation so far.
-        """
+        """Store the last finished chunk if it is due, or the ``best`` so far is wanted."""
         config = self.run.config
         if best and config.keep_best:
             self.commit()

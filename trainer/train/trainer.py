@@ -54,12 +54,10 @@ class Trainer:
         self.saver = Saver(run, self.loop)
 
     def train(self, stop: threading.Event, started: float, *, first: bool = True) -> dict[str, Any]:
-        """Train from the newest checkpoint to the end and return the result.
+        """Train from the newest checkpoint to the end, or until ``stop``, and return the result.
 
-        Args:
-            stop: set when the run shall stop at the end of a chunk.
-            started: when the run began, seconds since the epoch.
-            first: whether this is the first attempt of this command.
+        ``started``: when the run began, seconds since the epoch; ``first``: whether this is the
+        first attempt of this command.
 
         Raises:
             StoppedError: asked to stop.

@@ -1,5 +1,6 @@
 """The report of a finished run: whatever becomes of it, the run is done."""
 
+import json
 import sys
 import threading
 from collections.abc import Mapping
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from tests.support import processes
+from trainer.failure import Failure
 from trainer.gang import final_report
 from trainer.runs import run_folder
 from trainer.storage.local import LocalStorage
 
 pytestmark = pytest.mark.process
+GONE = Failure(kind="data", code=65, message="data: gone", remedy="give it").record()
 
 
 class Told:
@@ -69,7 +72,12 @@ def test_one_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo noise; echo 'trainer: data: gone; give it' >&2; exit 65", "data: gone; give it"),
+        (
+            f"echo noise; echo '{json.dumps({'failure': GONE})}' "
+            "> /proc/self/fd/$TRAINYARD_STATUS_FD; exit 65",
+            "data: gone; give it",
+        ),
+        ("echo noise; echo words >&2; exit 1", "words"),
         ("kill -9 $$", "killed by signal 9"),
         ("exit 1", "failed"),
     ],
