@@ -18,13 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
 from benchmarks.common import Spread, table, take_turns
-from trainer import presets
+from trainer import presets, progress
 from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
@@ -76,21 +76,12 @@ PAIRS: dict[str, tuple[Guards, Guards]] = {
 }
 
 
-class Silent:
+class Silent(progress.Reporter):
     """A reporter that only lets warnings through."""
-
-    def say(self, message: str, **facts: Any) -> None:
-        """See Reporter."""
 
     def warn(self, message: str, **_: Any) -> None:
         """See Reporter."""
         print(message, file=sys.stderr)
-
-    def step(self, record: Mapping[str, Any], total: int) -> None:
-        """See Reporter."""
-
-    def close(self) -> None:
-        """See Reporter."""
 
 
 class Stretches(Trainer):

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from trainer.command_line import Program, exit_code
+from trainer.command_line import Program
 
 VERBS = {
     name: (f"k8s.commands.{name}", text)
@@ -34,13 +34,7 @@ PROGRAM = Program(
 
 def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> int:
     """Run one verb and return its exit code."""
-
-    def run() -> int | None:
-        options = program.parse(sys.argv[1:] if arguments is None else arguments)
-        code: int | None = options.action(options)
-        return code
-
-    return exit_code(program.name, run)
+    return program.run(arguments)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,28 @@ class Program:
                 command.add_arguments(its)
         return parser
 
+    def run(
+        self,
+        arguments: Sequence[str] | None,
+        prepare: Callable[[argparse.Namespace], object] = lambda _: None,
+        tell: Callable[[UserError], bool] = lambda _: False,
+    ) -> int:
+        """Run the command that is given, by default on the command line; return its exit code.
+
+        Args:
+            arguments: the command and its flags.
+            prepare: called with the flags before the command runs.
+            tell: see ``exit_code``.
+        """
+
+        def work() -> int | None:
+            options = self.parse(sys.argv[1:] if arguments is None else arguments)
+            prepare(options)
+            code: int | None = options.action(options)
+            return code
+
+        return exit_code(self.name, work, tell)
+
     def _flags(self, command: str) -> list[str]:
         parser = Parser(add_help=False)
         importlib.import_module(self.commands[command][0]).add_arguments(parser)

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.control import Control
@@ -15,8 +15,8 @@ from rich.segment import ControlType
 from trainer.text import printable
 
 
-class Reporter(Protocol):
-    """Prints a run's messages and metrics."""
+class Reporter:
+    """Prints a run's messages and metrics; this one says nothing."""
 
     def say(self, message: str, **facts: Any) -> None:
         """Print a message; ``facts`` say the same to a program."""
@@ -53,7 +53,7 @@ def describe(record: Mapping[str, Any]) -> str:
     )
 
 
-class TextReporter:
+class TextReporter(Reporter):
     """Prints plain lines: metrics at most once in ``every`` seconds, but every validation."""
 
     def __init__(self, every: float = 1.0) -> None:
@@ -78,11 +78,8 @@ class TextReporter:
             self._last = now
             _line(f"step {record['step']:>6}/{total}  {describe(record)}")
 
-    def close(self) -> None:
-        """See Reporter."""
 
-
-class JsonReporter:
+class JsonReporter(Reporter):
     """Prints one JSON object per line."""
 
     def say(self, message: str, **facts: Any) -> None:
@@ -97,11 +94,8 @@ class JsonReporter:
         """See Reporter."""
         _line(json.dumps({**record, "total_steps": total}))
 
-    def close(self) -> None:
-        """See Reporter."""
 
-
-class BarReporter:
+class BarReporter(Reporter):
     """Prints plain lines above a progress bar."""
 
     def __init__(self) -> None:
@@ -150,30 +144,26 @@ class BarReporter:
         self._console.print(printable(message), style=style, markup=False, soft_wrap=True)
 
 
-class Follower:
+class Follower(Reporter):
     """The reporter of every rank but 0, which prints for the whole gang."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-
-    def say(self, message: str, **facts: Any) -> None:
-        """See Reporter."""
 
     def warn(self, message: str, **facts: Any) -> None:
         """See Reporter."""
         del facts
         _line(f"warning: rank {self._rank}: {message}")
 
-    def step(self, record: Mapping[str, Any], total: int) -> None:
-        """See Reporter."""
 
-    def close(self) -> None:
-        """See Reporter."""
-
-
-def _line(text: str) -> None:
+def write(text: str) -> None:
+    """Print text that may be part of a line."""
     try:
-        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader is gone, as with `| head`, which must not end the run
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
+def _line(text: str) -> None:
+    write(f"{printable(text)}\n")

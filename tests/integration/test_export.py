@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support import processes, warm
-from trainer import metrics, presets
+from trainer import metrics, presets, progress
 from trainer.cluster_spec import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
@@ -44,18 +44,9 @@ Train = Callable[..., Path]
 Exported = Callable[[str], tuple[Path, list[str]]]
 
 
-class Silent:
-    def say(self, message: str, **facts: Any) -> None:
-        pass
-
+class Silent(progress.Reporter):
     def warn(self, message: str, **_: Any) -> None:
         raise AssertionError(message)
-
-    def step(self, record: Any, total: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

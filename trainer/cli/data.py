@@ -23,35 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     put.add_argument(
         "--to", required=True, metavar="URI", help="Write to this folder or gs://BUCKET/PREFIX."
     )
-    put.add_argument(
-        "--train-count",
-        "--samples",
-        type=int,
-        default=60_000,
-        metavar="N",
-        help="Draw N training digits (default: 60000).",
-    )
-    put.add_argument(
-        "--test-count",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="Draw N test digits (default: 10000).",
-    )
-    put.add_argument(
-        "--shards",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Split the training images into N shards, which runs stream (default: 0, no shards).",
-    )
-    put.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Seed the drawn digits and the order of the shards (default: 0).",
-    )
+    for names, value, text in (
+        (("--train-count", "--samples"), 60_000, "Draw N training digits"),
+        (("--test-count",), 10_000, "Draw N test digits"),
+        (("--shards",), 0, "Split the training images into N shards, which runs stream"),
+        (("--seed",), 0, "Seed the drawn digits and the order of the shards"),
+    ):
+        help_text = f"{text} (default: {value})."
+        put.add_argument(*names, type=int, default=value, metavar="N", help=help_text)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
 """The commands, their errors and exit codes."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from trainer import worker_events
-from trainer.command_line import Program, exit_code
+from trainer.command_line import Program
 from trainer.errors import UserError
 from trainer.gang import process
 
@@ -36,17 +37,14 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
     """Run one command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
 
-    def run() -> int | None:
-        options = program.parse(given)
+    def prepare(options: argparse.Namespace) -> None:
         options.arguments = given
         if options.command not in ("train", "sweep"):  # which take requests to stop themselves
             process.default_signals()
-        code: int | None = options.action(options)
-        return code
 
     def tell(error: UserError) -> bool:
         from trainer import failure  # not before it is needed: --help is quick
 
         return worker_events.tell_parent(failure=failure.of(error).record())
 
-    return exit_code(program.name, run, tell)
+    return program.run(given, prepare, tell)

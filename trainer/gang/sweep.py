@@ -5,8 +5,6 @@ whatever ends a sweep, the same command resumes it: it skips finished runs, and 
 interrupted one from its checkpoint.
 """
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from trainer.failure import parse
 from trainer.gang import process
 from trainer.gang.sweep_file import Planned, Sweep, arguments, plan
 from trainer.gang.time_limits import RUN_GRACE
+from trainer.progress import write
 from trainer.report import compare, compare_page
 from trainer.report.compare import shown
 from trainer.runs import run_folder
@@ -54,9 +53,9 @@ def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
     runs = plan(sweep)
     failed = _train_all(runs, _finished(sweep, runs), stop)
     if there := _there(sweep, runs):
-        comparison = compare.compare(there, lambda message: _say(f"warning: {message}\n"))
+        comparison = compare.compare(there, lambda message: write(f"warning: {message}\n"))
         open_storage(sweep.folder).replace(PAGE, compare_page.as_page(comparison))
-        _say(f"\n{compare.as_text(comparison, width)}\npage: {sweep.folder}/{PAGE}\n")
+        write(f"\n{compare.as_text(comparison, width)}\npage: {sweep.folder}/{PAGE}\n")
     if failed:
         raise SweepFailedError(
             f"{len(failed)} of {len(runs)} runs failed, see above; fix the sweep file, or run "
@@ -85,14 +84,14 @@ def _train_all(
     for place, each in enumerate(runs):
         uri = each.config.run
         if uri in finished:
-            _say(f"{_head(place, runs)}{finished[uri]:.2%}  finished before\n")
+            write(f"{_head(place, runs)}{finished[uri]:.2%}  finished before\n")
             continue
-        _say(_head(place, runs))
+        write(_head(place, runs))
         began = time.monotonic()
         code, error = train(each.config, stop)
         spent.append(time.monotonic() - began)
         if stop.is_set():
-            _say("stopped\n")
+            write("stopped\n")
             raise StoppedError(
                 f"stopped at run {place + 1} of {len(runs)}; the same command resumes from there"
             )
@@ -101,11 +100,11 @@ def _train_all(
         if code:
             failed.append(code)
             how = f"with exit code {code}" if code > 0 else f"by signal {-code}"
-            _say(f"failed {how}: {printable(error)}\n")
+            write(f"failed {how}: {printable(error)}\n")
         else:
             accuracy = _accuracy(uri)
             assert accuracy is not None, f"{uri} finished without a result"
-            _say(f"{accuracy:.2%}  {spent[-1]:.1f} s{remaining}\n")
+            write(f"{accuracy:.2%}  {spent[-1]:.1f} s{remaining}\n")
     return failed
 
 
@@ -150,11 +149,3 @@ def _accuracy(uri: str) -> float | None:
 def _head(place: int, runs: Sequence[Planned]) -> str:
     varied = (f"{name} {shown(value)}" for name, value in runs[place].varied.items())
     return f"{place + 1:>{len(str(len(runs)))}}/{len(runs)}  {printable(', '.join(varied))}  "
-
-
-def _say(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader is gone, as with `| head`; that must not end a training
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

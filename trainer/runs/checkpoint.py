@@ -23,9 +23,14 @@ from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 
 PREFIX = "checkpoints/"
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
-_KEY = "trainyard"  # the one metadata key: safetensors does not keep the order of several
+KEY = "trainyard"  # the one metadata key: safetensors does not keep the order of several
 _MOST_HEADER = 1 << 24  # bytes: of about 100,000 tensors
 _UNSIGNED = "0" * 64  # stands for the digest while the digest is made
+# What reading bytes raises that are no object of ours.
+MALFORMED = (
+    *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+    safetensors.SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,21 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "validations": checkpoint.validations,
     }
     arrays = {name: np.asarray(a, order="C") for name, a in checkpoint.arrays.items()}
-    data = safetensors.numpy.save(arrays, {_KEY: json.dumps(facts)})
+    data = safetensors.numpy.save(arrays, {KEY: json.dumps(facts)})
     unsigned, digest = _UNSIGNED.encode(), hashlib.sha256(data).hexdigest().encode()
     return data.replace(unsigned, digest, 1)
+
+
+def header(data: bytes, most: int) -> tuple[int, Any]:
+    """Return the length of a safetensors header, and the facts that ``encode`` puts into it.
+
+    Raises:
+        MALFORMED: it is none, or longer than ``most`` bytes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if size > most:
+        raise ValueError
+    return size, json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
 
 
 def decode(data: bytes, name: str) -> Checkpoint:
@@ -75,13 +92,9 @@ def decode(data: bytes, name: str) -> Checkpoint:
         DataError: any bit is not as it was written.
     """
     try:
-        size = int.from_bytes(data[:8], "little")
-        if size > _MOST_HEADER:
-            raise ValueError
-        facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_KEY])
+        size, facts = header(data, _MOST_HEADER)
         digest = facts["sha256"].encode()
-        header = data[: 8 + size].replace(digest, _UNSIGNED.encode(), 1)
-        actual = hashlib.sha256(header)
+        actual = hashlib.sha256(data[: 8 + size].replace(digest, _UNSIGNED.encode(), 1))
         actual.update(memoryview(data)[8 + size :])
         if len(digest) != len(_UNSIGNED) or actual.hexdigest().encode() != digest:
             raise ValueError("its SHA-256 does not match")
@@ -94,15 +107,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
             config_digest=facts["config"],
             validations=validations,
         )
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ) as error:
+    except MALFORMED as error:
         reason = str(error) if "SHA-256" in str(error) else "not readable as a checkpoint"
         raise DataError(f"{name}: damaged checkpoint, {len(data)} bytes: {reason}") from None
 

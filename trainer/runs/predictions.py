@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from trainer.errors import DataError
 from trainer.runs import run_folder
+from trainer.runs.checkpoint import KEY, MALFORMED, header
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 
-_KEY = "trainyard"
 MOST_BYTES = 1 << 27  # of the object: 3 million images of ten classes
 MOST_CLASSES = 256  # labels of IDX files are bytes
 
@@ -44,7 +43,7 @@ def encode(predictions: Predictions) -> bytes:
     """Return the object's bytes."""
     facts = {"step": predictions.step, "images_sha256": predictions.images_sha256}
     arrays = {"logits": predictions.logits, "labels": predictions.labels}
-    return safetensors.numpy.save(arrays, {_KEY: json.dumps(facts)})
+    return safetensors.numpy.save(arrays, {KEY: json.dumps(facts)})
 
 
 def read(storage: Storage) -> Predictions | None:
@@ -58,10 +57,7 @@ def read(storage: Storage) -> Predictions | None:
     except ObjectNotFoundError:
         return None
     try:
-        size = int.from_bytes(data[:8], "little")
-        if size > 1 << 16:
-            raise ValueError
-        facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_KEY])
+        _, facts = header(data, 1 << 16)
         arrays = safetensors.numpy.load(data)
         logits, labels = arrays["logits"], arrays["labels"]
         if logits.dtype != np.float32 or labels.dtype != np.int32 or logits.ndim != 2:
@@ -75,15 +71,7 @@ def read(storage: Storage) -> Predictions | None:
         if type(facts["step"]) is not int or not 0 <= facts["step"] <= run_folder.MOST_STEPS:
             raise ValueError
         return Predictions(facts["step"], str(facts["images_sha256"]), logits, labels)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ):
+    except MALFORMED:
         raise DataError(
             f"{storage.uri}/{run_folder.PREDICTIONS}: damaged; delete it, and "
             f"{run_folder.RESULT}, and train again to make it again"

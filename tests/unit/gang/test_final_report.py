@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import processes
+from trainer import progress
 from trainer.failure import Failure
 from trainer.gang import final_report
 from trainer.runs import run_folder
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.process
 GONE = Failure(kind="data", code=65, message="data: gone", remedy="give it").record()
 
 
-class Told:
+class Told(progress.Reporter):
     """A reporter that keeps what it gets."""
 
     def __init__(self) -> None:

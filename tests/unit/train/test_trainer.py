@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.samples import delivered
-from trainer import metrics, schedule
+from trainer import metrics, progress, schedule
 from trainer.cluster_spec import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset, idx, sampler, shards, stream
@@ -54,15 +54,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Listener:
+class Listener(progress.Reporter):
     """Keeps what a run says, and asks it to stop after some step."""
 
     def __init__(self, stop: threading.Event, after: int | None = None) -> None:
         self.warnings: list[str] = []
         self._stop, self._after = stop, after
-
-    def say(self, message: str, **facts: Any) -> None:
-        pass
 
     def warn(self, message: str, **_: Any) -> None:
         self.warnings.append(message)
@@ -71,9 +68,6 @@ class Listener:
         assert record["step"] <= total
         if record["step"] == self._after:
             self._stop.set()
-
-    def close(self) -> None:
-        pass
 
 
 def train(folder: Path, *, stop_after: int | None = None, **settings: Any) -> dict[str, Any]:
