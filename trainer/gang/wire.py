@@ -1,6 +1,6 @@
 """Connections between the supervisors of a gang: JSON lines over TCP, for members only.
 
-Members share a key (see membership.py). Both sides prove that they have it, and a proof that
+Members share a key (see gang_key.py). Both sides prove that they have it, and a proof that
 somebody else sees cannot be used again:
 
     rank 0 -> member   {"nonce": S}
