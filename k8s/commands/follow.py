@@ -12,7 +12,8 @@ from k8s.client.cluster import Cluster
 from k8s.commands import observe, target
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
-from k8s.diagnosis.cause import TERMINATING, Cause
+from k8s.diagnosis.cause import Cause
+from k8s.diagnosis.job_blocked import TERMINATING
 from trainer.command_line import INTERRUPTED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import duration, one_line

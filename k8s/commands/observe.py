@@ -10,7 +10,8 @@ from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
 from k8s.commands import result
-from k8s.diagnosis.cause import Cause, Observed, diagnose
+from k8s.diagnosis.cause import Cause, diagnose
+from k8s.diagnosis.evidence import Observed
 from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line
 

@@ -17,8 +17,8 @@ from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
 from k8s.commands import observe
 from k8s.diagnosis import claims
-from k8s.diagnosis.cause import Cause, Observed, diagnose
-from k8s.diagnosis.evidence import dig, text
+from k8s.diagnosis.cause import Cause, diagnose
+from k8s.diagnosis.evidence import Observed, dig, text
 from k8s.manifest import INSTANCE, selector
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage import pack

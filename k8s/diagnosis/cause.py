@@ -23,11 +23,9 @@ from k8s.diagnosis.evidence import (
     shorten,
     text,
 )
-from k8s.diagnosis.job_blocked import TERMINATING, held, indexes, leaving, missing_ranks, refusal
+from k8s.diagnosis.job_blocked import held, indexes, leaving, missing_ranks, refusal
 from k8s.diagnosis.pod_failures import CODES, ENDURED, examine
 from k8s.diagnosis.pod_pending import silent
-
-__all__ = ["TERMINATING", "Cause", "Observed", "diagnose"]
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
 OVERCOME = 600.0  # seconds that a pod has run when what ended the one before it is past

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainer import schedule as schedule
+from trainer import schedule
 from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
 from trainer.report import network

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k8s.diagnosis.cause import LONGEST, Cause, Observed, diagnose
+from k8s.diagnosis.cause import LONGEST, Cause, diagnose
+from k8s.diagnosis.evidence import Observed
 from tests.support.pods import NOW, RUNNING, Object, ended, holds, job, pod
 from trainer.failure import KINDS, Failure, Kind
 

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import pytest
 
 from k8s.diagnosis import pod_failures, run_phase
-from k8s.diagnosis.cause import Cause, Observed, diagnose
-from k8s.diagnosis.evidence import json_object
+from k8s.diagnosis.cause import Cause, diagnose
+from k8s.diagnosis.evidence import Observed, json_object
 from tests.support.pods import NOW, ended, job, pod
 from trainer import errors, failure, progress
 from trainer.cluster_spec import Cluster
