@@ -7,6 +7,7 @@ diagnosis offline.
 import json
 import os
 import time
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,36 @@ def quota() -> list[dict[str, Any]]:
     ]
 
 
+def claim(volume: str) -> dict[str, Any]:
+    """A claim to a volume that nobody else gets."""
+    size = {"requests": {"storage": "1Gi"}}
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
+    metadata = {"name": "team"}
+    spec["resources"] = size
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def of_root() -> list[dict[str, Any]]:
+    """A volume whose folder only root may write to, gone with its claim."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    spec = {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "",
+        "capacity": {"storage": "1Gi"},
+        "persistentVolumeReclaimPolicy": "Delete",
+        "hostPath": {"path": f"/tmp/{name}", "type": "DirectoryOrCreate"},
+    }
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}}
+    return [{**volume, "spec": spec}, claim(name)]
+
+
+ON_CLAIM = {"volumes": [{"claim": "team", "mount": "/runs"}], "run": "/runs/x"}
+
 CASES = {
     "bad-image": Case(
         {"image": "localhost:1/none:1", **SOON}, "ImagePull", ["localhost:1/none:1"], 125
@@ -111,6 +142,13 @@ CASES = {
     "missing-account": Case(
         {"service_account": "nobody", **SOON}, "MissingReference", ["nobody"], 125, [], unchanged
     ),
+    "missing-claim": Case(
+        {**ON_CLAIM, **SOON}, "MissingReference", ["claim team is not there"], 125, [], unchanged
+    ),
+    "unbound-claim": Case(
+        {**ON_CLAIM, **SOON}, "Unbound", ["no volume is bound", "pvc team"], 125, [claim("none")]
+    ),
+    "claim-of-root": Case(ON_CLAIM, "Config", ["/runs", "65532"], 1, of_root()),
     "out-of-memory": Case(
         {"resources": {"cpu": "900m", "memory": "512Mi"}, "retries": 0},
         "OutOfMemory",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trainer.command_line import exit_code
-from trainer.errors import DataError, UserError
+from trainer.errors import UnavailableError, UserError
 from trainer.storage.base import (
     Entries,
     Entry,
@@ -104,7 +104,7 @@ def unpack(packed: bytes) -> Pack:
     """Return what a pack holds, whoever made it.
 
     Raises:
-        DataError: it is damaged or too large.
+        UnavailableError: it is damaged or too large.
     """
     unzip = zlib.decompressobj()
     try:
@@ -121,7 +121,7 @@ def unpack(packed: bytes) -> Pack:
             found.pieces.append(Piece(name, start, sha256, body[:length]))
             body = body[length:]
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"the folder's content came damaged: {error}; ask again") from None
+        raise UnavailableError(f"the folder's content came damaged: {error}; ask again") from None
     return found
 
 
@@ -137,15 +137,15 @@ def from_lines(lines: Iterable[str]) -> Pack:
     """Return the pack whose lines are among these.
 
     Raises:
-        DataError: it is damaged, or not all of it is there.
+        UnavailableError: it is damaged, or not all of it is there.
     """
     ours = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
     if not ours or ours[-1]:
-        raise DataError("the folder's content came cut off; ask again")
+        raise UnavailableError("the folder's content came cut off; ask again")
     try:
         return unpack(base64.b64decode("".join(ours), validate=True))
     except binascii.Error as error:
-        raise DataError(f"the folder's content came damaged: {error}; ask again") from None
+        raise UnavailableError(f"the folder's content came damaged: {error}; ask again") from None
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.errors import DataError
+from trainer.errors import UnavailableError
 from trainer.storage import pack
 from trainer.storage.base import Entry
 from trainer.storage.local import LocalStorage
@@ -73,7 +73,7 @@ def test_an_object_that_cannot_be_read_does_not_keep_the_others(
 def test_a_log_that_was_cut_is_no_pack(folder: LocalStorage) -> None:
     lines = list(pack.as_lines(pack.pack(folder, [])))
     for broken in ([], ["words"], lines[:-1], [lines[-1]], [lines[0][:-5], pack.MARK]):
-        with pytest.raises(DataError, match="ask again"):
+        with pytest.raises(UnavailableError, match="ask again"):
             pack.from_lines(broken)
 
 
@@ -90,7 +90,7 @@ def test_a_log_that_was_cut_is_no_pack(folder: LocalStorage) -> None:
     ],
 )
 def test_a_pack_that_somebody_else_made_is_refused(index: str) -> None:
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(UnavailableError, match="damaged"):
         pack.unpack(zlib.compress(index.encode() + b"\n"))
 
 
@@ -103,14 +103,14 @@ def test_names_that_no_object_has_are_left_out() -> None:
 def test_a_pack_that_grows_without_end_is_refused() -> None:
     bomb = zlib.compress(bytes(pack.MOST_UNPACKED + 1))
     assert len(bomb) < 100_000
-    with pytest.raises(DataError, match="too large"):
+    with pytest.raises(UnavailableError, match="too large"):
         pack.unpack(bomb)
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_pack_or_refused(packed: bytes) -> None:
     for tried in (packed, zlib.compress(packed)):
-        with pytest.raises(DataError):
+        with pytest.raises(UnavailableError):
             pack.unpack(tried)
 
 
