@@ -38,6 +38,8 @@ PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "limitranges", ("list",)),
     ("", "namespaces", ("get",)),
     ("", "serviceaccounts", ("get",)),
+)
+VOLUME_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "persistentvolumeclaims", ("get",)),
 )
 QUEUE_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -123,6 +125,7 @@ def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
 
 def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     wanted = PERMISSIONS + (QUEUE_PERMISSIONS if spec.queue else ())
+    wanted += VOLUME_PERMISSIONS if spec.volumes else ()
     missing = []
     for group, path, verbs in wanted:
         resource, _, subresource = path.partition("/")

@@ -95,11 +95,12 @@ def test_the_namespace_refuses_all_but_restricted_pods() -> None:
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
+ALL_PERMISSIONS = doctor.PERMISSIONS + doctor.QUEUE_PERMISSIONS + doctor.VOLUME_PERMISSIONS
+
+
 def test_the_submitter_may_do_what_the_program_needs_and_nothing_else() -> None:
     needed = {
-        (group, resource, verb)
-        for group, resource, verbs in doctor.PERMISSIONS + doctor.QUEUE_PERMISSIONS
-        for verb in verbs
+        (group, resource, verb) for group, resource, verbs in ALL_PERMISSIONS for verb in verbs
     }
     assert grants("Role/submitter") == needed
     assert (ROOT / doctor.ROLE).exists()

@@ -139,7 +139,9 @@ def test_result_and_logs_come_from_the_claim_when_the_run_is_gone(
     assert "folder         /runs/mnist\n" in out
     assert len(readers.specs) == 1
     assert left(api) == []
-    granted = {(v, r) for _, r, verbs in doctor.PERMISSIONS for v in verbs}
+    granted = {
+        (v, r) for _, r, verbs in doctor.PERMISSIONS + doctor.VOLUME_PERMISSIONS for v in verbs
+    }
     used = {(r.verb, r.resource) for r in api.requests}
     assert used <= granted
 

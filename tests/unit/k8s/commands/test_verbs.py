@@ -596,6 +596,17 @@ def test_doctor_names_each_missing_permission(
     assert doctor.ROLE in text
 
 
+def test_doctor_asks_for_the_right_to_see_claims_only_where_there_are_some(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied.add(("get", "persistentvolumeclaims"))
+    assert checks(capsys, run_file)[0] == 0
+    change(run_file, **ON_CLAIM)
+    code, found = checks(capsys, run_file)
+    assert code == 2
+    assert "you may not get persistentvolumeclaims" in found["permissions"][1]
+
+
 ON_CLAIM = {
     "data": "/data/mnist",
     "run": "/data/run",
