@@ -87,15 +87,16 @@ def quota() -> list[dict[str, Any]]:
 
 def claim(volume: str) -> dict[str, Any]:
     """A claim to a volume that nobody else gets."""
-    size = {"requests": {"storage": "1Gi"}}
-    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
-    metadata = {"name": "team"}
-    spec["resources"] = size
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": metadata,
-        "spec": spec,
+        "metadata": {"name": "team"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "volumeName": volume,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
     }
 
 
