@@ -63,7 +63,7 @@ def _text(alphabet: str, longest: int) -> st.SearchStrategy[str]:
 
 
 _name = _text("abz09-.A_", 70) | st.from_regex(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", fullmatch=True)
-_uri = st.from_regex(r"gs://[a-z0-9._-]{3,20}(/[a-z0-9{}._-]{1,20}){0,3}", fullmatch=True)
+_uri = st.from_regex(r"(gs|s3|az)://[a-z0-9._-]{3,20}(/[a-z0-9{}._-]{1,20}){0,3}", fullmatch=True)
 _path = st.from_regex(r"/[a-z]{1,5}(/[a-z{}.]{0,6}){0,2}", fullmatch=True)
 _any = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _scrap = st.recursive(_any, lambda inner: st.lists(inner, max_size=2), max_leaves=3)
