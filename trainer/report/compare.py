@@ -35,13 +35,13 @@ class Row:
     Attributes:
         name: the end of its URI, by which it differs from the others.
         uri: of its folder.
-        values: of the settings that differ; None where the run does not know one.
+        settings: the values of those that differ; None where the run does not know one.
         finished: whether it has ended; if not, the metrics are the last ones known.
         accuracy: share of the images of ``split`` that are classified as labelled.
         loss: mean cross-entropy over the same images, nats.
         split: the images of accuracy and loss.
         steps: done.
-        seconds: of training.
+        train_seconds: of training.
         images_per_second: over all of them.
         restarts: attempts after the first.
         trouble: what its last attempt ended with, if it is not finished.
@@ -49,13 +49,13 @@ class Row:
 
     name: str
     uri: str
-    values: dict[str, Any]
+    settings: dict[str, Any]
     finished: bool
     accuracy: float | None
     loss: float | None
     split: Split | None
     steps: int
-    seconds: float | None
+    train_seconds: float | None
     images_per_second: float | None
     restarts: int
     trouble: str | None
@@ -63,7 +63,7 @@ class Row:
     @property
     def label(self) -> str:
         """Return what is different about it: its settings, or its name if they are all the same."""
-        return ", ".join(f"{k} {shown(v)}" for k, v in self.values.items()) or self.name
+        return ", ".join(f"{k} {shown(v)}" for k, v in self.settings.items()) or self.name
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,9 @@ def short_names(uris: Sequence[str]) -> list[str]:
 
 def as_json(comparison: Comparison) -> str:
     """Return the table for programs, the best run first."""
+    hidden = ("name", "uri")
     rows = [
-        {
-            "run": row.uri,
-            "settings": row.values,
-            "finished": row.finished,
-            "accuracy": row.accuracy,
-            "loss": row.loss,
-            "split": row.split,
-            "steps": row.steps,
-            "train_seconds": row.seconds,
-            "images_per_second": row.images_per_second,
-            "restarts": row.restarts,
-            "trouble": row.trouble,
-        }
+        {"run": row.uri, **{k: v for k, v in vars(row).items() if k not in hidden}}
         for row in comparison.rows
     ]
     return json.dumps(rows, indent=2) + "\n"
@@ -181,7 +170,7 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     for header, wide in COLUMNS.items():
         table.add_column(header, justify="right", min_width=wide, no_wrap=True)
     for row in rows:
-        values = [shown(row.values[key]) for key in settings]
+        values = [shown(row.settings[key]) for key in settings]
         packed = [row.label] if settings else []
         cells = [row.name, *(values if gaps else packed), *metrics(row)]
         table.add_row(*(Text(printable(cell)) for cell in cells))
@@ -200,7 +189,7 @@ def metrics(row: Row) -> list[str]:
         "-" if row.accuracy is None else f"{mark}{row.accuracy:.2%}",
         "-" if row.loss is None else f"{row.loss:{'.4f' if abs(row.loss) < 100 else '.3g'}}",
         f"{row.steps:,}",
-        "-" if row.seconds is None else f"{row.seconds:,.1f}",
+        "-" if row.train_seconds is None else f"{row.train_seconds:,.1f}",
         "-" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
         str(row.restarts),
     ]
@@ -251,13 +240,13 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
     return Row(
         name=name,
         uri=each.uri,
-        values={key: each.settings.get(key) for key in settings},
+        settings={key: each.settings.get(key) for key in settings},
         finished=result is not None,
         accuracy=accuracy,
         loss=None if loss is None or not math.isfinite(loss) else loss,
         split=split,
         steps=steps,
-        seconds=seconds,
+        train_seconds=seconds,
         images_per_second=rate,
         restarts=max(0, len(each.attempts) - 1),
         trouble=_trouble(each),
@@ -298,4 +287,4 @@ def _text(value: Any) -> str:
 
 def _column_width(key: str, rows: Sequence[Row]) -> int:
     words = (len(word) for word in key.split("_"))
-    return max(*words, *(len(shown(row.values[key])) for row in rows))
+    return max(*words, *(len(shown(row.settings[key])) for row in rows))

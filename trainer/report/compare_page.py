@@ -23,7 +23,7 @@ def as_page(comparison: Comparison) -> bytes:
         rows=[
             {
                 "row": row,
-                "values": [shown(value) for value in row.values.values()],
+                "values": [shown(value) for value in row.settings.values()],
                 "metrics": metrics(row),
             }
             for row in comparison.rows

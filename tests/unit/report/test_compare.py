@@ -74,7 +74,7 @@ def test_the_best_is_first_and_only_what_differs_is_shown(tmp_path: Path) -> Non
     found = table(str(tmp_path))
     assert found.settings == ("learning_rate",)
     assert [row.name for row in found.rows] == ["b", "c", "a"]
-    assert [row.values["learning_rate"] for row in found.rows] == [0.03, 0.1, 0.01]
+    assert [row.settings["learning_rate"] for row in found.rows] == [0.03, 0.1, 0.01]
     assert [each.uri for each in found.runs] == [row.uri for row in found.rows]
 
 
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     make(tmp_path / "a", result={}, lines=records(), attempts=attempts)
     (row,) = table(str(tmp_path / "a")).rows
     assert (row.accuracy, row.loss, row.split, row.steps) == (0.9, 0.3, "test", 20)
-    assert (row.seconds, row.images_per_second, row.restarts) == (2.0, 320.0, 1)
+    assert (row.train_seconds, row.images_per_second, row.restarts) == (2.0, 320.0, 1)
     assert (row.finished, row.trouble, row.label) == (True, None, "a")
 
 
@@ -102,7 +102,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     assert [row.name for row in found.rows] == ["done", "bad", "early", "new"]
     _, bad, early, new = found.rows
     assert (bad.accuracy, bad.loss, bad.split, bad.steps) == (0.2, 0.2, "validation", 10)
-    assert (bad.seconds, bad.images_per_second) == (1.0, 10 * 64 / 1.0)
+    assert (bad.train_seconds, bad.images_per_second) == (1.0, 10 * 64 / 1.0)
     assert (early.accuracy, early.loss, early.split) == (0.05, 0.2, "training")
     assert (new.accuracy, new.loss, new.split, new.steps) == (None, None, None, 0)
     text = compare.as_text(found)
@@ -216,6 +216,10 @@ def test_what_a_run_says_is_text_only(tmp_path: Path) -> None:
     assert not re.search(r'(src|href)="(?!#|data:)', html)
     assert "\x1b" not in compare.as_text(found)
     assert json.loads(compare.as_json(found))[1]["settings"]["model"] == HOSTILE
+    assert list(json.loads(compare.as_json(found))[0]) == [
+        *("run", "settings", "finished", "accuracy", "loss", "split", "steps", "train_seconds"),
+        *("images_per_second", "restarts", "trouble"),
+    ]
 
 
 @pytest.mark.process
