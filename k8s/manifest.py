@@ -1,6 +1,8 @@
 """The objects of a run: the manifests of this folder, filled in. Pure but for reading them."""
 
+import base64
 import functools
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import yaml
 
 from k8s import quantity, stores, volumes
 from k8s.run_file import RunSpec
+from trainer.runs import code as user_code
 
 Object = dict[str, Any]
 
@@ -19,6 +22,8 @@ RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.cano
 GPU = "nvidia.com/gpu"
 # https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html
 AZURE_IDENTITY = "azure.workload.identity/use"
+CODE = "code.tar.gz"  # of the ConfigMap
+MOST_CODE = 900_000  # bytes; the API server takes ConfigMaps of 1 MiB
 
 
 @functools.cache
@@ -32,6 +37,8 @@ def objects(spec: RunSpec) -> list[Object]:
     for item in (config, policy, service, job):
         _name(item, spec)
     config["data"] = {"config.yaml": settings(spec)}
+    if packed := carried_code(spec):
+        config["binaryData"] = {CODE: base64.b64encode(packed).decode()}
     _set_instance(policy["spec"]["podSelector"]["matchLabels"], spec)
     _set_instance(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], spec)
     _set_instance(service["spec"]["selector"], spec)
@@ -50,10 +57,21 @@ def settings(spec: RunSpec) -> str:
     given = dict(spec.train)
     if spec.config.model is None:  # its settings would come with its name
         given = {"preset": spec.config.preset, **given}
+    if spec.code:
+        given["code"] = spec.code
     placed = {"data": spec.data, "run": spec.run_uri, "workers": spec.workers, "ship_logs": True}
     placed["log_format"] = "json"  # which status and diagnosis read
     text: str = yaml.safe_dump({**given, **placed})
     return text
+
+
+def carried_code(spec: RunSpec) -> bytes | None:
+    """Return the user's code as the ConfigMap carries it; None if there is none, or too much.
+
+    The run's folder holds what is too large, before the Job starts.
+    """
+    packed = b"" if spec.archive is None else gzip.compress(spec.archive.data, mtime=0)
+    return packed if 0 < len(packed) <= MOST_CODE else None
 
 
 def selector(name: str | None = None) -> str:
@@ -132,6 +150,8 @@ def _fill_container(container: Object, spec: RunSpec) -> None:
     variables = {each["name"]: each["value"] for each in container["env"]}
     variables |= {"TRAINYARD_WORKERS": str(spec.workers), "TRAINYARD_SERVICE": spec.name}
     variables["TF_NUM_INTRAOP_THREADS"] = str(max(1, int(quantity.parse(spec.resources.cpu))))
+    if carried_code(spec):
+        variables[user_code.ARCHIVE] = f"/etc/trainyard/{CODE}"
     variables |= spec.variables
     container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     if spec.environment_secrets:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -21,12 +23,14 @@ from k8s.volumes import Volume
 from trainer import presets
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.runs import code as user_code
 from trainer.runs import run_folder
 from trainer.text import first_problem, nearest, read_yaml
 
 # Set by the Job, so neither the environment nor the training settings of a run file may.
 RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
 OURS = {
+    "code": "code",
     "data": "data",
     "run": "run",
     "workers": "workers",
@@ -156,6 +160,11 @@ class RunSpec(_Model):
         default_factory=dict,
         description="Train with these settings of python -m trainer train; the log is always JSON.",
     )
+    code: str | None = Field(
+        None,
+        description="Import train.model from this file or folder, relative to the run file; "
+        "default: the module of that name beside it. The run keeps a copy.",
+    )
     environment: dict[str, str] = Field(
         default_factory=dict, description="Set these environment variables; nothing secret."
     )
@@ -211,6 +220,19 @@ class RunSpec(_Model):
     storage_endpoint: str | None = Field(
         None, description="Reach the store at this URL, where it is not the cloud's own."
     )
+
+    _archive: user_code.Archive | None = PrivateAttr(None)
+
+    @property
+    def archive(self) -> user_code.Archive | None:
+        """The user's code, where the run file was read."""
+        return self._archive
+
+    def with_code(self, archive: user_code.Archive) -> "RunSpec":
+        """Return the run with this code of the user's."""
+        spec = self.model_copy(update={"code": archive.reference})
+        spec._archive = archive
+        return spec
 
     @field_validator("name")
     @classmethod
@@ -309,6 +331,7 @@ class RunSpec(_Model):
         """The settings that the trainer gets; checked when the run file was read."""
         placed = {"workers": self.workers, "data": self.data, "ship_logs": True}
         placed["run"] = self.run.replace("{name}", self.name)
+        placed |= {"code": self.code} if self.code else {}
         placed["log_format"] = "json"  # which status and diagnosis read
         config = presets.configure(self.train, placed)
         return config.model_copy(update={"run": run_folder.uri(config)})
@@ -443,9 +466,16 @@ def read(path: str, *, namespace: str | None = None) -> RunSpec:
     """Read and check a run file.
 
     Raises:
-        ConfigError: it is missing, no YAML, or holds something that is not allowed.
+        ConfigError: it is missing, no YAML, or holds something that is not allowed; or the code
+            that it names cannot be packed.
     """
-    return parse(read_yaml(path, "run file"), path, namespace=namespace)
+    spec = parse(read_yaml(path, "run file"), path, namespace=namespace)
+    model = spec.config.model
+    try:
+        archive = user_code.find(model, spec.code, Path(path).parent) if model else None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return spec.with_code(archive) if archive else spec
 
 
 def schema() -> dict[str, Any]:

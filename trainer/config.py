@@ -34,7 +34,7 @@ RUNTIME_SETTINGS = frozenset(
 )
 
 # Left out of config.json at these values, so that runs older than the setting still resume.
-LEGACY_DEFAULTS = {"shuffle_shards": 1}
+LEGACY_DEFAULTS = {"shuffle_shards": 1, "code": None}
 
 
 class TrainConfig(BaseModel):
@@ -47,6 +47,11 @@ class TrainConfig(BaseModel):
         None,
         description="Train your own model: package.module:function, which takes (input_shape, "
         "classes) and returns a keras.Model with one logit per class.",
+    )
+    code: str | None = Field(
+        None,
+        description="Import your own model from this file or folder, of which the run keeps a "
+        "copy; by default from the module of that name where you stand, if there is one.",
     )
     data: str = Field(
         "data",
@@ -188,10 +193,11 @@ class TrainConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the weights, by name."""
+        left_out = LEGACY_DEFAULTS if self.model is None else LEGACY_DEFAULTS | {"code": ""}
         return {
             name: value
             for name, value in self.model_dump().items()
-            if name not in RUNTIME_SETTINGS and (name, value) not in LEGACY_DEFAULTS.items()
+            if name not in RUNTIME_SETTINGS and (name, value) not in left_out.items()
         }
 
 
@@ -215,6 +221,11 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             ) from None
         meaning = TrainConfig.model_fields[field].description
         raise ConfigError(f"{field}: {problem.value!r}: {problem.rule} ({meaning})") from None
+    if config.code is not None and config.model is None:
+        raise ConfigError(
+            f"code: {config.code!r}: is for a model of your own; name its function: "
+            "--model package.module:function"
+        )
     if (config.early_stopping or config.keep_best) and not (
         config.validation and config.eval_epochs
     ):

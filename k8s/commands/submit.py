@@ -1,6 +1,9 @@
 """``submit``: check a run file and start the run."""
 
 import argparse
+import base64
+import contextlib
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +11,11 @@ from typing import Any
 from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
-from k8s.commands import doctor, follow, target
+from k8s.commands import doctor, follow, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec, difference
 from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.runs import code as user_code
 
 LEFTOVERS = (
     60.0  # seconds until what an earlier run of this name left is gone; pods have 40 to stop
@@ -39,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     cluster = target.cluster(options, spec)
     if cluster.get("Job", spec.name) is None:  # else it was checked when it was started
         _check(cluster, spec)
+        send_code(spec)
     submit(cluster, spec, target.say)
     if options.follow or options.wait:
         return follow.follow(cluster, spec.name, spec.start_deadline, with_logs=options.follow)
@@ -60,6 +65,23 @@ def _check(cluster: Cluster, spec: RunSpec) -> None:
             doctor.show(check)
     if failed:
         raise ConfigError(f"{spec.name}: not submitted: {failed} of the checks failed, see above")
+
+
+def send_code(spec: RunSpec) -> None:
+    """Store the user's code in the run's folder, if it is too large for the ConfigMap.
+
+    Raises:
+        ConfigError: the folder lies on a volume, which cannot be written from here.
+    """
+    if spec.archive is None or manifest.carried_code(spec):
+        return
+    if spec.run_uri.startswith("/"):
+        raise ConfigError(
+            f"{spec.name}: code: {spec.archive.source}: packed it is larger than "
+            f"{manifest.MOST_CODE:,} bytes, which a run on a volume can be sent at most; "
+            "put the large files on the volume, or the code into the image"
+        )
+    spec.archive.store(run_store.of_spec(spec))
 
 
 def _hint(verb: str, options: argparse.Namespace) -> str:
@@ -144,10 +166,29 @@ def _check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
             f"{spec.name}: a Job of this name is there that was not submitted from a run file; "
             "give another name"
         ) from None
+    if differing and spec.archive and (before := _code_there(cluster, job, spec)):
+        changes = user_code.changes(before, spec.archive.data)
+        named = f"code ({', '.join(changes[:10])}{', ...' if len(changes) > 10 else ''})"
+        differing = [named if each.startswith("code (") else each for each in differing]
     if differing:
         raise ConfigError(
             f"{spec.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"
         )
+
+
+def _code_there(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> bytes | None:
+    """Return the code that a Job was submitted with, None where it cannot be had."""
+    reference = json.loads(job["metadata"]["annotations"][manifest.RUN_FILE]).get("code")
+    if reference is None or reference == spec.code:
+        return None
+    carried = ((cluster.get("ConfigMap", spec.name) or {}).get("binaryData") or {}).get(
+        manifest.CODE
+    )
+    with contextlib.suppress(UserError, ValueError):
+        if carried:
+            return user_code.unzipped(base64.b64decode(carried), reference, spec.name)
+        return user_code.fetch(run_store.of_spec(spec), reference)
+    return None
 
 
 def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:

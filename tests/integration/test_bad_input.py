@@ -35,7 +35,7 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, st
         (("--batch-size", "99", "--workers", "2"), 2, "not divisible by the 2 workers' devices"),
         (("--learning-rate", "-1"), 2, "learning_rate: '-1': "),
         (("--validation", "2000"), 2, "2000"),
-        (("--model", "nothing.here:model"), 2, "model: nothing.here:model: ModuleNotFoundError"),
+        (("--model", "nothing.here:model"), 2, "there is no module 'nothing' where you stand"),
         (("--config", "/no/such.yaml"), 2, "--config /no/such.yaml: No such file"),
         (("--data", "/no/such/folder"), 65, "/no/such/folder"),
         (("--data", "s4://bucket/data"), 2, "s4://bucket/data"),

@@ -54,6 +54,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("model", "my_models", "must be package.module:function"),
     ("model", ":build", "must be package.module:function"),
     ("model", "my_models: ", "must be package.module:function"),
+    ("code", 7, "Input should be a valid string"),
     ("data", 7, "Input should be a valid string"),
 ]
 
@@ -89,6 +90,16 @@ def test_a_value_against_its_rule_is_refused_in_one_line(field: str, value: Any,
 def test_every_field_that_has_a_rule_is_tried() -> None:
     unchecked = {"preset", "run"}  # presets.configure checks the one; any URI may be the other
     assert {field for field, _, _ in OUT_OF_RANGE} == FIELDS.keys() - unchecked
+
+
+def test_code_belongs_to_a_model_of_ones_own() -> None:
+    assert refusal({"code": "src"}) == (
+        "code: 'src': is for a model of your own; name its function: "
+        "--model package.module:function"
+    )
+    own = config.parse({"model": "m:f"}).identity()
+    assert own["code"] is None  # so that code that is added is another run
+    assert "code" not in config.parse({}).identity()
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the metrics of a run's weights."""
+    model = shared.own_model(options)
     with shared.quiet_tensorflow():
         with quick_imports():
             from trainer.train import evaluate
 
-        report = evaluate.evaluate(options.run, options.data, options.model)
+        report = evaluate.evaluate(options.run, options.data, model)
     sys.stdout.write(evaluate.as_json(report) if options.json else evaluate.as_text(report))

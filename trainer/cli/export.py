@@ -30,11 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the exports, and a line for each."""
+    model = shared.own_model(options)
     with shared.quiet_tensorflow():
         export.export(
             options.run,
             options.to,
             options.format,
             lambda line: sys.stdout.write(f"{printable(line)}\n"),
-            options.model,
+            model,
         )

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what the model reads; report the pictures that cannot be read at the end."""
-    restored = restore_with(options.run, options.model)
+    restored = restore_with(options.run, shared.own_model(options))
     with shared.quiet_tensorflow():
         predict.check_large(restored)
     seen, errors = predict.look(options.pictures, restored.settings.input_shape, options.prepare)

@@ -1,14 +1,17 @@
 """What several commands share: flags, and what they show on a terminal."""
 
 import argparse
+import atexit
 import contextlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-from trainer.errors import UserError
+from trainer.errors import ConfigError, UserError
+from trainer.runs import code, trained_weights
 from trainer.text import printable
 
 
@@ -20,13 +23,52 @@ def add_run(
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Declare --model of commands that read a run."""
+    """Declare --model, --code and --trust-code of commands that load a run's model."""
     parser.add_argument(
         "--model",
         metavar="TEXT",
         help="Load your own model, package.module:function, if the run was trained with one; the "
-        "program never imports what a run's folder names.",
+        "program imports what a run's folder names only with --trust-code.",
     )
+    parser.add_argument(
+        "--code",
+        metavar="PATH",
+        help="Import --model from this file or folder (default: the module of that name where you "
+        "stand).",
+    )
+    parser.add_argument(
+        "--trust-code",
+        metavar="SHA256",
+        help="Run the copy of its code that the run keeps, if it has this SHA-256.",
+    )
+
+
+def own_model(options: argparse.Namespace) -> str | None:
+    """Return the user's own model, whose code can be imported afterwards; None for a preset's.
+
+    Raises:
+        ConfigError: flags contradict each other; the code is not there, or not what is trusted.
+        DataError: the run's code is damaged.
+    """
+    model: str | None = options.model
+    archive: code.Archive | None = None
+    if options.trust_code is not None:
+        if model is not None or options.code is not None:
+            raise ConfigError(
+                "--trust-code: takes model and code from the run; leave --model and --code away"
+            )
+        model, archive = trained_weights.trusted(options.run, options.trust_code)
+        warn(f"running {archive.source} as {model}: {', '.join(code.names(archive))}")
+    elif model is not None:
+        archive = code.find(model, options.code, Path.cwd())
+    elif options.code is not None:
+        raise ConfigError("--code: needs --model package.module:function, which it holds")
+    if archive is not None:
+        folder = tempfile.mkdtemp(prefix="trainyard-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        code.unpack(archive.data, Path(folder) / "code")
+        code.import_from(str(Path(folder) / "code"))
+    return model
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 import os
 import textwrap
 import time
+from pathlib import Path
 from typing import Any, get_args
 
 from trainer import cluster_spec as clusters
@@ -11,6 +12,7 @@ from trainer import failure, presets, progress, worker_events
 from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError
 from trainer.gang import found_failures, local_gang, process, supervisor, worker
+from trainer.runs import code as user_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +55,22 @@ def run(options: argparse.Namespace) -> None:
     os.environ.setdefault(worker.STARTED, repr(time.time()))
     cluster = clusters.from_environment(os.environ)
     try:
-        if supervisor.WORKER in os.environ:
-            worker.serve(config, cluster or clusters.ALONE)
-        elif cluster is None and config.workers > 1:
-            local_gang.run_gang(options.arguments, config, process.stop_event())
-        else:
-            supervisor.supervise(
-                options.arguments, config, cluster or clusters.ALONE, process.stop_event()
-            )
+        with user_code.packed(config, Path.cwd()) as packed:
+            given = packed.code != config.code
+            arguments = [*options.arguments, *([f"--code={packed.code}"] if given else [])]
+            _train(arguments, packed, cluster)
     except UserError as error:
         _record_end(error, config, cluster.rank if cluster else None)
         raise
+
+
+def _train(arguments: list[str], config: TrainConfig, cluster: clusters.Cluster | None) -> None:
+    if supervisor.WORKER in os.environ:
+        worker.serve(config, cluster or clusters.ALONE)
+    elif cluster is None and config.workers > 1:
+        local_gang.run_gang(arguments, config, process.stop_event())
+    else:
+        supervisor.supervise(arguments, config, cluster or clusters.ALONE, process.stop_event())
 
 
 def _record_end(error: UserError, config: TrainConfig, rank: int | None) -> None:

@@ -47,7 +47,7 @@ from trainer.gang.time_limits import (
     Stall,
 )
 from trainer.gang.wire import Link
-from trainer.runs import logs, run_folder
+from trainer.runs import code, logs, run_folder
 from trainer.storage.base import open_storage
 from trainer.worker_events import Event, Pulse, tell_parent
 
@@ -74,11 +74,21 @@ def supervise(
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         supervisor = Supervisor(arguments, config, cluster, stop, Path(folder))
         try:
+            if config.code:
+                _unpack_code(config, config.code, Path(folder) / "code")
             supervisor.run()
         finally:
             supervisor.close()
     if config.report and cluster.rank == 0:
         final_report.write_report(run_folder.uri(config), progress.create(config.log_format), stop)
+
+
+def _unpack_code(config: TrainConfig, reference: str, folder: Path) -> None:
+    """Make the user's code importable by the worker: what came with the job, or the run keeps."""
+    archive = code.given(config)
+    data = archive.data if archive else code.fetch(open_storage(run_folder.uri(config)), reference)
+    code.unpack(data, folder)
+    os.environ[code.UNPACKED] = str(folder)
 
 
 class Supervisor:

@@ -32,7 +32,7 @@ from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
-from trainer.runs import checkpoint, run_folder
+from trainer.runs import checkpoint, code, run_folder
 from trainer.storage import probe
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
@@ -77,13 +77,16 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         schedule.check_batch(config.batch_size, data.samples, cluster.workers)
         if data.shards:
             stream.plan(data.shards, config)  # refused before TensorFlow is loaded
-        run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
+        given = code.given(config)
+        run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes, given)
         result = run_folder.find_result(storage, reporter.warn)
         if cluster.rank == 0 and result is None and not checkpoint.steps(storage):
             probe.check_at_start(storage)
         return data, result
 
     data, result = process.apart(prepare)
+    if config.code:
+        code.import_from(os.environ[code.UNPACKED])
     if result is not None:
         reporter.say(f"this run is finished: {storage.uri}")
         _tell(result, storage, reporter)

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
+from trainer.runs import code as user_code
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 
 CONFIG = "config.json"
@@ -63,6 +64,7 @@ def claim(
     data_sha256: str,
     input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
+    code: user_code.Archive | None = None,
 ) -> str:
     """Make the folder this run's, or check that it is, and return the digest of what decides it.
 
@@ -72,6 +74,7 @@ def claim(
         data_sha256: of its dataset.
         input_shape: height, width and channels of the data's images, for readers.
         classes: of the data, for readers.
+        code: that the configuration names; the folder keeps it.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
@@ -84,20 +87,27 @@ def claim(
     stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:
-        names = [entry.name for entry in storage.list() if not entry.name.startswith("logs/")]
+        early = ("logs/", f"{user_code.FOLDER}/")  # what may be there before the run is
+        names = [entry.name for entry in storage.list() if not entry.name.startswith(early)]
         if names and CONFIG not in names:  # a peer may have written it by now
             raise ConfigError(
                 f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
                 " give an empty or new one"
             )
         if storage.create(CONFIG, stored):
+            if code:
+                code.store(storage)
             return digest(wanted)
         existing = read_config(storage) or {}
     for name in INFORMATIONAL:
         existing.pop(name, None)
+    if "code" not in existing and existing.get("model"):  # of a version that kept no code
+        wanted.pop("code", None)
     here, there = {**LEGACY_DEFAULTS, **wanted}, {**LEGACY_DEFAULTS, **existing}
     differing = [
         f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
+        if key != "code" or not code
+        else f"code ({', '.join(_changed(storage, there.get(key), code))})"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
@@ -106,7 +116,18 @@ def claim(
             f"run: {storage.uri}: belongs to a run with other settings: {', '.join(differing)}; "
             "give another --run or the same settings"
         )
+    if code and "code" in wanted:
+        code.store(storage)
     return digest(wanted)
+
+
+def _changed(storage: Storage, reference: object, code: user_code.Archive) -> list[str]:
+    """Return which files of a run's code differ from those here, at most ten."""
+    before = user_code.EMPTY
+    if isinstance(reference, str) and user_code.is_packed(reference):
+        before = user_code.fetch(storage, reference)
+    found = user_code.changes(before, code.data)
+    return [*found[:10], *([f"{len(found) - 10} more"] if len(found) > 10 else [])]
 
 
 def read_config(storage: Storage) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from trainer import presets
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError, DataError
-from trainer.runs import checkpoint, run_folder
+from trainer.runs import checkpoint, code, run_folder
 from trainer.runs.predictions import MOST_CLASSES
 from trainer.storage.base import Storage
 
@@ -120,9 +120,32 @@ def restore_with(run_uri: str, model: str | None) -> Restored:
         raise ConfigError(
             f"run: {storage.uri}: has a model of its own, {of_run.config.model!r}, and code that a "
             "run's folder names is not run; give --model package.module:function with your own "
-            "function for it"
+            f"function for it{_or_trust(of_run.config.code)}"
         )
     return _restore(storage, of_run, MOST_BYTES)
+
+
+def _or_trust(reference: str | None) -> str:
+    if reference is None or not code.is_packed(reference):
+        return ""
+    return f", or trust the run's copy: --trust-code {reference.removeprefix(code.SCHEME)}"
+
+
+def trusted(run_uri: str, sha256: str) -> tuple[str, code.Archive]:
+    """Return the model of a run and its code, whose SHA-256 the user has named.
+
+    Raises:
+        ConfigError: the folder is no run's, or the run has other code or none.
+        DataError: the code is missing or damaged.
+    """
+    storage = run_folder.open_folder(run_uri)
+    config = settings(storage).config
+    reference = code.SCHEME + sha256.removeprefix(code.SCHEME)
+    if config.model is None or config.code != reference or not code.is_packed(reference):
+        found = "no code of its own" if not _or_trust(config.code) else f"code {config.code}"
+        raise ConfigError(f"--trust-code: {sha256!r}: the run {storage.uri} has {found}")
+    name = f"{storage.uri}/{code.object_name(reference)}"
+    return config.model, code.Archive(code.fetch(storage, reference), name)
 
 
 def _check_sizes(shape: tuple[int, int, int], classes: int) -> None:

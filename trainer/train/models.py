@@ -5,26 +5,22 @@ returns logits [n, classes]. ``build`` puts the scaling in front, so that traini
 and prediction all start from the same bytes.
 """
 
-import importlib
 import itertools
 import math
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from keras import layers
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.runs.trained_weights import Restored, weights
+from trainer.train import own_model
+from trainer.train.own_model import Shape as Shape
+from trainer.train.own_model import Warn
 from trainer.train.warp import Warp
 
-Shape = tuple[int, int, int]  # height, width, channels
 Layer = Callable[[int], Any]  # of units
 Layers = list[Any]
 
@@ -41,14 +37,16 @@ class Builder(NamedTuple):
     hidden: tuple[int, ...] | None = None
 
 
-def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
+def build(
+    config: TrainConfig, input_shape: Shape, classes: int, warn: Warn = lambda _: None
+) -> Any:
     """Return the configured model: images uint8 [n, *input_shape] -> logits [n, classes].
 
     Equal configurations get equal weights, in every process.
 
     Raises:
-        ConfigError: the images are too small for the preset, or the user's function cannot be
-            found, fails, or returns something else.
+        ConfigError: the images are too small for the preset, or the user's own model is not one,
+            see ``own_model.build``, which also says what ``warn`` is called with.
     """
     keras.utils.clear_session()  # layer names count up from here: checkpoints go by name
     keras.utils.set_random_seed(config.seed)
@@ -56,7 +54,7 @@ def build(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
     if config.model is None:
         body = _preset(config.preset, input_shape, classes)
     else:
-        body = _users_model(config.model, input_shape, classes)
+        body = own_model.build(config.model, input_shape, classes, warn)
     scaling = layers.Rescaling(1 / 255, name="scaling")
     return keras.Sequential(
         [keras.Input(input_shape, dtype="uint8"), scaling, body], name="trainer"
@@ -266,40 +264,3 @@ def _too_small(preset: str, input_shape: Shape) -> ConfigError:
         f"preset: {preset}: cannot take images of {height} x {width} pixels; "
         "give larger ones, a preset without convolutions, or --model"
     )
-
-
-def _users_model(reference: str, input_shape: Shape, classes: int) -> Any:
-    remedy = "give package.module:function of (input_shape, classes) that returns a keras.Model"
-    module_name, _, function_name = reference.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-        model = function(input_shape, classes)
-        if isinstance(model, keras.Model):
-            # A black, a grey and a white image: the first call builds what is not built yet, and
-            # shows what the model returns.
-            images = np.multiply.outer(np.linspace(0, 1, 3), np.ones(input_shape))
-            answer = np.asarray(model(images.astype(np.float32), training=False), np.float32)
-    except Exception as error:
-        reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())  # Keras writes in bold
-        raise ConfigError(
-            f"model: {reference}: {type(error).__name__}: {reason}; {remedy}"
-        ) from None
-    if not isinstance(model, keras.Model):
-        raise ConfigError(f"model: {reference}: returned a {type(model).__name__}; {remedy}")
-    _check_logits(answer, classes, reference)
-    return model
-
-
-def _check_logits(answer: npt.NDArray[np.float32], classes: int, reference: str) -> None:
-    if answer.shape != (3, classes):
-        raise ConfigError(
-            f"model: {reference}: its output for 3 images has shape {answer.shape}, "
-            f"but the data has {classes} classes; end with Dense({classes})"
-        )
-    if (answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=5e-3):
-        raise ConfigError(
-            f"model: {reference}: its outputs are shares that add up to 1, as a softmax gives, "
-            "but the loss takes logits; remove that activation"
-        )

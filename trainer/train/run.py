@@ -30,6 +30,11 @@ class Run:
     config_digest: str
     reporter: Reporter
 
+    def warn(self, message: str) -> None:
+        """Print a warning that is the same on all ranks, once."""
+        if self.cluster.rank == 0:
+            self.reporter.warn(message)
+
     @property
     def total(self) -> int:
         """Steps of the whole run."""

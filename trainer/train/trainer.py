@@ -19,6 +19,7 @@ from trainer.train.all_reduce import RingAllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
 from trainer.train.loop import Loop
+from trainer.train.own_model import Warn
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
 from trainer.train.run import Run
@@ -48,7 +49,7 @@ class Trainer:
                 if devices.is_ring_used(config, replicas)
                 else None
             )
-        self.loop = assemble(config, dataset, replicas, self.all_reduce)
+        self.loop = assemble(config, dataset, replicas, self.all_reduce, run.warn)
         self.batches = Batches(run, self.loop)
         self.scorer = Scorer(run.cluster, dataset, self.loop, self.batches)
         self.saver = Saver(run, self.loop)
@@ -165,6 +166,7 @@ def assemble(
     dataset: Dataset,
     replicas: Replicas,
     all_reduce: RingAllReduce | None = None,
+    warn: Warn = lambda _: None,
 ) -> Loop:
     """Return the loop over a dataset.
 
@@ -173,7 +175,7 @@ def assemble(
     Raises:
         ConfigError: the model cannot be built.
     """
-    model = models.build(config, dataset.input_shape, dataset.classes)
+    model = models.build(config, dataset.input_shape, dataset.classes, warn)
     splits = (dataset.train, dataset.validation, dataset.test)
     return Loop(
         replicas,

@@ -1,0 +1,212 @@
+"""A user's code: what travels, that its bytes depend on content alone, and hostile archives."""
+
+import io
+import os
+import random
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import ConfigError, DataError
+from trainer.runs import code
+from trainer.storage.local import LocalStorage
+
+
+def write(root: Path, *names: str, text: str = "x = 1\n") -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def names(archive: code.Archive) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(archive.data)) as packed:
+        return packed.getnames()
+
+
+def tar(*entries: tarfile.TarInfo, content: bytes = b"") -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for entry in entries:
+            entry.size = len(content) if entry.isreg() else 0
+            archive.addfile(entry, io.BytesIO(content) if entry.isreg() else None)
+    return packed.getvalue()
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, link
+    return made
+
+
+def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, "b.py", "a.py", "pkg/__init__.py", "pkg/é.py")
+    write(two, "pkg/é.py", "pkg/__init__.py", "a.py", "b.py")
+    os.utime(two / "a.py", (1, 1))
+    (two / "b.py").chmod(0o700)
+    write(two, "__pycache__/a.cpython-311.pyc", "pkg/.DS_Store", ".env")
+    write(two, "data/t10k-images-idx3-ubyte.gz", "r/config.json", "r/attempts.jsonl", "r/x.py")
+
+    assert code.pack(one).data == code.pack(two).data
+    write(two, "a.py", text="x = 2\n")
+    assert code.pack(one).reference != code.pack(two).reference
+
+
+def test_a_file_travels_alone_and_a_package_under_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "mine.py", "other.py", "pkg/__init__.py", "pkg/data.txt")
+    write(tmp_path, ".dockerignore", text="pkg\nmine.py\n")  # of the image; the user named them
+
+    assert names(code.pack(tmp_path / "mine.py")) == ["mine.py"]
+    assert names(code.pack(tmp_path, "pkg")) == ["pkg/__init__.py", "pkg/data.txt"]
+    for model, found in (
+        ("mine:f", ["mine.py"]),
+        ("pkg.inner:f", ["pkg/__init__.py", "pkg/data.txt"]),
+    ):
+        archive = code.find(model, None, tmp_path)
+        assert archive is not None
+        assert names(archive) == found
+    assert code.find("numpy:f", None, tmp_path) is None
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git_leaves_out_the_same_files(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    parts = ["a", "b", "c.py", "d.txt", "log"]
+    rules = [
+        "*.txt",
+        "/a",
+        "b/",
+        "!d.txt",
+        "!/a/c.py",
+        "log",
+        "a/**/c.py",
+        "# a",
+        "",
+        "/b/*",
+        "!b/a",
+    ]
+    git = ["git", "-c", "core.excludesFile=", "-C"]
+    for case in range(25):
+        root = tmp_path / str(case)
+        folders = [root, root / "a", root / "b", root / "b" / "a", root / "a" / "log"]
+        for folder in folders:
+            write(folder, *(f"{each}.f" if each in ("a", "b") else each for each in parts[:4]))
+            if draw.random() < 0.6:
+                (folder / ".gitignore").write_text("\n".join(draw.sample(rules, 4)) + "\n")
+        subprocess.run([*git, root, "init", "-q"], check=True)
+        listed = subprocess.run(
+            [*git, root, "ls-files", "-z", "--others", "--exclude-standard"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        assert names(code.pack(root)) == sorted(filter(None, listed.split("\0"))), case
+        below = [n.removeprefix("b/") for n in listed.split("\0") if n.startswith("b/")]
+        if below:
+            assert names(code.pack(root / "b")) == sorted(below), case
+
+
+def test_dockerignore_is_read_as_docker_reads_it(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "pkg/a.md", "pkg/keep.py", "data/x", "data/keep", "deep/er/tmp", "tmp")
+    write(tmp_path, ".dockerignore", text="# no\n*.md\ndata\n!data/keep\n**/tmp\n")
+
+    assert names(code.pack(tmp_path)) == [".dockerignore", "data/keep", "pkg/a.md", "pkg/keep.py"]
+
+
+def test_links_stay_inside(tmp_path: Path) -> None:
+    root = tmp_path / "code"
+    write(root, "real/a.py")
+    write(tmp_path, "outside.py")
+    (root / "alias.py").symlink_to("real/a.py")
+    (root / "also").symlink_to("real")
+    archive = code.pack(root)
+    code.unpack(archive.data, tmp_path / "out")
+    assert (tmp_path / "out" / "alias.py").read_text() == "x = 1\n"
+    assert (tmp_path / "out" / "also" / "a.py").read_text() == "x = 1\n"
+
+    for target in ("../outside.py", str(root / "real" / "a.py"), "real/../../outside.py"):
+        (root / "bad").unlink(missing_ok=True)
+        (root / "bad").symlink_to(target)
+        with pytest.raises(ConfigError, match="is a link that leads out of"):
+            code.pack(root)
+
+
+def test_what_cannot_travel_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing: no such file or folder; give the path"):
+        code.pack(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no file that is not ignored"):
+        code.pack(tmp_path / "empty")
+    write(tmp_path / "large", "a.py")
+    with (tmp_path / "large" / "weights.bin").open("wb") as file:
+        file.truncate(code.MOST_BYTES)
+    with pytest.raises(ConfigError, match=r"2 files of 20 MiB, above .* weights\.bin \(20 MiB\)"):
+        code.pack(tmp_path / "large")
+
+
+def test_unpacked_code_cannot_be_written(tmp_path: Path) -> None:
+    write(tmp_path / "code", "pkg/a.py")
+    archive = code.pack(tmp_path / "code")
+    code.unpack(archive.data, tmp_path / "out")
+    assert code.names(archive) == ["pkg/a.py"]
+    assert (tmp_path / "out" / "pkg" / "a.py").stat().st_mode & 0o777 == 0o444
+    assert (tmp_path / "out" / "pkg").stat().st_mode & 0o777 == 0o555
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tar(entry("../out.py")),
+        tar(entry("link", tarfile.SYMTYPE, "../..")),
+        tar(entry("link", tarfile.SYMTYPE, "/etc")),
+        tar(entry("link", tarfile.SYMTYPE, ".."), entry("link/x.py")),
+        tar(entry("hard", tarfile.LNKTYPE, "/etc/passwd")),
+        tar(entry("device", tarfile.CHRTYPE)),
+        tar(entry("pipe", tarfile.FIFOTYPE)),
+        tar(entry("a"), entry("a/b")),
+        tar(entry("x"))[:100],
+        b"",
+        b"no tar" * 500,
+        tar(*(entry(f"{number}") for number in range(code.MOST_FILES + 1))),
+        tar(entry("x"), content=bytes(code.MOST_BYTES + 1)),
+    ],
+)
+def test_hostile_archives_are_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(DataError, match=r"^code: damaged: .*; submit the run again$"):
+        code.unpack(data, tmp_path / "in" / "out")
+    assert not (tmp_path / "out.py").exists()
+
+
+def test_an_absolute_name_lands_in_the_folder(tmp_path: Path) -> None:
+    code.unpack(tar(entry(f"{tmp_path}/out.py")), tmp_path / "in")
+    assert not (tmp_path / "out.py").exists()
+
+
+def test_a_run_keeps_its_code_under_its_digest(tmp_path: Path) -> None:
+    write(tmp_path / "code", "a.py")
+    archive, run = code.pack(tmp_path / "code"), LocalStorage(str(tmp_path / "run"))
+    archive.store(run)
+    archive.store(run)
+    assert code.fetch(run, archive.reference) == archive.data
+
+    run.replace(code.object_name(archive.reference), archive.data + b"\0")
+    with pytest.raises(DataError, match="another SHA-256 than its name"):
+        code.fetch(run, archive.reference)
+    with pytest.raises(DataError, match="the run's code is not there"):
+        code.fetch(run, code.SCHEME + "0" * 64)
+
+
+def test_changes_are_named_by_file(tmp_path: Path) -> None:
+    write(tmp_path / "one", "same.py", "gone.py", "other.py")
+    write(tmp_path / "two", "same.py", "new.py")
+    write(tmp_path / "two", "other.py", text="x = 2\n")
+
+    assert code.changes(code.pack(tmp_path / "one").data, code.pack(tmp_path / "two").data) == [
+        "gone.py only there",
+        "new.py only here",
+        "other.py differs",
+    ]

@@ -1,0 +1,353 @@
+"""A user's own model: what is taken, and that each mistake is one line where it was made."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.config import parse
+from trainer.errors import ConfigError
+from trainer.runs import code
+from trainer.train import models
+
+pytestmark = pytest.mark.tensorflow
+
+MNIST = (28, 28, 1)
+SOURCE = """import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+
+def in_a_row(*stack):
+    return lambda input_shape, classes: keras.Sequential(
+        [keras.Input(input_shape), *stack, layers.Dense(classes)])
+
+
+def good(input_shape, classes):
+    return keras.Sequential([keras.Input(input_shape), layers.Flatten(), layers.Dense(classes)])
+
+
+def built_by_its_first_call(input_shape, classes):
+    return keras.Sequential([layers.Flatten(), layers.Dense(classes)])
+
+
+class Own(keras.Model):
+    def __init__(self, classes, activation=None):
+        super().__init__()
+        self.dense = layers.Dense(classes, activation=activation)
+        self.flatten = layers.Flatten()
+
+    def call(self, images):
+        return self.dense(self.flatten(images))
+
+
+def subclassed(input_shape, classes):
+    return Own(classes)
+
+
+def two_branches(input_shape, classes):
+    images = keras.Input(input_shape)
+    flat = layers.Flatten()(images)
+    pooled = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(images))
+    return keras.Model(images, layers.Dense(classes)(layers.concatenate([flat, pooled])))
+
+
+def lstm(input_shape, classes):
+    height, width, channels = input_shape
+    rows = layers.Reshape((height, width * channels))
+    return in_a_row(rows, layers.LSTM(8))(input_shape, classes)
+
+
+def channels_first(input_shape, classes):
+    images = keras.Input(input_shape)
+    first = layers.Permute((3, 1, 2))(images)
+    pooled = layers.MaxPooling2D(4, data_format="channels_first")(first)
+    return keras.Model(images, layers.Dense(classes)(layers.Flatten()(pooled)))
+
+
+def with_buffers(input_shape, classes):
+    stack = layers.Flatten(), layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5)
+    return in_a_row(*stack)(input_shape, classes)
+
+
+def embedding(input_shape, classes):
+    levels = layers.Lambda(lambda x: keras.ops.cast(x * 15, "int32"))
+    return in_a_row(layers.Flatten(), levels, layers.Embedding(16, 2), layers.Flatten())(
+        input_shape, classes)
+
+
+def relu_inside(input_shape, classes):
+    return in_a_row(layers.Flatten(), layers.Dense(9, "relu"))(input_shape, classes)
+
+
+def zoomed(input_shape, classes):
+    return in_a_row(layers.Rescaling(2.0, -1.0), layers.Flatten())(input_shape, classes)
+
+
+def compiled(input_shape, classes):
+    model = good(input_shape, classes)
+    model.compile("sgd", "mse")
+    return model
+
+
+def ending(activation):
+    return lambda input_shape, classes: keras.Sequential(
+        [keras.Input(input_shape), layers.Flatten(), layers.Dense(classes, activation=activation)])
+
+
+softmax, sigmoid, relu = ending("softmax"), ending("sigmoid"), ending("relu")
+
+
+def softmax_layer(input_shape, classes):
+    return keras.Sequential([layers.Flatten(), layers.Dense(classes), layers.Softmax()])
+
+
+def sigmoid_operation(input_shape, classes):
+    images = keras.Input(input_shape)
+    logits = layers.Dense(classes)(layers.Flatten()(images))
+    return keras.Model(images, keras.ops.sigmoid(logits))
+
+
+def nested(input_shape, classes):
+    return keras.Sequential([keras.Input(input_shape), softmax(input_shape, classes)])
+
+
+def hidden_softmax(input_shape, classes):
+    return Own(classes, "softmax")
+
+
+def hidden_sigmoid(input_shape, classes):
+    return Own(classes, "sigmoid")
+
+
+def values(input_shape, classes):
+    return keras.Sequential([layers.Dense(64, "relu", input_shape=(784,)), layers.Dense(classes)])
+
+
+def values_of_a_graph(input_shape, classes):
+    images = keras.Input((784,))
+    return keras.Model(images, layers.Dense(classes)(images))
+
+
+def other_input(input_shape, classes):
+    return keras.Sequential([keras.Input((5, 5, 1)), layers.Flatten(), layers.Dense(classes)])
+
+
+def any_size(input_shape, classes):
+    return keras.Sequential([
+        keras.Input((None, None, 1)), layers.GlobalMaxPooling2D(), layers.Dense(classes)])
+
+
+def scaled_twice(input_shape, classes):
+    return in_a_row(layers.Rescaling(1 / 255), layers.Flatten())(input_shape, classes)
+
+
+def divided(input_shape, classes):
+    images = keras.Input(input_shape)
+    return keras.Model(images, layers.Dense(classes)(layers.Flatten()(images / 255.0)))
+
+
+def placeholder(input_shape, classes):
+    x = tf.placeholder(tf.float32, [None, 784])
+    return x
+
+
+def session(input_shape, classes):
+    with tf.Session() as sess:
+        return sess
+
+
+def contrib(input_shape, classes):
+    import tensorflow.contrib
+    return None
+
+
+def compat(input_shape, classes):
+    return tf.compat.v1.placeholder(tf.float32, [None, 784])
+
+
+def raising(input_shape, classes):
+    raise RuntimeError("first line\\n  second line")
+
+
+def deep(input_shape, classes):
+    return raising(input_shape, classes)
+
+
+def not_a_number(input_shape, classes):
+    return in_a_row(layers.Flatten(), layers.Lambda(lambda x: x * np.nan))(input_shape, classes)
+
+
+def too_wide(input_shape, classes):
+    return good(input_shape, classes + 1)
+
+
+def unflattened(input_shape, classes):
+    return keras.Sequential([layers.Dense(classes)])
+
+
+def two_outputs(input_shape, classes):
+    images = keras.Input(input_shape)
+    flat = layers.Flatten()(images)
+    return keras.Model(images, [layers.Dense(classes)(flat), layers.Dense(1)(flat)])
+
+
+def no_model(input_shape, classes):
+    return [layers.Dense(classes)]
+
+
+def nothing(input_shape, classes):
+    pass
+
+
+def of_one_argument(input_shape):
+    pass
+
+
+number = 3
+"""
+
+
+def at(text: str) -> str:
+    """Return the place of the first line that holds a text."""
+    number = next(n for n, line in enumerate(SOURCE.splitlines(), 1) if text in line)
+    return f"zoo/own.py:{number}: "
+
+
+@pytest.fixture(autouse=True)
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of the user's, imported as a worker does."""
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "own.py").write_text(SOURCE)
+    (tmp_path / "zoo" / "broken.py").write_text("\nimport no_such_package\n")
+    (tmp_path / "zoo" / "torn.py").write_text("x = 1\ndef good(\n")
+    (tmp_path / "zoo" / "tutorial.py").write_text(
+        "from tensorflow.examples.tutorials.mnist import input_data\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv(code.UNPACKED, "")
+    for name in [name for name in sys.modules if name.split(".")[0] == "zoo"]:
+        monkeypatch.delitem(sys.modules, name)
+    code.import_from(str(tmp_path))
+
+
+def build(name: str, warnings: list[str] | None = None, shape: models.Shape = MNIST) -> Any:
+    reference = name if ":" in name else f"zoo.own:{name}"
+    heard: list[str] = [] if warnings is None else warnings
+    return models.build(parse({"model": reference}), shape, 10, heard.append)
+
+
+KINDS = (
+    *("good", "built_by_its_first_call", "subclassed", "two_branches", "lstm", "channels_first"),
+    *("with_buffers", "embedding", "relu_inside", "zoomed", "any_size"),
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_models_of_every_kind_are_taken_and_start_alike(name: str) -> None:
+    warnings: list[str] = []
+    model = build(name, warnings)
+    assert warnings == []
+    pixels = np.random.default_rng(1).integers(0, 256, (3, *MNIST)).astype(np.uint8)
+    assert np.asarray(model(pixels)).shape == (3, 10)
+    again = build(name)
+    assert [v.path for v in again.weights] == [v.path for v in model.weights]
+    for one, other in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+GIVE = "; give package.module:function of (input_shape, classes) that returns a keras.Model"
+END = "; remove that activation from the end"
+SHARES = (
+    "its outputs are shares that add up to 1, as a softmax gives, but the loss takes logits; "
+    "remove that activation"
+)
+FLATTEN = (
+    "takes 784 values, but images are 28x28x1; put keras.layers.Flatten() first, with "
+    "keras.Input(input_shape) before it"
+)
+TRAINS = "use a keras.Model, which this program trains instead"
+MISTAKES = {
+    "softmax": f"ends with softmax, but the loss takes logits{END}",
+    "softmax_layer": f"ends with Softmax, but the loss takes logits{END}",
+    "nested": f"ends with softmax, but the loss takes logits{END}",
+    "sigmoid": f"ends with sigmoid, but the loss takes logits{END}",
+    "sigmoid_operation": f"ends with Sigmoid, but the loss takes logits{END}",
+    "relu": f"ends with relu, but the loss takes logits{END}",
+    "hidden_softmax": SHARES,
+    "values": FLATTEN,
+    "values_of_a_graph": FLATTEN,
+    "other_input": "takes 5x5x1, but images are 28x28x1; start with keras.Input(input_shape)",
+    "scaled_twice": (
+        "has Rescaling(0.003922), but images come scaled to 0 to 1; remove that layer"
+    ),
+    "placeholder": at("x = tf.placeholder")
+    + "tf.placeholder is of TensorFlow 1; use keras.Input instead",
+    "compat": at("tf.compat.v1") + "tf.placeholder is of TensorFlow 1; use keras.Input instead",
+    "session": at("tf.Session") + f"tf.Session is of TensorFlow 1; {TRAINS}",
+    "contrib": at("tensorflow.contrib") + "tf.contrib is of TensorFlow 1; use keras.layers instead",
+    "zoo.tutorial:good": "zoo/tutorial.py:1: tf.examples is of TensorFlow 1; use --data, which "
+    "reads MNIST instead",
+    "raising": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
+    "deep": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
+    "not_a_number": "its outputs for a black, a grey and a white image are not finite numbers",
+    "too_wide": "its output for 3 images has shape (3, 11), but the data has 10 classes; "
+    "end with Dense(10)",
+    "unflattened": "its output for 3 images has shape (3, 28, 28, 10), but the data has 10 "
+    "classes; end with keras.layers.Flatten() and Dense(10)",
+    "no_model": f"returned a list{GIVE}",
+    "nothing": f"returned a NoneType{GIVE}",
+    "number": f"number is a int{GIVE}",
+    "of_one_argument": (
+        f"TypeError: of_one_argument() takes 1 positional argument but 2 were given{GIVE}"
+    ),
+    "xyz": f"zoo.own has no xyz{GIVE}",
+    "subclased": f"zoo.own has no subclased; did you mean subclassed?{GIVE}",
+    "zoo.none:good": "there is no module 'zoo.none' where you stand or in --code, and none is "
+    "installed; give --code with its file or folder",
+    "zoo.broken:good": "zoo/broken.py:2: imports 'no_such_package', which is not there; if it "
+    "is yours, give --code with the folder of both; else install it, or add it to the image, see "
+    "docs/your-own.md",
+}
+
+
+def mistake(name: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(name)
+    told = str(caught.value)
+    reference = name if ":" in name else f"zoo.own:{name}"
+    assert told.startswith(f"model: {reference}: ")
+    assert told.isprintable()
+    assert len(told) < 500
+    return told.removeprefix(f"model: {reference}: ")
+
+
+@pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name: str) -> None:
+    assert mistake(name) == MISTAKES[name]
+
+
+def test_what_python_says_of_a_file_is_one_line_too() -> None:
+    assert mistake("zoo.torn:good").startswith("zoo/torn.py:2: SyntaxError: '(' was never closed")
+    assert "Arguments received" not in mistake("two_outputs")
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("hidden_sigmoid", "none of its outputs is negative for 16 random images"),
+        ("divided", "remove a division by 255, if there is one"),
+        ("compiled", "its loss, optimizer and metrics are ignored"),
+    ],
+)
+def test_what_may_be_a_mistake_is_a_warning(name: str, warning: str) -> None:
+    warnings: list[str] = []
+    build(name, warnings)
+    [told] = warnings
+    assert told.startswith(f"model: zoo.own:{name}: ")
+    assert warning in told

@@ -1,0 +1,451 @@
+"""A user's own code: packed where it was written, kept with the run, unpacked where it is imported.
+
+    pack(folder)          an Archive: a tar of the files, the same bytes for the same content
+    Archive.store(run)    RUN/code/SHA256.tar, unless it is there
+    fetch(run, name)      the same bytes again, checked against their SHA-256
+    unpack(data, folder)  files that nobody may write
+
+``code`` of a configuration is a path until the code is packed, and then ``sha256:HEX``, by which
+the run knows it. So a run with changed code is another run.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pathspec
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, DataError
+from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
+from trainer.text import one_line, plural, size
+
+FOLDER = "code"  # of the run's folder
+MOST_BYTES = 20 << 20  # of all files together
+MOST_FILES = 10_000
+SCHEME = "sha256:"
+ARCHIVE = "TRAINYARD_CODE_ARCHIVE"  # variable with the file that holds a run's code here
+UNPACKED = "TRAINYARD_CODE"  # variable with the folder that a worker imports it from
+
+# What nobody wants to travel: histories, caches, environments, data, and secrets by their usual
+# names.
+EXCLUDED = (
+    *(".git", ".hg", ".svn", "__pycache__", "*.py[cod]", "*.egg-info", "node_modules"),
+    *(".venv", "venv", ".tox", ".nox", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"),
+    *("*-ubyte", "*-ubyte.gz"),
+    *(".env", ".env.*", "*.pem", "*.key", "id_rsa", "id_ed25519", ".netrc"),
+    *(".aws", ".azure", ".kube", ".ssh", "kubeconfig"),
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Packed code.
+
+    Attributes:
+        data: a tar of regular files and of links within it.
+        source: where it came from, for messages.
+    """
+
+    data: bytes
+    source: str
+
+    @property
+    def reference(self) -> str:
+        """Return ``sha256:HEX`` of its bytes."""
+        return SCHEME + hashlib.sha256(self.data).hexdigest()
+
+    def store(self, storage: Storage) -> None:
+        """Write it into a run's folder, unless it is there.
+
+        Raises:
+            DataError: other bytes stand under its name.
+        """
+        if not storage.create(object_name(self.reference), self.data):
+            raise DataError(
+                f"{storage.uri}/{object_name(self.reference)}: damaged: its bytes have another "
+                "SHA-256 than its name; delete it"
+            )
+
+
+def is_packed(code: str) -> bool:
+    """Return whether this value of ``code`` names an archive and not a path."""
+    return re.fullmatch(SCHEME + "[0-9a-f]{64}", code) is not None
+
+
+def object_name(reference: str) -> str:
+    """Return the name of an archive in a run's folder."""
+    return f"{FOLDER}/{reference.removeprefix(SCHEME)}.tar"
+
+
+def pack(root: Path, part: str | None = None) -> Archive:
+    """Return the files of a folder, or a single file.
+
+    Left out are ``EXCLUDED``, folders of runs, and what .gitignore, .git/info/exclude and
+    .dockerignore name.
+
+    Args:
+        root: a file or a folder.
+        part: the one file or folder in ``root`` that is wanted; None for all of it.
+
+    Raises:
+        ConfigError: it is not there or cannot be read, is too large, has no file, or a link in
+            it leads out of it.
+    """
+    source = str(root / part) if part else str(root)
+    if not (root / (part or "")).exists():
+        raise ConfigError(f"code: {source}: no such file or folder; give the path of your code")
+    if root.is_file():
+        root, part = root.parent, root.name
+    names = sorted(_files(root, part))
+    if not names:
+        raise ConfigError(
+            f"code: {source}: holds no file that is not ignored; look at its .gitignore and "
+            ".dockerignore"
+        )
+    _check_sizes(root, names, source)
+    try:
+        return Archive(_tar(root, names), source)
+    except OSError as error:
+        raise ConfigError(
+            f"code: {error.filename or source}: {error.strerror}; make it readable or ignore it"
+        ) from None
+
+
+def find(model: str, code: str | None, here: Path) -> Archive | None:
+    """Return the code of a model, None if it is an installed package.
+
+    Args:
+        model: package.module:function.
+        code: a path; None to look for the module or package in ``here``.
+        here: the folder that relative paths start from.
+
+    Raises:
+        ConfigError: see ``pack``.
+    """
+    if code is not None:
+        return pack(here / Path(code).expanduser())
+    part = _beside(model, here)
+    return None if part is None else pack(here, part)
+
+
+def _beside(model: str, folder: Path) -> str | None:
+    """Return the file or package in a folder that ``package.module:function`` is in, if any."""
+    top = model.partition(":")[0].partition(".")[0]
+    if (folder / f"{top}.py").is_file():
+        return f"{top}.py"
+    return top if (folder / top).is_dir() else None
+
+
+@contextlib.contextmanager
+def packed(config: TrainConfig, here: Path) -> Iterator[TrainConfig]:
+    """Give the configuration with its code packed, in a file that child processes find.
+
+    Where it names no code, the module or package of the model that lies in ``here`` is taken.
+
+    Raises:
+        ConfigError: see ``pack``.
+    """
+    is_there = config.code is not None and is_packed(config.code)
+    archive = None if config.model is None or is_there else find(config.model, config.code, here)
+    if archive is None:
+        yield config
+        return
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        path = Path(folder) / "code.tar"
+        path.write_bytes(archive.data)
+        os.environ[ARCHIVE] = str(path)
+        yield config.model_copy(update={"code": archive.reference})
+
+
+def given(config: TrainConfig) -> Archive | None:
+    """Return the code that this process was started with, if any.
+
+    Raises:
+        DataError: it is not what the configuration names.
+    """
+    path = os.environ.get(ARCHIVE)
+    if config.code is None or path is None:
+        return None
+    data = Path(path).read_bytes()
+    read = unzipped if path.endswith(".gz") else checked
+    return Archive(read(data, config.code, path), path)
+
+
+def import_from(folder: str) -> None:
+    """Have modules of the user's code come before installed ones."""
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, folder)
+    os.environ[UNPACKED] = folder
+
+
+def own_name(file: str) -> str | None:
+    """Return what the user calls a file of the code that is imported here; None for others."""
+    folder = os.environ.get(UNPACKED)
+    inside = folder is not None and Path(file).is_relative_to(folder)
+    return Path(file).relative_to(folder or "").as_posix() if inside else None
+
+
+def fetch(storage: Storage, reference: str) -> bytes:
+    """Return an archive of a run's folder.
+
+    Raises:
+        DataError: it is missing, too large, or has another SHA-256.
+    """
+    name = object_name(reference)
+    try:
+        return checked(read_at_most(storage, name, _MOST_TAR), reference, f"{storage.uri}/{name}")
+    except ObjectNotFoundError:
+        raise DataError(
+            f"{storage.uri}/{name}: the run's code is not there; submit the run again, or start it "
+            "with --code and the same files"
+        ) from None
+
+
+def checked(data: bytes, reference: str, source: str) -> bytes:
+    """Return an archive's bytes if they are what the reference names.
+
+    Raises:
+        DataError: they are not.
+    """
+    if Archive(data, source).reference != reference:
+        raise DataError(f"{source}: damaged: its bytes have another SHA-256 than its name")
+    return data
+
+
+def unzipped(data: bytes, reference: str, source: str) -> bytes:
+    """Return a gzipped archive, see ``checked``.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    with _damage():
+        data = zlib.decompressobj(_GZIP).decompress(data, _MOST_TAR + 1)
+    return checked(data, reference, source)
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Write an archive's files into a new folder, read-only.
+
+    Raises:
+        DataError: it is no archive that ``pack`` makes: other kinds of entries, too many or too
+            large ones, or a way out of the folder.
+    """
+    with _damage(), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        members = _plain(archive)
+        folder.mkdir(parents=True)
+        for member in members:
+            archive.extract(member, folder, filter="data")
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def names(archive: Archive) -> list[str]:
+    """Return the names of an archive's files.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    return list(_digests(archive.data))
+
+
+def changes(before: bytes, after: bytes) -> list[str]:
+    """Return what differs between two archives, a few words a file."""
+    old, new = _digests(before), _digests(after)
+    words = {(True, True): "differs", (True, False): "only there", (False, True): "only here"}
+    return [
+        f"{name} {words[name in old, name in new]}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+with tarfile.open(fileobj=(_nothing := io.BytesIO()), mode="w"):
+    pass
+EMPTY = _nothing.getvalue()
+
+_OF_A_RUN = ("config.json", "attempts.jsonl")  # a folder with both holds what a run wrote
+
+# What an archive that has a file and a folder of one name leads to.
+_MISPLACED = (NotADirectoryError, IsADirectoryError, FileExistsError)
+_GZIP = 16 + zlib.MAX_WBITS  # https://docs.python.org/3/library/zlib.html#zlib.decompress
+_MOST_TAR = MOST_BYTES + MOST_FILES * 3 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+
+
+def _plain(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Return the entries, if ``pack`` could have made them."""
+    members: list[tarfile.TarInfo] = []
+    total = 0
+    for member in archive:
+        total += member.size
+        if not (member.isreg() or member.issym()) or len(members) >= MOST_FILES:
+            raise ValueError("it holds other things than files")
+        if total > MOST_BYTES:
+            raise ValueError(f"its files have more than {size(MOST_BYTES)}")
+        members.append(member)
+    return members
+
+
+def _digests(data: bytes) -> dict[str, str]:
+    """Return the SHA-256 of each file, and of where each link leads, by name."""
+    found = {}
+    with _damage(), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        for member in _plain(archive):
+            file = archive.extractfile(member) if member.isreg() else None
+            content = file.read() if file else member.linkname.encode()
+            found[member.name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, *_MISPLACED) as error:
+        raise DataError(f"code: damaged: {one_line(error, 200)}; submit the run again") from None
+
+
+def _tar(root: Path, names: Iterable[str]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in names:
+            # Nothing of the machine goes in: no time, owner or mode.
+            entry, path = tarfile.TarInfo(name), root / name
+            if path.is_symlink():
+                entry.type, entry.linkname = tarfile.SYMTYPE, path.readlink().as_posix()
+                archive.addfile(entry)
+            else:
+                content = path.read_bytes()
+                entry.size, entry.mode = len(content), 0o444
+                archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _check_sizes(root: Path, names: list[str], source: str) -> None:
+    sizes = {name: (root / name).lstat().st_size for name in names}
+    total = sum(sizes.values())
+    if total <= MOST_BYTES and len(names) <= MOST_FILES:
+        return
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    named = ", ".join(f"{name} ({size(sizes[name])})" for name in largest)
+    raise ConfigError(
+        f"code: {source}: {plural(len(names), 'file')} of {size(total)}, above the limit of "
+        f"{MOST_FILES:,} and {size(MOST_BYTES)}; the largest are {named}; "
+        "name what is not code in .dockerignore"
+    )
+
+
+class _Ignored:
+    """Which files of a folder do not travel."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._excluded = pathspec.GitIgnoreSpec.from_lines(EXCLUDED)
+        docker = _docker_lines(root / ".dockerignore")
+        self._docker = pathspec.GitIgnoreSpec.from_lines(docker)
+        # Of a folder left out, Docker takes what a later line wants; git does not.
+        self._exceptions = any(line.startswith("!") for line in docker)
+        above = [root, *root.parents]
+        top = next((folder for folder in above if (folder / ".git").exists()), root)
+        self._git: list[tuple[Path, pathspec.GitIgnoreSpec]] = []
+        self._add(top, top / ".git" / "info" / "exclude")
+        for folder in reversed(above[: above.index(top) + 1]):
+            self._add(folder, folder / ".gitignore")
+
+    def enter(self, folder: Path) -> None:
+        """Take a folder's own .gitignore in."""
+        self._add(folder, folder / ".gitignore")
+
+    def _add(self, folder: Path, file: Path) -> None:
+        if lines := _lines(file):
+            self._git.append((folder, pathspec.GitIgnoreSpec.from_lines(lines)))
+
+    def __call__(self, path: Path, *, is_folder: bool) -> bool:
+        """Return whether a path of the folder stays at home."""
+        ending = "/" if is_folder else ""
+        name = path.relative_to(self._root).as_posix()
+        if self._excluded.match_file(name + ending):
+            return True
+        if not (is_folder and self._exceptions) and self._docker.match_file(name + ending):
+            return True
+        ignored = False
+        for folder, rules in self._git:  # those of inner folders come later, and win
+            if path.is_relative_to(folder):
+                within = path.relative_to(folder).as_posix() + ending
+                found = rules.check_file(within).include
+                ignored = ignored if found is None else found
+        return ignored
+
+
+def _files(root: Path, part: str | None) -> Iterator[str]:
+    """Yield the names of the files and links that travel, relative to ``root``."""
+    root = root.absolute()
+    if part is not None and not (root / part).is_dir():
+        yield _checked_link(root, part)
+        return
+    top = root / (part or "")
+    ignored, pending = _Ignored(top), [top]
+    while pending:
+        folder = pending.pop()
+        if folder != top:
+            ignored.enter(folder)
+        try:
+            items = list(os.scandir(folder))
+        except OSError as error:
+            raise ConfigError(
+                f"code: {folder}: {error.strerror}; make it readable or ignore it"
+            ) from None
+        for item in items:
+            path = folder / item.name
+            is_folder = item.is_dir(follow_symlinks=False)
+            if ignored(path, is_folder=is_folder):
+                continue
+            if is_folder:
+                if not all((path / each).is_file() for each in _OF_A_RUN):
+                    pending.append(path)
+            elif item.is_file(follow_symlinks=False) or item.is_symlink():
+                yield _checked_link(root, path.relative_to(root).as_posix())
+
+
+def _checked_link(root: Path, name: str) -> str:
+    path = root / name
+    if path.is_symlink():
+        target = path.readlink()
+        inside = Path(os.path.normpath(path.parent / target)).is_relative_to(root)
+        if target.is_absolute() or not inside or not path.resolve().is_relative_to(root.resolve()):
+            raise ConfigError(
+                f"code: {path}: is a link that leads out of {root}; put what it leads to in its "
+                "place, or ignore it"
+            )
+    return name
+
+
+def _docker_lines(file: Path) -> list[str]:
+    """Return .dockerignore's lines as .gitignore has them: each pattern starts at the root.
+
+    https://docs.docker.com/build/concepts/context/#syntax
+    """
+    found = []
+    for line in map(str.strip, _lines(file)):
+        if line and not line.startswith("#"):
+            mark, pattern = ("!", line[1:]) if line.startswith("!") else ("", line)
+            found.append(f"{mark}/{PurePosixPath(pattern.strip().lstrip('/')).as_posix()}")
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,234 @@
+"""A user's own model: their function called, what it returns checked, their mistakes named.
+
+Each mistake is one line with the file and line where it is in the user's code.
+"""
+
+import importlib
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import ConfigError
+from trainer.runs import code
+from trainer.text import nearest
+
+Shape = tuple[int, int, int]  # height, width, channels
+Warn = Callable[[str], object]
+
+GIVE = "give package.module:function of (input_shape, classes) that returns a keras.Model"
+MOST_WORDS = 240  # characters of what Python or Keras says
+
+# What ends a network whose outputs are no logits, by the name of the activation or the layer.
+SQUASHING = frozenset(
+    ("softmax", "sigmoid", "hardsigmoid", "relu", "relu6", "softplus", "tanh", "exponential")
+)
+
+# Names of TensorFlow 1, and what does their work.
+TENSORFLOW_1 = {
+    "contrib": "keras.layers",
+    "placeholder": "keras.Input",
+    "examples": "--data, which reads MNIST",
+    "layers": "keras.layers",
+    "app": "a function of (input_shape, classes)",
+    "flags": "a function of (input_shape, classes)",
+    "estimator": "a keras.Model",
+}
+TENSORFLOW_1 |= dict.fromkeys(
+    ("Session", "InteractiveSession", "global_variables_initializer", "train", "losses"),
+    "a keras.Model, which this program trains",
+)
+TENSORFLOW_1 |= dict.fromkeys(
+    ("get_variable", "variable_scope", "truncated_normal", "random_normal"), "layers of Keras"
+)
+
+
+def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
+    """Return the model that the user's function makes.
+
+    Args:
+        reference: package.module:function.
+        input_shape: height, width and channels of the images.
+        classes: number of logits.
+        warn: called with what is suspicious and no mistake for certain.
+
+    Raises:
+        ConfigError: the function cannot be found, or fails, or returns something else than a
+            model from images scaled to 0 to 1, [n, *input_shape], to logits [n, classes].
+    """
+    try:
+        model = _function(reference)(input_shape, classes)
+        if not isinstance(model, keras.Model):
+            raise _Mistake(f"returned a {type(model).__name__}; {GIVE}")
+        _check_input(model, input_shape)
+        _check_layers(model)
+        # A black, a grey and a white image: the first call builds what is not built yet, and
+        # shows what the model returns.
+        grey = np.multiply.outer(np.linspace(0, 1, 3), np.ones(input_shape))
+        answer = np.asarray(model(grey.astype(np.float32), training=False), np.float32)
+        _check_logits(answer, classes)
+        _warn_of_suspects(model, input_shape, answer, lambda w: warn(f"model: {reference}: {w}"))
+    except _Mistake as mistake:
+        raise ConfigError(f"model: {reference}: {mistake}") from None
+    except Exception as error:
+        raise ConfigError(f"model: {reference}: {_explained(error, reference)}") from None
+    return model
+
+
+class _Mistake(Exception):  # noqa: N818
+    """What is wrong with a user's model, and the remedy."""
+
+
+def _function(reference: str) -> Callable[..., Any]:
+    module_name, _, name = reference.partition(":")
+    module = importlib.import_module(module_name)
+    function = getattr(module, name, None)
+    if function is None:
+        own = [each for each, value in vars(module).items() if callable(value)]
+        raise _Mistake(f"{module_name} has no {name}{nearest(name, own)}; {GIVE}")
+    if not callable(function):
+        raise _Mistake(f"{name} is a {type(function).__name__}; {GIVE}")
+    checked: Callable[..., Any] = function
+    return checked
+
+
+def _check_input(model: Any, input_shape: Shape) -> None:
+    """Refuse a model of another input, before Keras does so at length."""
+    shape = getattr(model, "input_shape", None) if model.built else None
+    if not isinstance(shape, tuple) or any(isinstance(each, tuple) for each in shape):
+        return  # built by its first call, or of several inputs
+    wanted, given = shape[1:], "x".join(map(str, input_shape))
+    fits = len(wanted) == 3 and all(
+        a in (None, b) for a, b in zip(wanted, input_shape, strict=True)
+    )
+    if fits:
+        return
+    if wanted == (int(np.prod(input_shape)),):
+        raise _Mistake(
+            f"takes {wanted[0]} values, but images are {given}; put keras.layers.Flatten() first, "
+            f"with keras.Input(input_shape) before it"
+        )
+    found = "x".join("?" if each is None else str(each) for each in wanted)
+    raise _Mistake(f"takes {found}, but images are {given}; start with keras.Input(input_shape)")
+
+
+def _check_layers(model: Any) -> None:
+    last = _last_name(model)
+    if last.replace("_", "").lower() in SQUASHING:
+        raise _Mistake(
+            f"ends with {last}, but the loss takes logits; remove that activation from the end"
+        )
+    for layer in model._flatten_layers():
+        is_rescaling = isinstance(layer, keras.layers.Rescaling)
+        if is_rescaling and np.max(np.abs(layer.scale)) <= 0.02:
+            raise _Mistake(
+                f"has Rescaling({float(np.max(layer.scale)):.4g}), but images come scaled to "
+                "0 to 1; remove that layer"
+            )
+
+
+def _last_name(model: Any) -> str:
+    """Return the name of the activation or the operation that makes the outputs."""
+    layer = model
+    while isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Sequential) and layer.layers:
+            layer = layer.layers[-1]
+        elif len(getattr(layer, "outputs", None) or ()) == 1:
+            layer = layer.outputs[0]._keras_history.operation
+        else:
+            return ""
+    activation = getattr(layer, "activation", None)
+    return str(getattr(activation, "__name__", "")) or type(layer).__name__
+
+
+def _check_logits(answer: npt.NDArray[np.float32], classes: int) -> None:
+    if answer.shape != (3, classes):
+        flat = "keras.layers.Flatten() and " if answer.ndim > 2 else ""
+        raise _Mistake(
+            f"its output for 3 images has shape {answer.shape}, but the data has {classes} "
+            f"classes; end with {flat}Dense({classes})"
+        )
+    if not np.isfinite(answer).all():
+        raise _Mistake("its outputs for a black, a grey and a white image are not finite numbers")
+    if (answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=5e-3):
+        raise _Mistake(
+            "its outputs are shares that add up to 1, as a softmax gives, but the loss takes "
+            "logits; remove that activation"
+        )
+
+
+def _warn_of_suspects(model: Any, shape: Shape, grey: npt.NDArray[np.float32], warn: Warn) -> None:
+    noise = np.random.default_rng(0).random((16, *shape), np.float32)
+    answer = np.asarray(model(noise, training=False), np.float32)
+    if (answer >= 0).all() and answer.std(axis=0).any():
+        warn(
+            "none of its outputs is negative for 16 random images; the loss takes logits, so "
+            "remove a sigmoid or ReLU at its end, if there is one"
+        )
+    change = float(np.abs(grey[2] - grey[0]).max())
+    if 0 < change < 0.02:
+        warn(
+            f"a white and a black image differ by {change:.2g} in its outputs; images come scaled "
+            "to 0 to 1, so remove a division by 255, if there is one"
+        )
+    if getattr(model, "compiled", False):
+        warn(
+            "was compiled; its loss, optimizer and metrics are ignored, the settings' are used "
+            "(--optimizer, --learning-rate)"
+        )
+
+
+def _explained(error: Exception, reference: str) -> str:
+    """Return where in the user's code an error arose, what it is, and the remedy."""
+    place = _place(error)
+    words = next(filter(None, map(str.strip, _plain(error).splitlines())), "")[:MOST_WORDS]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        if top == reference.partition(":")[0].partition(".")[0] and not place:
+            return (
+                f"there is no module {error.name!r} where you stand or in --code, and none is "
+                "installed; give --code with its file or folder"
+            )
+        if top != "tensorflow":
+            return (
+                f"{place}imports {error.name!r}, which is not there; if it is yours, give --code "
+                "with the folder of both; else install it, or add it to the image, see "
+                "docs/your-own.md"
+            )
+    if replacement := _of_tensorflow_1(words):
+        name, instead = replacement
+        return f"{place}{name} is of TensorFlow 1; use {instead} instead"
+    return f"{place}{type(error).__name__}: {words}; {GIVE}"
+
+
+def _of_tensorflow_1(words: str) -> tuple[str, str] | None:
+    found = re.search(
+        r"module 'tensorflow[^']*' has no attribute '(\w+)'|No module named 'tensorflow\.(\w+)"
+        r"|tf\.(placeholder)\(\) is not compatible",
+        words,
+    )
+    name = next(filter(None, found.groups()), "") if found else ""
+    return (f"tf.{name}", TENSORFLOW_1[name]) if name in TENSORFLOW_1 else None
+
+
+def _plain(error: Exception) -> str:
+    return re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes in bold
+
+
+def _place(error: BaseException) -> str:
+    """Return ``FILE:LINE: `` of the innermost line of the user's code, or nothing."""
+    for file, line in _lines(error):
+        if name := code.own_name(file):
+            return f"{name}:{line}: "
+    return ""
+
+
+def _lines(error: BaseException) -> Iterator[tuple[str, int]]:
+    if isinstance(error, SyntaxError) and error.filename:
+        yield error.filename, error.lineno or 0
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        yield frame.filename, frame.lineno or 0
