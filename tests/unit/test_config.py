@@ -229,7 +229,9 @@ def test_help_lists_every_setting_with_its_default(
     shown = capsys.readouterr().out
     for name, field in FIELDS.items():
         flag = f"--{name.replace('_', '-')}"
-        text = re.escape(f"{field.description} (default: {field.default})")
+        nothing = field.default is None or field.default is False
+        default = "" if nothing else f" (default: {field.default})"
+        text = re.escape(f"{field.description}{default}")
         # Beside the flag, or below where that is long.
         line = re.search(rf"^  {flag}\b.*(\n {{10,}}|  ){text}$", shown, re.MULTILINE)
         assert line, flag
