@@ -59,8 +59,27 @@ def vfat(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def exfat(folder: Path) -> Iterator[Path]:
+    """An exFAT disk by exfat-fuse."""
+    skip("mkfs.exfat", "mount.exfat-fuse", "losetup")
+    mount, disk = _point(folder), _disk(folder, "mkfs.exfat")
+    found = subprocess.run(
+        ["losetup", "--find", "--show", disk], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("the kernel has no free loop device")
+    device = found.stdout.strip()
+    try:
+        _run("mount.exfat-fuse", device, str(mount))
+        with _mounted(mount):
+            yield mount
+    finally:
+        _run("losetup", "--detach", device)
+
+
+@contextlib.contextmanager
 def sshfs(folder: Path) -> Iterator[Path]:
-    """A folder of an SSH server on this machine."""
+    """A folder of an SSH server on this machine, which ``other`` mounts once more."""
     skip("sshfs", "sshd", "ssh-keygen")
     mount, port = _point(folder), processes.free_ports(1)
     for name in ("host", "user"):
@@ -87,8 +106,11 @@ def sshfs(folder: Path) -> Iterator[Path]:
         flags = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         flags += [f"IdentityFile={folder / 'user'}", f"port={port}"]
         options_of_ssh = [part for flag in flags for part in ("-o", flag)]
-        _run("sshfs", *options_of_ssh, f"root@127.0.0.1:{folder / 'shared'}", str(mount))
-        with _mounted(mount):
+        other(mount).mkdir()
+        with contextlib.ExitStack() as both:
+            for each in (mount, other(mount)):
+                _run("sshfs", *options_of_ssh, f"root@127.0.0.1:{folder / 'shared'}", str(each))
+                both.enter_context(_mounted(each))
             yield mount
     finally:
         server.kill()
@@ -128,6 +150,11 @@ def s3fs(folder: Path) -> Iterator[Path]:
         processes.wait_until(lambda: os.path.ismount(mount))
         with _mounted(mount):
             yield mount
+
+
+def other(mount: Path) -> Path:
+    """Where a second client mounts the same folder, if there is one."""
+    return mount.with_name("other")
 
 
 def _path() -> str:
