@@ -10,7 +10,9 @@ RUN python3 -m venv --without-pip /opt/trainer \
     && python3 -m pip --python /opt/trainer/bin/python install --no-cache-dir \
         --disable-pip-version-check --only-binary :all: --require-hashes \
         -r /tmp/requirements.txt \
-    && rm -rf /opt/trainer/lib/python3*/site-packages/tensorflow/include
+    && rm -rf /opt/trainer/lib/python3*/site-packages/tensorflow/include \
+    && find /opt/trainer/lib/python3*/site-packages/numpy /opt/trainer/lib/python3*/site-packages/scipy \
+        -type d -name tests -prune -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /opt/trainer /opt/trainer

@@ -185,9 +185,17 @@ class ObjectStorage:
         return True
 
     def _walk(self, folder: str, prefix: str) -> Entries:
-        # The service asks by whole folders, page after page.
-        pages = self._client().list((self._above + folder).rstrip("/") or None)
-        items = (item for page in pages for item in page)
+        client, start = self._client(), self._above + prefix
+        folders = [(self._above + folder).rstrip("/")]
+        items: list[Any] = []
+        # The service asks by whole folders. A run has few objects beside its folders, and many
+        # in them, so that only those are listed whose names start so.
+        if prefix.rstrip("/") != folder:
+            level = client.list_with_delimiter(folders[0] or None)
+            items += level["objects"]
+            folders = [each for each in level["common_prefixes"] if f"{each}/".startswith(start)]
+        for each in folders:
+            items += (item for page in client.list(each or None) for item in page)
         below = (Entry(item["path"].removeprefix(self._above), item["size"]) for item in items)
         # Other tools leave names such as "folder/", which no LocalStorage could hold.
         return [
