@@ -44,7 +44,7 @@ _KEPT = "it is kept for a time by an immutability policy or a hold; choose a con
 _REMEDIES = {
     "AuthenticationFailed": Remedy(
         ConfigError,
-        "check AZURE_STORAGE_ACCOUNT_KEY or the dates of AZURE_STORAGE_SAS_TOKEN, which account "
+        "check AZURE_STORAGE_KEY or the dates of AZURE_STORAGE_SAS_TOKEN, which account "
         "they are for, and this machine's clock",
     ),
     "InvalidAuthenticationInfo": Remedy(
@@ -54,7 +54,9 @@ _REMEDIES = {
         ConfigError, "the account takes no keys; use workload identity, or az login on a laptop"
     ),
     "AuthorizationFailure": Remedy(
-        ConfigError, "let the account's network rules and the SAS allow this machine"
+        ConfigError,
+        "check AZURE_STORAGE_KEY, and whether the account's network rules and the SAS let this "
+        "machine in",
     ),
     "BlobImmutableDueToPolicy": Remedy(ConfigError, _KEPT),
 }

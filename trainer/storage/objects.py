@@ -206,7 +206,7 @@ class ObjectStorage:
         try:
             self._client().delete(self._above + name)
         except FileNotFoundError as error:
-            if _Answer.of(error).code in ("", self._service.missing):
+            if _Answer.of(error).code == self._service.missing:
                 raise
 
     def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
@@ -295,10 +295,15 @@ class _Answer(NamedTuple):
         is_network = "HTTP error" in said and not _METADATA.search(said)
         if answer:
             code = _element("Code", answer[3])
-            words = _element("Message", answer[3]) or answer[3].partition("<")[0]
+            # Azure adds lines about the request.
+            words = _element("Message", answer[3]).partition("\n")[0] or answer[3].partition("<")[0]
             name = code or f"{answer[1]} {answer[2]}"
             said = f"{name}: {words}" if words else name
             return cls(int(answer[1]), code, one_line(said, 300), about_credentials)
+        if batch := re.search(r"request failed for key .*?: (.*?) \(code: (\d{3})\)", said):
+            # Azure's client deletes in batches, which answer no code of the service's own.
+            code = "BlobImmutableDueToPolicy" if "immutable" in batch[1] else ""
+            return cls(int(batch[2]), code, one_line(batch[1], 300))
         if "incorrectly configured region" in said:  # how the library names an answer of 301
             return cls(None, "PermanentRedirect", "it is in another region", about_credentials)
         for sign, words in _NETWORK.items():

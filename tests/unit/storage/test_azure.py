@@ -1,6 +1,7 @@
 """AzureStorage: what a wrong set-up says, and where its settings come from."""
 
 import base64
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ KEY = base64.b64encode(b"hush").decode()
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account and its key, and nothing of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", "")  # an installed Azure CLI would be asked
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "account")
     monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
@@ -46,7 +49,7 @@ def at(server: Says, monkeypatch: pytest.MonkeyPatch, deadline: float = 20) -> S
 @pytest.mark.parametrize(
     ("status", "code", "error", "remedy"),
     [
-        (403, "AuthenticationFailed", ConfigError, "check AZURE_STORAGE_ACCOUNT_KEY"),
+        (403, "AuthenticationFailed", ConfigError, "check AZURE_STORAGE_KEY"),
         (401, "InvalidAuthenticationInfo", UnavailableError, "get new ones (az login)"),
         (403, "AuthorizationPermissionMismatch", ConfigError, "Storage Blob Data Contributor"),
         (404, "ContainerNotFound", ConfigError, "no container 'bucket' at http://127.0.0.1"),
