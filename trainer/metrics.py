@@ -187,6 +187,16 @@ class Quality:
         """Return the mean probability of the predicted class."""
         return sum(each.images * each.confidence for each in self.bins) / max(self.images, 1)
 
+    @property
+    def means(self) -> tuple[float, float, float]:
+        """Return mean precision, recall and F1 over the classes that have images."""
+        there = self.support > 0
+        shares = (self.precision, self.recall, self.f1)
+        precision, recall, f1 = (
+            float(each[there].mean()) if there.any() else 0.0 for each in shares
+        )
+        return precision, recall, f1
+
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Return (class, predicted as, times) of the commonest errors, the commonest first."""
         errors = self.matrix - np.diag(np.diag(self.matrix))

@@ -1,7 +1,7 @@
 """Text for people, whatever it was made of."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
@@ -25,6 +25,31 @@ def printable(text: str) -> str:
 def one_line(words: object, most: int = 2000) -> str:
     """Return an error or a text as one printable line, short enough for a pipe to take it whole."""
     return printable(" ".join(str(words).split())[:most])
+
+
+def shortened(text: str, most: float, width: Callable[[str], float] = len) -> str:
+    """Return a text as one printable line that is at most so wide; an ellipsis ends what is cut."""
+    line = printable(text)
+    if width(line) <= most:
+        return line
+    cuts = (f"{line[:end].rstrip()}…" for end in range(len(line) - 1, 0, -1))
+    return next((cut for cut in cuts if width(cut) <= most), "…")
+
+
+def class_name(
+    label: int, names: Sequence[str], most: float = 24, width: Callable[[str], float] = len
+) -> str:
+    """Return what people call a class: its name, shortened, or its number where it has none."""
+    return shortened(names[label], most, width) if label < len(names) else str(label)
+
+
+def class_label(
+    label: int, names: Sequence[str], most: float = 24, width: Callable[[str], float] = len
+) -> str:
+    """Return a class in a list of all: its number and, where that says more, its name."""
+    if label >= len(names) or names[label] == str(label):
+        return str(label)
+    return shortened(f"{label} {names[label]}", most, width)
 
 
 def plural(count: int, noun: str) -> str:

@@ -57,6 +57,14 @@ def test_precision_and_recall_of_nothing_are_zero() -> None:
     assert precision.tolist() == recall.tolist() == [0, 0, 0]
 
 
+def test_means_are_over_the_classes_that_have_images() -> None:
+    labels = np.array([1, 1, 2, 2, 2, 2], np.int32)
+    logits = np.eye(5, dtype=np.float32)[[1, 1, 2, 2, 2, 3]]  # classes 0, 3 and 4 have no image
+    quality = metrics.judge(logits, labels)
+    assert quality.means == pytest.approx((1.0, 0.875, (1 + 6 / 7) / 2))
+    assert metrics.judge(logits[:0], labels[:0]).means == (0, 0, 0)
+
+
 def test_f1_is_zero_where_precision_and_recall_are() -> None:
     precision, recall = np.array([0.5, 0.0, 1.0]), np.array([1.0, 0.0, 1.0])
     assert metrics.f1(precision, recall).tolist() == pytest.approx([2 / 3, 0, 1])

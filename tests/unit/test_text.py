@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
+from rich.cells import cell_len
 
 from trainer import text
 from trainer.errors import ConfigError
@@ -11,6 +12,22 @@ def test_a_terminal_shows_text_and_does_not_obey_it() -> None:
     assert text.printable("a\x1b[31mb\tc\n\u202e") == "a\ufffd[31mb c\ufffd\ufffd"
     assert text.one_line(ValueError("a\n  b\x07")) == "a b\ufffd"
     assert text.one_line("abc", 2) == "ab"
+
+
+def test_a_text_is_shortened_to_what_fits() -> None:
+    assert text.shortened("shirt", 5) == "shirt"
+    assert text.shortened("T-shirt or top", 9) == "T-shirt…"
+    assert text.shortened("\u202eabc\x1b[2J", 6) == "\ufffdabc\ufffd…"
+    assert text.shortened("abc", 0) == "…"
+    wide = text.shortened("名前名前", 5, cell_len)
+    assert (wide, cell_len(wide)) == ("名前…", 5)
+
+
+def test_classes_are_called_by_their_names() -> None:
+    names = ("cat", "a very long name of a dog", "2")
+    assert [text.class_name(n, names, 10) for n in range(4)] == ["cat", "a very lo…", "2", "3"]
+    assert [text.class_label(n, names, 10) for n in range(4)] == ["0 cat", "1 a very…", "2", "3"]
+    assert text.class_name(1, ()) == text.class_label(1, ()) == "1"
 
 
 def test_numbers_of_things() -> None:

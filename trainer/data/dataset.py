@@ -9,14 +9,14 @@ import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import idx, shards
+from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.base import Entry, Storage, open_storage
@@ -56,6 +56,7 @@ class Dataset:
             each, in the order of FILES), so it depends neither on gzip nor on the place. With
             shards, that of the index stands for the first two.
         shards: The training images, where they are not in ``train``.
+        class_names: Of class 0 on, as dataset.json has them; empty if they have none.
     """
 
     train: Split
@@ -64,6 +65,7 @@ class Dataset:
     classes: int
     sha256: str
     shards: Shards | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -105,8 +107,20 @@ def load_from(storage: Storage, validation: int) -> Dataset:
     _check_folder(storage)
     found = shards.locate(storage, validation)
     if found:
-        return _load_sharded(storage, found)
-    return assemble(parse(read(storage), storage.uri), storage.uri, validation)
+        data = _load_sharded(storage, found)
+    else:
+        data = assemble(parse(read(storage), storage.uri), storage.uri, validation)
+    return replace(data, class_names=_class_names(storage, data.classes))
+
+
+def _class_names(storage: Storage, classes: int) -> tuple[str, ...]:
+    names = description.read(storage).class_names
+    if len(names) not in (0, classes):
+        raise DataError(
+            f"{storage.uri}/{description.NAME}: has {len(names)} class_names, but the training"
+            f" labels are of {classes} classes, 0 to {classes - 1}; give a name for each, or none"
+        )
+    return names
 
 
 def _load_sharded(storage: Storage, found: Shards) -> Dataset:

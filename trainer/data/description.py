@@ -5,6 +5,7 @@ It changes no image and no label, so a run's identity does not depend on it.
 
 import json
 import unicodedata
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ NAME = "dataset.json"
 MOST_BYTES = 1 << 20
 LONGEST = 100  # characters of a class's name
 LONGEST_TEXT = 1000  # of any other text
+
+
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of a character, and ends of a line
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def names_fault(names: list[Any]) -> str | None:
     for name in names:
         if not isinstance(name, str) or not 1 <= len(name.strip()) <= LONGEST:
             return f"{str(name)[:40]!r}: each must be a text of 1 to {LONGEST} characters"
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            return f"{name[:40]!r}: holds a control character"
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        if any(unicodedata.category(character) in _UNFIT for character in name):
+            return f"{name[:40]!r}: holds a control character or a line end"
+    twice, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times > 1:
         return f"{twice[:40]!r}: is there twice"
     return None
 

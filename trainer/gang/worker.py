@@ -78,7 +78,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         if data.shards:
             stream.plan(data.shards, config)  # refused before TensorFlow is loaded
         given = code.given(config)
-        run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes, given)
+        _claim(storage, config, data, given)
         result = run_folder.find_result(storage, reporter.warn)
         if cluster.rank == 0 and result is None and not checkpoint.steps(storage):
             probe.check_at_start(storage)
@@ -177,7 +177,7 @@ def _work(
 ) -> None:
     reporter = _reporter(config, cluster)
     storage = open_storage(run_folder.uri(config))
-    config_digest = run_folder.claim(storage, config, data.sha256, data.input_shape, data.classes)
+    config_digest = _claim(storage, config, data)
     result = run_folder.find_result(
         storage, reporter.warn
     )  # there, if the gang broke at the very end
@@ -194,6 +194,14 @@ def _work(
                 orders.stop, started=float(os.environ[STARTED]), first=attempt == 1
             )
     _tell(result, storage, reporter)
+
+
+def _claim(
+    storage: Storage, config: TrainConfig, data: Dataset, given: code.Archive | None = None
+) -> str:
+    return run_folder.claim(
+        storage, config, data.sha256, data.input_shape, data.classes, given, data.class_names
+    )
 
 
 def _report(error: UserError) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ REPORT = "report.html"
 
 # What a file of a folder that anybody may have written can be at most. A line of metrics is about
 # 150 bytes.
-MOST_OBJECT = 1 << 18  # bytes of CONFIG and of RESULT
+MOST_OBJECT = 1 << 19  # bytes of CONFIG and of RESULT
 MOST_DEPTH = 20  # of lists and objects in each other there
 MOST_METRICS = 1 << 27  # bytes
 MOST_LINES = 1_000_000  # of metrics
@@ -33,7 +33,7 @@ MOST_STEPS = 1 << 53  # up to which every integer is a float
 _SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 
 # In config.json for its readers; two runs that differ in these alone are the same.
-INFORMATIONAL = ("data", "input_shape", "classes")
+INFORMATIONAL = ("data", "input_shape", "classes", "class_names")
 
 
 def open_folder(uri: str) -> Storage:
@@ -65,6 +65,7 @@ def claim(
     input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
     code: user_code.Archive | None = None,
+    class_names: Sequence[str] = (),
 ) -> str:
     """Make the folder this run's, or check that it is, and return the digest of what decides it.
 
@@ -75,15 +76,20 @@ def claim(
         input_shape: height, width and channels of the data's images, for readers.
         classes: of the data, for readers.
         code: that the configuration names; the folder keeps it.
+        class_names: of the data, for readers; empty if the classes have none.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
             files of something else.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
-    informational = dict(
-        zip(INFORMATIONAL, (_from_anywhere(config.data), input_shape, classes), strict=True)
-    )
+    informational: dict[str, Any] = {
+        "data": _from_anywhere(config.data),
+        "input_shape": input_shape,
+        "classes": classes,
+    }
+    if class_names:
+        informational["class_names"] = class_names
     stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:

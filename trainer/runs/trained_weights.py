@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from trainer import presets
 from trainer.config import TrainConfig, parse
+from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, code, run_folder
 from trainer.runs.predictions import MOST_CLASSES
@@ -29,6 +30,7 @@ class Settings:
         digest: what its checkpoints carry.
         input_shape: height and width in pixels, and channels, of every image.
         classes: number of classes.
+        class_names: of class 0 on; empty if they have none. Not to be shown before it is printable.
     """
 
     config: TrainConfig
@@ -36,6 +38,7 @@ class Settings:
     digest: str
     input_shape: tuple[int, int, int]
     classes: int
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ def settings(storage: Storage) -> Settings:
     """
     stored = run_folder.config(storage)
     try:
-        data = {name: stored.pop(name) for name in run_folder.INFORMATIONAL}
+        data = {name: stored.pop(name) for name in run_folder.INFORMATIONAL if name in stored}
         (height, width, channels), classes = map(int, data["input_shape"]), int(data["classes"])
         _check_sizes((height, width, channels), classes)
+        class_names = _class_names(data.get("class_names", []), classes)
         digest, sha256 = run_folder.digest(stored), str(stored.pop("data_sha256"))
         config = parse({**stored, "data": data["data"]})
         if config.preset not in presets.PRESETS:
@@ -78,6 +82,7 @@ def settings(storage: Storage) -> Settings:
             digest=digest,
             input_shape=(height, width, channels),
             classes=classes,
+            class_names=class_names,
         )
     except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -153,6 +158,14 @@ def _check_sizes(shape: tuple[int, int, int], classes: int) -> None:
         raise ValueError(f"input_shape: {shape}: must be of 1 to {MOST_VALUES:,} values")
     if not 2 <= classes <= MOST_CLASSES:
         raise ValueError(f"classes: {classes}: must be 2 to {MOST_CLASSES}")
+
+
+def _class_names(names: Any, classes: int) -> tuple[str, ...]:
+    if not isinstance(names, list) or len(names) not in (0, classes):
+        raise ValueError(f"class_names: must be {classes} or none")
+    if fault := names_fault(names):
+        raise ValueError(f"class_names: {fault}")
+    return tuple(names)
 
 
 def _restore(storage: Storage, of_run: Settings, most: int) -> Restored:

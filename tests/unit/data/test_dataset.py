@@ -1,4 +1,5 @@
 import gzip
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from tests.support.datasets import (
     write,
 )
 from tests.support.mnist import find_mnist
-from trainer.data import dataset, idx
+from tests.support.names import HARD
+from trainer.data import dataset, description, idx, sources
+from trainer.data.description import Description
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.local import LocalStorage
 
@@ -53,6 +56,33 @@ def test_no_validation_is_a_choice(tmp_path: Path) -> None:
     data = dataset.load(write(tmp_path, some()), validation=0)
     assert (len(data.train.images), len(data.validation.images)) == (6, 0)
     assert data.validation.images.shape == (0, 3, 5, 1)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_names_of_classes_lie_beside_the_files(tmp_path: Path, sharded: bool) -> None:
+    uri = write(tmp_path, some())
+    if sharded:
+        sources.put(uri, str(tmp_path / "shards"), split=2)
+        uri = str(tmp_path / "shards")
+    before = dataset.load(uri, validation=0)
+    assert before.class_names == ()
+    file = Path(uri) / description.NAME
+    file.write_bytes(description.encode(Description(HARD[:3])))
+    found = dataset.load(uri, validation=0)
+    assert (found.class_names, found.sha256) == (HARD[:3], before.sha256)
+    for names in (HARD[:2], HARD[:4]):
+        file.write_bytes(description.encode(Description(names)))
+        assert str(refusal(uri)) == (
+            f"{uri}/dataset.json: has {len(names)} class_names, but the training labels are of 3 "
+            "classes, 0 to 2; give a name for each, or none"
+        )
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 101, "a\x1b[2J", "a\nb", "a\u2028b", "a\ud800", 1])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, name: object) -> None:
+    uri = write(tmp_path, some())
+    (tmp_path / description.NAME).write_text(json.dumps({"class_names": ["a", name, "c"]}))
+    assert "dataset.json: damaged: class_names: " in str(refusal(uri))
 
 
 def test_channels_come_from_the_data(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.names import HARD
 from trainer.config import TrainConfig, parse
+from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
 from trainer.runs import run_folder
 from trainer.storage.base import Entry
@@ -46,6 +48,25 @@ def test_a_new_folder_is_claimed(storage: LocalStorage) -> None:
     decisive = {**config().identity(), "data_sha256": DATA}
     assert run_folder.read_config(storage) == {**decisive, **told}
     assert digest == run_folder.digest(decisive)
+
+
+def test_names_of_classes_are_for_readers(storage: LocalStorage) -> None:
+    digest = run_folder.claim(storage, config(), DATA, (28, 28, 1), 10, class_names=HARD)
+    before = storage.read(run_folder.CONFIG)
+    stored = run_folder.read_config(storage)
+    assert stored is not None
+    assert stored["class_names"] == list(HARD)
+    assert digest == run_folder.digest({**config().identity(), "data_sha256": DATA})
+    for names in ((), HARD[::-1]):  # of the same images, named otherwise
+        assert run_folder.claim(storage, config(), DATA, class_names=names) == digest
+    assert storage.read(run_folder.CONFIG) == before
+
+
+def test_the_longest_names_can_be_read_again(storage: LocalStorage) -> None:
+    names = [f"{n:03}" + "\U0001f600" * 97 for n in range(256)]
+    assert names_fault(names) is None
+    run_folder.claim(storage, config(), DATA, (1, 1, 1), 256, class_names=names)
+    assert (run_folder.read_config(storage) or {})["class_names"] == names
 
 
 def test_the_same_run_finds_its_folder_again(storage: LocalStorage) -> None:

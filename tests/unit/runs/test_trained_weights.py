@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.names import HARD
 from trainer.config import parse
 from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, run_folder
@@ -31,6 +32,16 @@ def test_settings_are_those_of_the_run(tmp_path: Path) -> None:
     assert (found.config.preset, found.config.seed) == ("softmax", 5)
     assert found.config.data == "gs://b/mnist"
     assert (found.input_shape, found.classes, found.data_sha256) == ((8, 6, 3), 4, "d" * 64)
+
+
+def test_classes_have_the_names_that_the_data_gave_them_or_none(tmp_path: Path) -> None:
+    storage = claimed(tmp_path)
+    assert settings(storage).class_names == ()
+    whole = json.loads(storage.read(run_folder.CONFIG))
+    names = {"class_names": HARD[:4]}
+    storage.replace(run_folder.CONFIG, json.dumps({**whole, **names}).encode())
+    found = restore(storage.uri).settings  # the names are not part of what checkpoints carry
+    assert found.class_names == HARD[:4]
 
 
 @pytest.mark.parametrize(("keep_best", "step"), [(False, 300), (True, 200)])
@@ -78,11 +89,16 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         {"input_shape": [-8, -8, 1]},
         {"preset": "unheard-of"},
         {"\ud800": 1},
+        {"class_names": "abcd"},
+        {"class_names": ["a", "b", "c"]},
+        {"class_names": ["a", "b", "c", "a"]},
+        {"class_names": ["a", "b", "c", "\x1b[2J"]},
+        {"class_names": ["a", "b", "c", 1]},
     ):
         storage.replace(run_folder.CONFIG, json.dumps({**whole, **change}).encode())
         with pytest.raises(DataError, match=r"config\.json: damaged, or of another version"):
             settings(storage)
-    for name in (*run_folder.INFORMATIONAL, "data_sha256"):
+    for name in ("data", "input_shape", "classes", "data_sha256"):
         rest = {key: value for key, value in whole.items() if key != name}
         storage.replace(run_folder.CONFIG, json.dumps(rest).encode())
         with pytest.raises(DataError, match=f"of another version: no '{name}'"):
