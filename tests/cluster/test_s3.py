@@ -64,6 +64,8 @@ def s3(space: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     items = list(yaml.safe_load_all((ROOT / "infra/local/store.yaml").read_text()))
     for item in items:
         item["metadata"]["namespace"] = space.name
+        if item["kind"] == "Service":  # as runs' own: not every small cluster has a kube-proxy
+            item["spec"]["clusterIP"] = "None"
     (deployment,) = (item for item in items if item["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     pod["serviceAccountName"] = "default"
