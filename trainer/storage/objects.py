@@ -244,7 +244,7 @@ class ObjectStorage:
         elif answer.code == service.missing or (answer.status == 404 and not answer.code):
             return ConfigError(
                 f"no {service.bucket} {self._bucket!r} at {self.endpoint}; "
-                "create it or check its name"
+                "create it or check its name and the endpoint"
             )
         elif answer.code in service.remedies:
             error, remedy = service.remedies[answer.code]
