@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from trainer.data import sources
+from trainer.data import collection, sources
+from trainer.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         metavar="SOURCE",
-        help="Take mnist (downloaded), digits (drawn), a folder or URI of the four IDX files, or "
-        "auto: the folder MNIST_DIR, else mnist if a mirror answers, else digits.",
+        help="Take mnist (downloaded), digits (drawn), a folder or URI of IDX files, a folder of "
+        "pictures by class, an .npz or .csv file, or auto: the folder MNIST_DIR, else mnist if a "
+        "mirror answers, else digits.",
     )
     put.add_argument(
         "--to", required=True, metavar="URI", help="Write to this folder or gs://BUCKET/PREFIX."
@@ -31,6 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         help_text = f"{text} (default: {value})."
         put.add_argument(*names, type=int, default=value, metavar="N", help=help_text)
+    own = put.add_argument_group("data of your own")
+    own.add_argument("--size", type=int, metavar="N", help="Scale every image to N x N pixels.")
+    channels = own.add_mutually_exclusive_group()
+    for flag, count, text in (("--grey", 1, "grey"), ("--colour", 3, "colour")):
+        channels.add_argument(
+            flag, dest="channels", action="store_const", const=count, help=f"Store {text} images."
+        )
+    own.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="Name the classes: a name a line, from label 0 on, or EMNIST's mapping file.",
+    )
+    own.add_argument(
+        "--transpose", action="store_true", help="Exchange rows and columns, as EMNIST needs."
+    )
+    own.add_argument(
+        "--test-share",
+        type=float,
+        default=collection.TEST_SHARE,
+        metavar="X",
+        help="Draw this share of the images for testing, if the source sets none apart (default: "
+        f"{collection.TEST_SHARE}).",
+    )
+    own.add_argument("--licence", default="", metavar="TEXT", help="Note the licence of the data.")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,5 +68,22 @@ def run(options: argparse.Namespace) -> None:
         test_count=options.test_count,
         seed=options.seed,
         split=options.shards,
+        options=_options(options),
     )
     sys.stdout.write(line + "\n")
+
+
+def _options(options: argparse.Namespace) -> collection.Options:
+    if options.size is not None and not 1 <= options.size <= 2048:
+        raise ConfigError(f"--size: {options.size}; give 1 to 2048 pixels")
+    if not 0 < options.test_share < 1:
+        raise ConfigError(f"--test-share: {options.test_share:g}; give more than 0 and less than 1")
+    return collection.Options(
+        size=options.size,
+        channels=options.channels,
+        transpose=options.transpose,
+        test_share=options.test_share,
+        classes=options.classes,
+        licence=options.licence,
+        seed=options.seed,
+    )

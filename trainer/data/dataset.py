@@ -20,6 +20,7 @@ from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.base import Entry, Storage, open_storage
+from trainer.text import printable
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -28,6 +29,9 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 """What a dataset consists of, in the order in which it is checked and digested."""
+
+
+_OTHER_KINDS = (".png", ".jpg", ".jpeg", ".csv", ".csv.gz", ".npz", "-ubyte", "-ubyte.gz")
 
 
 @dataclass(frozen=True)
@@ -304,10 +308,17 @@ def _check_complete(
 
 def _remedy(storage: Storage) -> str:
     with contextlib.suppress(UserError):
-        for entry in storage.list():
-            parent, _, last = entry.name.rpartition("/")
+        names = [entry.name for entry in storage.list()]
+        for name in names:
+            parent, _, last = name.rpartition("/")
             if parent and last in (*aliases(FILES[0]), shards.INDEX):
                 return f"a dataset lies below it: name {storage.uri}/{parent}"
+        for name in names:
+            if name.lower().endswith(_OTHER_KINDS):
+                return (
+                    f"make a dataset of what is there, such as {printable(name)}: python -m trainer"
+                    f" data put --from {storage.uri} --to FOLDER"
+                )
     return (
         "name the folder of a dataset, or put one there:"
         f" python -m trainer data put --from mnist --to {storage.uri}"

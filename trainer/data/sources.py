@@ -16,8 +16,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import dataset, digits, idx, sampler, shards
+from trainer.data import (
+    collection,
+    dataset,
+    description,
+    digits,
+    idx,
+    idx_names,
+    pictures,
+    sampler,
+    shards,
+    tables,
+)
+from trainer.data.collection import AS_IT_IS, Collection, Options
 from trainer.data.dataset import FILES, Dataset
+from trainer.data.description import Description
 from trainer.errors import ConfigError, DataError, UnavailableError
 from trainer.storage.base import Entry, Storage, open_storage
 
@@ -67,6 +80,7 @@ class _Found(NamedTuple):
     files: Mapping[str, bytes]
     where: str
     words: str
+    description: Description = Description()
 
 
 def put(
@@ -77,6 +91,7 @@ def put(
     test_count: int = 10_000,
     seed: int = 0,
     split: int = 0,
+    options: Options = AS_IT_IS,
 ) -> str:
     """Put a dataset into the folder ``to_uri``; all of it is checked before the first write.
 
@@ -84,8 +99,9 @@ def put(
 
     Args:
         source: ``mnist`` (the mirrors), ``digits`` (drawn by the program), a folder or URI of
-            the four files, or ``auto``: what the destination holds, else the folder that the
-            environment variable MNIST_DIR names, else the mirrors if one answers, else digits.
+            IDX files, a folder of pictures, an .npz or .csv file, or ``auto``: what the
+            destination holds, else the folder that the environment variable MNIST_DIR names, else
+            the mirrors if one answers, else digits.
         to_uri: A folder, ``file://`` or ``gs://``.
         train_count: Number of training digits to draw.
         test_count: Number of test digits to draw.
@@ -93,6 +109,7 @@ def put(
             With ``split`` and another source also of the order in which images go into shards.
         split: Number of shards to split the training images into, 0 for none. Digits are drawn
             and written shard by shard, so that they need not fit into memory.
+        options: How the images and labels of a source of one's own become a dataset.
 
     Returns:
         One line: the destination, what it now holds, where that is from, and why.
@@ -113,13 +130,14 @@ def put(
     wanted = _Digits(train_count, test_count, seed)
     if split and source == "digits":
         return _put_digits(target, wanted, split)
-    found = _find(source, wanted)
+    found = _find(source, wanted, options)
     files = dataset.parse(found.files, found.where)
     data = dataset.assemble(files, found.where, validation=0)
     if split:
         return _put_shuffled(target, found, data, seed, split)
     for name, entry in there.items():
         _check_same(target, entry, files[FILES.index(name)].sha256)
+    _describe_there(target, found.description)
     for name, content in zip(FILES, found.files.values(), strict=True):
         if name not in there:
             _create(target, name, content)
@@ -168,6 +186,7 @@ def _put_shuffled(target: Storage, found: _Found, data: Dataset, seed: int, spli
     images, labels = data.train.images, data.train.labels.astype(np.uint8)
     if images.shape[-1] == 1:
         images = images[..., 0]
+    _describe_there(target, found.description)
     chosen = (shuffled[start:stop] for start, stop in _bounds(len(shuffled), split))
     parts = ((images[rows], labels[rows]) for rows in chosen)
     return _put_parts(target, parts, split, list(found.files.values())[2:], found.words)
@@ -199,6 +218,11 @@ def _put_parts(
     _create(target, shards.INDEX, shards.encode(shards.Index(shape, largest + 1, tuple(listed))))
     stored = _describe(dataset.load(target.uri, validation=0))
     return f"{target.uri}: {stored}, in {count} shards, {words}"
+
+
+def _describe_there(target: Storage, about: Description) -> None:
+    if about != Description():
+        _create(target, description.NAME, description.encode(about))
 
 
 def _bounds(count: int, split: int) -> list[tuple[int, int]]:
@@ -252,20 +276,92 @@ def _conflict(target: Storage, name: str) -> ConfigError:
     )
 
 
-def _find(source: str, wanted: _Digits) -> _Found:
+def _find(source: str, wanted: _Digits, options: Options) -> _Found:
     if source == "auto":
         return _choose(wanted)
     if source == "mnist":
         return _download(MIRRORS)
-    return _draw(wanted) if source == "digits" else _open(source)
+    return _draw(wanted) if source == "digits" else _open(source, options)
 
 
-def _open(source: str) -> _Found:
+def _open(source: str, options: Options = AS_IT_IS) -> _Found:
+    path = Path(source.removeprefix("file://")).expanduser()
+    found = _collect(path, options) if "://" not in source or path.exists() else None
+    if found is None:
+        found = _collect_idx(source, path, options)
+    if found is None:
+        return _copy(source)
+    files, about, notes = collection.finish(collection.scaled(found, options), options)
+    said = "".join(f"; {note}" for note in notes)
+    named = {f"{name}.gz": content for name, content in zip(FILES, files, strict=True)}
+    return _Found(named, found.where, f"from {found.where}{said}", about)
+
+
+def _collect(path: Path, options: Options) -> Collection | None:
+    """Return what a local file or folder of a kind other than IDX holds, None for other kinds."""
+    if path.is_file():
+        if tables.is_npz(path):
+            return tables.read_npz(path)
+        if tables.is_csv(path):
+            return tables.read_csv(path, None)
+        if path.name.lower().endswith((".parquet", ".zip", ".tar", ".tar.gz", ".tgz")):
+            raise ConfigError(
+                f"{path}: this kind of file is not read; unpack it, or save its images as .npz "
+                "(x_train, y_train, x_test, y_test) or in a folder for each class"
+            )
+        return None
+    if not path.is_dir() or _is_standard(path):
+        return None
+    if tables_there := tables.csv_files(path):
+        return tables.read_csv(*tables_there)
+    return pictures.read(path, options) if pictures.holds(path) else None
+
+
+def _is_standard(path: Path) -> bool:
+    return (path / shards.INDEX).exists() or any(
+        (path / alias).is_file() for name in FILES for alias in dataset.aliases(name)
+    )
+
+
+def _collect_idx(source: str, path: Path, options: Options) -> Collection | None:
+    """Return IDX files that need more than a copy, None for others."""
+    of, folder = "", source
+    if "://" not in source and not path.exists():
+        of, folder = path.name, str(path.parent)
+        if not path.parent.is_dir():
+            return None
+    storage = open_storage(folder)
+    plain = not of and options == Options(seed=options.seed)
+    there = dataset.locate(storage)
+    if FILES[1] in there and plain and _are_classes(storage, there[FILES[1]]):
+        return None
+    if not there and shards.locate(storage, 0):
+        return None
+    files = idx_names.choose(storage, of)
+    return idx_names.read(storage, files) if files else None
+
+
+def _are_classes(storage: Storage, entry: Entry) -> bool:
+    """Return whether labels can stay as they are: every class up to the largest has images."""
+    try:
+        labels = idx.decode(dataset.read_entry(storage, entry), f"{storage.uri}/{entry.name}")
+    except DataError:  # which is said of all four files in their order
+        return True
+    if labels.dtype != np.uint8:
+        return False
+    return labels.ndim != 1 or not labels.size or len(np.unique(labels)) == int(labels.max()) + 1
+
+
+def _unknown(source: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: no file, folder or dataset of this name; give auto, mnist, digits, a folder "
+        "or URI of IDX files, a folder of pictures, an .npz or a .csv file"
+    )
+
+
+def _copy(source: str) -> _Found:
     if "/" not in source and not Path(source).exists():
-        raise ConfigError(
-            f"{source}: no folder of this name and no source of data; give auto, mnist, digits,"
-            " or a folder or URI"
-        )
+        raise _unknown(source)
     storage = open_storage(source)
     if shards.locate(storage, 0):
         raise ConfigError(

@@ -205,8 +205,8 @@ def test_a_folder_with_an_error_is_not_put(tmp_path: Path, some_digits: Path) ->
 
 def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     assert refusal(ConfigError, "mnits", tmp_path) == (
-        "mnits: no folder of this name and no source of data; give auto, mnist, digits, or a folder"
-        " or URI"
+        "mnits: no file, folder or dataset of this name; give auto, mnist, digits, a folder or URI "
+        "of IDX files, a folder of pictures, an .npz or a .csv file"
     )
     assert "no train-images" in refusal(DataError, str(tmp_path / "nowhere"), tmp_path)
 

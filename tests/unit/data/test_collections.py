@@ -1,0 +1,382 @@
+"""Data as people have them: ten kinds that are put, and those that are refused in one line."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from trainer.cli import main as cli
+from trainer.data import dataset, description, idx, sources
+from trainer.data.collection import Options
+from trainer.data.dataset import Dataset
+from trainer.errors import ConfigError, DataError, UserError
+from trainer.storage.local import LocalStorage
+
+Array = npt.NDArray[Any]
+COUNT, CLASSES, SIDE = 40, 4, 6
+DRAW = np.random.default_rng(3)
+LABELS = np.arange(COUNT) % CLASSES
+IMAGES = DRAW.integers(0, 256, (COUNT, SIDE, SIDE)).astype(np.uint8)
+COLOUR = DRAW.integers(0, 256, (COUNT, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def put(source: Path | str, to: Path, **options: Any) -> tuple[Dataset, description.Description]:
+    said = sources.put(str(source), str(to), options=Options(**options))
+    assert "\n" not in said
+    return dataset.load(str(to), 0), description.read(LocalStorage(str(to)))
+
+
+def write_idx(folder: Path, name: str, array: Array, *, zipped: bool = True) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(idx.encode(array, compress=zipped))
+
+
+def write_set(
+    folder: Path, prefix: str, images: Array, labels: Array, kind: str = "idx1-ubyte"
+) -> None:
+    dimensions = images.ndim
+    for part, rows in (("train", slice(0, 30)), ("test", slice(30, None))):
+        write_idx(folder, f"{prefix}-{part}-images-idx{dimensions}-ubyte.gz", images[rows])
+        write_idx(folder, f"{prefix}-{part}-labels-{kind}.gz", labels[rows])
+
+
+def pictures(folder: Path, images: Array, names: list[str], ending: str = "png") -> None:
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name / f"{number:03}.{ending}")
+
+
+ANIMALS = [["ant", "bee", "cat", "dog"][label] for label in LABELS]
+
+
+def same(data: Dataset, images: Array, labels: Array) -> None:
+    """Check the images of both parts, in the order of the source."""
+    shape = images.shape if images.ndim == 4 else (*images.shape, 1)
+    got = np.concatenate([data.train.images, data.test.images])
+    np.testing.assert_array_equal(got, images.reshape(shape))
+    np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), labels)
+
+
+def test_pictures_in_a_folder_for_each_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo", IMAGES, ANIMALS)
+    (tmp_path / "zoo" / "ant" / "Thumbs.db").write_text("x")
+    (tmp_path / "zoo" / ".DS_Store").write_text("x")
+    data, about = put(tmp_path / "zoo", tmp_path / "to", test_share=0.25)
+    assert about.class_names == ("ant", "bee", "cat", "dog")
+    assert (len(data.train.labels), len(data.test.labels)) == (30, 10)
+    assert data.input_shape == (SIDE, SIDE, 1)
+    for part in (data.train, data.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            [at] = np.flatnonzero((image[..., 0] == IMAGES).all(axis=(1, 2)))
+            assert LABELS[at] == label
+    again, _ = put(tmp_path / "zoo", tmp_path / "to2", test_share=0.25)
+    assert again.sha256 == data.sha256
+    other, _ = put(tmp_path / "zoo", tmp_path / "to3", test_share=0.25, seed=9)
+    assert other.sha256 != data.sha256
+
+
+def test_pictures_in_train_and_test(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo" / "train", COLOUR[:30], ANIMALS[:30])
+    pictures(tmp_path / "zoo" / "val", COLOUR[30:], ANIMALS[30:])
+    data, _ = put(tmp_path / "zoo", tmp_path / "to")
+    assert (len(data.train.labels), len(data.test.labels)) == (30, 10)
+    assert data.input_shape == (SIDE, SIDE, 3)
+    in_grey, _ = put(tmp_path / "zoo", tmp_path / "grey", channels=1, size=9)
+    assert in_grey.input_shape == (9, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "wanted"),
+    [("L", 7, 7), ("1", 1, 255), ("I;16", 0x1234, 0x12), ("RGBA", (9, 9, 9, 0), 255), ("P", 0, 0)],
+)
+def test_pictures_of_every_mode(tmp_path: Path, mode: str, value: Any, wanted: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "zoo" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new(mode, (4, 4), value).save(tmp_path / "zoo" / name / f"{number}.png")
+    data, _ = put(tmp_path / "zoo", tmp_path / "to")
+    assert (data.train.images == wanted).all()
+    assert data.input_shape == (4, 4, 1)
+
+
+def test_npz_of_keras(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"x_train": IMAGES[:30], "y_train": LABELS[:30], "x_test": IMAGES[30:]}
+    np.savez(tmp_path / "mnist.npz", **parts, y_test=LABELS[30:])
+    data, about = put(tmp_path / "mnist.npz", tmp_path / "to")
+    same(data, IMAGES, LABELS)
+    assert about.source == str(tmp_path / "mnist.npz")
+
+
+def test_npz_of_medmnist(tmp_path: Path) -> None:
+    cuts = {"val": slice(0, 8), "train": slice(8, 30), "test": slice(30, 40)}
+    parts: dict[str, Any] = {f"{name}_images": COLOUR[rows] for name, rows in cuts.items()}
+    parts |= {f"{name}_labels": LABELS[rows, None] for name, rows in cuts.items()}
+    np.savez_compressed(tmp_path / "path.npz", **parts)
+    said = sources.put(str(tmp_path / "path.npz"), str(tmp_path / "to"))
+    assert "train with --validation 8" in said
+    same(dataset.load(str(tmp_path / "to"), 0), COLOUR, LABELS)
+
+
+def test_npz_of_shares_of_light(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=IMAGES / 255, y=LABELS.astype(np.float64))
+    data, _ = put(tmp_path / "d.npz", tmp_path / "to", test_share=0.5)
+    assert set(np.unique(data.train.images)) <= set(np.unique(IMAGES))
+
+
+def write_csv(path: Path, rows: list[list[Any]], header: list[str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([*([header] if header else []), *rows])
+
+
+FLAT = IMAGES.reshape(COUNT, -1).tolist()
+ROWS = [[label, *pixels] for label, pixels in zip(LABELS.tolist(), FLAT, strict=True)]
+HEADER = ["label", *(f"pixel{number}" for number in range(SIDE * SIDE))]
+
+
+def test_csv_of_kaggle(tmp_path: Path) -> None:
+    write_csv(tmp_path / "k" / "train.csv", ROWS, HEADER)
+    write_csv(tmp_path / "k" / "test.csv", [row[1:] for row in ROWS], HEADER[1:])
+    said = sources.put(str(tmp_path / "k"), str(tmp_path / "to"))
+    assert "test.csv has no labels and was left out" in said
+    data = dataset.load(str(tmp_path / "to"), 0)
+    assert (data.samples, len(data.test.labels)) == (34, 6)
+
+
+def test_csv_without_a_header_in_two_files(tmp_path: Path) -> None:
+    write_csv(tmp_path / "c" / "mnist_train.csv", ROWS[:30])
+    write_csv(tmp_path / "c" / "mnist_test.csv", ROWS[30:])
+    data, _ = put(tmp_path / "c", tmp_path / "to")
+    same(data, IMAGES, LABELS)
+
+
+def test_csv_with_words_for_labels_in_the_last_column(tmp_path: Path) -> None:
+    rows = [[*pixels, name] for pixels, name in zip(FLAT, ANIMALS, strict=True)]
+    write_csv(tmp_path / "t.csv", rows, [*HEADER[1:], "Class"])
+    plain = (tmp_path / "t.csv").read_bytes()
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(plain))
+    data, about = put(tmp_path / "t.csv.gz", tmp_path / "to")
+    assert about.class_names == ("ant", "bee", "cat", "dog")
+    assert data.classes == 4
+
+
+def test_emnist_letters(tmp_path: Path) -> None:
+    write_set(tmp_path / "gzip", "emnist-letters", IMAGES, LABELS.astype(np.uint8) + 1)
+    write_set(tmp_path / "gzip", "emnist-digits", IMAGES, LABELS.astype(np.uint8))
+    mapping = "".join(f"{label} {64 + label} {96 + label}\n" for label in range(1, CLASSES + 1))
+    (tmp_path / "gzip" / "emnist-letters-mapping.txt").write_text(mapping)
+    with pytest.raises(DataError, match="holds several datasets: emnist-digits, emnist-letters"):
+        put(tmp_path / "gzip", tmp_path / "to")
+    source = tmp_path / "gzip" / "emnist-letters"
+    data, about = put(source, tmp_path / "to", transpose=True, licence="CC0")
+    same(data, IMAGES.swapaxes(1, 2), LABELS)
+    assert about.class_names == ("A", "B", "C", "D")
+    assert (about.label_offset, about.licence) == (1, "CC0")
+    assert "give --transpose" in sources.put(str(source), str(tmp_path / "to2"))
+
+
+def test_letters_under_mnists_own_names(tmp_path: Path) -> None:
+    """Labels from 1 on: class 0 would have no image."""
+    labels = LABELS.astype(np.uint8) + 1
+    for name, array in zip(
+        dataset.FILES, (IMAGES[:30], labels[:30], IMAGES[30:], labels[30:]), strict=True
+    ):
+        write_idx(tmp_path / "letters", name, array, zipped=False)
+    data, about = put(tmp_path / "letters", tmp_path / "to")
+    same(data, IMAGES, LABELS)
+    assert (data.classes, about.label_offset, about.class_names) == (4, 1, ("1", "2", "3", "4"))
+
+
+def test_qmnist(tmp_path: Path) -> None:
+    labels = np.zeros((COUNT, 8), np.int32)
+    labels[:, 0], labels[:, 3] = LABELS, 70_000
+    write_set(tmp_path / "q", "qmnist", IMAGES, labels, "idx2-int")
+    same(put(tmp_path / "q", tmp_path / "to")[0], IMAGES, LABELS)
+
+
+def test_colour_and_single_pixels(tmp_path: Path) -> None:
+    write_set(tmp_path / "c", "cifar", COLOUR, LABELS.astype(np.uint8))
+    same(put(tmp_path / "c", tmp_path / "to")[0], COLOUR, LABELS)
+    write_set(tmp_path / "p", "dots", IMAGES[:, :1, :1], LABELS.astype(np.uint8))
+    assert put(tmp_path / "p", tmp_path / "to2")[0].input_shape == (1, 1, 1)
+
+
+def test_files_in_folders_named_as_archives_unpack_them(tmp_path: Path) -> None:
+    labels = LABELS.astype(np.uint8)
+    arrays = (IMAGES[:30], labels[:30], IMAGES[30:], labels[30:])
+    for name, array in zip(dataset.FILES, arrays, strict=True):
+        write_idx(tmp_path / "m" / name.replace("-idx", ".idx"), name, array, zipped=False)
+    same(put(tmp_path / "m", tmp_path / "to")[0], IMAGES, LABELS)
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=IMAGES, y=LABELS)
+    (tmp_path / "names.txt").write_text("T-shirt\nTrouser\nKleid\nÄrmel\n")
+    _, about = put(tmp_path / "d.npz", tmp_path / "to", classes=str(tmp_path / "names.txt"))
+    assert about.class_names == ("T-shirt", "Trouser", "Kleid", "Ärmel")
+
+
+def test_shards_take_names_along(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo", IMAGES, ANIMALS)
+    sources.put(str(tmp_path / "zoo"), str(tmp_path / "to"), split=3)
+    assert description.read(LocalStorage(str(tmp_path / "to"))).class_names[3] == "dog"
+    assert dataset.load(str(tmp_path / "to"), 0).samples == 34
+
+
+def npz(**arrays: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        np.savez(folder / "d.npz", **arrays)
+        return folder / "d.npz"
+
+    return write
+
+
+def table(text: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "t.csv").write_text(text)
+        return folder / "t.csv"
+
+    return write
+
+
+def zoo(spoil: Callable[[Path], Any]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        pictures(folder / "zoo", IMAGES, ANIMALS)
+        spoil(folder / "zoo")
+        return folder / "zoo"
+
+    return write
+
+
+STRAY = np.where(np.arange(COUNT) == 7, 255, LABELS)
+BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
+    "a stray label": (
+        npz(x=IMAGES, y=STRAY),
+        {"test_share": 0.1, "seed": 3},
+        "to 255 (1 image), but 251 of them have no image: 4, 5, 6, 7, 8, ...; correct the labels",
+    ),
+    "one class": (npz(x=IMAGES, y=LABELS * 0), {}, "a classifier needs two classes"),
+    "labels of several columns": (
+        npz(x=IMAGES, y=np.zeros((COUNT, 5))),
+        {},
+        "labels are 40x5 of float64; give one whole number a sample",
+    ),
+    "half a label": (npz(x=IMAGES, y=LABELS + 0.5), {}, "label 0.5: must be a whole number"),
+    "other counts": (npz(x=IMAGES, y=LABELS[:9]), {}, "has 40 images and y 9 labels"),
+    "pixels that are no light": (npz(x=IMAGES * 9.0, y=LABELS), {}, "give 0 to 255, or 0.0 to 1.0"),
+    "flat images": (
+        npz(x=IMAGES.reshape(40, 36), y=LABELS),
+        {},
+        "images are 40x36 of uint8; give n",
+    ),
+    "other arrays": (npz(a=IMAGES, b=LABELS), {}, "holds a, b; name the arrays x_train"),
+    "objects": (
+        npz(x=np.array([{}] * 40, object), y=LABELS),
+        {},
+        "Object arrays cannot be loaded when allow_pickle=False; save the arrays again",
+    ),
+    "no npz": (lambda f: table("x")(f).rename(f / "x.npz"), {}, "save the arrays again"),
+    "no square": (
+        table("label,a,b\n1,2,3\n0,4,5\n"),
+        {},
+        "2 columns besides the label are no square",
+    ),
+    "words for pixels": (
+        table("1,2,3,4,5\n0,4,x,6,7\n"),
+        {},
+        "is no table of numbers: could not convert",
+    ),
+    "a ragged table": (table("1,2,3,4,5\n0,4,5\n"), {}, "is no table of numbers"),
+    "an empty table": (table(""), {}, "has fewer than two rows"),
+    "a picture of another size": (
+        zoo(lambda f: Image.new("L", (9, 7)).save(f / "bee" / "odd.png")),
+        {},
+        "is 9x7 pixels and 000.png 6x6; all must be alike: give --size N to scale them",
+    ),
+    "a torn picture": (
+        zoo(lambda f: (f / "cat" / "torn.png").write_bytes(b"\x89PNG\r\n")),
+        {},
+        "torn.png: cannot be read as a picture",
+    ),
+    "an empty class": (
+        zoo(lambda f: (f / "emu").mkdir()),
+        {},
+        "a folder is a class, so add pictures",
+    ),
+    "too few names": (
+        npz(x=IMAGES, y=LABELS),
+        {"classes": "one"},
+        "1 name for 4 classes, none for",
+    ),
+    "a name twice": (npz(x=IMAGES, y=LABELS), {"classes": "a\na\nb\nc"}, "'a': is there twice"),
+    "too many names": (
+        npz(x=IMAGES, y=LABELS),
+        {"classes": "a\nb\nc\nd\ne"},
+        "5 names for 4 classes; 'e' has no image; leave it out",
+    ),
+    "an archive": (lambda f: table("x")(f).rename(f / "d.parquet"), {}, "is not read; unpack it"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    write, options, words = BROKEN[name]
+    if "classes" in options:
+        (tmp_path / "names.txt").write_text(options["classes"])
+        options = {**options, "classes": str(tmp_path / "names.txt")}
+    source = write(tmp_path)
+    with pytest.raises(UserError) as caught:
+        put(source, tmp_path / "to", **options)
+    message = str(caught.value)
+    assert words in message
+    assert message.isprintable()
+    assert isinstance(caught.value, DataError | ConfigError)
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_folder_of_pictures_given_as_data_is_told_apart(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo", IMAGES[:4], ANIMALS[:4])
+    with pytest.raises(DataError) as caught:
+        dataset.load(str(tmp_path / "zoo"))
+    assert str(caught.value).endswith(
+        f"make a dataset of what is there, such as ant/000.png: python -m trainer data put --from "
+        f"{tmp_path / 'zoo'} --to FOLDER"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--size", "0"), "--size: 0; give 1 to 2048 pixels"),
+        (("--test-share", "1"), "--test-share: 1; give more than 0 and less than 1"),
+        (("--classes", "/no/such"), "--classes /no/such: No such file or directory"),
+    ],
+)
+def test_flags_are_checked(
+    tmp_path: Path, flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = npz(x=IMAGES, y=LABELS)(tmp_path)
+    code = cli.main(["data", "put", "--from", str(source), "--to", str(tmp_path / "to"), *flags])
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_description_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    for values, words in (
+        ([], "must be a JSON object"),
+        ({"class_names": "ant"}, "class_names: must be a list"),
+        ({"class_names": ["a", 3]}, "'3': each must be a text of 1 to 100 characters"),
+        ({"class_names": ["a", "b\x1b[2J"]}, "holds a control character"),
+        ({"class_names": ["a", "x" * 101]}, "each must be a text of 1 to 100 characters"),
+    ):
+        (tmp_path / description.NAME).write_text(json.dumps(values))
+        with pytest.raises(DataError) as caught:
+            description.read(LocalStorage(str(tmp_path)))
+        assert words in str(caught.value)

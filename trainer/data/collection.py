@@ -1,0 +1,307 @@
+"""Labelled images as people have them, made into the four files of a dataset.
+
+``pictures``, ``tables`` and ``idx_names`` each read one kind of source as a Collection; ``finish``
+makes four IDX files of it, and a description.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import description, idx, sampler
+from trainer.data.description import Description
+from trainer.errors import ConfigError, DataError
+from trainer.text import one_line, plural, printable
+
+MOST_CLASSES = 256  # a label is one byte
+TEST_SHARE = 0.15  # of the images, where a source sets none apart
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images and their labels.
+
+    Attributes:
+        images: uint8 [n, height, width] or [n, height, width, channels].
+        labels: integers [n], as the source has them.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a source holds.
+
+    Attributes:
+        train: images to train on.
+        test: images to test on; None if the source does not set any apart.
+        where: the source, for messages.
+        names: of the labels that have one.
+        notes: what people should know of how it was read.
+    """
+
+    train: Part
+    test: Part | None
+    where: str
+    names: dict[int, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to make a dataset of a collection.
+
+    Attributes:
+        size: height and width that every image is scaled to, pixels; None to keep them.
+        channels: 1 for grey, 3 for colour; None to keep what the images have.
+        transpose: whether rows and columns are exchanged in the source.
+        test_share: share of the images that become test images, if the source sets none apart.
+        classes: file with the classes' names; see ``read_names``.
+        licence: of the data, for its description.
+        seed: which images become test images.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    transpose: bool = False
+    test_share: float = TEST_SHARE
+    classes: str | None = None
+    licence: str = ""
+    seed: int = 0
+
+
+AS_IT_IS = Options()
+
+
+def finish(collection: Collection, options: Options) -> tuple[list[bytes], Description, list[str]]:
+    """Return the four IDX files, the description, and what people should know.
+
+    Raises:
+        ConfigError: the names of the classes do not fit.
+        DataError: a label has no image between others that have, or there are too few images.
+    """
+    notes = list(collection.notes)
+    train, test = collection.train, collection.test
+    if test is None:
+        train, test = _split(train, options, collection.where)
+        notes.append(f"{len(test.labels):,} images drawn for testing, with --seed")
+    names = collection.names
+    if options.classes is not None:
+        names = read_names(options.classes)
+        if min(names) == 0 and train.labels.min() == 1 and len(names) == train.labels.max():
+            names = {label + 1: name for label, name in names.items()}
+    offset = _offset(train.labels, names, collection.where)
+    if offset:
+        notes.append(f"labels {offset} and up became 0 and up")
+    _check_test(train, test, collection.where)
+    named = _in_order(names, offset, int(train.labels.max()) - offset + 1, collection.where)
+    about = Description(
+        class_names=named,
+        label_offset=offset,
+        source=one_line(collection.where, description.LONGEST_TEXT),
+        licence=options.licence,
+    )
+    files = []
+    for part in (train, test):
+        images = part.images.swapaxes(1, 2) if options.transpose else part.images
+        if images.ndim == 4 and images.shape[-1] == 1:
+            images = images[..., 0]
+        labels = (part.labels - offset).astype(np.uint8)
+        files += [
+            idx.encode(np.ascontiguousarray(each), compress=True) for each in (images, labels)
+        ]
+    return files, about, notes
+
+
+def read_names(path: str) -> dict[int, str]:
+    """Return the names of labels from a file.
+
+    It has a name a line, of label 0 on, or, as EMNIST's mapping files, a label and the number of
+    its character (and perhaps another character's) a line.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is neither.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(
+            f"--classes {path}: {reason}; give a text file of a name a line"
+        ) from None
+    rows = [line.strip() for line in lines if line.strip()]
+    names = dict(enumerate(rows))
+    numbers = [row.split() for row in rows]
+    if rows and all(len(row) in (2, 3) and all(map(str.isdigit, row)) for row in numbers):
+        codes = {int(row[0]): int(row[1]) for row in numbers}
+        if all(32 < code < 0x110000 for code in codes.values()):
+            names = {label: chr(code) for label, code in codes.items()}
+    if not names or len(names) > MOST_CLASSES:
+        raise ConfigError(f"--classes {path}: {plural(len(names), 'name')}; give 1 to 256")
+    if fault := description.names_fault(list(names.values())):
+        raise ConfigError(f"--classes {path}: {printable(fault)}; correct the file")
+    return names
+
+
+def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
+    """Return integers as labels.
+
+    Args:
+        values: [n], or [n, 1] as MedMNIST has them.
+        where: what messages call them.
+
+    Raises:
+        DataError: they are no integers from 0 to 255, or several a sample.
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
+        raise DataError(f"{where}: labels are {kind}; give one whole number a sample")
+    labels = values.astype(np.int64)
+    if len(labels) and (not (labels == values).all() or labels.min() < 0 or labels.max() > 255):
+        odd = values[(labels != values) | (labels < 0) | (labels > 255)][0]
+        raise DataError(f"{where}: label {odd}: must be a whole number from 0 to 255")
+    return labels
+
+
+def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+    """Return images as bytes; those of 0.0 to 1.0 are scaled.
+
+    Args:
+        values: [n, height, width] or [n, height, width, channels].
+        where: what messages call them.
+
+    Raises:
+        DataError: another shape, or values that are no brightness.
+    """
+    if values.ndim not in (3, 4) or 0 in values.shape or values.dtype.kind not in "biuf":
+        kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
+        raise DataError(f"{where}: images are {kind}; give n x height x width [x channels] numbers")
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    numbers = values.astype(np.float32)
+    least, most = float(numbers.min()), float(numbers.max())
+    if not (np.isfinite(least) and np.isfinite(most)) or least < 0 or most > 255:
+        raise DataError(f"{where}: pixels from {least:g} to {most:g}; give 0 to 255, or 0.0 to 1.0")
+    scale = 255.0 if most <= 1 else 1.0
+    pixels: npt.NDArray[np.uint8] = np.rint(numbers * scale).astype(np.uint8)
+    return pixels
+
+
+def joined(first: Part, second: Part) -> Part:
+    """Return the images of both, those of ``first`` first."""
+    return Part(
+        np.concatenate([first.images, second.images]),
+        np.concatenate([first.labels, second.labels]),
+    )
+
+
+def named(labels: list[str]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+    """Return labels that are texts as numbers, in the order of the texts, and their names."""
+    names = dict(enumerate(sorted(set(labels))))
+    numbers = {name: number for number, name in names.items()}
+    return np.array([numbers[each] for each in labels], np.int64), names
+
+
+def _split(part: Part, options: Options, where: str) -> tuple[Part, Part]:
+    """Return images to train on and to test on, drawn by the seed."""
+    count = round(len(part.labels) * options.test_share)
+    if not 1 <= count < len(part.labels):
+        raise DataError(
+            f"{where}: {plural(len(part.labels), 'image')}, of which {options.test_share:g} for "
+            "testing are none or all; give more images or another --test-share"
+        )
+    order = sampler.permutation(options.seed, 0, len(part.labels))
+    rows = np.sort(order[count:]), np.sort(order[:count])
+    train, test = (Part(part.images[each], part.labels[each]) for each in rows)
+    return train, test
+
+
+def _offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:
+    """Return the smallest label.
+
+    Raises:
+        DataError: there is one class only, or a label in between has no image, and no names say
+            that it is a class nevertheless.
+    """
+    there = np.unique(labels)
+    least, most = int(there[0]), int(there[-1])
+    if len(there) < 2:
+        raise DataError(f"{where}: every training label is {least}; a classifier needs two classes")
+    if set(range(least, most + 1)) <= names.keys():
+        return 0 if 0 in names else least
+    if least > 1 or len(there) < most - least + 1:
+        absent = sorted(set(range(most + 1)) - set(there.tolist()))
+        counts = {int(label): int((labels == label).sum()) for label in (there[0], there[-1])}
+        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        raise DataError(
+            f"{where}: labels {least} ({plural(counts[least], 'image')}) to {most} "
+            f"({plural(counts[most], 'image')}), but {len(absent)} of them have no image: {shown}; "
+            "correct the labels, or name all classes with --classes"
+        )
+    return least
+
+
+def _check_test(train: Part, test: Part, where: str) -> None:
+    if train.images.shape[1:] != test.images.shape[1:]:
+        shapes = ["x".join(map(str, part.images.shape[1:])) for part in (train, test)]
+        raise DataError(f"{where}: training images are {shapes[0]}, test images {shapes[1]}")
+    strange = np.setdiff1d(test.labels, train.labels)
+    if len(strange):
+        raise DataError(
+            f"{where}: test label {strange[0]} has no training image; correct the labels"
+        )
+
+
+def _in_order(names: dict[int, str], offset: int, classes: int, where: str) -> tuple[str, ...]:
+    if not names:
+        return tuple(str(offset + label) for label in range(classes)) if offset else ()
+    wanted = range(offset, offset + max(classes, len(names)))
+    missing = [label for label in wanted if label not in names]
+    if missing:
+        raise ConfigError(
+            f"{where}: {plural(len(names), 'name')} for {classes} classes, none for label "
+            f"{missing[0]}; give a name for each"
+        )
+    if len(names) > classes and max(names) - offset >= classes:
+        extra = [names[label] for label in wanted[classes:]]
+        raise ConfigError(
+            f"{where}: {plural(len(names), 'name')} for {classes} classes; {extra[0]!r} has no "
+            "image; leave it out"
+        )
+    return tuple(names[label] for label in wanted)
+
+
+def scaled(collection: Collection, options: Options) -> Collection:
+    """Return a collection of arrays with the size and channels that are asked for.
+
+    Raises:
+        DataError: images have another number of channels than 1 and 3.
+    """
+    if options.size is None and options.channels is None:
+        return collection
+    parts = [collection.train, *([collection.test] if collection.test else [])]
+    made = [replace(part, images=_scaled(part.images, options, collection.where)) for part in parts]
+    return replace(collection, train=made[0], test=made[1] if len(made) > 1 else None)
+
+
+def _scaled(images: npt.NDArray[np.uint8], options: Options, where: str) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    channels = images.shape[3] if images.ndim == 4 else 1
+    if channels not in (1, 3):
+        raise DataError(f"{where}: images have {channels} channels; scaling takes 1 or 3")
+    mode = {None: "L" if channels == 1 else "RGB", 1: "L", 3: "RGB"}[options.channels]
+
+    def convert(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1:] == (1,) else image)
+        if options.size is not None:
+            picture = picture.resize((options.size, options.size), Image.Resampling.LANCZOS)
+        return np.asarray(picture.convert(mode))
+
+    return np.stack([convert(image) for image in images])

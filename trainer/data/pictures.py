@@ -1,0 +1,144 @@
+"""A folder of pictures, in a folder of its own for each class, as a collection."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.collection import Collection, Options, Part, named
+from trainer.errors import DataError
+from trainer.text import one_line, printable
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+MOST_PIXELS = 1 << 26  # of one picture
+_THREADS = 4
+
+
+def holds(folder: Path) -> bool:
+    """Return whether a folder is of this kind: pictures lie one or two folders below it."""
+    return any(
+        _pictures(below) or any(map(_pictures, _folders(below))) for below in _folders(folder)
+    )
+
+
+def read(folder: Path, options: Options) -> Collection:
+    """Read the pictures of FOLDER/CLASS, or of FOLDER/train/CLASS and FOLDER/test/CLASS.
+
+    Raises:
+        DataError: a class has no picture, one cannot be read, or they differ in size and no size
+            is asked for.
+    """
+    parts = _splits(folder)
+    found = [_listed(part) for part in parts]
+    names = [name for part in found for name, _ in part]
+    paths = [path for part in found for _, path in part]
+    images = _images(paths, options)
+    labels, of_labels = named(names)
+    cut = len(found[0])
+    train, test = Part(images[:cut], labels[:cut]), Part(images[cut:], labels[cut:])
+    return Collection(train, test if len(found) > 1 else None, str(folder), of_labels)
+
+
+def _splits(folder: Path) -> list[Path]:
+    below = {path.name.lower(): path for path in _folders(folder)}
+    train = next((below[name] for name in TRAIN if name in below), None)
+    test = next((below[name] for name in TEST if name in below), None)
+    if train and _folders(train):
+        return [train, test] if test else [train]
+    return [folder]
+
+
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """Return the pictures of each class, by class and name."""
+    listed: list[tuple[str, Path]] = []
+    for of_class in _folders(folder):
+        files = [Path(path) for path in sorted(_below(of_class))]
+        if not files:
+            raise DataError(
+                f"{printable(str(of_class))}: no picture there ({', '.join(ENDINGS[:3])}, ...); a "
+                "folder is a class, so add pictures or take it away"
+            )
+        listed += [(of_class.name, path) for path in files]
+    if not listed:
+        raise DataError(f"{folder}: no folder of a class there; give FOLDER/CLASS/PICTURE.png")
+    return listed
+
+
+def _images(paths: list[Path], options: Options) -> npt.NDArray[np.uint8]:
+    """Return all pictures, uint8 [n, height, width(, 3)]."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pictures = list(pool.map(lambda path: _picture(path, options), paths))
+    if options.channels is None and any(each.ndim == 3 for each in pictures):
+        pictures = [
+            each if each.ndim == 3 else np.repeat(each[..., None], 3, 2) for each in pictures
+        ]
+    first = pictures[0].shape
+    for path, picture in zip(paths, pictures, strict=True):
+        if picture.shape != first:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (first, picture.shape)]
+            raise DataError(
+                f"{printable(str(path))}: is {sizes[1]} pixels and {printable(paths[0].name)} "
+                f"{sizes[0]}; all must be alike: give --size N to scale them"
+            )
+    return np.stack(pictures)
+
+
+def _picture(path: Path, options: Options) -> npt.NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"{opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I;16"):
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.has_transparency_data:  # paper is white
+                picture = picture.convert("RGBA")
+                paper = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(paper, picture)
+            grey = options.channels == 1 or (options.channels is None and _is_grey(picture))
+            picture = picture.convert("L" if grey else "RGB")
+            if options.size is not None:
+                size = (options.size, options.size)
+                picture = picture.resize(size, Image.Resampling.LANCZOS)
+            return np.asarray(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = one_line(error, 200)
+        raise DataError(
+            f"{printable(str(path))}: cannot be read as a picture: {reason}; save it again or take "
+            "it away"
+        ) from None
+
+
+def _is_grey(picture: object) -> bool:
+    from PIL import Image
+
+    assert isinstance(picture, Image.Image)
+    if picture.mode in ("1", "L", "LA", "I", "F"):
+        return True
+    red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")), 2, 0)
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _pictures(folder: Path) -> bool:
+    return any(_is_picture(path.name) for path in folder.iterdir())
+
+
+def _below(folder: Path) -> Iterator[str]:
+    for above, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(above, name) for name in files if _is_picture(name))  # noqa: PTH118
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")

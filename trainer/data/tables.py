@@ -1,0 +1,217 @@
+"""Arrays in .npz files and tables in .csv files, as collections."""
+
+import csv
+import gzip
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import idx
+from trainer.data.collection import Collection, Part, as_labels, as_pixels, joined, named
+from trainer.errors import DataError
+from trainer.text import one_line, printable
+
+# Images and labels, by the names that keras.datasets, MedMNIST and scikit-learn give them.
+_TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"))
+_VALIDATION = (("x_val", "y_val"), ("val_images", "val_labels"))
+_TEST = (("x_test", "y_test"), ("test_images", "test_labels"))
+_ALL = (("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target"), ("images", "target"))
+
+_LABELS = ("label", "labels", "class", "target", "digit", "y")  # columns
+_FIELD = 10_000  # characters of a cell, and of a header's
+
+
+def is_npz(path: Path) -> bool:
+    """Return whether a file's name says that it holds arrays."""
+    return path.name.lower().endswith(".npz")
+
+
+def is_csv(path: Path) -> bool:
+    """Return whether a file's name says that it is a table."""
+    return path.name.lower().endswith((".csv", ".csv.gz"))
+
+
+def csv_files(folder: Path) -> tuple[Path, Path | None] | None:
+    """Return the tables of a folder to train on and to test on, None if there are none."""
+    tables = sorted(path for path in folder.iterdir() if is_csv(path))
+    train = [path for path in tables if "train" in path.name.lower()]
+    test = [path for path in tables if "test" in path.name.lower()]
+    if len(train) == 1:
+        return train[0], test[0] if len(test) == 1 else None
+    return (tables[0], None) if len(tables) == 1 else None
+
+
+def read_npz(path: Path) -> Collection:
+    """Read arrays of images and labels; no pickled object is loaded.
+
+    Raises:
+        DataError: the file is damaged, or has no arrays of the known names.
+    """
+    try:
+        arrays = _arrays(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise DataError(f"{path}: {one_line(error, 200)}; save the arrays again") from None
+    pairs = {
+        part: next((pair for pair in names if set(pair) <= arrays.keys()), None)
+        for part, names in (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
+    }
+    train = pairs["train"] or next((pair for pair in _ALL if set(pair) <= arrays.keys()), None)
+    if train is None:
+        there = ", ".join(map(printable, sorted(arrays)[:8])) or "nothing"
+        raise DataError(f"{path}: holds {there}; name the arrays x_train, y_train, x_test, y_test")
+
+    def part(names: tuple[str, str]) -> Part:
+        images, labels = (arrays[name] for name in names)
+        made = Part(
+            as_pixels(images, f"{path}: {names[0]}"), as_labels(labels, f"{path}: {names[1]}")
+        )
+        if len(made.images) != len(made.labels):
+            raise DataError(
+                f"{path}: {names[0]} has {len(made.images):,} images and {names[1]} "
+                f"{len(made.labels):,} labels; each image needs one"
+            )
+        return made
+
+    found, notes = part(train), list[str]()
+    if pairs["validation"]:
+        first = part(pairs["validation"])
+        found = joined(first, found)
+        notes.append(
+            f"its validation images come first: train with --validation {len(first.labels)}"
+        )
+    test = part(pairs["test"]) if pairs["test"] else None
+    return Collection(found, test, str(path), {}, tuple(notes))
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    with zipfile.ZipFile(path) as archive:
+        large = [each for each in archive.infolist() if each.file_size > idx.MAX_BYTES]
+    if large:
+        raise ValueError(f"{large[0].filename} has more than {idx.MAX_BYTES:,} bytes")
+    with np.load(path, allow_pickle=False) as stored:
+        wanted = {name for pair in (*_TRAIN, *_VALIDATION, *_TEST, *_ALL) for name in pair}
+        return {name: stored[name] if name in wanted else np.empty(0) for name in stored.files}
+
+
+def read_csv(train: Path, test: Path | None) -> Collection:
+    """Read tables with a label and an image's pixels in each row.
+
+    The label is in the first column, or in the one that a header calls label, class or target. The
+    pixels, 0 to 255, are of a square image: grey ones by row, or red, green and blue of each pixel.
+
+    Raises:
+        DataError: a table is damaged, has no label, or no square number of pixels.
+    """
+    found, names = _table(train)
+    notes: tuple[str, ...] = ()
+    tested = None
+    if test is not None:
+        if _columns(test) == _columns(train) - 1:
+            notes = (f"{test.name} has no labels and was left out",)
+        else:
+            tested, of_test = _table(test)
+            if of_test != names:
+                raise DataError(
+                    f"{test}: has other names of classes than {train.name}; correct them"
+                )
+    where = str(train if test is None or tested is None else train.parent)
+    return Collection(found, tested, where, names, notes)
+
+
+def _table(path: Path) -> tuple[Part, dict[int, str]]:
+    with _reasons(path):
+        with _opened(path) as file:
+            rows = csv.reader(file)
+            first, _ = next(rows), next(rows)
+        has_header = not all(map(_is_number, [cell for cell in first if cell not in first[:1]][:9]))
+        column = _label_column(first) if has_header else 0
+        pixels = [number for number in range(len(first)) if number != column]
+        side, channels = _side(len(pixels), path)
+        with _opened(path) as file:
+            labels = [row[column] for row in _rows(file, has_header)]
+        with _opened(path) as file:
+            values = np.loadtxt(
+                file,
+                np.float32,
+                delimiter=",",
+                skiprows=int(has_header),
+                usecols=pixels,
+                ndmin=2,
+                quotechar='"',
+                comments=None,
+            )
+    images = as_pixels(values.reshape(-1, side, side, channels), f"{path}: pixels")
+    if len(images) != len(labels):
+        raise DataError(f"{path}: has empty lines; take them away")
+    names: dict[int, str] = {}
+    if all(map(_is_number, labels)):
+        numbers = as_labels(np.array(labels, np.float64), str(path))
+    else:
+        numbers, names = named(labels)
+    return Part(images[..., 0] if channels == 1 else images, numbers), names
+
+
+def _rows(file: IO[str], has_header: bool) -> Iterator[list[str]]:
+    rows = csv.reader(file)
+    if has_header:
+        next(rows)
+    return (row for row in rows if row)
+
+
+def _columns(path: Path) -> int:
+    with _reasons(path), _opened(path) as file:
+        return len(next(csv.reader(file)))
+
+
+def _label_column(header: list[str]) -> int:
+    lower = [cell.strip().lower() for cell in header]
+    return next((lower.index(name) for name in _LABELS if name in lower), 0)
+
+
+def _side(count: int, path: Path) -> tuple[int, int]:
+    """Return height, which is width, and channels of an image of so many values."""
+    for channels in (1, 3):
+        side = math.isqrt(count // channels)
+        if count and side * side * channels == count:
+            return side, channels
+    raise DataError(
+        f"{path}: {count} columns besides the label are no square image, grey or of three colours; "
+        "give a table of label and pixels"
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.name.lower().endswith(".gz"):
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+class _reasons:  # noqa: N801 - used as a function
+    """Turn what csv, gzip and numpy raise into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        csv.field_size_limit(_FIELD)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StopIteration):
+            raise DataError(f"{self._path}: has fewer than two rows; give a table") from None
+        if isinstance(error, OSError | ValueError | EOFError | csv.Error | zlib.error | IndexError):
+            reason = one_line(error, 200)
+            raise DataError(f"{self._path}: is no table of numbers: {reason}; correct it") from None
