@@ -43,7 +43,8 @@ bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure speed beside Keras
 	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
 chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the weights (10 minutes)
-	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) $(ARGS)
+	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) \
+		$(if $(findstring ://,$(STORE)),--store '$(STORE)') $(ARGS)
 
 ##@ Inspect a run: RUN is its folder, by default the newest one below STORE/runs
 report:  ## Write RUN/report.html (ARGS=--text prints a summary instead)

@@ -23,10 +23,10 @@ import yaml
 from benchmarks import common
 from benchmarks.common import Spread, table
 from tests.support.apiserver import ApiServer
+from tests.support.stores import kept_gcs
 from trainer.cluster_spec import environment
 from trainer.data import sources
 from trainer.gang.process import Child
-from trainer.testing.gcs_server import GCSServer
 from trainer.worker_events import Event
 
 LIMIT = 180.0  # seconds of one start
@@ -179,7 +179,8 @@ def package_size(name: str) -> float:
 
 def submit() -> tuple[float, float]:
     """Return seconds of ``k8s submit`` and its greatest memory, MiB."""
-    with tempfile.TemporaryDirectory() as name, GCSServer("bucket") as store, ApiServer() as api:
+    objects = kept_gcs(Path(tempfile.mkdtemp()))
+    with tempfile.TemporaryDirectory() as name, objects as store, ApiServer() as api:
         folder = Path(name)
         os.environ["STORAGE_EMULATOR_HOST"] = store.url
         sources.put("digits", "gs://bucket/mnist", train_count=600, test_count=100, seed=0)

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support import mnist
 from tests.support.clusters import IMAGE, Space, kubectl
+from tests.support.stores import kept_gcs
 from trainer.data import sources
-from trainer.testing.gcs_server import GCSServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,10 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def store() -> Iterator[str]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a store, as pods and this machine see it, with a bucket ``bucket``."""
     host = os.environ.get("TRAINYARD_E2E_HOST") or socket.gethostbyname(socket.gethostname())
-    with GCSServer("bucket", host="0.0.0.0") as server, pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("store")
+    with kept_gcs(folder, "0.0.0.0") as server, pytest.MonkeyPatch.context() as patch:
         url = f"http://{host}:{server.url.rpartition(':')[2]}"
         patch.setenv("STORAGE_EMULATOR_HOST", url)
         source = mnist.find_mnist()

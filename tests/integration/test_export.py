@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support import processes, warm
+from tests.support.stores import Stores, opened
 from trainer import metrics, presets, progress
 from trainer.cluster_spec import ALONE
 from trainer.data import dataset
@@ -23,7 +24,6 @@ from trainer.inference import export
 from trainer.inference.formats import FORMATS
 from trainer.runs import predictions, run_folder
 from trainer.storage.base import open_storage
-from trainer.testing.gcs_server import GCSServer
 from trainer.train.run import Run
 from trainer.train.trainer import Trainer
 
@@ -265,20 +265,19 @@ def test_the_page_s_snippets_run_where_the_trainer_is_not(
     assert done.stdout.split() == ["right"] * len(export.choose(None))
 
 
-def test_from_a_bucket_to_a_bucket(train: Train) -> None:
-    with GCSServer("bucket") as server:
-        env = {"STORAGE_EMULATOR_HOST": server.url}
+def test_from_a_bucket_to_a_bucket(train: Train, stores: Stores) -> None:
+    server = stores("gs")
+    with opened(server) as run:
         folder = train(preset="softmax")
         for path in folder.rglob("*"):
             if path.is_file():
-                name = f"run/{path.relative_to(folder).as_posix()}"
-                server.put("bucket", name, path.read_bytes(), {})
-        before = {name for name, _ in server.page("bucket", {})[0]}
-        code, out, err = warm.run("export", "--run", "gs://bucket/run", env=env)
+                run.create(path.relative_to(folder).as_posix(), path.read_bytes())
+        before = {entry.name for entry in run.list()}
+        code, out, err = warm.run("export", "--run", run.uri, env=server.environment)
         assert (code, err) == (0, "")
-        after = {name for name, _ in server.page("bucket", {})[0]} - before
-        assert after == {f"run/model/{name}" for name in expected(ALL)}
-        assert out.endswith("stored in gs://bucket/run/model/\n")
+        after = {entry.name for entry in run.list()} - before
+        assert after == {f"model/{name}" for name in expected(ALL)}
+        assert out.endswith(f"stored in {run.uri}/model/\n")
 
 
 def test_a_mistake_in_the_arguments_is_told_at_once(small: Path) -> None:

@@ -20,7 +20,8 @@ from k8s import run_file
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
-from trainer.testing.gcs_server import GCSServer
+from tests.support.stores import Stores, make_bucket
+from trainer.storage.base import open_storage
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -65,15 +66,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_command(project: Path, digits: Path) -> None:
+def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
     assert len(COMMANDS) > 10
     script = "set -e\n"
     for command in COMMANDS:
         dry = command.replace("make", "make -n", 1) if command in DRY else command
         script += f"echo '$ {command}'\n{dry}\n"
-    with GCSServer("my-bucket") as server, ApiServer() as api:
+    server = stores("gs")
+    assert make_bucket(server.url, "my-bucket")
+    with server.entered(), ApiServer() as api:
         api.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "trainyard"}})
-        controller = Controller(api)
+        controller, bucket = Controller(api), open_storage("gs://my-bucket")
 
         def react(verb: str, item: dict[str, Any]) -> None:
             controller.react(verb, item)
@@ -84,14 +87,14 @@ def test_every_command(project: Path, digits: Path) -> None:
                 config = its.identity() | {"data_sha256": "0" * 64}
                 for name, values in (("config", config), ("result", RESULT)):
                     data = json.dumps(values).encode()
-                    server.put("my-bucket", f"runs/mnist-cnn/{name}.json", data, {})
+                    bucket.create(f"runs/mnist-cnn/{name}.json", data)
 
         api.react = react
         env = environment(
             {
                 "KUBECONFIG": api.kubeconfig(project / "kubeconfig"),
                 "MNIST_DIR": str(digits),
-                "STORAGE_EMULATOR_HOST": server.url,
+                **server.environment,
                 "DOCKER": "./docker",
                 "PATH": f"{project}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             }
@@ -119,10 +122,10 @@ def test_every_command(project: Path, digits: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
-        objects, _ = server.page("my-bucket", {"prefix": "runs/"})
+        objects = bucket.list("runs/")
     trained = [c for c in COMMANDS if re.match(r"make run|python -m trainer train (?!--help)", c)]
     assert done.stdout.count("results in ") == len(trained)
-    stored = {name.rpartition("/")[2] for name, _ in objects}
+    stored = {entry.name.rpartition("/")[2] for entry in objects}
     assert {"result.json", "report.html", "predictions.safetensors"} <= stored
     assert "most confused ──" in done.stdout
     assert re.search(r"^docs/sheet\.jpg  \d +[\d.]+%", done.stdout, re.MULTILINE)

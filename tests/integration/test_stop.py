@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes, series
+from tests.support.stores import Stores, proxied
 from trainer.runs import checkpoint
-from trainer.testing.gcs_server import Fault, GCSServer
+from trainer.storage.base import open_storage
+from trainer.testing.proxy import Fault
 
 STOPS = series.length(2, 300)
 SEED = series.seed("TRAINYARD_STOP_SEED")
@@ -35,15 +37,16 @@ def job(data: Path, uri: str, workers: int) -> tuple[str, ...]:
     )
 
 
-def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path) -> None:
+def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path, stores: Stores) -> None:
     dice = random.Random(SEED)
     seconds: list[float] = []
-    with GCSServer("runs") as server:
+    with proxied(stores("s3")) as store:
         # Slow uploads, so that many requests to stop fall into one.
-        server.faults.append(Fault("slow", "insert", times=10**9, seconds=0.1))
-        env = {"STORAGE_EMULATOR_HOST": server.url}
+        store.proxy.faults.append(Fault("slow", "write", times=10**9, seconds=0.1))
+        env = store.environment
         life = {
-            workers: _life(job(digits, f"gs://runs/{workers}", workers), env) for workers in (1, 2)
+            workers: _life(job(digits, f"{store.uri}/{workers}", workers), env)
+            for workers in (1, 2)
         }
         number = 0
         while len(seconds) < STOPS:
@@ -51,7 +54,9 @@ def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path) -> None:
             workers = dice.choice([1, 2])
             moment = dice.uniform(BORN, life[workers])
             name = f"stopped-{number}"
-            with processes.running(*job(digits, f"gs://runs/{name}", workers), env=env) as trainer:
+            with processes.running(
+                *job(digits, f"{store.uri}/{name}", workers), env=env
+            ) as trainer:
                 time.sleep(moment)
                 if trainer.poll() is not None:
                     continue  # it was over before
@@ -67,7 +72,7 @@ def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path) -> None:
             seconds.append(took)
             told = [json.loads(line) for line in out.splitlines()]
             finished = [line["step"] for line in told if "loss" in line]
-            stored = _stored(server, name)
+            stored = sorted(checkpoint.steps(open_storage(f"{store.uri}/{name}")))
             # Equal, unless the leader ended before it could print what a follower had finished.
             assert stored[-1:] >= finished[-1:], replay
     seconds.sort()
@@ -125,11 +130,6 @@ def _life(arguments: tuple[str, ...], env: dict[str, str]) -> float:
     code, _, err = processes.run(*arguments, env=env)
     assert (code, err) == (0, "")
     return time.monotonic() - began
-
-
-def _stored(server: GCSServer, name: str) -> list[int]:
-    found, _ = server.page("runs", {"prefix": f"{name}/{checkpoint.PREFIX}"})
-    return [int(each.rpartition("-")[2].partition(".")[0]) for each, _ in found]
 
 
 HANDLER = """

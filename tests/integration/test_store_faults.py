@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import threading
 import time
@@ -9,19 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
-from tests.support import processes, series, shared
+from tests.support import processes, series, shared, warm
+from tests.support.stores import KINDS, Proxied, Server, Stores, opened, proxied
 from trainer.runs import checkpoint
-from trainer.testing.gcs_server import Fault, GCSServer, StoredObject, Verb
+from trainer.storage.base import open_storage
+from trainer.testing.proxy import Answer, Fault, Kind, Proxy, Request, Verb, verb_of
 
 OUTAGE = series.length(2, 60)  # seconds that the store is down
 STEPS = 1500
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 
 
-def job(data: Path, uri: str, steps: int) -> tuple[str, ...]:
+def job(data: Path | str, uri: str, steps: int) -> tuple[str, ...]:
     return (
         *("train", "--model", "tests.support.tiny:noisy", "--workers", "2", "--steps", str(steps)),
         *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
@@ -29,24 +33,21 @@ def job(data: Path, uri: str, steps: int) -> tuple[str, ...]:
     )
 
 
-class Counting(GCSServer):
-    """Counts how often each object was written."""
+class Counting(Proxy):
+    """Counts how often each checkpoint was written."""
 
-    def __init__(self, *buckets: str) -> None:
-        super().__init__(*buckets)
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
         self.writes: Counter[str] = Counter()
 
-    def put(self, bucket: str, name: str, *rest: Any, **more: Any) -> StoredObject:
-        """Write an object."""
-        stored = super().put(bucket, name, *rest, **more)
-        self.writes[name] += 1
-        return stored
-
-    def checkpoints(self) -> list[StoredObject]:
-        """Return all checkpoints of the run."""
-        return [
-            o for n, o in self.page("bucket", {})[0] if n.startswith(f"run/{checkpoint.PREFIX}")
-        ]
+    def forward(self, request: Request) -> Answer:
+        """Have the store answer."""
+        answer = super().forward(request)
+        where = unquote(request.target) + request.body[:1000].decode(errors="replace")
+        name = re.search(rf"{checkpoint.PREFIX}[-.\w]+", where)
+        if name and verb_of(request.method, request.target) == "write" and answer.status < 300:
+            self.writes[name[0]] += 1
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -69,60 +70,91 @@ def _weights(result: bytes) -> str:
     return digest
 
 
+@contextlib.contextmanager
+def counting(server: Server) -> Iterator[tuple[Proxied, Counting]]:
+    with proxied(server, Counting) as store:
+        assert isinstance(store.proxy, Counting)
+        yield store, store.proxy
+
+
 def test_training_goes_on_while_the_store_is_down(
-    digits: Path, undisturbed: Callable[[int], str]
+    digits: Path, undisturbed: Callable[[int], str], stores: Stores
 ) -> None:
     steps = max(STEPS, 500 + OUTAGE * 500)
-    with Counting("bucket") as server:
-        env = {"STORAGE_EMULATOR_HOST": server.url}
-        with processes.running(*job(digits, "gs://bucket/run", steps), env=env) as trainer:
+    with counting(stores("s3")) as (store, proxy):
+        with processes.running(*job(digits, store.uri, steps), env=store.environment) as trainer:
             told: list[dict[str, Any]] = []
             assert trainer.stdout is not None
             lines = trainer.stdout
             threading.Thread(
                 target=lambda: told.extend(json.loads(line) for line in lines), daemon=True
             ).start()
-            processes.wait_until(lambda: len(server.checkpoints()) > 1)
-            server.stop()
+            processes.wait_until(lambda: len(checkpoint.steps(store.around)) > 1)
+            proxy.stop()
             before = len(told)
             time.sleep(OUTAGE)
             assert len([line for line in told[before:] if "loss" in line]) > 2
-            server.start()
+            proxy.start()
             assert trainer.wait(LIMIT) == 0
-        result = server.get("bucket", "run/result.json", {}).data
-        attempts = server.get("bucket", "run/attempts.jsonl", {}).data.decode().splitlines()
+        attempts = store.around.read("attempts.jsonl").decode().splitlines()
         assert [json.loads(line)["cause"] for line in attempts] == [None]
-        written = {n: c for n, c in server.writes.items() if checkpoint.PREFIX in n}
-        assert set(written.values()) == {1}
-    assert _weights(result) == undisturbed(steps)
+        assert set(proxy.writes.values()) == {1}
+        assert _weights(store.around.read("result.json")) == undisturbed(steps)
 
 
-def test_a_flaky_store_costs_nothing(digits: Path, undisturbed: Callable[[int], str]) -> None:
-    flaky: list[tuple[str, Verb]] = [
-        ("error", "insert"),
-        ("lose", "insert"),
-        ("error", "list"),
-        ("cut", "media"),
-        ("lose", "delete"),
-        ("error", "delete"),
-        ("corrupt", "media"),
-        ("slow", "insert"),
-    ]
-    with Counting("bucket") as server:
-        env = {"STORAGE_EMULATOR_HOST": server.url}
-        with processes.running(*job(digits, "gs://bucket/run", STEPS), env=env) as trainer:
-            for kind, verb in flaky * 2:
-                server.faults.append(Fault(kind, verb, seconds=0.3))  # type: ignore[arg-type]
+FLAKY: list[tuple[Kind, Verb]] = [
+    ("error", "write"),
+    ("lose", "write"),
+    ("reset", "write"),
+    ("error", "list"),
+    ("cut", "read"),
+    ("lose", "delete"),
+    ("error", "delete"),
+    ("corrupt", "read"),
+    ("slow", "write"),
+]
+
+
+@pytest.mark.parametrize("kind", ["az", "s3", "gs"][: series.length(1, 3)])
+def test_a_flaky_store_costs_nothing(
+    digits: Path, undisturbed: Callable[[int], str], stores: Stores, kind: str
+) -> None:
+    with counting(stores(kind)) as (store, proxy):
+        with processes.running(*job(digits, store.uri, STEPS), env=store.environment) as trainer:
+            for fault, verb in FLAKY * 2:
+                status = 429 if verb == "delete" else 503
+                proxy.faults.append(Fault(fault, verb, status=status, seconds=0.3))
                 time.sleep(0.2)
             code, _, err = processes.finish(trainer)
         assert (code, err) == (0, "")
-        result = server.get("bucket", "run/result.json", {}).data
         # An answer that was lost is asked for again, and the object is there once all the same.
-        written = {n: c for n, c in server.writes.items() if checkpoint.PREFIX in n}
-        assert set(written.values()) == {1}
-        for stored in server.checkpoints():
-            checkpoint.decode(stored.data, "it")
-    assert _weights(result) == undisturbed(STEPS)
+        assert set(proxy.writes.values()) == {1}
+        for step in checkpoint.steps(store.around):
+            checkpoint.decode(store.around.read(checkpoint.object_name(step)), "it")
+        assert _weights(store.around.read("result.json")) == undisturbed(STEPS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_and_resumed_in_any_store_ends_as_in_a_folder(
+    digits: Path, undisturbed: Callable[[int], str], stores: Stores, kind: str
+) -> None:
+    server = stores(kind)
+    with opened(server) as folder:
+        run, env = open_storage(f"{folder.uri}/run"), server.environment
+        source = f"{folder.uri}/data"
+        code, _, err = warm.run("data", "put", "--from", str(digits), "--to", source, env=env)
+        assert (code, err) == (0, "")
+        arguments = (*job(source, run.uri, STEPS), "--report")
+        with processes.running(*arguments, env=env):
+            processes.wait_until(lambda: len(checkpoint.steps(run)) > 1)
+        assert "result.json" not in [entry.name for entry in run.list()]
+        code, out, err = processes.run(*arguments, env=env)
+        assert (code, err) == (0, "")
+        assert _weights(run.read("result.json")) == undisturbed(STEPS)
+        assert b"</html>" in run.read("report.html")
+        code, out, err = warm.run("report", "--run", run.uri, "--text", env=env)
+        assert (code, err) == (0, "")
+        assert "test accuracy" in out
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.support import processes
+from tests.support.stores import Stores, opened
 from trainer.runs import event_log, events
-from trainer.storage.base import open_storage
-from trainer.testing.gcs_server import GCSServer
+from trainer.storage.base import Storage, open_storage
 
 JOB = (
     *("train", "--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
@@ -147,45 +147,48 @@ def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
         assert values["validation/accuracy"] == pytest.approx(result["validation_accuracy"])
 
 
-def last_part(server: GCSServer) -> int:
-    names = [event_log.parse(name) for name, _ in server.page("bucket", {})[0]]
+def last_part(run: Storage) -> int:
+    names = [event_log.parse(entry.name) for entry in run.list()]
     return max((int(n.part) for n in names if n and n.kind == "train"), default=0)
 
 
-def kill_after_a_part(job: tuple[str, ...], server: GCSServer, env: Mapping[str, str]) -> int:
+def kill_after_a_part(job: tuple[str, ...], run: Storage, env: Mapping[str, str]) -> int:
     """Train until a new part is stored, SIGKILL everything, and return the part's step."""
-    before = last_part(server)
+    before = last_part(run)
     with processes.running(*job, env=env):
-        processes.wait_until(lambda: last_part(server) > before)
-    return last_part(server)
+        processes.wait_until(lambda: last_part(run) > before)
+    return last_part(run)
 
 
-def test_a_run_in_a_bucket_is_followed_through_kills(digits: Path, tmp_path: Path) -> None:
+def test_a_run_in_a_bucket_is_followed_through_kills(
+    digits: Path, tmp_path: Path, stores: Stores
+) -> None:
     model = ("--model", "tests.support.tiny:noisy", "--steps", "1500", "--eval-epochs", "25")
     job = (*JOB, *model, "--data", str(digits))
     code, _, err = processes.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")
     assert not (tmp_path / "whole" / "events").exists()
     whole = json.loads((tmp_path / "whole" / "result.json").read_text())
-    with GCSServer("bucket") as server:
-        env = {"STORAGE_EMULATOR_HOST": server.url}
-        stored = (*job, "--run", "gs://bucket/runs/one")
-        first = kill_after_a_part(stored, server, env)
-        with board("gs://bucket/runs/one", env) as shown:
+    server = stores("gs")
+    with opened(server) as runs:
+        env, one = server.environment, open_storage(f"{runs.uri}/one")
+        stored = (*job, "--run", one.uri)
+        first = kill_after_a_part(stored, one, env)
+        with board(one.uri, env) as shown:
 
             def last_point() -> int:
                 return max(shown.curve("one/train", "loss"), default=0)
 
             processes.wait_until(lambda: last_point() == first, 60)
-            second = kill_after_a_part(stored, server, env)
+            second = kill_after_a_part(stored, one, env)
             assert first < second < 1500
             processes.wait_until(lambda: last_point() == second, 60)
             code, _, err = processes.run(*stored, env=env)
             assert (code, err) == (0, "")
             processes.wait_until(lambda: shown.curve("one/test", "loss"), 60)
-            result = json.loads(server.get("bucket", "runs/one/result.json", {}).data)
+            result = json.loads(one.read("result.json"))
             assert result["weights_sha256"] == whole["weights_sha256"]
-            metrics = server.get("bucket", "runs/one/metrics.jsonl", {}).data
+            metrics = one.read("metrics.jsonl")
             check_curves(shown, "one", metrics)
             undisturbed = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
             assert shown.curve("one/train", "loss") == expected(undisturbed, "loss")

@@ -11,7 +11,6 @@ from tests.support import processes, warm
 from trainer.data import idx, sampler
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
-from trainer.testing.gcs_server import GCSServer
 
 SHORT = ("--validation", "400", "--steps", "60", "--chunk-steps", "20", "--checkpoint-steps", "20")
 
@@ -105,24 +104,3 @@ def test_each_step_takes_the_samples_of_the_order(workers: int, tmp_path: Path) 
         assert set(moved) == set(expected[first:step].ravel())
         before, first = kernels[0], step
     assert len(done) > 1  # an upload on its way makes some steps share one
-
-
-def test_the_main_job_against_cloud_storage(digits: Path) -> None:
-    with GCSServer("training") as server:
-        env = {"STORAGE_EMULATOR_HOST": server.url}
-        uri = "gs://training"
-        for command in (
-            ("data", "put", "--from", str(digits), "--to", f"{uri}/data"),
-            (
-                *("train", "--preset", "cnn", "--workers", "2", *SHORT),
-                *("--data", f"{uri}/data", "--run", f"{uri}/runs/one"),
-            ),
-        ):
-            code, out, err = processes.run(*command, env=env)
-            assert (code, err) == (0, "")
-        assert out.splitlines()[-1] == f"results in {uri}/runs/one/"
-        values = json.loads(server.get("training", "runs/one/result.json", {}).data)
-        assert values["workers"] == 2
-        code, out, err = warm.run("evaluate", "--run", f"{uri}/runs/one", "--json", env=env)
-        assert (code, err) == (0, "")
-        assert json.loads(out)["accuracy"] == pytest.approx(values["test_accuracy"])

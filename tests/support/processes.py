@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -147,7 +148,8 @@ def running(
 
 def free_ports(count: int) -> int:
     """Return the first of some free ports below the range for outgoing calls."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
+    # Others look for some at the same time: each begins elsewhere.
+    for port in range(random.randrange(20000, 31000), 32000):
         sockets = [socket.socket() for _ in range(count)]
         try:
             for offset, each in enumerate(sockets):

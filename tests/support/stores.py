@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,13 +25,13 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
-from tests.support import processes
+from tests.support import needs, processes
 from trainer.storage.base import Storage, open_storage
-from trainer.testing.proxy import Answer, Proxy, Request, verb_of
+from trainer.testing.proxy import Answer, Proxy, Request
 
 YOURS = os.environ.get("TRAINYARD_TEST_STORE", "").rstrip("/")
 SECONDS = 60.0  # within which a server has to answer
@@ -146,7 +147,7 @@ def _make_container(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def fake_gcs(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+def fake_gcs(folder: Path) -> Iterator[Server]:
     """Start fake-gcs-server.
 
     It honours preconditions for uploads of up to 8 MiB, which are single requests, and ignores
@@ -157,12 +158,46 @@ def fake_gcs(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
     port = processes.free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = [
-        *(str(program), "-scheme", "http", "-host", host, "-port", str(port)),
+        *(str(program), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)),
         *("-backend", "memory", "-log-level", "error"),
     ]
     with _running(command, folder):
         _wait(lambda: make_bucket(url, "bucket"), folder)
         yield Server("gs://bucket", {"STORAGE_EMULATOR_HOST": url}, url)
+
+
+class Keeper(Proxy):
+    """Keeps what fake-gcs-server breaks: a resumable upload may have to leave an object alone."""
+
+    def __init__(self, upstream: str, host: str = "127.0.0.1") -> None:
+        super().__init__(upstream, host)
+        self._creates: dict[str, str] = {}  # the path of an object by the upload that creates it
+        self._last = threading.Lock()
+
+    def forward(self, request: Request) -> Answer:
+        """Have the store answer, one after the other where an upload ends."""
+        url = urlsplit(request.target)
+        query = parse_qs(url.query)
+        upload = query.get("upload_id", [""])[0]
+        if upload in self._creates and not request.headers["content-range"].endswith("*"):
+            with self._last:
+                probe = Request("GET", self._creates[upload], {"host": "store"}, b"")
+                taken = super().forward(probe).status == 200
+                return Answer(412, [], b"taken") if taken else super().forward(request)
+        answer = super().forward(request)
+        location = dict(answer.headers).get("Location", "")
+        if location and query.get("ifGenerationMatch") == ["0"]:
+            name = quote(json.loads(request.body)["name"], safe="")
+            upload = parse_qs(urlsplit(location).query)["upload_id"][0]
+            self._creates[upload] = f"{url.path.removeprefix('/upload')}/{name}"
+        return answer
+
+
+@contextlib.contextmanager
+def kept_gcs(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    """Start fake-gcs-server behind a Keeper, which listens on ``host``."""
+    with fake_gcs(folder) as server, Keeper(server.url, host) as keeper:
+        yield Server(server.uri, server.at(keeper.url), keeper.url)
 
 
 def make_bucket(url: str, name: str) -> bool:
@@ -171,7 +206,7 @@ def make_bucket(url: str, name: str) -> bool:
     return _status("POST", f"{url}/storage/v1/b", body) == 200
 
 
-START = {"s3": seaweedfs, "gs": fake_gcs}
+START = {"s3": seaweedfs, "az": azurite, "gs": kept_gcs}
 #: What tests of every store are parametrised with.
 KINDS = [*START, *(["yours"] if YOURS else [])]
 Stores = Callable[[str], Server]
@@ -186,7 +221,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
         def get(kind: str) -> Server:
             if kind == "yours":
                 return Server(YOURS, {})
-            return running.enter_context(START[kind](tmp_path_factory.mktemp(kind)))
+            folder = tmp_path_factory.mktemp(kind)
+            # fake-gcs-server is there in a tenth of a second: make test-fast may use it.
+            with needs.GUARD.open() if kind == "gs" else contextlib.nullcontext():
+                return running.enter_context(START[kind](folder))
 
         yield get
 
@@ -231,8 +269,7 @@ class Forgetful(Proxy):
     def forward(self, request: Request) -> Answer:
         """Have the store answer."""
         target = request.target.replace("ifGenerationMatch=0", "")
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        if verb_of(request.method, target) == "write" and headers.get("if-none-match") == "*":
+        if request.headers.get("if-none-match") == "*":
             self._delete(unquote(urlsplit(target).path))
         return super().forward(request._replace(target=target))
 
@@ -245,12 +282,14 @@ class Forgetful(Proxy):
 
 @contextlib.contextmanager
 def opened(server: Server) -> Iterator[Storage]:
-    """Open a prefix of its own in a store, and empty it afterwards."""
+    """Open a prefix that nothing has used; in a store of your own, empty it afterwards."""
     with server.entered():
         storage = open_storage(server.folder())
-        yield storage
-        for entry in storage.list():
-            storage.delete(entry.name)
+        try:
+            yield storage
+        finally:
+            for entry in storage.list() if server.uri == YOURS else ():
+                storage.delete(entry.name)
 
 
 def _need(program: Path, remedy: str) -> None:
@@ -300,7 +339,7 @@ def _status(
     try:
         connection.request(method, f"{parts.path}?{parts.query}", body, headers or {})
         return connection.getresponse().status
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0
     finally:
         connection.close()

@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
         "Train on this machine, first undisturbed, then while processes are killed, frozen and "
-        "stopped, ports are occupied and the store fails. Every run must end with the same weights."
+        "stopped, and ports are occupied. With --store, requests to that store fail, too. Every "
+        "run must end with the same weights."
     )
     for name, value, text in (
         ("--workers", 2, "Train with N worker processes"),
@@ -26,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(f"{kind} ({text})" for kind, text in KINDS.items())
     parser.add_argument(
         "--kinds",
-        default=",".join(KINDS),
         metavar="LIST",
-        help=f"Inject these kinds of faults, with commas: {kinds} (default: all).",
+        help=f"Inject these kinds of faults, with commas: {kinds} (default: all; without --store, "
+        "all but store).",
     )
     parser.add_argument("--preset", metavar="TEXT", help="Train this preset (default: cnn).")
     parser.add_argument(
@@ -36,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", metavar="URI", help="Read the dataset in this folder (default: drawn digits)."
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URI",
+        help="Write the runs to this bucket, reached by plain http through a proxy that makes "
+        "requests fail, and delete them at the end (default: a temporary folder).",
     )
     shared.add_json(parser)
 
@@ -50,6 +57,11 @@ def run(options: argparse.Namespace) -> None:
         options.workers,
         options.faults,
         options.seed,
-        options.kinds.split(","),
+        options.kinds.split(",") if options.kinds else _kinds(options.store),
+        store=options.store,
         as_json=options.json,
     )
+
+
+def _kinds(store: str | None) -> list[str]:
+    return [kind for kind in KINDS if store or kind != "store"]

@@ -1,8 +1,8 @@
 """Faults at random moments, and whether runs survive them: ``python -m trainer chaos``.
 
-A gang trains on this machine against a Cloud Storage server of our own on the loopback
-interface, first undisturbed, then again and again while processes are killed, frozen and asked
-to stop, ports are taken and the store fails. Each run must end with the undisturbed weights.
+A gang trains on this machine, first undisturbed, then again and again while processes are killed,
+frozen and asked to stop, ports are taken, and the store, which is reached through a proxy, fails.
+Each run must end with the undisturbed weights.
 """
 
 import contextlib
@@ -13,10 +13,12 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainer import presets
 from trainer.config import TrainConfig
@@ -24,26 +26,40 @@ from trainer.data import sources
 from trainer.errors import ConfigError, UserError
 from trainer.gang.local_gang import Gang
 from trainer.runs import run_folder
-from trainer.storage.base import open_storage
+from trainer.storage.base import Storage, open_storage
 from trainer.testing import outcome
 from trainer.testing.faults import KINDS, Planned, plan
-from trainer.testing.gcs_server import GCSServer
 from trainer.testing.inject import ChaosError, strike
 from trainer.testing.outcome import Outcome
+from trainer.testing.proxy import Proxy
 from trainer.testing.watch import Usage, Watch
 
-BUCKET = "chaos"
+#: The variable that leads to another server, by the scheme of a store.
+ENDPOINTS = {
+    "gs": "STORAGE_EMULATOR_HOST",
+    "s3": "AWS_ENDPOINT_URL_S3",
+    "az": "AZURE_STORAGE_ENDPOINT",
+}
 
 
 class Chaos:
-    """A series of runs, undisturbed and under faults; ``arguments`` mean the same as ``config``."""
+    """A series of runs, undisturbed and under faults; ``arguments`` mean the same as ``config``.
+
+    ``runs`` is the URI that they are below, ``proxy`` stands on the way there, None in front of a
+    folder of this machine, and ``folder`` takes the gangs' output.
+    """
 
     def __init__(
-        self, config: TrainConfig, arguments: list[str], store: GCSServer, folder: Path
+        self,
+        config: TrainConfig,
+        arguments: list[str],
+        runs: str,
+        proxy: Proxy | None,
+        folder: Path,
     ) -> None:
         self.outcome = Outcome(config.chunk_steps)
         self._config, self._arguments = config, arguments
-        self._store, self._folder = store, folder
+        self._runs, self._proxy, self._folder = runs, proxy, folder
 
     def reference(self) -> dict[str, Any]:
         """Train undisturbed and return the result.
@@ -59,7 +75,7 @@ class Chaos:
         if hung:
             raise ChaosError("the undisturbed run hung")
         self.outcome.fault_free_seconds = time.monotonic() - began
-        return _result("reference")
+        return self._result("reference")
 
     def disturb(self, name: str, faults: deque[Planned], digest: str) -> str:
         """Train once under faults, taking away those injected; return in words how it ended."""
@@ -68,7 +84,7 @@ class Chaos:
         with self._gang(name, watch) as gang:
             hung = self._inject(faults, gang, watch, usage) or _await_end(watch)
         seconds = time.monotonic() - began
-        wrong = not hung and _result(name).get("weights_sha256") != digest
+        wrong = not hung and self._result(name).get("weights_sha256") != digest
         self.outcome.count_run(seconds, watch.lost, usage.growth(), hung=hung, wrong=wrong)
         count = self.outcome.faults.total() - before
         end = f"WRONG: {_last_line(self._log(name))}" if hung or wrong else "weights equal"
@@ -78,8 +94,8 @@ class Chaos:
         """Inject faults until none is left or the run ends; return whether the gang hangs."""
         alone = hung = False
         while faults and not hung and watch.wait(faults[0].delay):
-            alone = alone and not any(fault.times for fault in self._store.faults)
-            struck = strike(faults[0], gang, watch, self._store)
+            alone = alone and not (self._proxy and any(f.times for f in self._proxy.faults))
+            struck = strike(faults[0], gang, watch, self._proxy)
             if struck is None:
                 hung = watch.hangs()
             else:
@@ -105,7 +121,7 @@ class Chaos:
 
     @contextlib.contextmanager
     def _gang(self, name: str, watch: Watch) -> Iterator[Gang]:
-        arguments = [*self._arguments, "--run", f"gs://{BUCKET}/{name}"]
+        arguments = [*self._arguments, "--run", f"{self._runs}/{name}"]
         log = self._log(name)
         gang = Gang(arguments, self._config, log=log, listen=watch.tell)
         stop = threading.Event()
@@ -131,6 +147,9 @@ class Chaos:
                 gang.kill()
             thread.join()
 
+    def _result(self, name: str) -> dict[str, Any]:
+        return run_folder.read_result(open_storage(f"{self._runs}/{name}")) or {}
+
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
@@ -140,8 +159,9 @@ def chaos(
     workers: int,
     faults: int,
     seed: int,
-    kinds: Collection[str] = tuple(KINDS),
+    kinds: Collection[str],
     *,
+    store: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Train under faults, and print how the runs ended.
@@ -152,6 +172,8 @@ def chaos(
         faults: number of faults to inject.
         seed: of the faults.
         kinds: the kinds of faults, of KINDS.
+        store: URI of a bucket, reached by plain http, that takes the runs for the time of the
+            series; None: a folder of this machine, without the kind ``store``.
         as_json: print one JSON object at the end, and nothing else.
 
     Raises:
@@ -159,10 +181,14 @@ def chaos(
         ConfigError: a kind, a count or a setting is wrong.
     """
     _check(workers, faults, kinds)
-    with tempfile.TemporaryDirectory(prefix="trainyard-chaos-") as name, GCSServer(BUCKET) as store:
-        os.environ["STORAGE_EMULATOR_HOST"] = store.url
+    if not store and "store" in kinds:
+        raise ConfigError("kinds: 'store': needs a bucket; give --store URI, or other --kinds")
+    with (
+        tempfile.TemporaryDirectory(prefix="trainyard-chaos-") as name,
+        _place(store) if store else contextlib.nullcontext((f"{name}/runs", None)) as (runs, proxy),
+    ):
         folder = Path(name)
-        series = Chaos(*_configure(settings, workers, folder), store, folder)
+        series = Chaos(*_configure(settings, workers, folder), runs, proxy, folder)
         for line in _run(series, deque(plan(seed, faults, workers, kinds))):
             if not as_json:
                 _print(line)
@@ -175,6 +201,27 @@ def chaos(
             f"{series.outcome.hangs} runs hung, {series.outcome.mismatches} ended with other "
             f"weights; the same seed ({seed}) injects the same faults"
         )
+
+
+@contextlib.contextmanager
+def _place(store: str) -> Iterator[tuple[str, Proxy]]:
+    """Lead this process and its children to a store through a proxy; empty it in the end."""
+    runs = f"{store.rstrip('/')}/chaos-{uuid.uuid4().hex[:8]}"
+    folder: Storage = open_storage(runs)
+    where = urlsplit(getattr(folder, "endpoint", ""))
+    variable = ENDPOINTS.get(store.partition("://")[0].lower(), "")
+    if where.scheme != "http" or not variable:
+        raise ConfigError(
+            f"store: {store}: must be a bucket that is reached by plain http, since requests to "
+            f"it are made to fail; give another, or set {variable or 'its endpoint'} to http://..."
+        )
+    with Proxy(f"http://{where.netloc}") as proxy:
+        os.environ[variable] = proxy.url + where.path
+        try:
+            yield runs, proxy
+        finally:
+            for entry in folder.list():
+                folder.delete(entry.name)
 
 
 def _check(workers: int, faults: int, kinds: Collection[str]) -> None:
@@ -219,10 +266,6 @@ def _await_end(watch: Watch) -> bool:
         if watch.hangs():
             return True
     return False
-
-
-def _result(name: str) -> dict[str, Any]:
-    return run_folder.read_result(open_storage(f"gs://{BUCKET}/{name}")) or {}
 
 
 def _last_line(log: Path) -> str:

@@ -15,7 +15,7 @@ from trainer import sockets
 from trainer.errors import UserError
 from trainer.gang.local_gang import Gang
 from trainer.testing.faults import Planned
-from trainer.testing.gcs_server import Fault, GCSServer, Verb
+from trainer.testing.proxy import Fault, Proxy, Verb
 from trainer.testing.watch import Watch
 
 _SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
@@ -26,7 +26,7 @@ class ChaosError(UserError):
     """A run hung, or ended with other weights: a defect of this program."""
 
 
-def strike(fault: Planned, gang: Gang, watch: Watch, store: GCSServer) -> float | None:
+def strike(fault: Planned, gang: Gang, watch: Watch, proxy: Proxy | None) -> float | None:
     """Inject a fault; return when it struck, monotonic seconds, or None if there was no target.
 
     Raises:
@@ -34,7 +34,8 @@ def strike(fault: Planned, gang: Gang, watch: Watch, store: GCSServer) -> float 
     """
     now = time.monotonic()
     if fault.kind == "store":
-        _break(store, fault)
+        assert proxy, "a folder of this machine does not fail"
+        _break(proxy, fault)
         return now
     rank = gang.ranks.get(fault.rank)
     if rank is None:
@@ -59,21 +60,19 @@ def strike(fault: Planned, gang: Gang, watch: Watch, store: GCSServer) -> float 
     return now
 
 
-def _break(store: GCSServer, fault: Planned) -> None:
+def _break(proxy: Proxy, fault: Planned) -> None:
     dice = random.Random(repr(fault))  # noqa: S311
-    how: Any = dice.choice(["down", "error", "lose", "cut", "slow"])
+    how: Any = dice.choice(["down", "error", "reset", "lose", "cut", "slow"])
     if how == "down":
-        store.stop()
+        proxy.stop()
         time.sleep(fault.length)
-        store.start()
+        proxy.start()
         return
-    verbs: tuple[Verb, ...] = ("insert", "get", "media", "list", "delete", "start", "chunk")
-    some: dict[str, tuple[Verb, ...]] = {
-        "cut": ("media", "list"),
-        "lose": ("insert", "chunk", "delete"),
-    }
+    verbs: tuple[Verb, ...] = ("write", "read", "list", "delete")
+    some: dict[str, tuple[Verb, ...]] = {"cut": ("read", "list"), "lose": ("write", "delete")}
     verb, times = dice.choice(some.get(how, verbs)), dice.randint(1, 3)
-    store.faults.append(Fault(how, verb, times=times, seconds=fault.length))
+    status = dice.choice([429, 500, 503])
+    proxy.faults.append(Fault(how, verb, times=times, status=status, seconds=fault.length))
 
 
 def _signal(pid: int, number: int) -> bool:

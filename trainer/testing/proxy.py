@@ -7,6 +7,7 @@ it came: its ``Host`` too, which S3 signs. The store must be reached by plain ht
 import http.client
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,12 @@ class Fault:
 
 
 class Request(NamedTuple):
-    """A request as it goes to the store; ``target`` is its path and query."""
+    """A request as it goes to the store.
+
+    Attributes:
+        target: path and query.
+        headers: their names in lower case.
+    """
 
     method: str
     target: str
@@ -62,7 +68,7 @@ def verb_of(method: str, target: str) -> Verb:
     """Return what a request asks for, in any of the three protocols."""
     url = urlsplit(target)
     query = parse_qs(url.query, keep_blank_values=True)
-    if method == "DELETE":
+    if method == "DELETE" or query.get("comp") == ["batch"]:  # Azure's client deletes in batches
         return "delete"
     if method in ("PUT", "POST"):
         if "upload_id" in query:
@@ -75,17 +81,19 @@ def verb_of(method: str, target: str) -> Verb:
 class Proxy:
     """Passes requests on to ``upstream``, http://HOST:PORT; ``start`` it, or use it in ``with``.
 
+    It listens on ``host``; whoever reaches it reaches the store.
+
     Attributes:
         faults: those to come, the first that fits a request is taken.
         requests: the verb of every request that arrived, in order.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, host: str = "127.0.0.1") -> None:
         self.faults: list[Fault] = []
         self.requests: list[Verb] = []
         self._upstream = urlsplit(upstream).netloc
         self._lock = threading.Lock()
-        self._port = 0
+        self._address = (host, 0)
         self._server: _Server | None = None
 
     def __enter__(self) -> Self:
@@ -97,13 +105,13 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens; the same through ``stop`` and ``start``."""
-        return f"http://127.0.0.1:{self._port}"
+        """Where this machine finds it; the same through ``stop`` and ``start``."""
+        return f"http://127.0.0.1:{self._address[1]}"
 
     def start(self) -> None:
         """Listen, on the same port as before."""
-        self._server = _Server(self, self._port)
-        self._port = self._server.server_address[1]
+        self._server = _Server(self, self._address)
+        self._address = (self._address[0], self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -145,11 +153,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, proxy: Proxy, port: int) -> None:
+    def __init__(self, proxy: Proxy, address: tuple[str, int]) -> None:
         self.proxy = proxy
         self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)
@@ -165,7 +173,9 @@ class _Server(ThreadingHTTPServer):
             _drop(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients that disconnect are what this is for."""
+        """Print what is a defect of this program: clients that disconnect are none."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def _drop(connection: socket.socket) -> None:
@@ -214,9 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def _request(self, body: bytes) -> Request:
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        headers = {name: value for name, value in headers.items() if name not in _HOP_BY_HOP}
         if body or self.command in ("PUT", "POST"):
-            headers["Content-Length"] = str(len(body))
+            headers["content-length"] = str(len(body))
         return Request(self.command, self.path, headers, body)
 
     def _answer(self, answer: Answer, *, cut: bool = False) -> None:

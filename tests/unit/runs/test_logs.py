@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.processes import environment, wait_until
+from tests.support.stores import Proxied, Stores, proxied
 from trainer.runs.logs import CHUNK, PATIENCE, ROOM, UNSENT, LogBuffer, LogChunk, read
-from trainer.storage.gcs import GCSStorage
+from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.testing.gcs_server import GCSServer
 
 LIMIT = 30.0  # seconds after which something that should happen did not
 MISSING = re.compile(rb"trainer: (\d+) bytes of output are missing here: ")
@@ -173,13 +173,12 @@ SHIPPING = f"""
     signal.alarm({LIMIT:.0f})
     from trainer.runs.logs import LogShipper
     from trainer.storage.base import open_storage
-    from trainer.storage.gcs import GCSStorage
     warn = lambda text: print("warned:", text, flush=True)
     def ship(open_store, every=0.05, rank=3):
         shipper = LogShipper(open_store, rank, warn, every)
         atexit.register(shipper.close)
-    def bucket(deadline=1.0):
-        return lambda: GCSStorage("bucket", "run", deadline=deadline)
+    def bucket(uri, deadline):
+        return lambda: open_storage(uri, deadline=deadline)
 """
 
 
@@ -347,26 +346,25 @@ def test_the_end_does_not_wait_for_a_child_that_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GCSServer]:
-    with GCSServer("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        yield server
+def store(stores: Stores) -> Iterator[Proxied]:
+    with proxied(stores("gs")) as store:
+        yield store
 
 
-def objects(server: GCSServer) -> list[str]:
-    return [name for name, _ in server.page("bucket", {"prefix": "run/logs/"})[0]]
+def objects(store: Proxied) -> list[str]:
+    return [entry.name for entry in store.around.list("logs/")]
 
 
 @pytest.mark.process
 def test_after_the_store_was_down_for_a_while_the_copy_is_complete(
-    server: GCSServer, tmp_path: Path
+    store: Proxied, tmp_path: Path
 ) -> None:
-    code = """
-        ship(bucket(0.3))
+    code = f"""
+        ship(bucket({store.uri!r}, 0.3))
         for number in range(20_000):
-            print(f"{number:029}", flush=number % 100 == 0)
+            print(f"{{number:029}}", flush=number % 100 == 0)
             if number % 5000 == 0:
-                print(f"at {number}", file=sys.stderr, flush=True); input()
+                print(f"at {{number}}", file=sys.stderr, flush=True); input()
     """
     with (tmp_path / "out").open("wb") as file, start(code, stdout=file.fileno()) as process:
         assert process.stdin
@@ -374,30 +372,30 @@ def test_after_the_store_was_down_for_a_while_the_copy_is_complete(
         for number in range(0, 20_000, 5000):
             assert process.stderr.readline() == f"at {number}\n"
             if number == 0:
-                wait_until(lambda: objects(server), LIMIT)
-                server.stop()
+                wait_until(lambda: objects(store), LIMIT)
+                store.proxy.stop()
             if number == 15_000:
                 time.sleep(1)  # longer than a call's deadline
-                server.start()
+                store.proxy.start()
             process.stdin.write("\n")
             process.stdin.flush()
         _, err = process.communicate(timeout=LIMIT)
     out = (tmp_path / "out").read_text()
     assert (process.returncode, err) == (0, "")
     assert out.count("warned: what is printed is not stored now: cannot write gs://bucket/") == 1
-    lines = [line for _, line in read(GCSStorage("bucket", "run", deadline=5))]
+    lines = [line for _, line in read(open_storage(store.uri, deadline=5))]
     assert [line for line in lines if not line.startswith("at ")] == out.splitlines()
     assert [line for line in lines if line.startswith("at ")] == [
         f"at {number}" for number in range(0, 20_000, 5000)
     ]
-    assert len(objects(server)) == 3
+    assert len(objects(store)) == 3
 
 
 @pytest.mark.process
-def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(server: GCSServer) -> None:
+def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(store: Proxied) -> None:
     code = f"""
         import resource
-        ship(bucket(120))
+        ship(bucket({store.uri!r}, 120))
         print("first", flush=True)
         input()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -408,8 +406,8 @@ def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(server: GC
         print("end", grown, time.time(), flush=True)
     """
     with start(code) as process:
-        wait_until(lambda: objects(server), LIMIT)
-        server.stop()
+        wait_until(lambda: objects(store), LIMIT)
+        store.proxy.stop()
         out, err = process.communicate("\n", timeout=LIMIT)
         ended = time.time()
     assert (process.returncode, err) == (0, "")
@@ -422,9 +420,9 @@ def test_a_store_that_is_down_for_good_delays_the_end_by_seconds_only(server: GC
 
 
 @pytest.mark.process
-def test_what_did_not_fit_is_told_when_the_store_is_back(server: GCSServer) -> None:
+def test_what_did_not_fit_is_told_when_the_store_is_back(store: Proxied) -> None:
     code = f"""
-        ship(bucket(0.3))
+        ship(bucket({store.uri!r}, 0.3))
         print("first", flush=True)
         input()
         for number in range({2 * UNSENT // 1000}):
@@ -436,16 +434,16 @@ def test_what_did_not_fit_is_told_when_the_store_is_back(server: GCSServer) -> N
         assert process.stdin
         assert process.stdout
         assert process.stderr
-        wait_until(lambda: objects(server), LIMIT)
-        server.stop()
+        wait_until(lambda: objects(store), LIMIT)
+        store.proxy.stop()
         process.stdin.write("\n")
         process.stdin.flush()
         while (line := process.stdout.readline().rstrip()) != f"{2 * UNSENT // 1000 - 1:0999}":
             assert line
         assert process.stderr.readline() == "printed\n"
-        server.start()
+        store.proxy.start()
         process.communicate("\n", timeout=LIMIT)
-    whole = b"".join(stored.data for _, stored in server.page("bucket", {})[0])
+    whole = b"".join(store.around.read(name) for name in objects(store))
     numbers = [int(line) for line in whole.splitlines() if line.isdigit()]
     [told] = [int(found[1]) for found in map(MISSING.match, whole.splitlines()) if found]
     kept = len(numbers) * 1000

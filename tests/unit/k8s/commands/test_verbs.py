@@ -22,11 +22,11 @@ from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import RESULT as CONTROLLER_RESULT
 from tests.support.controller import WORDS, Controller
 from tests.support.runfiles import PLAIN
+from tests.support.stores import Server, Stores
 from trainer.data import dataset, sources
 from trainer.failure import Failure
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
-from trainer.testing.gcs_server import GCSServer
 
 ROOT = Path(__file__).parents[4]
 STEP = {"step": 100, "total_steps": 200, "loss": 0.5, "accuracy": 0.9, "images_per_second": 9e3}
@@ -41,9 +41,9 @@ RESULT = {
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[GCSServer]:
-    with GCSServer("bucket") as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", server.url)
+def store(stores: Stores) -> Iterator[Server]:
+    server = stores("gs")
+    with server.entered():
         sources.put("digits", "gs://bucket/mnist", train_count=600, test_count=100, seed=0)
         yield server
 
@@ -59,7 +59,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 
 def test_the_store_is_reached_as_it_is_named_here(
-    run_file: Path, store: GCSServer, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    run_file: Path, store: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     finish(run_file)
     change(run_file, storage_endpoint="http://store.invalid:4443")
@@ -78,7 +78,7 @@ def controller(api: ApiServer) -> Controller:
 
 
 @pytest.fixture
-def run_file(tmp_path: Path, store: GCSServer) -> Path:
+def run_file(tmp_path: Path, store: Server) -> Path:
     path = tmp_path / "run.yaml"
     folder = f"gs://bucket/runs/{tmp_path.name}"
     train = {"validation": 100}
