@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pictures by class, an .npz or .csv file, or auto: the folder MNIST_DIR, else mnist if a "
         "mirror answers, else digits.",
     )
-    put.add_argument(
-        "--to", required=True, metavar="URI", help="Write to this folder or gs://BUCKET/PREFIX."
-    )
+    put.add_argument("--to", required=True, metavar="URI", help="Write to this folder or bucket.")
     for names, value, text in (
         (("--train-count", "--samples"), 60_000, "Draw N training digits"),
         (("--test-count",), 10_000, "Draw N test digits"),

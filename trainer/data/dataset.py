@@ -94,7 +94,7 @@ def load(uri: str, validation: int = 5000) -> Dataset:
     """Reads the dataset at ``uri``.
 
     Args:
-        uri: A folder, ``file://`` or ``gs://``.
+        uri: A folder or a bucket, see ``open_storage``.
         validation: Number of training images, from the first on, set aside for validation: 5,000
             of MNIST's 60,000, as ``tensorflow.examples.tutorials.mnist`` did. 0 sets none aside.
 

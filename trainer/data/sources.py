@@ -102,7 +102,7 @@ def put(
             IDX files, a folder of pictures, an .npz or .csv file, or ``auto``: what the
             destination holds, else the folder that the environment variable MNIST_DIR names, else
             the mirrors if one answers, else digits.
-        to_uri: A folder, ``file://`` or ``gs://``.
+        to_uri: A folder or a bucket, see ``open_storage``.
         train_count: Number of training digits to draw.
         test_count: Number of test digits to draw.
         seed: Of the digits, 0 to 2**63 - 1; training and test digits are from different streams.

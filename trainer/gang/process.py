@@ -137,14 +137,15 @@ def apart(work: Callable[[], T]) -> T:
         os.close(reading)
         _answer(work, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
+    answer: tuple[Any, UserError | None] = (None, None)
+    with os.fdopen(reading, "rb") as pipe, contextlib.suppress(EOFError, pickle.UnpicklingError):
+        answer = pickle.load(pipe)  # noqa: S301 - of our own process
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         os.kill(os.getpid(), -code)
     if code:
         sys.exit(code)
-    value, error = pickle.loads(answer)  # noqa: S301 - of our own process
+    value, error = answer
     if error:
         raise error
     return cast(T, value)
@@ -160,7 +161,7 @@ def _answer(work: Callable[[], T], writing: int) -> NoReturn:
         except UserError as error:
             failed = error
         with os.fdopen(writing, "wb") as pipe:
-            pickle.dump((value, failed), pipe, protocol=5)  # which copies no array
+            pickle.dump((value, failed), pipe, protocol=5)  # arrays as they lie in memory
         sys.stdout.flush()
         code = 0
     except BaseException:
