@@ -15,7 +15,7 @@ from trainer.runs import checkpoint
 from trainer.runs import run_folder as runs
 from trainer.storage.base import open_storage
 
-WORKERS = series.length(12, 16)
+WORKERS = series.length(11, 16)
 KILLS = series.length(1, 3)
 BATCH, STEPS, CHUNK = 240, 600, 20
 
@@ -46,7 +46,44 @@ def ended(run: Path) -> tuple[list[float], dict[str, Any]]:
     return [line["loss"] for line in lines if "loss" in line], runs.read_result(storage) or {}
 
 
-def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_may_change_to_more_than_ten_and_back(
+    digits: Path, tmp_path: Path
+) -> None:
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    batch = ("--batch-size", str(BATCH - BATCH % (3 * WORKERS)))
+    assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
+    sizes = (1, WORKERS, 3)
+    for workers in sizes:
+        with processes.running(*job(digits, run, workers), *batch) as gang:
+            if workers == WORKERS:
+                _await_steps(run)
+                os.kill(processes.workers(gang.pid)[WORKERS - 2], signal.SIGKILL)
+            if workers != sizes[-1]:
+                _await_steps(run)
+                gang.send_signal(signal.SIGTERM)
+            code, _, err = processes.finish(gang)
+        assert code == (0 if workers == sizes[-1] else 75), err
+    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    causes = [attempt["cause"] and attempt["cause"]["kind"] for attempt in attempts]
+    assert causes == ["stopped", "killed", "stopped", None]
+    (losses_alone, one), (losses, many) = ended(alone), ended(run)
+    np.testing.assert_allclose(losses, losses_alone, rtol=1e-3)
+    assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
+    model = ("--model", "tests.support.tiny:linear")
+    code, out, _ = warm.run("evaluate", "--run", str(run), *model, "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == many["test_accuracy"]
+
+
+def _await_steps(run: Path) -> None:
+    step = newest(run) + 2 * CHUNK
+    processes.wait_until(lambda: newest(run) >= step, 250)
+
+
+@series.only_long
+def test_a_gang_of_more_than_ten_that_is_killed_trains_as_one_worker_does(
+    digits: Path, tmp_path: Path
+) -> None:
     alone, whole, killed = (tmp_path / name for name in ("alone", "whole", "killed"))
     batch = ("--batch-size", str(BATCH - BATCH % WORKERS))
     assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
@@ -69,7 +106,3 @@ def test_a_gang_of_more_than_ten_trains_as_one_worker_does(digits: Path, tmp_pat
     assert many["weights_sha256"] == again["weights_sha256"], seed
     assert many["test_loss"] == again["test_loss"]
     assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
-    model = ("--model", "tests.support.tiny:linear")
-    code, out, _ = warm.run("evaluate", "--run", str(whole), *model, "--json")
-    assert code == 0
-    assert json.loads(out)["accuracy"] == many["test_accuracy"]

@@ -21,6 +21,7 @@ SETTINGS = (
     *("--preset", "softmax", "--workers", "2", "--validation", "60", "--batch-size", "40"),
     *("--steps", "3000", "--chunk-steps", "60", "--checkpoint-steps", "240"),
     *("--keep-checkpoints", "2", "--eval-epochs", "20", "--tensorboard", "histograms"),
+    *("--xla", "auto"),
 )
 
 

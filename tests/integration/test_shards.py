@@ -46,26 +46,28 @@ def train(*arguments: str) -> None:
 def test_killed_within_a_window_a_run_ends_with_the_same_weights(
     sharded: Path, tmp_path: Path
 ) -> None:
-    train(*job(sharded, tmp_path / "whole"))
+    train(*job(sharded, tmp_path / "whole", "--xla", "auto"))
     whole = result(tmp_path / "whole")
     assert whole["train_accuracy_images"] == 3900
     assert whole["epochs"] == pytest.approx(STEPS * 32 / 3900, abs=1e-4)
     assert min(whole["train_accuracy"], whole["validation_accuracy"]) > 0.7
 
     run = tmp_path / "run"
-    with processes.running(*job(sharded, run)) as trainer:
+    with processes.running(*job(sharded, run, "--xla", "auto")) as trainer:
         processes.wait_until(lambda: checkpoint.steps(open_storage(str(run)))[:1] >= [20])
         processes.kill_all(trainer.pid)
     killed_at = checkpoint.steps(open_storage(str(run)))[0]
     assert killed_at < STEPS
-    train(*job(sharded, run, "--memory", "400"))  # where everything fits, and is kept
+    train(
+        *job(sharded, run, "--memory", "400", "--xla", "auto")
+    )  # where everything fits, and is kept
     assert result(run)["weights_sha256"] == whole["weights_sha256"]
 
     code, out, _ = warm.run("evaluate", "--run", str(run), "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(whole["test_accuracy"])
 
-    code, _, err = processes.run(*job(sharded, run), "--shuffle-shards", "1")
+    code, _, err = processes.run(*job(sharded, run, "--xla", "auto"), "--shuffle-shards", "1")
     assert code == 2
     assert "shuffle_shards (2 there, 1 here)" in err
 

@@ -21,7 +21,7 @@ from trainer.storage.base import open_storage
 from trainer.testing.proxy import Answer, Fault, Kind, Proxy, Request, Verb, verb_of
 
 OUTAGE = series.length(2, 60)  # seconds that the store is down
-STEPS = 1500
+STEPS = 800
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 
 

@@ -22,7 +22,8 @@ def result(run: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ("train", "--preset", "mlp-100", *SHORT, "--data", str(digits), "--run", str(run))
+    arguments = ("train", "--preset", "mlp-100", *SHORT, "--xla", "auto")
+    arguments += ("--data", str(digits), "--run", str(run))
     code, out, err = processes.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"results in {run}/"
@@ -64,7 +65,16 @@ def test_two_workers_see_the_samples_of_one_and_get_its_losses(
         code, _, err = processes.run(
             *("train", "--preset", "mlp-100", "--workers", str(workers), "--validation", "0"),
             *("--steps", "200", "--chunk-steps", "1", "--batch-size", "64", "--eval-epochs", "0"),
-            *("--checkpoint-steps", "200", "--data", str(digits), "--run", str(run)),
+            *(
+                "--checkpoint-steps",
+                "200",
+                "--xla",
+                "auto",
+                "--data",
+                str(digits),
+                "--run",
+                str(run),
+            ),
         )
         assert (code, err) == (0, "")
         lines = (run / "metrics.jsonl").read_text().splitlines()

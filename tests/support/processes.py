@@ -24,9 +24,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def start(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start ``python -m trainer``; without a report, which most tests do not look at."""
-    if arguments[:1] == ("train",) and "--report" not in arguments:
-        arguments = (*arguments, "--no-report")
+    """Start ``python -m trainer``; as a rule without what takes longer than most tests' steps.
+
+    That is a report, and XLA, whose compiler costs each worker two seconds: ``--report`` and
+    ``--xla auto`` are for the tests that are about them.
+    """
+    if arguments[:1] == ("train",):
+        arguments += () if "--report" in arguments else ("--no-report",)
+        arguments += () if "--xla" in arguments else ("--xla", "off")
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", *arguments],
         stdin=subprocess.DEVNULL,

@@ -6,7 +6,11 @@ names the seed and the variable that make its case again.
 
 import os
 
+import pytest
+
 _FACTOR = float(os.environ.get("TRAINYARD_LONG") or 0)
+
+only_long = pytest.mark.skipif(not _FACTOR, reason="a part of make test-long")
 
 
 def length(short: int, long: int) -> int:
