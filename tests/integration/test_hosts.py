@@ -24,16 +24,9 @@ def gang(
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Start a supervisor on each host, as a Job does in pods."""
     arguments = (
-        *(
-            "train",
-            "--model",
-            "tests.support.tiny:noisy",
-            "--validation",
-            "400",
-            "--chunk-steps",
-            "20",
-        ),
-        *("--steps", str(steps), "--data", str(data), "--run", str(run), "--no-report"),
+        *("train", "--model", "tests.support.tiny:noisy", "--validation", "400"),
+        *("--chunk-steps", "20", "--steps", str(steps), "--xla", "off", "--no-report"),
+        *("--data", str(data), "--run", str(run)),
     )
     started = []
     try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,12 @@ def test_at_any_moment_the_last_finished_chunk_is_stored(digits: Path, stores: S
         # Slow uploads, so that many requests to stop fall into one.
         store.proxy.faults.append(Fault("slow", "write", times=10**9, seconds=0.1))
         env = store.environment
-        life = {
-            workers: _life(job(digits, f"{store.uri}/{workers}", workers), env)
-            for workers in (1, 2)
-        }
+        life = cache(lambda workers: _life(job(digits, f"{store.uri}/{workers}", workers), env))
         number = 0
         while len(seconds) < STOPS:
             number += 1
             workers = dice.choice([1, 2])
-            moment = dice.uniform(BORN, life[workers])
+            moment = dice.uniform(BORN, life(workers))
             name = f"stopped-{number}"
             with processes.running(
                 *job(digits, f"{store.uri}/{name}", workers), env=env

@@ -20,7 +20,7 @@ from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
 from trainer.testing.proxy import Answer, Fault, Kind, Proxy, Request, Verb, verb_of
 
-OUTAGE = series.length(2, 60)  # seconds that the store is down
+OUTAGE = series.length(1, 60)  # seconds that the store is down
 STEPS = 800
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 
@@ -80,7 +80,7 @@ def counting(server: Server) -> Iterator[tuple[Proxied, Counting]]:
 def test_training_goes_on_while_the_store_is_down(
     digits: Path, undisturbed: Callable[[int], str], stores: Stores
 ) -> None:
-    steps = max(STEPS, 500 + OUTAGE * 500)
+    steps = max(STEPS, 300 + OUTAGE * 500)
     with counting(stores("s3")) as (store, proxy):
         with processes.running(*job(digits, store.uri, steps), env=store.environment) as trainer:
             told: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def test_training_goes_on_while_the_store_is_down(
             proxy.stop()
             before = len(told)
             time.sleep(OUTAGE)
-            assert len([line for line in told[before:] if "loss" in line]) > 2
+            processes.wait_until(lambda: len([x for x in told[before:] if "loss" in x]) > 2)
             proxy.start()
             assert trainer.wait(LIMIT) == 0
         attempts = store.around.read("attempts.jsonl").decode().splitlines()

@@ -15,7 +15,7 @@ def sweep_file(where: Path, name: str, data: Path, **changes: Any) -> Path:
     """Write a sweep of 2 x 2 short runs."""
     path = where / f"{name}.yaml"
     settings = {"preset": "mlp-100", "data": str(data), "validation": 200, "steps": 120}
-    settings |= {"chunk_steps": 20, "checkpoint_steps": 20, "tensorboard": "off"}
+    settings |= {"chunk_steps": 20, "checkpoint_steps": 20, "tensorboard": "off", "xla": "off"}
     values = {
         "folder": str(where / name),
         "settings": {**settings, **changes.pop("settings", {})},

@@ -163,7 +163,7 @@ def kill_after_a_part(job: tuple[str, ...], run: Storage, env: Mapping[str, str]
 def test_a_run_in_a_bucket_is_followed_through_kills(
     digits: Path, tmp_path: Path, stores: Stores
 ) -> None:
-    model = ("--model", "tests.support.tiny:noisy", "--steps", "1500", "--eval-epochs", "25")
+    model = ("--model", "tests.support.tiny:noisy", "--steps", "800", "--eval-epochs", "10")
     job = (*JOB, *model, "--data", str(digits))
     code, _, err = processes.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")
@@ -181,7 +181,7 @@ def test_a_run_in_a_bucket_is_followed_through_kills(
 
             processes.wait_until(lambda: last_point() == first, 60)
             second = kill_after_a_part(stored, one, env)
-            assert first < second < 1500
+            assert first < second < 800
             processes.wait_until(lambda: last_point() == second, 60)
             code, _, err = processes.run(*stored, env=env)
             assert (code, err) == (0, "")

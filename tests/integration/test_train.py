@@ -22,8 +22,10 @@ def result(run: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ("train", "--preset", "mlp-100", *SHORT, "--xla", "auto")
-    arguments += ("--data", str(digits), "--run", str(run))
+    arguments = (
+        *("train", "--preset", "mlp-100", *SHORT, "--xla", "auto"),
+        *("--data", str(digits), "--run", str(run)),
+    )
     code, out, err = processes.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"results in {run}/"

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.process
 
 PANELS = ["training", "confusion", "classes", "wrong", "samples", "calibration", "settings", "draw"]
 HOSTILE = "</script><script>alert('{{ 7*7 }}')</script><img src=x onerror=alert(1)>\x1b[2J\n& \"'"
+vega_draw = vega.draw
 VOID = {"meta", "link", "img", "br", "input", "hr", "col"}
 
 
@@ -388,6 +390,18 @@ def test_figures_that_are_not_finite_are_left_out(folder: Path) -> None:
     text_of(folder)
 
 
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw equal charts once for all tests, as drawing takes longer than all else of a page."""
+    monkeypatch.setattr(vega, "draw", lambda specs: drawings(json.dumps(specs)))
+
+
+@cache
+def drawings(specs: str) -> dict[str, Any]:
+    return vega_draw(json.loads(specs))
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("value", [None, [], {}, "x", True, -1, 1e300, [[1]], {"a": [None]}])
 def test_any_types_of_values_make_a_page(folder: Path, value: Any) -> None:
     storage = open_storage(str(folder))

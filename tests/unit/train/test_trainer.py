@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_steps": 4,
     "eval_epochs": 0.9,
     "learning_rate": 1e-3,
+    "xla": "off",  # whose compiler takes longer than all steps; test_loop has both
 }
 
 
