@@ -15,8 +15,8 @@ from PIL import Image
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
+from tests.support.stores import Stores, make_bucket
 from trainer.runs import code
-from trainer.testing.gcs_server import GCSServer
 
 pytestmark = [pytest.mark.process, pytest.mark.tensorflow]
 
@@ -42,13 +42,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command(place: Path) -> None:
+def test_every_command(place: Path, stores: Stores) -> None:
     commands = "".join(block("sh")).replace("python -m", f"{sys.executable} -P -m")
-    with GCSServer("my-bucket") as server, ApiServer() as api:
+    server = stores("gs")
+    assert make_bucket(server.url, "my-bucket")
+    with server.entered(), ApiServer() as api:
         Controller(api)
         own: dict[str, str] = {
             "KUBECONFIG": api.kubeconfig(place / "kubeconfig"),
-            "STORAGE_EMULATOR_HOST": server.url,
+            **server.environment,
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
