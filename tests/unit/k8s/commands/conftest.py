@@ -1,0 +1,45 @@
+"""Stores, clusters and run files for the tests of verbs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from k8s.commands import follow, submit
+from tests.support.apiserver import ApiServer
+from tests.support.controller import Controller
+from tests.support.stores import Server, Stores
+from tests.support.verbs import write
+from trainer.data import sources
+
+
+@pytest.fixture(scope="module")
+def store(stores: Stores) -> Iterator[Server]:
+    server = stores("gs")
+    with server.entered():
+        sources.put("digits", "gs://bucket/mnist", train_count=600, test_count=100, seed=0)
+        yield server
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path / "kubeconfig"))
+        monkeypatch.setattr(follow, "LOOK", 0.02)
+        monkeypatch.setattr(follow, "CAUSE_LOOK", 0.02)
+        monkeypatch.setattr(submit, "PAUSE", 0.02)
+        yield server
+
+
+@pytest.fixture
+def controller(api: ApiServer) -> Controller:
+    return Controller(api)
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, store: Server) -> Path:
+    path = tmp_path / "run.yaml"
+    folder = f"gs://bucket/runs/{tmp_path.name}"
+    train = {"validation": 100}
+    write(path, workers=2, storage_endpoint=store.url, run=folder, train=train)
+    return path
