@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from trainer.testing.gcs_server import GCSServer
 
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
