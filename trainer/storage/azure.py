@@ -15,6 +15,7 @@ from trainer.storage.objects import (
     Remedy,
     Service,
     check_endpoint,
+    drop_empty_variables,
     read_authority,
 )
 
@@ -73,6 +74,7 @@ class AzureStorage(ObjectStorage):
     """
 
     def __init__(self, uri: str, *, deadline: float = 120.0) -> None:
+        drop_empty_variables("AZURE_")
         place = _place(uri)
         service = _service(place, os.environ)
         super().__init__(uri.rstrip("/"), place.container, place.prefix, service, deadline)
@@ -122,10 +124,9 @@ def _service(place: _Place, env: Mapping[str, str]) -> Service:
             f"abfss://{place.container}@ACCOUNT.dfs.core.windows.net[/PREFIX]"
         )
     given = env.get("AZURE_STORAGE_ENDPOINT") or string.get("blobendpoint", "")
-    if given:
-        check_endpoint(given, "AZURE_STORAGE_ENDPOINT", ALLOW_HTTP)
     suffix = string.get("endpointsuffix", "core.windows.net")
     endpoint = given.rstrip("/") or f"https://{place.host or f'{account}.blob.{suffix}'}"
+    check_endpoint(endpoint, "AZURE_STORAGE_ENDPOINT", ALLOW_HTTP)
     where: AzureConfig = {"account_name": account, "endpoint": endpoint}
     if key := env.get("AZURE_STORAGE_KEY") or string.get("accountkey"):
         where["account_key"] = key

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import google_crc32c
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -299,7 +299,7 @@ class _Answer(NamedTuple):
             words = _element("Message", answer[3]).partition("\n")[0] or answer[3].partition("<")[0]
             name = code or f"{answer[1]} {answer[2]}"
             said = f"{name}: {words}" if words else name
-            return cls(int(answer[1]), code, one_line(said, 300), about_credentials)
+            return cls(int(answer[1]), code, one_line(unescape(said), 300), about_credentials)
         if batch := re.search(r"request failed for key .*?: (.*?) \(code: (\d{3})\)", said):
             # Azure's client deletes in batches, which answer no code of the service's own.
             code = "BlobImmutableDueToPolicy" if "immutable" in batch[1] else ""
@@ -346,6 +346,22 @@ def _crc32c(data: bytes) -> str:
     return f"{google_crc32c.value(data):08x}"
 
 
+def drop_empty_variables(start: str) -> None:
+    """Remove variables of the environment that are empty: the library takes them for settings.
+
+    Args:
+        start: what their names start with.
+    """
+    for name in [each for each, value in os.environ.items() if not value]:
+        if name.startswith(start):
+            del os.environ[name]
+
+
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[\w.~/-]*)?"
+)
+
+
 def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
     """Refuse an endpoint that is no URL, or whose traffic anybody on the way may read.
 
@@ -357,13 +373,13 @@ def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
     Raises:
         ConfigError: it is neither.
     """
-    parts = urlsplit(endpoint)
+    url = _URL.fullmatch(endpoint)
     endpoint = re.sub(r"//[^/]*@", "//...@", endpoint)  # no password in a message
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    if not url:
         raise ConfigError(f"{variable}={endpoint!r}: not a URL; give https://HOST[:PORT]")
     asked = os.environ.get(allowed, "").lower() in ("1", "true", "yes", "on")
-    loopback = parts.hostname == "localhost" or re.fullmatch(r"127(\.\d+){3}|::1", parts.hostname)
-    if parts.scheme == "http" and not loopback and not asked:
+    loopback = re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", url["host"])
+    if url["scheme"] == "http" and not loopback and not asked:
         raise ConfigError(
             f"{variable}={endpoint!r}: http:// shows the data to whoever is on the way; "
             f"give https://, or set {allowed}=true if the network is yours"

@@ -15,6 +15,7 @@ from trainer.storage.objects import (
     Remedy,
     Service,
     check_endpoint,
+    drop_empty_variables,
     read_authority,
 )
 
@@ -77,6 +78,7 @@ class S3Storage(ObjectStorage):
 
 
 def _service(bucket: str) -> Service:
+    drop_empty_variables("AWS_")
     profile = aws_profile.read(os.environ)
     region = (
         os.environ.get("AWS_REGION")
@@ -84,15 +86,18 @@ def _service(bucket: str) -> Service:
         or profile.get("region")
         or "us-east-1"
     )
-    endpoint = _endpoint(profile)
+    endpoint = _endpoint(profile, region)
     virtual = (
         os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true")
         or profile.get("s3.addressing_style") == "virtual"
     )
-    where: S3Config = {"region": region, "virtual_hosted_style_request": virtual}
-    if endpoint:
-        address = endpoint.replace("://", f"://{bucket}.", 1) if virtual else endpoint
-        where |= {"endpoint": address, "aws_endpoint_url_s3": address}
+    address = endpoint.replace("://", f"://{bucket}.", 1) if virtual else endpoint
+    where: S3Config = {
+        "region": region,
+        "virtual_hosted_style_request": virtual,
+        "endpoint": address,
+        "aws_endpoint_url_s3": address,
+    }
     process = None
     if not any(os.environ.get(name) for name in _CHOICES):
         where |= _keys(profile)
@@ -113,7 +118,7 @@ def _service(bucket: str) -> Service:
     return Service(
         bucket="bucket",
         connect=connect,
-        endpoint=endpoint or f"https://s3.{region}.amazonaws.com",
+        endpoint=endpoint,
         authority=read_authority(
             {
                 "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE"),
@@ -136,15 +141,17 @@ def _service(bucket: str) -> Service:
     )
 
 
-def _endpoint(profile: Mapping[str, str]) -> str:
-    """Return where another server than Amazon's is, or nothing."""
+def _endpoint(profile: Mapping[str, str], region: str) -> str:
+    """Return where requests go: to another server if one is named, else to the region."""
     given = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
     given |= {f"{name} of the profile": profile.get(name) for name in _ENDPOINTS}
     for name, endpoint in given.items():
         if endpoint:
             check_endpoint(endpoint, name, ALLOW_HTTP)
             return endpoint.rstrip("/")
-    return ""
+    if not re.fullmatch(r"[a-z0-9-]+", region):
+        raise ConfigError(f"AWS_REGION={region!r}: not a region; give one such as eu-west-1")
+    return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
 
 
 def _keys(profile: Mapping[str, str]) -> "S3Config":

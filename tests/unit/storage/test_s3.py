@@ -247,7 +247,20 @@ def test_plain_http_is_for_this_machine_or_on_demand(
             open_storage("s3://bucket")
 
 
-@pytest.mark.parametrize("endpoint", ["store:8333", "ftp://store", "https://", "http://u:hush@h"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(
+            "store:8333",
+            "ftp://store",
+            "https://",
+            "http://u:hush@h",
+            "https://[::1",
+            "https://a b",
+        ),
+        *("https://h:x", "https://h?a", "https://h#a", "https://ü"),
+    ],
+)
 def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     assert "AWS_ENDPOINT_URL" in message(ConfigError, lambda: open_storage("s3://bucket"))
@@ -299,3 +312,24 @@ def test_who_pays_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ObjectNotFoundError):
             at(server, monkeypatch).read("a")
         assert server.last.headers["x-amz-request-payer"] == "requester"
+
+
+def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "")
+    store = open_storage("s3://bucket")
+    assert store.endpoint == "https://s3.us-east-1.amazonaws.com"  # type: ignore[attr-defined]
+    with Says(404, "NoSuchKey") as server:
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+        assert "x-amz-security-token" not in server.last.headers
+
+
+def test_a_region_decides_on_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    for region, end in (("eu-west-3", "com"), ("cn-north-1", "com.cn")):
+        monkeypatch.setenv("AWS_REGION", region)
+        assert open_storage("s3://bucket").endpoint == f"https://s3.{region}.amazonaws.{end}"  # type: ignore[attr-defined]
+    monkeypatch.setenv("AWS_REGION", "eu west")
+    assert "AWS_REGION='eu west': not a region" in message(
+        ConfigError, lambda: open_storage("s3://bucket")
+    )
