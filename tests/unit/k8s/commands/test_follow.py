@@ -113,7 +113,7 @@ def test_the_exit_code_mirrors_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def live() -> None:
-        while not api.sent("get", "jobs")[2:]:
+        while not any(kind == "Pod" for kind, _, _ in list(api.objects)):
             time.sleep(0.01)
         time.sleep(0.1)
         controller.end(condition, reason, codes)
