@@ -1,5 +1,6 @@
 """Folders of runs, written without training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def digits(classes: int, size: int = 8, count: int = 60) -> tuple[Any, Any]:
     return images, labels.astype(np.uint8)
 
 
-def make_run(folder: Path, classes: int = 10, **settings: Any) -> Path:
+def make_run(
+    folder: Path, classes: int = 10, class_names: Sequence[str] = (), **settings: Any
+) -> Path:
     """Write the folder of a finished run of 1,000 steps, and its dataset, and return the run's."""
     data, where = folder / "data", folder / "run"
     data.mkdir(parents=True)
@@ -29,7 +32,9 @@ def make_run(folder: Path, classes: int = 10, **settings: Any) -> Path:
         (data / name).write_bytes(idx.encode(array))
     storage = open_storage(str(where))
     config = TrainConfig(data=str(data), run=str(where), epochs=10.0, **settings)
-    digest = run_folder.claim(storage, config, "ab" * 32, (8, 8, 1), classes)
+    digest = run_folder.claim(
+        storage, config, "ab" * 32, (8, 8, 1), classes, class_names=class_names
+    )
     storage.create(run_folder.METRICS, run_folder.lines(metric_lines(1000)))
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (len(labels), classes)).astype(np.float32)

@@ -54,9 +54,11 @@ def run(options: argparse.Namespace) -> None:
         with shared.quiet_tensorflow():
             predictions = predict.predict(restored, seen)
         as_json = options.output == "json"
-        sys.stdout.write(predict.as_json(predictions) if as_json else predict.as_text(predictions))
+        names = restored.settings.class_names
+        write = predict.as_json if as_json else predict.as_text
+        sys.stdout.write(write(predictions, names))
         if options.show is not None:
-            for path in panel.show(seen, predictions, options.show):
+            for path in panel.show(seen, predictions, options.show, names):
                 (sys.stderr if as_json else sys.stdout).write(f"seen: {path}\n")
         sys.stdout.flush()
     for error in errors[:-1]:

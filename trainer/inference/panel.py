@@ -10,13 +10,18 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer.errors import ConfigError
 from trainer.inference import picture
 from trainer.inference.predict import SHOWN, STANDARD_INPUT, Prediction, Seen
-from trainer.text import printable
+from trainer.text import class_name, printable
 
 CELL = 112  # pixels of an enlarged image in a panel
 ACROSS = 5  # of them in a row, at most
 
 
-def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -> list[str]:
+def show(
+    seen: Sequence[Seen],
+    predictions: Sequence[Prediction],
+    folder: str,
+    class_names: Sequence[str] = (),
+) -> list[str]:
     """Write each picture with what the model saw of it, and return the files' printable names.
 
     They go into the folder or, where it is empty, beside their pictures.
@@ -35,7 +40,7 @@ def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -
             target = beside / f"{len(written) + 1}-{source.name}.seen.png"
         try:
             beside.mkdir(parents=True, exist_ok=True)
-            draw(each, own).save(target)
+            draw(each, own, class_names).save(target)
         except OSError as error:
             reason = error.strerror or error
             raise ConfigError(
@@ -45,7 +50,9 @@ def show(seen: Sequence[Seen], predictions: Sequence[Prediction], folder: str) -
     return [printable(str(target)) for target in written]
 
 
-def draw(seen: Seen, predictions: Sequence[Prediction]) -> Image.Image:
+def draw(
+    seen: Seen, predictions: Sequence[Prediction], class_names: Sequence[str] = ()
+) -> Image.Image:
     """Return the original with its digits in boxes, and beside it what the model was given."""
     small = picture.visible(seen.small)
     factor = small.width / seen.size[0]
@@ -68,7 +75,9 @@ def draw(seen: Seen, predictions: Sequence[Prediction]) -> Image.Image:
         x = small.width + 16 + place % columns * (CELL + 8)
         y = 8 + place // columns * (CELL + 28)
         sheet.paste(_enlarged(digit.image), (x, y))
-        pen.text((x, y + CELL + 2), f"{each.digit}  {each.probability:.1%}", "black", font)
+        sure = f"  {each.probability:.1%}"
+        name = class_name(each.digit, class_names, CELL - font.getlength(sure), font.getlength)
+        pen.text((x, y + CELL + 2), f"{name}{sure}", "black", font)
     return sheet
 
 

@@ -4,19 +4,20 @@ import json
 import math
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.cells import cell_len
 
 from trainer import metrics
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference import picture
 from trainer.inference.ink import Box
 from trainer.runs.trained_weights import Restored
-from trainer.text import printable
+from trainer.text import class_name, printable
 from trainer.train.quick_import import quick_imports
 
 STANDARD_INPUT = "-"
@@ -27,6 +28,7 @@ MOST_VALUES = 1 << 24  # of a batch
 LARGE = 1 << 18  # values of an image
 SHOWN = 640  # pixels of the longer side of the original beside what the model saw
 COLUMNS = 80
+LONGEST_NAME = 24  # columns of a class
 
 
 @dataclass(frozen=True)
@@ -143,19 +145,33 @@ def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
     ]
 
 
-def as_text(predictions: Sequence[Prediction]) -> str:
+def as_text(predictions: Sequence[Prediction], class_names: Sequence[str] = ()) -> str:
     """Return a line for each digit, for people."""
+
+    def called(label: int) -> str:
+        return class_name(label, class_names, LONGEST_NAME, cell_len)
+
+    classes = [called(each.digit) for each in predictions]
+    wide = max(map(cell_len, classes), default=0)
     names = [_short(printable(each.picture), COLUMNS - 28) for each in predictions]
     width = max(map(len, names), default=0)
     return "".join(
-        f"{name:<{width}}  {each.digit}  {each.probability:>6.1%}{_second_choice(each)}\n"
-        for name, each in zip(names, predictions, strict=True)
+        f"{name:<{width}}  {digit}{' ' * (wide - cell_len(digit))}  {each.probability:>6.1%}"
+        f"{_second_choice(each, called)}\n"
+        for name, digit, each in zip(names, classes, predictions, strict=True)
     )
 
 
-def as_json(predictions: Sequence[Prediction]) -> str:
-    """Return a list of objects, for programs."""
-    values = [{**vars(each), "box": list(each.box)} for each in predictions]
+def as_json(predictions: Sequence[Prediction], class_names: Sequence[str] = ()) -> str:
+    """Return a list of objects, for programs; ``class_name`` only where classes have names."""
+    values = [
+        {
+            **vars(each),
+            **({"class_name": class_names[each.digit]} if class_names else {}),
+            "box": list(each.box),
+        }
+        for each in predictions
+    ]
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -190,7 +206,7 @@ def _short(name: str, width: int) -> str:
     return name if len(name) <= width else "..." + name[3 - width :]
 
 
-def _second_choice(prediction: Prediction) -> str:
+def _second_choice(prediction: Prediction, called: Callable[[int], str]) -> str:
     second = int(np.argsort(prediction.probabilities)[-2])
     probability = prediction.probabilities[second]
-    return f"  or {second}  {probability:.1%}" if probability >= UNSURE else ""
+    return f"  or {called(second)}  {probability:.1%}" if probability >= UNSURE else ""

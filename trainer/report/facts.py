@@ -39,6 +39,7 @@ class Facts:
         quality: on the test images.
         images: the test images [n, height, width, channels] and their labels [n].
         network: the model for the page.
+        class_names: of class 0 on; none if the classes have none, or config.json is damaged.
     """
 
     uri: str
@@ -50,6 +51,7 @@ class Facts:
     quality: Quality | str
     images: reader.LabelledImages | str
     network: Mapping[str, Any] | str
+    class_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -106,6 +108,7 @@ def gather(run_uri: str) -> Facts:
             UserError,
         ),
         network=_or_reason(lambda: network.of_run(storage)),
+        class_names=() if isinstance(settings, str) else settings.class_names,
     )
 
 

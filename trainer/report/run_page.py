@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from trainer import metrics
 from trainer.config import TrainConfig
@@ -15,7 +16,7 @@ from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
 from trainer.runs import run_folder
-from trainer.text import plural
+from trainer.text import class_label, class_name, plural
 
 SAMPLES = 10  # images of each class
 
@@ -69,7 +70,7 @@ def write(run_uri: str, output: str | None = None) -> str:
 
 def as_page(found: Facts) -> bytes:
     """Return the page, UTF-8."""
-    quality = found.quality
+    quality, names = found.quality, found.class_names
     described = isinstance(found.network, Mapping)
     lines = curves(found)
     diagram = quality if isinstance(quality, str) else calibration(quality)
@@ -77,6 +78,11 @@ def as_page(found: Facts) -> bytes:
         "report.html",
         [each for each in (*(chart for _, chart in lines), diagram) if isinstance(each, Chart)],
         facts=found,
+        called=lambda label, most=24: class_name(label, names, most),
+        listed=lambda label, most=24: class_label(label, names, most),
+        hint=lambda label: (
+            Markup(' title="{}"').format(class_name(label, names, 200)) if names else ""
+        ),
         headline=headline(found),
         curves=lines,
         cells=None if isinstance(quality, str) else cells(quality),

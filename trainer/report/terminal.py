@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
@@ -13,10 +14,12 @@ from trainer.metrics import Quality
 from trainer.report import run_page
 from trainer.report.facts import Facts
 from trainer.report.series import MOST_POINTS, Kind, Points, text, thin
-from trainer.text import plural, printable
+from trainer.text import class_label, class_name, plural, printable
 
 COLUMNS = 80
 CURVE_COLUMNS, CURVE_ROWS = 60, 4
+LONGEST_NAME = 30  # columns of a class in the table
+SHORTEST_NAME = 10  # columns below which the matrix has numbers instead
 MOST_CONFUSED = 5  # pairs of classes
 KINDS: dict[str, Kind] = {"loss": "number", "accuracy": "percent"}
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -33,7 +36,7 @@ def as_text(found: Facts) -> str:
         console.print(Text(printable("  ".join(parts))))
     _print_curves(console, found)
     if isinstance(found.quality, Quality):
-        _print_quality(console, found.quality)
+        _print_quality(console, found.quality, found.class_names)
     else:
         _section(console, "test images")
         console.print(Text(printable(found.quality)))
@@ -88,10 +91,14 @@ def _print_curves(console: Console, found: Facts) -> None:
             console.print(f"validation {name} {text(value, kind)} at step {step:,.0f}")
 
 
-def _print_quality(console: Console, quality: Quality) -> None:
+def _print_quality(console: Console, quality: Quality, names: Sequence[str]) -> None:
     _section(console, f"{quality.images:,} test images")
     rows = [
-        (str(label), *(f"{share:.2%}" for share in shares), str(count))
+        (
+            class_label(label, names, LONGEST_NAME, cell_len),
+            *((f"{share:.2%}" for share in shares) if count else ("no images", "", "")),
+            str(count),
+        )
         for label, (*shares, count) in enumerate(
             zip(quality.precision, quality.recall, quality.f1, quality.support, strict=True)
         )
@@ -100,15 +107,21 @@ def _print_quality(console: Console, quality: Quality) -> None:
     _section(console, "confusion matrix: rows are true classes, columns predicted ones")
     matrix = [[str(count) for count in row] for row in quality.matrix.tolist()]
     width = max(len(cell) for row in [*matrix, [str(len(matrix))]] for cell in row) + 1
-    if 4 + width * len(matrix) <= COLUMNS:
+    room = COLUMNS - 1 - width * len(matrix)
+    if room >= 3:
+        called = names if room >= SHORTEST_NAME else ()
+        labels = [class_label(label, called, room, cell_len) for label in range(len(matrix))]
+        margin = max(3, *map(cell_len, labels)) + 1
         heads = "".join(f"{label:>{width}}" for label in range(len(matrix)))
-        console.print(f"{'':4}{heads}")
-        for label, row in enumerate(matrix):
-            console.print(f"{label:>3} " + "".join(f"{cell:>{width}}" for cell in row))
+        console.print(f"{'':{margin}}{heads}")
+        for label, row in zip(labels, matrix, strict=True):
+            indent = " " * (margin - 1 - cell_len(label))
+            console.print(f"{indent}{label} " + "".join(f"{cell:>{width}}" for cell in row))
     else:
         console.print(f"{len(matrix)} classes are too many for {COLUMNS} columns; see report.html")
     _section(console, "most confused")
-    for label, predicted, times in quality.confused(MOST_CONFUSED):
+    for i, j, times in quality.confused(MOST_CONFUSED):
+        label, predicted = (class_name(each, names, 24, cell_len) for each in (i, j))
         console.print(f"{label} predicted as {predicted}  {plural(times, 'time')}")
     if not quality.wrong:
         console.print("the model predicted every test image right")

@@ -1,36 +1,48 @@
 """Pictures for people who look at a run: PNG from logits, labels and images; pure functions."""
 
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import metrics
+from trainer.text import class_label, class_name
 
 _CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
 _MATRIX = 360  # pixels that all cells of a row share, where that is between the two
 _PICTURE = 64  # about as many pixels along the longer edge of a picture in the grid
 _COLUMNS, _ROWS = 8, 4
+_NAME = 120  # of the name of a class
 _GAP, _LINE, _TEXT = 8, 16, 12  # pixels: between things, a line of text, its letters
 _INK, _PAPER, _WRONG, _RIGHT = "#1b2027", "#ffffff", "#b84a08", "#0b63b8"
 
 
-def confusion_matrix(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> bytes:
+def confusion_matrix(
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    class_names: Sequence[str] = (),
+) -> bytes:
     """Return the confusion matrix as a picture with the counts in it.
 
     Args:
         logits: float32 [n, classes].
         labels: int32 [n].
+        class_names: of class 0 on, or none.
     """
     classes = logits.shape[1]
     matrix = metrics.confusion(logits.argmax(axis=1), labels, classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cell = min(max(_MATRIX // classes, _CELL[0]), _CELL[1])
-    left, top = 4 * _LINE, 3 * _LINE
+    font = ImageFont.load_default(_TEXT)
+    rows = [class_label(i, class_names, _NAME, font.getlength) for i in range(classes)]
+    left = max(4 * _LINE, math.ceil(max(map(font.getlength, rows))) + 2 * _GAP)
+    top = 3 * _LINE
     width, height = left + cell * classes + _GAP, top + cell * classes + _GAP
     canvas = Image.new("RGB", (max(width, 260), height), _PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT)
+    draw = ImageDraw.Draw(canvas)
     wrong = len(labels) - int(np.trace(matrix))
     draw.text((_GAP, 2), f"{wrong:,} of {len(labels):,} wrong", _INK, font)
     draw.text((left, _LINE + 2), "prediction", _INK, font)
@@ -38,7 +50,7 @@ def confusion_matrix(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int
     for i in range(classes):
         middle = (i + 0.5) * cell
         draw.text((left + middle, top - 9), str(i), _INK, font, anchor="mm")
-        draw.text((left - _GAP, top + middle), str(i), _INK, font, anchor="rm")
+        draw.text((left - _GAP, top + middle), rows[i], _INK, font, anchor="rm")
         for j in range(classes):
             x, y = left + j * cell, top + i * cell
             share, count = float(shares[i, j]), int(matrix[i, j])
@@ -57,6 +69,7 @@ def wrong_pictures(
     logits: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
     images: npt.NDArray[np.uint8],
+    class_names: Sequence[str] = (),
 ) -> bytes:
     """Return the wrong predictions that the model was surest of, as a picture.
 
@@ -64,12 +77,14 @@ def wrong_pictures(
         logits: float32 [n, classes].
         labels: int32 [n].
         images: uint8 [n, height, width, channels].
+        class_names: of class 0 on, or none.
     """
     predicted = logits.argmax(axis=1)
     sureness = metrics.probabilities(logits).max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-sureness[wrong], kind="stable")][: _COLUMNS * _ROWS]
-    tile_width, tile_height = _PICTURE + 2 * _GAP + 16, _PICTURE + _LINE + _GAP
+    tile_height = _PICTURE + _LINE + _GAP
+    tile_width = _PICTURE + 2 * _GAP + (_NAME if class_names else 16)
     rows = -(-len(shown) // _COLUMNS)
     mode = "RGB" if images.shape[3] == 3 else "L"
     canvas = Image.new(mode, (_COLUMNS * tile_width, 2 * _LINE + rows * tile_height), _PAPER)
@@ -81,7 +96,11 @@ def wrong_pictures(
         y = 2 * _LINE + place // _COLUMNS * tile_height
         picture = _scaled(images[index])
         canvas.paste(picture, (x + (tile_width - picture.width) // 2, y))
-        caption = f"{labels[index]} > {predicted[index]}  {sureness[index]:.0%}"
+        truth, prediction = (
+            class_name(int(each[index]), class_names, _NAME / 2, font.getlength)
+            for each in (labels, predicted)
+        )
+        caption = f"{truth} > {prediction}  {sureness[index]:.0%}"
         draw.text((x + tile_width / 2, y + _PICTURE + 9), caption, _INK, font, anchor="mm")
     return _png(canvas)
 

@@ -102,6 +102,7 @@ class EventLog:
         total: steps of the whole run.
         resumed: the step at which this attempt started.
         warn: called with what could not be written.
+        class_names: of class 0 on, or none.
 
     Attributes:
         graph: the model's graph, a serialised GraphDef, until it is stored.
@@ -115,6 +116,7 @@ class EventLog:
         total: int,
         resumed: int,
         warn: Callable[[str], None],
+        class_names: Sequence[str] = (),
     ) -> None:
         self.graph: bytes | None = None
         self.wants_graph = resumed == 0
@@ -123,6 +125,7 @@ class EventLog:
         self._total = total
         self._resumed = resumed
         self._warn = warn
+        self._class_names = class_names
         self._written: dict[str, int] | None = None  # the last step of each kind, once known
         self._broken = False
         self._last = -EVERY
@@ -180,7 +183,7 @@ class EventLog:
         fresh = [line for line in records if line["step"] > written[VALIDATION]]
         values = events.scalars(fresh, _VALIDATION)
         if validated and validated.step in values:
-            values[validated.step] += _pictures(validated)
+            values[validated.step] += _pictures(validated, self._class_names)
         self._put(VALIDATION, step, values, times)
         if self.graph is not None:
             self._storage.replace(object_name(GRAPH), events.graph(self.graph, now))
@@ -194,7 +197,7 @@ class EventLog:
         pairs = {"loss": score.loss, "accuracy": score.accuracy}
         values = [events.scalar(tag, value) for tag, value in pairs.items()]
         now = time.time()
-        of_step = {tested.step: values + _pictures(tested)}
+        of_step = {tested.step: values + _pictures(tested, self._class_names)}
         self._put(TEST, tested.step, of_step, {tested.step: now})
         self._storage.replace(object_name(END), events.end(now))
 
@@ -247,22 +250,28 @@ class EventLog:
 
 
 def open_log(
-    storage: Storage, config: TrainConfig, total: int, resumed: int, warn: Callable[[str], None]
+    storage: Storage,
+    config: TrainConfig,
+    total: int,
+    resumed: int,
+    warn: Callable[[str], None],
+    class_names: Sequence[str] = (),
 ) -> EventLog | None:
     """Return the log of a run, or None where none is wanted or its packages are missing."""
     wanted = config.tensorboard != "off"
     if not wanted or not all(map(importlib.util.find_spec, ("tensorboard", "PIL"))):
         return None
-    return EventLog(storage, config, total, resumed, warn)
+    return EventLog(storage, config, total, resumed, warn, class_names)
 
 
-def _pictures(scored: Scored) -> list[Any]:
+def _pictures(scored: Scored, names: Sequence[str]) -> list[Any]:
     from trainer.runs import event_images, events
 
     labels = scored.split.labels
-    matrix = event_images.confusion_matrix(scored.logits, labels)
-    wrong = event_images.wrong_pictures(scored.logits, labels, scored.split.images)
-    return [events.image("confusion matrix", matrix), events.image("wrong pictures", wrong)]
+    matrix = event_images.confusion_matrix(scored.logits, labels, names)
+    wrong = event_images.wrong_pictures(scored.logits, labels, scored.split.images, names)
+    pictures = {"confusion matrix": matrix, "wrong pictures": wrong}
+    return [events.image(tag, picture, names) for tag, picture in pictures.items()]
 
 
 def _histograms(arrays: Mapping[str, npt.NDArray[Any]]) -> list[Any]:

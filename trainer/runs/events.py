@@ -28,6 +28,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
     SessionStartInfo,
 )
 
+from trainer.text import printable
+
 BINS = 30  # of a histogram, as many as TensorBoard's own have
 
 _VERSION = "brain.Event:2"  # first in every file, else TensorBoard reads it as an older format
@@ -118,12 +120,16 @@ def scalar(tag: str, value: float) -> Value:
     return _value(tag, "scalars", DATA_CLASS_SCALAR, tensor)
 
 
-def image(tag: str, png: bytes) -> Value:
-    """Return one picture."""
+def image(tag: str, png: bytes, class_names: Sequence[str] = ()) -> Value:
+    """Return one picture, of classes with these names; TensorBoard shows them beside it."""
     # https://www.w3.org/TR/png-3/#11IHDR: width and height stand at bytes 16 to 23.
     edges = [str(int.from_bytes(png[at : at + 4])).encode() for at in (16, 20)]
     tensor = TensorProto(dtype=DT_STRING, tensor_shape=_shape(3), string_val=[*edges, png])
-    return _value(tag, "images", DATA_CLASS_BLOB_SEQUENCE, tensor)
+    value = _value(tag, "images", DATA_CLASS_BLOB_SEQUENCE, tensor)
+    # Markdown: a line that begins with four blanks is shown as it is.
+    lines = (f"    {label} {printable(name)}\n" for label, name in enumerate(class_names))
+    value.metadata.summary_description = "".join(lines)
+    return value
 
 
 def histogram(tag: str, values: npt.NDArray[Any]) -> Value:

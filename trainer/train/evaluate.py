@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from rich.cells import cell_len
 
 from trainer import metrics
 from trainer.cluster_spec import ALONE
@@ -14,11 +15,13 @@ from trainer.metrics import Quality
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.trained_weights import Restored, restore_with
-from trainer.text import printable
+from trainer.text import class_label, printable
 from trainer.train import models
 from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
+
+LONGEST_NAME = 17  # columns of a class: with it a matrix of ten classes is 79 columns wide
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Report:
         data: URI of the dataset.
         step: of the checkpoint.
         quality: of the predictions.
+        class_names: the run's or, where it has none, the data's.
     """
 
     run: str
     data: str
     step: int
     quality: Quality
+    class_names: tuple[str, ...] = ()
 
 
 def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
@@ -56,12 +61,19 @@ def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Re
     start = len(data.train.labels) + len(data.validation.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
     logits = loop.logits(loop.place(loop.unnamed(found.arrays)), indices)
-    return Report(storage.uri, config.data, found.step, metrics.judge(logits, test.labels))
+    names = restored.settings.class_names or data.class_names
+    quality = metrics.judge(logits, test.labels)
+    return Report(storage.uri, config.data, restored.step, quality, names)
 
 
 def as_json(report: Report) -> str:
-    """Return the report for programs."""
+    """Return the report for programs; precision and recall of a class without images are null."""
     quality = report.quality
+    tested = (quality.support > 0).tolist()
+    precision, recall = (
+        [share if has else None for share, has in zip(shares.tolist(), tested, strict=True)]
+        for shares in (quality.precision, quality.recall)
+    )
     values = {
         "run": report.run,
         "data": report.data,
@@ -69,8 +81,9 @@ def as_json(report: Report) -> str:
         "images": quality.images,
         "accuracy": quality.accuracy,
         "loss": quality.loss,
-        "precision": quality.precision.tolist(),
-        "recall": quality.recall.tolist(),
+        "class_names": list(report.class_names) or None,
+        "precision": precision,
+        "recall": recall,
         "confusion": quality.matrix.tolist(),
     }
     return json.dumps(values, indent=2) + "\n"
@@ -80,20 +93,29 @@ def as_text(report: Report) -> str:
     """Return the report for people, at most 80 columns wide for ten classes."""
     quality = report.quality
     classes = range(len(quality.recall))
+    labels = [class_label(c, report.class_names, LONGEST_NAME, cell_len) for c in classes]
+    width = max(5, *map(cell_len, labels))
+    heads = [" " * (width - cell_len(label)) + label for label in labels]
+    shares = [
+        f"{quality.precision[c]:>10.2%} {quality.recall[c]:>8.2%}"
+        if quality.support[c]
+        else f"{'no images':>10}"
+        for c in classes
+    ]
     lines = [
         printable(
             f"{report.run} at step {report.step}, on {quality.images} test images of {report.data}"
         ),
         f"accuracy {quality.accuracy:.2%}  loss {quality.loss:.4f}",
         "",
-        "class  precision   recall",
-        *(f"{c:>5} {quality.precision[c]:>10.2%} {quality.recall[c]:>8.2%}" for c in classes),
+        f"{'class':>{width}}  precision   recall",
+        *(f"{head} {share}" for head, share in zip(heads, shares, strict=True)),
         "",
         "confusion: rows are true classes, columns predicted ones",
-        "       " + "".join(f"{c:>6}" for c in classes),
+        " " * (width + 2) + "".join(f"{c:>6}" for c in classes),
         *(
-            f"{c:>5}  " + "".join(f"{count:>6}" for count in row)
-            for c, row in enumerate(quality.matrix.tolist())
+            f"{head}  " + "".join(f"{count:>6}" for count in row)
+            for head, row in zip(heads, quality.matrix.tolist(), strict=True)
         ),
     ]
     return "\n".join(lines) + "\n"

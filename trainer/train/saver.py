@@ -73,7 +73,12 @@ class Saver:
         self._saved = step
         if self.run.cluster.rank == 0:
             self.events = event_log.open_log(
-                self.run.storage, self.run.config, self.run.total, step, self.run.reporter.warn
+                self.run.storage,
+                self.run.config,
+                self.run.total,
+                step,
+                self.run.reporter.warn,
+                self.run.dataset.class_names,
             )
 
     def finish_chunk(self, at: TrainState) -> None:

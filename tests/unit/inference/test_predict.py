@@ -179,3 +179,21 @@ def test_panels_of_any_size(size: tuple[int, int], count: int) -> None:
     seen = Seen("a", shrunk(Image.new("L", size), predict.SHOWN), size, [digit] * count)
     sheet = panel.draw(seen, [prediction()] * count)
     assert max(sheet.size) < 1500
+
+
+def test_classes_are_called_by_their_names(picture: str, tmp_path: Path) -> None:
+    names = ("a", "b", "c", "\u202e<b>" + "long " * 19, "T-shirt/top")
+    surest, other = prediction(), Prediction("b.png", 3, 0.5, [0.4, 0, 0.1, 0.5], (0, 0, 1, 1))
+    lines = predict.as_text([surest, other], names).splitlines()
+    assert lines == [
+        "a.png  T-shirt/top                95.0%",
+        "b.png  \ufffd<b>long long long long…   50.0%  or a  40.0%",
+    ]
+    values = json.loads(predict.as_json([surest, other], names))
+    assert [each["class_name"] for each in values] == [names[4], names[3]]
+    assert "class_name" not in json.loads(predict.as_json([surest]))[0]
+    [seen], _ = predict.look([picture], MNIST, "auto")
+    sheets = [panel.draw(seen, [each], names) for each in (surest, other)]
+    plain = panel.draw(seen, [surest])
+    assert {sheet.size for sheet in sheets} == {plain.size}
+    assert len({sheet.tobytes() for sheet in (*sheets, plain)}) == 3

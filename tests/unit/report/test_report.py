@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,9 +19,11 @@ import pytest
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from tests.support.folders import attempt, digits, make_run, metric_lines, result
 from tests.support.mnist import find_mnist
+from tests.support.names import HARD
 from trainer import metrics
 from trainer.cli.main import main
 from trainer.data import dataset, idx
@@ -30,6 +33,7 @@ from trainer.report import run_page as report
 from trainer.report.html import MOST_PIXELS, png
 from trainer.runs import checkpoint, predictions, run_folder
 from trainer.storage.base import open_storage
+from trainer.text import printable
 
 pytestmark = pytest.mark.process
 
@@ -152,6 +156,58 @@ def test_the_result_in_a_line(folder: Path) -> None:
         "5,000 images/s",
         "2 workers",
     ]
+
+
+def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
+    where = make_run(tmp_path, class_names=HARD)
+    html = report.as_page(facts.gather(str(where))).decode()
+    page = Page(html)
+    check_html(page)
+    for bad in ("<script>alert", "\u202e", "\u200f", "<b>&"):
+        assert bad not in html
+    for panel in ("confusion", "classes", "wrong", "samples"):
+        assert "T-shirt/top" in page.texts[panel], panel
+    assert "{{ 7*7 }}" in page.texts["classes"]  # as it is, and not computed
+    assert "8 7" in page.texts["confusion"]
+    assert "7" in page.texts["wrong"]
+    heads = [each.get("title") for each in page.all("th")]
+    assert heads.count(HARD[1].strip()) == heads.count("T-shirt/top") == 4
+    rows = [each for _, each in page.elements if each.get("data-draw") == "probability"]
+    assert [each["data-name"] for each in rows][6:] == ["T-shirt/top", "{{ 7*7 }}", "7", "9"]
+    text = text_of(where)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert text == "".join(c if c == "\n" else printable(c) for c in text)
+    for words in ("6 T-shirt/top", "8 7 ", "  9 ", " predicted as "):
+        assert words in text
+    assert "long long" in text.partition("most confused")[0]
+
+
+def test_names_do_not_change_the_matrix_of_many_classes(tmp_path: Path) -> None:
+    where = make_run(tmp_path, 26, [chr(97 + n) for n in range(26)])
+    text = text_of(where)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "25 z" in text
+    check_html(page_of(where))
+
+
+def test_a_page_stands_fewer_names_than_classes(folder: Path) -> None:
+    found = replace(facts.gather(str(folder)), class_names=("a", "b"))
+    check_html(Page(report.as_page(found).decode()))
+    assert "1 b" in terminal.as_text(found)
+
+
+def test_classes_without_test_images_do_not_count_in_the_means(folder: Path) -> None:
+    labels = np.repeat(np.arange(1, 27), 4).astype(np.int32)  # as EMNIST's letters come
+    logits = np.eye(27, dtype=np.float32)[labels]
+    found = replace(facts.gather(str(folder)), quality=metrics.judge(logits, labels))
+    panel = squeezed(Page(report.as_page(found).decode()).texts["classes"])
+    assert "0no images 1100.00%100.00%100.00%4 " in panel
+    assert "mean100.00%100.00%100.00%104" in panel
+    assert "Classes without test images do not count in the means." in panel
+    assert panel.count("no images") == 1
+    [line] = [line for line in terminal.as_text(found).splitlines() if "no images" in line]
+    assert line.split() == ["0", "no", "images", "0"]
+    assert "do not count" not in page_of(folder).texts["classes"]
 
 
 def real_predictions() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tensorboard import plugin_util
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.tensorflow_stub.errors import OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
@@ -411,3 +412,32 @@ def test_a_run_by_itself_has_the_name_of_its_folder(tmp_path: Path) -> None:
     store.put(event_log.step_name("train", 1))
     assert Mirror(store, tmp_path / "here", pytest.fail).refresh() == ["cnn-1"]
     assert json.dumps(list(shown(tmp_path / "here"))) == '["cnn-1/train"]'
+
+
+def test_pictures_have_the_names_of_classes(tmp_path: Path) -> None:
+    names = ("![x](http://x.example/x.png)", "\u202e`<script>`", "long " * 19 + "end")
+    storage = LocalStorage(str(tmp_path))
+    found = event_log.open_log(storage, CONFIG, TOTAL, 0, print, names)
+    assert found is not None
+    found.finish(records(20), Scored(20, LOGITS, SPLIT))
+    [path] = (tmp_path / "events/test").iterdir()
+    described = {
+        value.tag: value.metadata.summary_description
+        for event in read(path)
+        for value in event.summary.value
+    }
+    for tag in ("confusion matrix", "wrong pictures"):
+        html = plugin_util.markdown_to_safe_html(described[tag])
+        assert "<img" not in html
+        assert "0 ![x](http://x.example/x.png)\n1 \ufffd`&lt;script&gt;`\n2 long" in html
+        assert names[2] in html
+    assert described["loss"] == ""
+
+
+def test_names_are_drawn_into_the_pictures_and_leave_their_numbers() -> None:
+    named = event_images.confusion_matrix(LOGITS, LABELS, ("cat", "dog", "long " * 20))
+    plain = event_images.confusion_matrix(LOGITS, LABELS)
+    widths = [Image.open(io.BytesIO(png)).width for png in (plain, named)]
+    assert widths[0] < widths[1] < 400
+    wrong = event_images.wrong_pictures(LOGITS, LABELS, IMAGES, ("cat", "dog", "long " * 20))
+    assert Image.open(io.BytesIO(wrong)).width == 8 * 200

@@ -197,7 +197,7 @@
         row.querySelector("span").style.width = `${100 * share}%`;
         row.querySelector("td:last-child").textContent = probabilities ? percent(share) : "";
       });
-      const text = best < 0 ? "Nothing drawn" : `${best}, ${percent(probabilities[best])}`;
+      const text = best < 0 ? "Nothing drawn" : `${rows[best].dataset.name}, ${percent(probabilities[best])}`;
       if (answer.textContent !== text) {
         answer.textContent = text; // said aloud when it changes
       }
