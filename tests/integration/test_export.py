@@ -1,12 +1,13 @@
 """Exports of real runs give the runs' predictions, and a wrong one is never stored."""
 
+import importlib
 import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import processes, warm
+from tests.support.names import HARD
 from tests.support.stores import Stores, opened
 from trainer import metrics, presets, progress
 from trainer.cluster_spec import ALONE
@@ -105,6 +107,24 @@ def expected(names: set[str]) -> set[str]:
     return names if "onnx" in formats() else names - {"model.onnx"}
 
 
+def test_names_of_classes_lie_where_users_of_each_format_look(small: Path) -> None:
+    names = list(HARD)
+    config = json.loads((small / run_folder.CONFIG).read_text())
+    (small / run_folder.CONFIG).write_text(json.dumps({**config, "class_names": names}))
+    lines: list[str] = []
+    export.export(str(small), None, formats(), lines.append)
+    model = small / "model"
+    labels, extra = "labels.txt", "saved_model/1/assets.extra/labels.txt"
+    assert stored(model) == expected(ALL | {labels, extra})
+    for name in (labels, extra):
+        assert (model / name).read_text().split("\n") == [*names, ""]
+    assert "labels.txt   10 class names, a line each" in lines
+    if "onnx" in formats():
+        runtime = importlib.import_module("onnxruntime")
+        meta = runtime.InferenceSession(model / "model.onnx").get_modelmeta()
+        assert json.loads(meta.custom_metadata_map["class_names"]) == names
+
+
 @pytest.mark.parametrize("preset", ["cnn", "cnn-best", "mlp-100", "softmax"])
 def test_every_export_gives_the_predictions_of_the_run(
     train: Train, exported: Exported, preset: str
@@ -161,11 +181,11 @@ def test_an_export_with_one_other_weight_is_refused(
         pytest.skip("tf2onnx or onnxruntime is missing")
     right = FORMATS[broken]
 
-    def wrong(model: Any, path: Path) -> None:
+    def wrong(model: Any, path: Path, class_names: Sequence[str]) -> None:
         bias = model.weights[-1]
         kept = bias.numpy()
         bias.assign(kept + 1e-3 * np.eye(1, len(kept))[0])
-        right.write(model, path)
+        right.write(model, path, class_names)
         bias.assign(kept)
 
     monkeypatch.setitem(FORMATS, broken, replace(right, write=wrong))
@@ -181,8 +201,8 @@ def test_an_export_with_one_other_weight_is_refused(
 def test_an_export_that_cannot_be_read_again_is_not_stored(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def torn(model: Any, path: Path) -> None:
-        FORMATS["savedmodel"].write(model, path)  # a folder where a file must be
+    def torn(model: Any, path: Path, class_names: Sequence[str]) -> None:
+        FORMATS["savedmodel"].write(model, path, class_names)  # a folder where a file must be
 
     monkeypatch.setitem(FORMATS, "keras", replace(FORMATS["keras"], write=torn))
     with pytest.raises(UserError, match="keras: cannot hold this model") as error:

@@ -20,7 +20,7 @@ from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.base import Entry, Storage, open_storage
-from trainer.text import printable
+from trainer.text import class_label, printable
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -29,6 +29,8 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 """What a dataset consists of, in the order in which it is checked and digested."""
+
+_MOST_NAMED = 5  # classes in a message
 
 
 _OTHER_KINDS = (".png", ".jpg", ".jpeg", ".csv", ".csv.gz", ".npz", "-ubyte", "-ubyte.gz")
@@ -104,6 +106,18 @@ def load(uri: str, validation: int = 5000) -> Dataset:
         UnavailableError: The storage was not reached.
     """
     return load_from(open_storage(uri), validation)
+
+
+def without_images(counts: Sequence[int], class_names: Sequence[str] = ()) -> str | None:
+    """Return which classes have no image, given the images of each; None if all have some."""
+    missing = [label for label, count in enumerate(counts) if not count]
+    if not missing:
+        return None
+    few = ", ".join(class_label(label, class_names) for label in missing[:_MOST_NAMED])
+    if len(missing) == 1:
+        return f"class {few} of {len(counts)} has no"
+    others = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    return f"classes {few}{others} of {len(counts)} have no"
 
 
 def load_from(storage: Storage, validation: int) -> Dataset:

@@ -2,12 +2,12 @@
 
 Whatever the format, images are uint8 [n, height, width, channels]. A Keras file answers with
 logits; the other two know ``images`` by name and answer with ``logits``, ``probabilities`` and
-``classes``, the classes with the largest logits, as int64 [n].
+``classes``, the classes with the largest logits, as int64 [n]. Names of classes lie beside them.
 """
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference.formats import (
     FORMATS,
+    LABELS,
     MODEL_PB,
     Format,
     Images,
     Logits,
     Outputs,
     Predict,
+    labels_file,
     logits_of,
     missing,
     remedy,
@@ -32,7 +34,7 @@ from trainer.inference.formats import (
 from trainer.runs import predictions
 from trainer.runs.trained_weights import Restored, restore_with
 from trainer.storage.base import Storage, open_storage
-from trainer.text import nearest, one_line
+from trainer.text import nearest, one_line, plural
 from trainer.train.quick_import import quick_imports
 
 FOLDER = "model"  # below the run's
@@ -101,6 +103,7 @@ def export(
     """
     names = choose(formats)
     restored = restore_with(run_uri, own_model)
+    class_names = restored.settings.class_names
     storage, below = (restored.storage, f"{FOLDER}/") if to is None else (open_storage(to), "")
     with quick_imports():
         from trainer.train import models
@@ -115,7 +118,7 @@ def export(
         exports = []
         for name in names:
             try:
-                exports.append(_make(FORMATS[name], model, reference, Path(folder)))
+                exports.append(_make(FORMATS[name], model, reference, Path(folder), class_names))
             except UserError:
                 raise
             except Exception as error:  # a layer of the user's that the format has no room for
@@ -128,6 +131,9 @@ def export(
                 f"{each.target:<13}{size / 1e6:>7.2f} MB  probabilities within "
                 f"{each.difference:.1e}  {seconds:.1f} s"
             )
+    if exports and class_names:
+        storage.replace(below + LABELS, labels_file(class_names))
+        say(f"{LABELS:<13}{plural(len(class_names), 'class name')}, a line each")
     if exports:
         say(f"stored in {storage.uri}/{below}")
     if failed:
@@ -226,11 +232,13 @@ def _reference(restored: Restored, predict: Predict) -> Reference:
     return replace(reference, expected=(stored.logits, own))
 
 
-def _make(form: Format, model: Any, reference: Reference, folder: Path) -> Export:
+def _make(
+    form: Format, model: Any, reference: Reference, folder: Path, class_names: Sequence[str]
+) -> Export:
     """Write a model, load it again and check what it says."""
     began = time.monotonic()
     path = folder / form.target.rstrip("/")
-    form.write(model, path)
+    form.write(model, path, class_names)
     difference = check(_all(form.load(path), reference.images), reference, form.target)
     return Export(form.target, path, difference, time.monotonic() - began)
 

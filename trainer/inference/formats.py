@@ -2,7 +2,8 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+LABELS = "labels.txt"  # names of classes, a line each
 MODEL_PB = "saved_model.pb"  # what makes a folder a SavedModel
 
 Images = npt.NDArray[np.uint8]
@@ -33,13 +35,14 @@ class Format:
 
     Attributes:
         target: name of the object, or with "/" at its end of the folder, that it becomes.
-        write: writes a model (images -> logits) under a path of this machine.
+        write: writes a model (images -> logits) under a path of this machine, with the names
+            of its classes, if they have some, where users of the format look for them.
         load: returns a function of images that uses nothing but what lies under the path.
         packages: that it needs besides TensorFlow.
     """
 
     target: str
-    write: Callable[[Any, Path], None]
+    write: Callable[[Any, Path, Sequence[str]], None]
     load: Callable[[Path], Predict]
     packages: tuple[str, ...] = ()
 
@@ -49,7 +52,13 @@ def logits_of(model: Any, images: Images) -> Logits:
     return np.asarray(model(images, training=False)).astype(np.float32)
 
 
-def _write_keras(model: Any, path: Path) -> None:
+def labels_file(class_names: Sequence[str]) -> bytes:
+    """Return the names as a file, a line each from class 0 on."""
+    return "".join(f"{name}\n" for name in class_names).encode()
+
+
+def _write_keras(model: Any, path: Path, class_names: Sequence[str]) -> None:
+    del class_names  # for which the format has no place
     model.save(path)
 
 
@@ -60,8 +69,12 @@ def _load_keras(path: Path) -> Predict:
     return lambda images: Outputs(logits_of(model, images))
 
 
-def _write_savedmodel(model: Any, path: Path) -> None:
+def _write_savedmodel(model: Any, path: Path, class_names: Sequence[str]) -> None:
     _serving(model).export(path / "1", format="tf_saved_model", verbose=False)
+    if class_names:
+        extra = path / "1" / "assets.extra"  # of files that TensorFlow leaves alone
+        extra.mkdir()
+        (extra / LABELS).write_bytes(labels_file(class_names))
 
 
 def _load_savedmodel(path: Path) -> Predict:
@@ -77,8 +90,13 @@ def _load_savedmodel(path: Path) -> Predict:
     return predict
 
 
-def _write_onnx(model: Any, path: Path) -> None:
+def _write_onnx(model: Any, path: Path, class_names: Sequence[str]) -> None:
     _serving(model).export(path, format="onnx", verbose=False)
+    if class_names:
+        onnx = importlib.import_module("onnx")  # which tf2onnx brings
+        whole = onnx.load(path)
+        whole.metadata_props.add(key="class_names", value=json.dumps(class_names))
+        onnx.save(whole, path)
 
 
 def _load_onnx(path: Path) -> Predict:

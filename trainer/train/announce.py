@@ -1,5 +1,8 @@
 """The first lines that a run prints: what it trains, on what, and from where."""
 
+import numpy as np
+
+from trainer.data import dataset
 from trainer.train import devices
 from trainer.train.loop import Loop
 from trainer.train.run import Run
@@ -9,8 +12,21 @@ def announce(run: Run, loop: Loop, step: int, *, first: bool) -> None:
     """Print the plan of the run in a command's first attempt, and at which step it resumes."""
     if first:
         _announce_plan(run, loop)
+        _warn_of_classes(run)
     if step or not first:
         run.reporter.say(f"resuming at step {step}", event="resumed", step=step)
+
+
+def _warn_of_classes(run: Run) -> None:
+    data = run.dataset
+    if data.shards:  # whose labels are read with their images
+        return
+    counts = np.bincount(data.train.labels, minlength=data.classes).tolist()
+    if words := dataset.without_images(counts, data.class_names):
+        run.warn(
+            f"{words} training image; classes go from 0 to the largest label: check the labels, or "
+            "put the data again, which makes them start at 0"
+        )
 
 
 def _announce_plan(run: Run, loop: Loop) -> None:

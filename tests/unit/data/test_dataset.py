@@ -85,6 +85,16 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: object) -> None:
     assert "dataset.json: damaged: class_names: " in str(refusal(uri))
 
 
+def test_classes_without_images_are_counted() -> None:
+    assert dataset.without_images([1, 2]) is None
+    assert dataset.without_images([0, *26 * [4]]) == "class 0 of 27 has no"
+    assert dataset.without_images([1, 0, 0], ("a", "b", "2")) == "classes 1 b, 2 of 3 have no"
+    stray = dataset.without_images([*10 * [9], *245 * [0], 1], 256 * ("x" * 100,))
+    assert stray is not None
+    assert stray.endswith("… and 240 more of 256 have no")
+    assert len(stray) < 200
+
+
 def test_channels_come_from_the_data(tmp_path: Path) -> None:
     data = dataset.load(write(tmp_path, some(shape=(4, 2, 3))), validation=2)
     assert data.input_shape == (4, 2, 3)

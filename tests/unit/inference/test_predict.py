@@ -181,7 +181,7 @@ def test_panels_of_any_size(size: tuple[int, int], count: int) -> None:
     assert max(sheet.size) < 1500
 
 
-def test_classes_are_called_by_their_names(picture: str, tmp_path: Path) -> None:
+def test_classes_are_called_by_their_names(picture: str) -> None:
     names = ("a", "b", "c", "\u202e<b>" + "long " * 19, "T-shirt/top")
     surest, other = prediction(), Prediction("b.png", 3, 0.5, [0.4, 0, 0.1, 0.5], (0, 0, 1, 1))
     lines = predict.as_text([surest, other], names).splitlines()
