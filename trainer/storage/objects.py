@@ -298,7 +298,7 @@ class _Answer(NamedTuple):
             # Azure adds lines about the request.
             words = _element("Message", answer[3]).partition("\n")[0] or answer[3].partition("<")[0]
             name = code or f"{answer[1]} {answer[2]}"
-            said = f"{name}: {words}" if words else name
+            said = f"{name}: {words.rstrip('.')}" if words else name
             return cls(int(answer[1]), code, one_line(unescape(said), 300), about_credentials)
         if batch := re.search(r"request failed for key .*?: (.*?) \(code: (\d{3})\)", said):
             # Azure's client deletes in batches, which answer no code of the service's own.

@@ -87,7 +87,7 @@ def test_a_key_that_may_read_only(
     store = open_storage("s3://bucket/run")
     assert store.list() == []
     said = message(ConfigError, lambda: call(store))
-    assert "permission denied (AccessDenied: Access Denied.)" in said
+    assert "permission denied (AccessDenied: Access Denied)" in said
     assert "grant this identity s3:ListBucket on bucket and s3:GetObject, s3:PutObject" in said
 
 
