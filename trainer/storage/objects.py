@@ -9,7 +9,9 @@ import math
 import mimetypes
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
 from html import unescape
@@ -212,7 +214,9 @@ class ObjectStorage:
     def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` until it succeeds, fails for good, or time is up."""
         try:
-            return keep_trying(lambda _: attempt(), self._is_transient, self._deadline)
+            return keep_trying(
+                lambda _: _interruptibly(attempt), self._is_transient, self._deadline
+            )
         except OutOfTimeError as error:
             raise UnavailableError(
                 f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
@@ -258,6 +262,22 @@ class ObjectStorage:
         else:
             remedy = f"check the {service.bucket}, the name and the endpoint"
         return error(f"{where}: {answer.words}; {remedy}")
+
+
+def _interruptibly(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, and hear signals meanwhile, which the library does not."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result()
 
 
 class _PassingError(BaseError):

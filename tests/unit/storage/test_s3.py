@@ -1,6 +1,9 @@
 """S3Storage: what a wrong set-up says, and where its settings come from."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from tests.support import certificates
 from tests.support.answers import Says, error
+from tests.support.processes import ROOT, wait_until
 from tests.support.stores import Server, Stores, proxied
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
@@ -333,3 +337,25 @@ def test_a_region_decides_on_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> No
     assert "AWS_REGION='eu west': not a region" in message(
         ConfigError, lambda: open_storage("s3://bucket")
     )
+
+
+WAITING = """
+import signal
+from trainer.storage.base import open_storage
+signal.alarm(60)
+open_storage("s3://bucket").read("a")
+"""
+
+
+@pytest.mark.process
+def test_a_request_that_waits_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Says(200) as server:
+        server.faults = [Fault("slow", "read", seconds=3600)]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        command = [sys.executable, "-c", WAITING]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as waiting:
+            wait_until(lambda: server.requests)
+            waiting.send_signal(signal.SIGINT)
+            _, err = waiting.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in err
+    assert waiting.returncode == -signal.SIGINT
