@@ -182,6 +182,11 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "Config",
         ["AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP=true"],
     ),
+    "no credentials": (
+        {"environment_secrets": []},
+        "Store",
+        ["give a pod's service account a role (IRSA or EKS Pod Identity)"],
+    ),
     "endpoint down": ({}, "Store", ["http://store:8333 gave no good answer", "try again later"]),
 }
 

@@ -29,7 +29,7 @@ RESULT = {
 }
 
 
-@pytest.fixture(params=["s3"])
+@pytest.fixture(params=["s3", "az"])
 def server(
     request: pytest.FixtureRequest, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> Server:
