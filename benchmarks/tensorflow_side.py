@@ -134,7 +134,9 @@ class Fit:
 
 def still(input_shape: tuple[int, int, int], classes: int) -> Any:
     """Return the model of ``cnn-best`` without the layer that warps images."""
-    kept = [e for e in models.cnn_best(classes) if not isinstance(e, Warp)]
+    kept = [
+        e for e in models.cnn_best(presets.configure({}, {}), classes) if not isinstance(e, Warp)
+    ]
     return keras.Sequential([keras.Input(input_shape), *kept])
 
 

@@ -33,8 +33,10 @@ RUNTIME_SETTINGS = frozenset(
     }
 )
 
+MOST_UNITS = 65_536
+
 # Left out of config.json at these values, so that runs older than the setting still resume.
-LEGACY_DEFAULTS = {"shuffle_shards": 1, "code": None}
+LEGACY_DEFAULTS = {"shuffle_shards": 1, "code": None, "units": None, "dropout": 0.0}
 
 
 class TrainConfig(BaseModel):
@@ -47,6 +49,18 @@ class TrainConfig(BaseModel):
         None,
         description="Train your own model: package.module:function, which takes (input_shape, "
         "classes) and returns a keras.Model with one logit per class.",
+    )
+    units: str | None = Field(
+        None,
+        description="Give the hidden layers of a preset without convolutions these units, such as "
+        "512,256,128.",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Drop this share of each hidden layer's outputs in training, in a preset "
+        "without convolutions.",
     )
     code: str | None = Field(
         None,
@@ -190,6 +204,18 @@ class TrainConfig(BaseModel):
         if value is not None and not all(part.strip() for part in value.partition(":")):
             raise ValueError("must be package.module:function")
         return value
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _units_are_numbers(cls, value: Any) -> Any:
+        # YAML has 100 and [512, 256] for what flags write as 100 and 512,256.
+        parts = value if isinstance(value, list) else str(value).split(",")
+        numbers = [str(part).strip() for part in parts]
+        if value is None:
+            return None
+        if not all(n.isascii() and n.isdigit() and 1 <= int(n) <= MOST_UNITS for n in numbers):
+            raise ValueError(f"must be numbers from 1 to {MOST_UNITS}, with commas in between")
+        return ",".join(str(int(number)) for number in numbers)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the weights, by name."""

@@ -22,12 +22,14 @@ class Preset:
         accuracy: test accuracy on MNIST that the source reports, from 0 to 1.
         source: who reports it, or "" for a model designed for this project, whose goal is
             ``accuracy``.
+        hidden: units of the hidden layers, if all layers are dense; None if some convolve.
     """
 
     summary: str
     settings: Mapping[str, Any]
     accuracy: float
     source: str = ""
+    hidden: tuple[int, ...] | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -42,12 +44,14 @@ PRESETS: dict[str, Preset] = {
         },
         0.92,
         "TensorFlow tutorial, MNIST for ML Beginners",
+        hidden=(),
     ),
     "single-layer": Preset(
         "One dense layer with sigmoid outputs.",
         {"epochs": 5, "batch_size": 32, "chunk_steps": 500, "validation": 0},
         0.9241,
         "Keras digits tutorial, one layer",
+        hidden=(),
     ),
     "linear-512-256-128": Preset(
         "Three hidden layers without activations.",
@@ -55,18 +59,21 @@ PRESETS: dict[str, Preset] = {
         0.9206,
         "TensorFlow tutorial, neural network for handwritten digits; its dropout of 0.5 is left "
         "out, because its output layer reads the layer before it, so that it has no effect",
+        hidden=(512, 256, 128),
     ),
     "mlp-100": Preset(
         "A hidden layer of 100 ReLU units, and sigmoid outputs.",
         {"epochs": 5, "batch_size": 32, "chunk_steps": 500, "validation": 0, "seed": 3},
         0.9759,
         "Keras digits tutorial, one hidden layer",
+        hidden=(100,),
     ),
     "mlp-65-65": Preset(
         "Two hidden layers of 65 ReLU units each.",
         {"epochs": 15, "batch_size": 100, "chunk_steps": 250},
         0.975,
         "Keras tutorial, two hidden layers (read off a picture)",
+        hidden=(65, 65),
     ),
     "dnn-128-32": Preset(
         "Two hidden layers of 128 and 32 ReLU units.",
@@ -80,6 +87,7 @@ PRESETS: dict[str, Preset] = {
         0.9783,
         "TensorFlow estimator tutorial, DNNClassifier; its proximal Adagrad has no regularisation, "
         "which makes it Adagrad",
+        hidden=(128, 32),
     ),
     "cnn": Preset(
         "A small convolutional network that reaches 99% fast.",
@@ -131,4 +139,21 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
         if "epochs" in values and "steps" not in values:
             settings["steps"] = 0
         settings.update(values)
-    return parse(settings)
+    config = parse(settings)
+    if config.model is not None or PRESETS[name].hidden is None:
+        for field in ("units", "dropout"):
+            if value := getattr(config, field):
+                raise ConfigError(
+                    f"{field}: {value}: is for presets of dense layers "
+                    f"({', '.join(each for each in PRESETS if PRESETS[each].hidden is not None)}); "
+                    "choose one, or write your own model"
+                )
+    return config
+
+
+def hidden_units(config: TrainConfig) -> tuple[int, ...] | None:
+    """Return the units of the hidden layers, None unless all layers are a preset's and dense."""
+    hidden = None if config.model is not None else PRESETS[config.preset].hidden
+    if hidden is None or config.units is None:
+        return hidden
+    return tuple(map(int, config.units.split(",")))

@@ -54,6 +54,9 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("model", "my_models", "must be package.module:function"),
     ("model", ":build", "must be package.module:function"),
     ("model", "my_models: ", "must be package.module:function"),
+    ("units", "64,x", "must be numbers from 1 to 65536, with commas in between"),
+    ("units", 0, "must be numbers from 1 to 65536, with commas in between"),
+    ("dropout", 1, "Input should be less than 1"),
     ("code", 7, "Input should be a valid string"),
     ("data", 7, "Input should be a valid string"),
 ]

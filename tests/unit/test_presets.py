@@ -2,7 +2,7 @@ import pytest
 
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError
-from trainer.presets import PRESETS, configure
+from trainer.presets import PRESETS, configure, hidden_units
 
 # The table of sources: what they trained with, and the accuracy on MNIST they report.
 SOURCES = {
@@ -93,3 +93,29 @@ def test_an_unknown_preset_is_refused_with_the_nearest(name: object, nearest: st
     assert str(caught.value) == (
         f"preset: {name!r}: no such preset{nearest} (known: {', '.join(PRESETS)})"
     )
+
+
+def test_units_and_dropout_change_presets_of_dense_layers() -> None:
+    assert hidden_units(configure({}, {"preset": "dnn-128-32"})) == (128, 32)
+    for units in ("512,256,128", " 512, 256 ,128", [512, 256, 128]):
+        config = configure({}, {"preset": "softmax", "units": units, "dropout": "0.5"})
+        assert (hidden_units(config), config.units) == ((512, 256, 128), "512,256,128")
+    assert hidden_units(configure({}, {"preset": "mlp-100", "units": 64})) == (64,)
+    assert hidden_units(configure({}, {"preset": "cnn"})) is None
+    assert hidden_units(configure({}, {"model": "mymodels:f"})) is None
+
+
+def test_units_change_a_runs_identity_and_their_absence_does_not() -> None:
+    plain = configure({}, {"preset": "mlp-100"}).identity()
+    assert not {"units", "dropout"} & plain.keys()
+    assert configure({}, {"preset": "mlp-100", "units": 64}).identity()["units"] == "64"
+
+
+@pytest.mark.parametrize("chosen", [{"preset": "cnn"}, {"model": "mymodels:f"}])
+@pytest.mark.parametrize("field", [{"units": "64"}, {"dropout": 0.5}])
+def test_units_and_dropout_are_refused_elsewhere(
+    chosen: dict[str, str], field: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure({}, chosen | field)
+    assert "is for presets of dense layers (softmax, single-layer, linear" in str(caught.value)

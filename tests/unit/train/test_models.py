@@ -55,6 +55,21 @@ def test_a_preset_takes_images_of_any_shape(preset: str, case: tuple[models.Shap
     assert models.multiply_adds(parse({"preset": preset}), shape, classes) == wanted
 
 
+def test_units_and_dropout_as_given() -> None:
+    config: dict[str, Any] = {"preset": "mlp-65-65", "units": "12,7,5", "dropout": 0.5}
+    model = build(**config)
+    kernels = [v.shape for v in model.trainable_variables if v.path.endswith("kernel")]
+    assert kernels == [(784, 12), (12, 7), (7, 5), (5, 10)]
+    _, body = model.layers
+    assert [layer.rate for layer in body.layers if isinstance(layer, keras.layers.Dropout)] == [
+        0.5
+    ] * 3
+    assert models.multiply_adds(parse(config), *MNIST) == 784 * 12 + 12 * 7 + 7 * 5 + 5 * 10
+    pixels = images(MNIST[0], 64)
+    assert (np.asarray(model(pixels)) == np.asarray(model(pixels))).all()
+    assert (np.asarray(model(pixels, training=True)) != np.asarray(model(pixels))).any()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_equal_seeds_make_equal_weights_whatever_was_built_before(preset: str) -> None:
     first = weights(build(preset=preset, seed=5))
