@@ -134,7 +134,8 @@ def test_a_flaky_store_costs_nothing(
         assert _weights(store.around.read("result.json")) == undisturbed(STEPS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# In a short series gs:// is left to test_tensorboard.py, which kills and resumes a run there.
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "gs" or series.length(0, 1)])
 def test_a_run_killed_and_resumed_in_any_store_ends_as_in_a_folder(
     digits: Path, undisturbed: Callable[[int], str], stores: Stores, kind: str
 ) -> None:
