@@ -47,6 +47,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in parts:
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "docs", folder / "docs")  # a command writes there
+    (folder / "tests/support").mkdir(parents=True)
+    (folder / "tests/support/azurite").symlink_to(ROOT / "tests/support/azurite")
     (folder / "runs").mkdir()
     run_file = (ROOT / "runs/gcs.yaml").read_text()
     (folder / "runs/gcs.yaml").write_text(f"{run_file}  validation: 400\n")
