@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support import processes, series, shared
+from tests.support.stores import Stores, opened
 from trainer.cluster_spec import environment
 from trainer.gang.gang_key import VARIABLE
 from trainer.runs import checkpoint
@@ -377,14 +378,18 @@ def test_a_reader_that_leaves_does_not_end_the_training(digits: Path, tmp_path: 
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_chaos_leaves_the_weights_alone() -> None:
-    code, out, err = processes.run(
-        *("chaos", "--model", "tests.support.tiny:noisy", "--faults", str(FAULTS), "--seed", "3"),
-        *("--steps", "1000", "--json"),
-        limit=4 * processes.LIMIT,
-    )
-    assert (code, err) == (0, "")
+def test_chaos_leaves_the_weights_alone(stores: Stores) -> None:
+    with opened(stores("s3")) as folder:
+        code, out, err = processes.run(
+            *("chaos", "--model", "tests.support.tiny:noisy", "--faults", str(FAULTS)),
+            *("--seed", "46", "--steps", "1000", "--store", folder.uri, "--json"),
+            env=stores("s3").environment,
+            limit=4 * processes.LIMIT,
+        )
+        left = folder.list()
+    assert (code, err, left) == (0, "", [])
     told = json.loads(out)
     assert sum(told["faults"].values()) == FAULTS
+    assert {"kill", "store"} <= told["faults"].keys()
     assert (told["hangs"], told["mismatches"]) == (0, 0)
     assert told["lost_steps"]["worst"] <= told["lost_steps"]["chunk_steps"]

@@ -211,9 +211,10 @@ def _place(store: str) -> Iterator[tuple[str, Proxy]]:
     where = urlsplit(getattr(folder, "endpoint", ""))
     variable = ENDPOINTS.get(store.partition("://")[0].lower(), "")
     if where.scheme != "http" or not variable:
+        remedy = f"set {variable} to http://HOST" if variable else "give gs://, s3:// or az://"
         raise ConfigError(
             f"store: {store}: must be a bucket that is reached by plain http, since requests to "
-            f"it are made to fail; give another, or set {variable or 'its endpoint'} to http://..."
+            f"it are made to fail; {remedy}"
         )
     with Proxy(f"http://{where.netloc}") as proxy:
         os.environ[variable] = proxy.url + where.path
