@@ -71,3 +71,12 @@ def test_every_command(place: Path, stores: Stores) -> None:
     assert settings["code"] == stored["code"]  # the pods get what trained here
     name = code.object_name(stored["code"])
     assert (place / "bucket/runs/flowers" / name).is_file()
+    assert stored["class_names"] == ["daisy", "rose", "tulip"]
+    assert done.stdout.count("\n1 rose") == 1  # data show, and then in columns: evaluate
+    assert re.search(r"^1 rose +17 +3$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ *1 rose  +[\d.]+%", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^flowers/rose/001\.png  (daisy|rose|tulip) +[\d.]+%", done.stdout, re.MULTILINE
+    )
+    assert "<bdi>1 rose</bdi>" in (place / "bucket/runs/flowers/report.html").read_text()
+    assert (place / "flowers.png").is_file()

@@ -1,15 +1,18 @@
-"""``data put``: a dataset put into a folder or bucket."""
+"""``data``: a dataset put into a folder or bucket, and what one holds."""
 
 import argparse
 import sys
+from pathlib import Path
 
+from trainer.cli import shared
 from trainer.data import collection, sources
 from trainer.errors import ConfigError
+from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.description = "Put a dataset where runs read it."
+    parser.description = "Put a dataset where runs read it, or show what one holds."
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     put = verbs.add_parser("put", help="Put a dataset into a folder or bucket.")
     put.description = "Download, draw or copy a dataset into a folder or bucket."
@@ -55,10 +58,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{collection.TEST_SHARE}).",
     )
     own.add_argument("--licence", default="", metavar="TEXT", help="Note the licence of the data.")
+    put.set_defaults(carry_out=_put)
+    show = verbs.add_parser("show", help="Show what a dataset holds.")
+    show.description = "Show images by class, size, digest and origin of a dataset."
+    show.add_argument("uri", metavar="URI", help="Read the dataset in this folder or bucket.")
+    show.add_argument(
+        "--picture", metavar="FILE.png", help="Draw some images of each class into this file."
+    )
+    shared.add_json(show)
+    show.set_defaults(carry_out=_show)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Put the dataset there, and print what it is."""
+    """Put a dataset, or show one."""
+    options.carry_out(options)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from trainer.report import data_summary
+
+    file = options.picture
+    if file is not None and not file.endswith(".png"):
+        raise ConfigError(f"--picture {file!r}: must end in .png; give NAME.png")
+    found = data_summary.read(options.uri, pictures=file is not None)
+    if file is not None:
+        try:
+            Path(file).write_bytes(data_summary.picture(found))
+        except OSError as error:
+            raise ConfigError(f"--picture {file}: {error.strerror}; give another name") from None
+    write = data_summary.as_json if options.json else data_summary.as_text
+    sys.stdout.write(write(found))
+    if file is not None:
+        (sys.stderr if options.json else sys.stdout).write(f"picture: {printable(file)}\n")
+
+
+def _put(options: argparse.Namespace) -> None:
     line = sources.put(
         options.source,
         options.to,

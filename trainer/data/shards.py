@@ -232,26 +232,38 @@ def read(storage: Storage, shards: Shards, number: int) -> Part:
         DataError: a file is missing, or is not the one that the index lists.
     """
     shard = shards.index.shards[number]
-    names_here = shards.files[number]
-    images = _read_file(storage, names_here[0], shard.images_sha256)
-    labels = _read_file(storage, names_here[1], shard.labels_sha256)
-    where = f"{storage.uri}/{names_here[0]}"
+    name = shards.files[number][0]
+    images = _read_file(storage, name, shard.images_sha256)
+    where = f"{storage.uri}/{name}"
     shape = (shard.count, *shards.index.image_shape)
-    if (
-        labels.shape != shape[:1]
-        or images.shape not in (shape, shape[:3])
-        or (images.ndim == 3 and shape[3] != 1)
-    ):
+    if images.shape not in (shape, shape[:3]) or (images.ndim == 3 and shape[3] != 1):
         raise DataError(
-            f"{where}: holds {'x'.join(map(str, images.shape))} and {len(labels)} labels, but "
+            f"{where}: holds {'x'.join(map(str, images.shape))}, but "
             f"{INDEX} lists {'x'.join(map(str, shape))}; put the dataset again"
+        )
+    return Part(images.reshape(shape), read_labels(storage, shards, number))
+
+
+def read_labels(storage: Storage, shards: Shards, number: int) -> npt.NDArray[np.int32]:
+    """Read the labels of one shard, int32 [n], with those set apart, and check them.
+
+    Raises:
+        DataError: the file is missing, or is not the one that the index lists.
+    """
+    shard, name = shards.index.shards[number], shards.files[number][1]
+    labels = _read_file(storage, name, shard.labels_sha256)
+    where = f"{storage.uri}/{name}"
+    if labels.shape != (shard.count,):
+        raise DataError(
+            f"{where}: holds {'x'.join(map(str, labels.shape))}, but {INDEX} lists {shard.count} "
+            "labels; put the dataset again"
         )
     if labels.max() >= shards.index.classes:
         raise DataError(
             f"{where}: a label is {labels.max()}, but {INDEX} lists {shards.index.classes} "
             "classes; put the dataset again"
         )
-    return Part(images.reshape(shape), labels.astype(np.int32))
+    return labels.astype(np.int32)
 
 
 def _read_file(storage: Storage, name: str, sha256: str) -> npt.NDArray[np.uint8]:

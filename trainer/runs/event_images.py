@@ -13,7 +13,7 @@ from trainer.text import class_label, class_name
 
 _CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
 _MATRIX = 360  # pixels that all cells of a row share, where that is between the two
-_PICTURE = 64  # about as many pixels along the longer edge of a picture in the grid
+PICTURE = 64  # about as many pixels along the longer edge of a picture in the grid
 _COLUMNS, _ROWS = 8, 4
 _NAME = 120  # of the name of a class
 _GAP, _LINE, _TEXT = 8, 16, 12  # pixels: between things, a line of text, its letters
@@ -62,7 +62,7 @@ def confusion_matrix(
                 colour = _PAPER if sum(fill) < 380 else _INK
                 text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
                 draw.text((x + cell / 2, y + cell / 2), text, colour, font, anchor="mm")
-    return _png(canvas)
+    return png(canvas)
 
 
 def wrong_pictures(
@@ -83,8 +83,8 @@ def wrong_pictures(
     sureness = metrics.probabilities(logits).max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-sureness[wrong], kind="stable")][: _COLUMNS * _ROWS]
-    tile_height = _PICTURE + _LINE + _GAP
-    tile_width = _PICTURE + 2 * _GAP + (_NAME if class_names else 16)
+    tile_height = PICTURE + _LINE + _GAP
+    tile_width = PICTURE + 2 * _GAP + (_NAME if class_names else 16)
     rows = -(-len(shown) // _COLUMNS)
     mode = "RGB" if images.shape[3] == 3 else "L"
     canvas = Image.new(mode, (_COLUMNS * tile_width, 2 * _LINE + rows * tile_height), _PAPER)
@@ -94,21 +94,21 @@ def wrong_pictures(
     for place, index in enumerate(shown):
         x = place % _COLUMNS * tile_width
         y = 2 * _LINE + place // _COLUMNS * tile_height
-        picture = _scaled(images[index])
+        picture = scaled(images[index])
         canvas.paste(picture, (x + (tile_width - picture.width) // 2, y))
         truth, prediction = (
             class_name(int(each[index]), class_names, _NAME / 2, font.getlength)
             for each in (labels, predicted)
         )
         caption = f"{truth} > {prediction}  {sureness[index]:.0%}"
-        draw.text((x + tile_width / 2, y + _PICTURE + 9), caption, _INK, font, anchor="mm")
-    return _png(canvas)
+        draw.text((x + tile_width / 2, y + PICTURE + 9), caption, _INK, font, anchor="mm")
+    return png(canvas)
 
 
-def _scaled(image: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return an image [height, width, channels] with a longer edge of _PICTURE pixels."""
+def scaled(image: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return an image uint8 [height, width, channels] with a longer edge of PICTURE pixels."""
     picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-    scale = _PICTURE / max(picture.size)
+    scale = PICTURE / max(picture.size)
     edges = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(edges, Image.Resampling.BOX)
 
@@ -119,7 +119,8 @@ def _shade(colour: str, share: float) -> tuple[int, int, int]:
     return tuple(round(255 - (255 - each) * share) for each in (red, green, blue))  # type: ignore[return-value]
 
 
-def _png(canvas: Image.Image) -> bytes:
+def png(canvas: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", compress_level=3)  # 6 takes twice the time for a tenth less
     return buffer.getvalue()
