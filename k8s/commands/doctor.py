@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -13,12 +12,14 @@ from rich.text import Text
 from k8s import manifest, quantity, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
-from k8s.commands import run_store, target
+from k8s.commands import model_check, run_store, target
+from k8s.commands.model_check import State
 from k8s.diagnosis import claims
 from k8s.diagnosis.evidence import shorten
 from k8s.run_file import POD_SUFFIX, RunSpec
 from k8s.volumes import Volume
 from trainer.data import dataset, stream
+from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage import probe
@@ -48,8 +49,6 @@ QUEUE_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 ROLE = "infra/cluster/submitter.yaml"
 LEVEL = "pod-security.kubernetes.io/enforce"
-
-State = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
@@ -299,12 +298,17 @@ def _image(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
 def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     del cluster
     config, sha256 = spec.config, None
+    state: State
     try:
         if volume := volumes.holding(spec.data, spec.volumes):
             yield Check("data", "ok", f"{spec.data}: {_later(volume)}")
         else:
-            text, sha256 = _data(spec)
-            yield Check("data", "ok", text)
+            data = _data(spec)
+            sha256 = data.sha256
+            yield Check("data", "ok", _described(spec, data))
+            if config.model is not None:
+                state, text = model_check.examine(spec, data.input_shape, data.classes)
+                yield Check("model", state, text)
     except UnavailableError as error:
         yield Check("data", "warning", f"not seen from here: {one_line(error)}")
         yield Check("run folder", "warning", f"{config.run}: not seen from here either")
@@ -318,7 +322,7 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     try:
         _claim(spec, sha256)
     except UserError as error:
-        state: State = "warning" if isinstance(error, UnavailableError) else "failed"
+        state = "warning" if isinstance(error, UnavailableError) else "failed"
         yield Check("run folder", state, one_line(error))
     else:
         yield Check("run folder", "ok", f"{config.run}: can be written, once where it must")
@@ -328,15 +332,18 @@ def _later(volume: Volume) -> str:
     return f"on claim {volume.claim}, which only pods see; the run checks it first of all"
 
 
-def _data(spec: RunSpec) -> tuple[str, str]:
-    """Return what the data are, and their digest."""
+def _data(spec: RunSpec) -> Dataset:
     source = run_store.open_folder(spec.data, spec.variables)
     data = dataset.load_from(source, spec.config.validation)
     if data.shards:
         stream.plan(data.shards, spec.config)
+    return data
+
+
+def _described(spec: RunSpec, data: Dataset) -> str:
     training = data.samples + len(data.validation.images)
     images = f"{training:,} training and {len(data.test.images):,} test images"
-    return f"{spec.data}: {images}, sha256 {data.sha256[:12]}", data.sha256
+    return f"{spec.data}: {images}, sha256 {data.sha256[:12]}"
 
 
 def _claim(spec: RunSpec, data_sha256: str | None) -> None:

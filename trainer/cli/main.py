@@ -20,6 +20,7 @@ COMMANDS = {
         "compare": "Show how runs differ in settings and results.",
         "sweep": "Train a grid or random search, and compare its runs.",
         "tensorboard": "Serve runs with TensorBoard.",
+        "check": "Build your own model without training it.",
         "data": "Put a dataset where runs read it, or show one.",
         "chaos": "Train under injected faults, and compare the weights.",
     }.items()
