@@ -105,13 +105,15 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": url,
     }
-    with _running(command, folder):
-        _wait(lambda: _status("POST", f"{filer}/buckets/bucket/") in (200, 201), folder)
-        _wait(lambda: _status("GET", f"{url}/bucket/") == 403, folder)
-        yield Server("s3://bucket", environment, url)
-    for port in ports.values():
-        for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-            socket.unlink()
+    try:
+        with _running(command, folder):
+            _wait(lambda: _status("POST", f"{filer}/buckets/bucket/") in (200, 201), folder)
+            _wait(lambda: _status("GET", f"{url}/bucket/") == 403, folder)
+            yield Server("s3://bucket", environment, url)
+    finally:
+        for port in ports.values():
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket.unlink()
 
 
 @contextlib.contextmanager
@@ -305,6 +307,8 @@ def _running(
 ) -> Iterator[None]:
     # SeaweedFS takes these keys for one more user's.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    if setpriv := shutil.which("setpriv"):  # it ends with these tests, even if they are killed
+        command = [setpriv, "--pdeathsig", "KILL", *command]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command,
