@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def prepare(space: Space, folder: str, owner: int) -> None:
 
 
 @pytest.fixture
-def claim(space: Space) -> Iterator[Callable[..., str]]:
-    """Make a claim, bound to a folder of the node, and return its name."""
+def claim(space: Space) -> Callable[..., str]:
+    """Make a claim, bound to a folder of the node that goes with it, and return its name."""
     volumes: list[str] = []
 
     def make(mode: str, owner: int = 65532) -> str:
@@ -70,7 +70,12 @@ def claim(space: Space) -> Iterator[Callable[..., str]]:
                 "apiVersion": "v1",
                 "kind": "PersistentVolume",
                 "metadata": {"name": name},
-                "spec": {**common, "capacity": size, "hostPath": {"path": folder}},
+                "spec": {
+                    **common,
+                    "capacity": size,
+                    "hostPath": {"path": folder},
+                    "persistentVolumeReclaimPolicy": "Delete",
+                },
             },
             {
                 "apiVersion": "v1",
@@ -84,9 +89,7 @@ def claim(space: Space) -> Iterator[Callable[..., str]]:
         space.kubectl("wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{name}")
         return name
 
-    yield make
-    for name in volumes:
-        kubectl("delete", "pv", name, "--wait=false", "--ignore-not-found")
+    return make
 
 
 def run_file(space: Space, claim: str, **changes: Any) -> str:
