@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from rich.cells import cell_len
 
 from trainer import metrics
 from trainer.config import TrainConfig
@@ -78,8 +79,8 @@ def as_page(found: Facts) -> bytes:
         "report.html",
         [each for each in (*(chart for _, chart in lines), diagram) if isinstance(each, Chart)],
         facts=found,
-        called=lambda label, most=24: class_name(label, names, most),
-        listed=lambda label, most=24: class_label(label, names, most),
+        called=lambda label, most=24: class_name(label, names, most, cell_len),
+        listed=lambda label, most=24: class_label(label, names, most, cell_len),
         hint=lambda label: (
             Markup(' title="{}"').format(class_name(label, names, 200)) if names else ""
         ),

@@ -110,7 +110,10 @@ def _print_quality(console: Console, quality: Quality, names: Sequence[str]) -> 
     room = COLUMNS - 1 - width * len(matrix)
     if room >= 3:
         called = names if room >= SHORTEST_NAME else ()
-        labels = [class_label(label, called, room, cell_len) for label in range(len(matrix))]
+        labels = [
+            class_label(label, called, min(room, LONGEST_NAME), cell_len)
+            for label in range(len(matrix))
+        ]
         margin = max(3, *map(cell_len, labels)) + 1
         heads = "".join(f"{label:>{width}}" for label in range(len(matrix)))
         console.print(f"{'':{margin}}{heads}")
