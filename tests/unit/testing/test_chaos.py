@@ -21,6 +21,7 @@ from trainer.testing.chaos import chaos
 def test_what_cannot_fail_is_refused(
     kinds: list[str], store: str | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=re.escape(words)):
         chaos({}, 2, 1, 7, kinds, store=store)
