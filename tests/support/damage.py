@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from tests.support.folders import attempt, make_run, metric_lines
+from tests.support.names import HARD
 from trainer.config import parse
 from trainer.data import dataset
 from trainer.runs import checkpoint, event_log, events, predictions, run_folder
@@ -55,7 +56,7 @@ def make(folder: Path, model: str | None = None) -> Path:
     """Write a finished run on drawn images of 8 x 8, with a model that predicts."""
     from trainer.train import models, optimizers
 
-    where = make_run(folder, preset="softmax", model=model, validation=VALIDATION)
+    where = make_run(folder, class_names=HARD, preset="softmax", model=model, validation=VALIDATION)
     config = parse({"preset": "softmax", "model": model})
     built, slots = models.build(config, (8, 8, 1), 10), optimizers.create(config).slots
     parameters, buffers = built.trainable_variables, built.non_trainable_weights
