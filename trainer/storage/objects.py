@@ -5,6 +5,7 @@ services, their credentials, and writes that must not overwrite. Its threads do 
 so a process that has made a request must not fork one that makes requests.
 """
 
+import io
 import math
 import mimetypes
 import os
@@ -153,7 +154,11 @@ class ObjectStorage:
     def _download(self, name: str) -> bytes:
         try:
             answer = self._client().get(self._above + name)
-            data = answer.bytes().to_bytes()
+            # Piece by piece into one buffer: all at once, it would be copied twice.
+            pieces = io.BytesIO()
+            for piece in answer.stream(min_chunk_size=1 << 20):
+                pieces.write(piece)
+            data = pieces.getvalue()
         except FileNotFoundError as error:
             if _Answer.of(error).code in ("", self._service.missing):
                 raise  # no bucket, or no store
