@@ -1,5 +1,6 @@
+import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -70,6 +71,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     result = yield
     needs.GUARD.allow(set(needs.MARKERS))
     return result
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """Undo what a command did to this process's environment, such as where it reaches a store."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ |= before
 
 
 @pytest.fixture(scope="session")

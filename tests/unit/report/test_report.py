@@ -288,7 +288,7 @@ def test_the_gallery_starts_with_the_most_confident_error(tmp_path: Path) -> Non
     assert (second.index, second.predicted) == (21, (labels[21] + 3) % 10)
     page = page_of(folder)
     shown = [each for each in page.all("img") if "predicted as" in str(each["alt"])]
-    assert shown[0]["alt"] == f"Test image 13: a {labels[13]} predicted as {(labels[13] + 1) % 10}"
+    assert shown[0]["alt"] == f"Test image 13: {labels[13]} predicted as {(labels[13] + 1) % 10}"
     assert "2 of 70 test images" in squeezed(page.texts["wrong"])
     assert "#13" in page.texts["wrong"]
 
