@@ -241,8 +241,8 @@ def _offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) ->
         shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
         raise DataError(
             f"{where}: labels {least} ({plural(counts[least], 'image')}) to {most} "
-            f"({plural(counts[most], 'image')}), but {len(absent)} of them have no image: {shown}; "
-            "correct the labels, or name all classes with --classes"
+            f"({plural(counts[most], 'image')}), but no image has label {shown}; they must start "
+            "at 0 or 1 and have no gaps: correct them, or name all classes with --classes"
         )
     return least
 
@@ -278,7 +278,7 @@ def _in_order(names: dict[int, str], offset: int, classes: int, where: str) -> t
 
 
 def scaled(collection: Collection, options: Options) -> Collection:
-    """Return a collection of arrays with the size and channels that are asked for.
+    """Return a collection of tables or IDX files with the size and channels that are asked for.
 
     Raises:
         DataError: images have another number of channels than 1 and 3.
@@ -298,10 +298,12 @@ def _scaled(images: npt.NDArray[np.uint8], options: Options, where: str) -> npt.
         raise DataError(f"{where}: images have {channels} channels; scaling takes 1 or 3")
     mode = {None: "L" if channels == 1 else "RGB", 1: "L", 3: "RGB"}[options.channels]
 
+    plain = images[..., 0] if images.ndim == 4 and channels == 1 else images
+
     def convert(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1:] == (1,) else image)
+        picture = Image.fromarray(image)
         if options.size is not None:
             picture = picture.resize((options.size, options.size), Image.Resampling.LANCZOS)
         return np.asarray(picture.convert(mode))
 
-    return np.stack([convert(image) for image in images])
+    return np.stack([convert(image) for image in plain])

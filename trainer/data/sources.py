@@ -291,7 +291,7 @@ def _open(source: str, options: Options = AS_IT_IS) -> _Found:
         found = _collect_idx(source, path, options)
     if found is None:
         return _copy(source)
-    files, about, notes = collection.finish(collection.scaled(found, options), options)
+    files, about, notes = collection.finish(found, options)
     said = "".join(f"; {note}" for note in notes)
     named = {f"{name}.gz": content for name, content in zip(FILES, files, strict=True)}
     return _Found(named, found.where, f"from {found.where}{said}", about)
@@ -301,9 +301,9 @@ def _collect(path: Path, options: Options) -> Collection | None:
     """Return what a local file or folder of a kind other than IDX holds, None for other kinds."""
     if path.is_file():
         if tables.is_npz(path):
-            return tables.read_npz(path)
+            return collection.scaled(tables.read_npz(path), options)
         if tables.is_csv(path):
-            return tables.read_csv(path, None)
+            return collection.scaled(tables.read_csv(path, None), options)
         if path.name.lower().endswith((".parquet", ".zip", ".tar", ".tar.gz", ".tgz")):
             raise ConfigError(
                 f"{path}: this kind of file is not read; unpack it, or save its images as .npz "
@@ -313,7 +313,7 @@ def _collect(path: Path, options: Options) -> Collection | None:
     if not path.is_dir() or _is_standard(path):
         return None
     if tables_there := tables.csv_files(path):
-        return tables.read_csv(*tables_there)
+        return collection.scaled(tables.read_csv(*tables_there), options)
     return pictures.read(path, options) if pictures.holds(path) else None
 
 
@@ -338,7 +338,7 @@ def _collect_idx(source: str, path: Path, options: Options) -> Collection | None
     if not there and shards.locate(storage, 0):
         return None
     files = idx_names.choose(storage, of)
-    return idx_names.read(storage, files) if files else None
+    return collection.scaled(idx_names.read(storage, files), options) if files else None
 
 
 def _are_classes(storage: Storage, entry: Entry) -> bool:

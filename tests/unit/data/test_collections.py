@@ -216,6 +216,16 @@ def test_files_in_folders_named_as_archives_unpack_them(tmp_path: Path) -> None:
     same(put(tmp_path / "m", tmp_path / "to")[0], IMAGES, LABELS)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (6, 1), (1, 1), (6, 6, 1), (6, 1, 1), (6, 6, 3)])
+def test_images_of_every_shape_are_scaled(shape: tuple[int, ...], tmp_path: Path) -> None:
+    images = DRAW.integers(0, 256, (COUNT, *shape)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", x=images, y=LABELS)
+    for channels in (None, 1, 3):
+        options = {"size": 4, "channels": channels, "test_share": 0.5}
+        data, _ = put(tmp_path / "d.npz", tmp_path / f"to{channels}", **options)
+        assert data.input_shape == (4, 4, channels or (3 if shape[-1:] == (3,) else 1))
+
+
 def test_names_of_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=IMAGES, y=LABELS)
     (tmp_path / "names.txt").write_text("T-shirt\nTrouser\nKleid\nÄrmel\n")
@@ -260,7 +270,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "a stray label": (
         npz(x=IMAGES, y=STRAY),
         {"test_share": 0.1, "seed": 3},
-        "to 255 (1 image), but 251 of them have no image: 4, 5, 6, 7, 8, ...; correct the labels",
+        "to 255 (1 image), but no image has label 4, 5, 6, 7, 8, ...; they must start at 0 or 1",
     ),
     "one class": (npz(x=IMAGES, y=LABELS * 0), {}, "a classifier needs two classes"),
     "labels of several columns": (
