@@ -20,12 +20,11 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-
-import pathspec
+from pathlib import Path
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
+from trainer.runs import code_files
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 from trainer.text import one_line, plural, size
 
@@ -35,17 +34,6 @@ MOST_FILES = 10_000
 SCHEME = "sha256:"
 ARCHIVE = "TRAINYARD_CODE_ARCHIVE"  # variable with the file that holds a run's code here
 UNPACKED = "TRAINYARD_CODE"  # variable with the folder that a worker imports it from
-
-# What nobody wants to travel: histories, caches, environments, data, and secrets by their usual
-# names.
-EXCLUDED = (
-    *(".git", ".hg", ".svn", "__pycache__", "*.py[cod]", "*.egg-info", "node_modules"),
-    *(".venv", "venv", ".tox", ".nox", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db"),
-    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"),
-    *("*-ubyte", "*-ubyte.gz"),
-    *(".env", ".env.*", "*.pem", "*.key", "id_rsa", "id_ed25519", ".netrc"),
-    *(".aws", ".azure", ".kube", ".ssh", "kubeconfig"),
-)
 
 
 @dataclass(frozen=True)
@@ -91,8 +79,7 @@ def object_name(reference: str) -> str:
 def pack(root: Path, part: str | None = None) -> Archive:
     """Return the files of a folder, or a single file.
 
-    Left out are ``EXCLUDED``, folders of runs, and what .gitignore, .git/info/exclude and
-    .dockerignore name.
+    Which of them is left out is in code_files.py.
 
     Args:
         root: a file or a folder.
@@ -107,7 +94,7 @@ def pack(root: Path, part: str | None = None) -> Archive:
         raise ConfigError(f"code: {source}: no such file or folder; give the path of your code")
     if root.is_file():
         root, part = root.parent, root.name
-    names = sorted(_files(root, part))
+    names = sorted(code_files.travelling(root, part))
     if not names:
         raise ConfigError(
             f"code: {source}: holds no file that is not ignored; look at its .gitignore and "
@@ -165,7 +152,10 @@ def packed(config: TrainConfig, here: Path) -> Iterator[TrainConfig]:
         path = Path(folder) / "code.tar"
         path.write_bytes(archive.data)
         os.environ[ARCHIVE] = str(path)
-        yield config.model_copy(update={"code": archive.reference})
+        try:
+            yield config.model_copy(update={"code": archive.reference})
+        finally:
+            del os.environ[ARCHIVE]
 
 
 def given(config: TrainConfig) -> Archive | None:
@@ -271,11 +261,7 @@ def changes(before: bytes, after: bytes) -> list[str]:
     ]
 
 
-with tarfile.open(fileobj=(_nothing := io.BytesIO()), mode="w"):
-    pass
-EMPTY = _nothing.getvalue()
-
-_OF_A_RUN = ("config.json", "attempts.jsonl")  # a folder with both holds what a run wrote
+EMPTY = bytes(tarfile.RECORDSIZE)  # an archive without a file ends as it begins: in zeros
 
 # What an archive that has a file and a folder of one name leads to.
 _MISPLACED = (NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -344,108 +330,3 @@ def _check_sizes(root: Path, names: list[str], source: str) -> None:
         f"{MOST_FILES:,} and {size(MOST_BYTES)}; the largest are {named}; "
         "name what is not code in .dockerignore"
     )
-
-
-class _Ignored:
-    """Which files of a folder do not travel."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._excluded = pathspec.GitIgnoreSpec.from_lines(EXCLUDED)
-        docker = _docker_lines(root / ".dockerignore")
-        self._docker = pathspec.GitIgnoreSpec.from_lines(docker)
-        # Of a folder left out, Docker takes what a later line wants; git does not.
-        self._exceptions = any(line.startswith("!") for line in docker)
-        above = [root, *root.parents]
-        top = next((folder for folder in above if (folder / ".git").exists()), root)
-        self._git: list[tuple[Path, pathspec.GitIgnoreSpec]] = []
-        self._add(top, top / ".git" / "info" / "exclude")
-        for folder in reversed(above[: above.index(top) + 1]):
-            self._add(folder, folder / ".gitignore")
-
-    def enter(self, folder: Path) -> None:
-        """Take a folder's own .gitignore in."""
-        self._add(folder, folder / ".gitignore")
-
-    def _add(self, folder: Path, file: Path) -> None:
-        if lines := _lines(file):
-            self._git.append((folder, pathspec.GitIgnoreSpec.from_lines(lines)))
-
-    def __call__(self, path: Path, *, is_folder: bool) -> bool:
-        """Return whether a path of the folder stays at home."""
-        ending = "/" if is_folder else ""
-        name = path.relative_to(self._root).as_posix()
-        if self._excluded.match_file(name + ending):
-            return True
-        if not (is_folder and self._exceptions) and self._docker.match_file(name + ending):
-            return True
-        ignored = False
-        for folder, rules in self._git:  # those of inner folders come later, and win
-            if path.is_relative_to(folder):
-                within = path.relative_to(folder).as_posix() + ending
-                found = rules.check_file(within).include
-                ignored = ignored if found is None else found
-        return ignored
-
-
-def _files(root: Path, part: str | None) -> Iterator[str]:
-    """Yield the names of the files and links that travel, relative to ``root``."""
-    root = root.absolute()
-    if part is not None and not (root / part).is_dir():
-        yield _checked_link(root, part)
-        return
-    top = root / (part or "")
-    ignored, pending = _Ignored(top), [top]
-    while pending:
-        folder = pending.pop()
-        if folder != top:
-            ignored.enter(folder)
-        try:
-            items = list(os.scandir(folder))
-        except OSError as error:
-            raise ConfigError(
-                f"code: {folder}: {error.strerror}; make it readable or ignore it"
-            ) from None
-        for item in items:
-            path = folder / item.name
-            is_folder = item.is_dir(follow_symlinks=False)
-            if ignored(path, is_folder=is_folder):
-                continue
-            if is_folder:
-                if not all((path / each).is_file() for each in _OF_A_RUN):
-                    pending.append(path)
-            elif item.is_file(follow_symlinks=False) or item.is_symlink():
-                yield _checked_link(root, path.relative_to(root).as_posix())
-
-
-def _checked_link(root: Path, name: str) -> str:
-    path = root / name
-    if path.is_symlink():
-        target = path.readlink()
-        inside = Path(os.path.normpath(path.parent / target)).is_relative_to(root)
-        if target.is_absolute() or not inside or not path.resolve().is_relative_to(root.resolve()):
-            raise ConfigError(
-                f"code: {path}: is a link that leads out of {root}; put what it leads to in its "
-                "place, or ignore it"
-            )
-    return name
-
-
-def _docker_lines(file: Path) -> list[str]:
-    """Return .dockerignore's lines as .gitignore has them: each pattern starts at the root.
-
-    https://docs.docker.com/build/concepts/context/#syntax
-    """
-    found = []
-    for line in map(str.strip, _lines(file)):
-        if line and not line.startswith("#"):
-            mark, pattern = ("!", line[1:]) if line.startswith("!") else ("", line)
-            found.append(f"{mark}/{PurePosixPath(pattern.strip().lstrip('/')).as_posix()}")
-    return found
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

@@ -1,4 +1,4 @@
-"""What an API server refuses is told in one line, with what to do."""
+"""What an API server refuses becomes one line that says what to do."""
 
 from collections.abc import Callable
 from pathlib import Path
