@@ -209,16 +209,22 @@ def named(labels: list[str]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
 
 
 def _split(part: Part, options: Options, where: str) -> tuple[Part, Part]:
-    """Return images to train on and to test on, drawn by the seed."""
+    """Return images to train on and to test on, drawn by the seed.
+
+    Every class keeps an image to train on, so that fewer than the share may be left for testing.
+    """
     count = round(len(part.labels) * options.test_share)
-    if not 1 <= count < len(part.labels):
-        raise DataError(
-            f"{where}: {plural(len(part.labels), 'image')}, of which {options.test_share:g} for "
-            "testing are none or all; give more images or another --test-share"
-        )
     order = sampler.permutation(options.seed, 0, len(part.labels))
-    rows = np.sort(order[count:]), np.sort(order[:count])
-    train, test = (Part(part.images[each], part.labels[each]) for each in rows)
+    is_test = np.zeros(len(part.labels), bool)
+    is_test[order[:count]] = True
+    for label in np.setdiff1d(part.labels, part.labels[~is_test]):
+        is_test[np.flatnonzero(part.labels == label)[0]] = False
+    if not is_test.any():
+        raise DataError(
+            f"{where}: {plural(len(part.labels), 'image')}, of which {options.test_share:g} leaves "
+            "none for testing; give more images or a larger --test-share"
+        )
+    train, test = (Part(part.images[rows], part.labels[rows]) for rows in (~is_test, is_test))
     return train, test
 
 

@@ -213,5 +213,5 @@ class _reasons:  # noqa: N801 - used as a function
         if isinstance(error, StopIteration):
             raise DataError(f"{self._path}: has fewer than two rows; give a table") from None
         if isinstance(error, OSError | ValueError | EOFError | csv.Error | zlib.error | IndexError):
-            reason = one_line(error, 200)
+            reason = one_line(error, 200).rstrip(".")
             raise DataError(f"{self._path}: is no table of numbers: {reason}; correct it") from None

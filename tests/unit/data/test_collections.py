@@ -82,6 +82,15 @@ def test_pictures_in_a_folder_for_each_class(tmp_path: Path) -> None:
     assert other.sha256 != data.sha256
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_every_class_keeps_an_image_to_train_on(tmp_path: Path, seed: int) -> None:
+    labels = np.array([0] * 30 + [1, 2, 3] + [4] * 7)
+    np.savez(tmp_path / "d.npz", x=IMAGES, y=labels)
+    data, _ = put(tmp_path / "d.npz", tmp_path / "to", test_share=0.5, seed=seed)
+    assert set(data.train.labels) == {0, 1, 2, 3, 4}
+    assert 17 <= len(data.test.labels) <= 20
+
+
 def test_pictures_in_train_and_test(tmp_path: Path) -> None:
     pictures(tmp_path / "zoo" / "train", COLOUR[:30], ANIMALS[:30])
     pictures(tmp_path / "zoo" / "val", COLOUR[30:], ANIMALS[30:])
@@ -271,6 +280,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         npz(x=IMAGES, y=STRAY),
         {"test_share": 0.1, "seed": 3},
         "to 255 (1 image), but no image has label 4, 5, 6, 7, 8, ...; they must start at 0 or 1",
+    ),
+    "no image for testing": (
+        npz(x=IMAGES[:4], y=LABELS[:4]),
+        {"test_share": 0.5},
+        "leaves none for",
     ),
     "one class": (npz(x=IMAGES, y=LABELS * 0), {}, "a classifier needs two classes"),
     "labels of several columns": (
