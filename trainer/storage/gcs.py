@@ -28,8 +28,9 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
 from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.storage import proxies
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
-from trainer.storage.retries import OutOfTimeError, keep_trying
+from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
 from trainer.text import one_line
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class GCSStorage:
         self._bucket = self._client.bucket(bucket, user_project=payer)
         #: Where requests really go; not Google's own while STORAGE_EMULATOR_HOST is set.
         self.endpoint: str = self._client.api_endpoint
+        proxies.reach_directly(self.endpoint)
 
     def read(self, name: str) -> bytes:
         """See Storage.read."""
@@ -188,9 +190,9 @@ class GCSStorage:
                 lambda left: attempt(min(_REQUEST_SECONDS, left)), _is_transient, self._deadline
             )
         except OutOfTimeError as error:
-            raise UnavailableError(
-                f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
-                f"{self._deadline:g} s, the last was {_last_words(error.last)}; try again later"
+            what = f"cannot {verb} {self.uri}/{name}"
+            raise unanswered(
+                what, self.endpoint, self._deadline, _last_words(error.last)
             ) from error
         except (GoogleAPICallError, GoogleAuthError) as error:
             reason = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"

@@ -23,8 +23,9 @@ import google_crc32c
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.storage import proxies
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
-from trainer.storage.retries import OutOfTimeError, keep_trying
+from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
 from trainer.text import one_line
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class ObjectStorage:
         self._clients: dict[float, ObjectStore] = {}
         #: Where requests really go.
         self.endpoint = service.endpoint
+        proxies.reach_directly(service.endpoint)
         self._client()  # settings that are no good are refused before they are used
 
     def read(self, name: str) -> bytes:
@@ -223,10 +225,9 @@ class ObjectStorage:
                 lambda _: _interruptibly(attempt), self._is_transient, self._deadline
             )
         except OutOfTimeError as error:
-            raise UnavailableError(
-                f"cannot {verb} {self.uri}/{name}: {self.endpoint} gave no good answer within "
-                f"{self._deadline:g} s, the last was {_Answer.of(error.last).words}; "
-                "try again later"
+            what = f"cannot {verb} {self.uri}/{name}"
+            raise unanswered(
+                what, self.endpoint, self._deadline, _Answer.of(error.last).words
             ) from None
         except (BaseError, OSError, ValueError) as error:
             where = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
@@ -403,7 +404,7 @@ def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
     if not url:
         raise ConfigError(f"{variable}={endpoint!r}: not a URL; give https://HOST[:PORT]")
     asked = os.environ.get(allowed, "").lower() in ("1", "true", "yes", "on")
-    loopback = re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", url["host"])
+    loopback = proxies.LOOPBACK.fullmatch(url["host"].strip("[]"))
     if url["scheme"] == "http" and not loopback and not asked:
         raise ConfigError(
             f"{variable}={endpoint!r}: http:// shows the data to whoever is on the way; "

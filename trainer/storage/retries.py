@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from trainer.errors import UnavailableError
+from trainer.storage import proxies
+
 T = TypeVar("T")
 
 
@@ -48,3 +51,18 @@ def keep_trying(
                 raise OutOfTimeError(error) from error
         time.sleep(pause)
         longest = min(2 * longest, deadline / 15)
+
+
+def unanswered(what: str, endpoint: str, deadline: float, last: str) -> UnavailableError:
+    """Return the error of a call that ran out of time.
+
+    Args:
+        what: ``cannot VERB URI``.
+        endpoint: where its requests went.
+        deadline: the time that it had, seconds.
+        last: what the last answer was, in a few words.
+    """
+    return UnavailableError(
+        f"{what}: {endpoint}{proxies.way(endpoint)} gave no good answer within {deadline:g} s, "
+        f"the last was {last}; try again later"
+    )
