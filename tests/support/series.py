@@ -10,7 +10,9 @@ import pytest
 
 _FACTOR = float(os.environ.get("TRAINYARD_LONG") or 0)
 
-only_long = pytest.mark.skipif(not _FACTOR, reason="a part of make test-long")
+LONG = _FACTOR > 0
+
+only_long = pytest.mark.skipif(not LONG, reason="a part of make test-long")
 
 
 def length(short: int, long: int) -> int:

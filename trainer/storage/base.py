@@ -16,6 +16,7 @@ import unicodedata
 from typing import NamedTuple, Protocol
 
 from trainer.errors import ConfigError, DataError
+from trainer.storage.file_system import is_foreign
 
 
 class ObjectNotFoundError(DataError):
@@ -166,4 +167,7 @@ def name_fault(name: str) -> str | None:
         return f"has a part longer than {_MAX_PART_BYTES} bytes"
     if parts[0] == ".well-known" or any(part.startswith(TEMPORARY) for part in parts):
         return f"uses a reserved part ('.well-known' first, or '{TEMPORARY}...')"
+    # A folder's listing leaves these out, so no store may hold one that a folder could not.
+    if any(map(is_foreign, parts)):
+        return "has a part that file systems and desktops keep for files of their own"
     return None

@@ -17,7 +17,7 @@ from trainer.storage.base import (
     check_name,
     name_fault,
 )
-from trainer.storage.file_system import CannotCreateError, is_foreign, kind, name_unless_taken
+from trainer.storage.file_system import CannotCreateError, kind, name_unless_taken
 
 
 class LocalStorage:
@@ -125,7 +125,7 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[Entry]:
         found = list(os.scandir(folder))
     for item in found:
         name, path = above + item.name, folder / item.name
-        if name_fault(name) or is_foreign(item.name):
+        if name_fault(name):
             continue
         if item.is_dir(follow_symlinks=False):
             if prefix.startswith(name + "/") or (name + "/").startswith(prefix):

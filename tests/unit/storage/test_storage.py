@@ -22,6 +22,7 @@ from tests.support import series
 from tests.support.stores import KINDS, START, Forgetful, Stores, opened, proxied
 from trainer.errors import ConfigError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, check_name, open_storage
+from trainer.storage.file_system import FOREIGN
 
 # google-api-core says so where it finds gRPC, which TensorFlow brings, and not its companion.
 pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")
@@ -185,6 +186,9 @@ BAD_NAMES = [
     ".trainyard-tmp-1",
     "a/.trainyard-tmp-1",
     ".well-known/acme-challenge/a",
+    *(pattern.replace("*", "x") for pattern in FOREIGN),
+    ".nfs/a",
+    "a/.DS_Store",
 ]
 
 
@@ -209,6 +213,8 @@ def test_names_that_one_storage_could_not_hold_are_refused_by_all(
     st.text(st.one_of(st.characters(), st.sampled_from("./%+#?\\ \n\x7f")), min_size=1, max_size=12)
 )
 @example("İ")
+@example(".nfs")
+@example("Thumbs.db/x")
 @example("\ufffd\U0001ffff")
 def test_any_name_is_taken_by_all_storages_or_by_none(every: list[str], name: str) -> None:
     try:
@@ -273,6 +279,7 @@ def test_the_contract_fails_where_conditions_are_ignored(stores: Stores, kind: s
 # A process of its own forks the writers: this one has threads, which a fork would break.
 RACE = """
 import os, sys, time
+from trainer.storage.file_system import FOREIGN
 from trainer.storage.base import open_storage
 start = time.monotonic() + 0.2
 children = []
