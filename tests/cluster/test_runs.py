@@ -3,7 +3,6 @@
 import functools
 import json
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,8 @@ import pytest
 import yaml
 
 from k8s.commands import doctor
-from tests.support.clusters import LIMIT, ROOT, STEPS, Done, Space, figure, kubectl
-from trainer.runs import run_folder
-from trainer.storage.base import open_storage
+from tests.support import clusters
+from tests.support.clusters import ROOT, STEPS, Done, Space, figure, kubectl, trained_here
 
 LONG = {"preset": "cnn", "steps": 4000, "chunk_steps": 20}
 KILL_WORKER = """
@@ -33,27 +31,17 @@ os.kill(worker, signal.SIGKILL)
 
 
 @functools.cache
-def weights_of_a_local_gang(settings: str) -> str:
-    """Train with these settings on this machine, undisturbed, and return the weights' digest."""
-    folder = f"gs://bucket/local/{abs(hash(settings))}"
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in json.loads(settings).items()]
-    command = [sys.executable, "-m", "trainer", "train", "--workers", "2", "--run", folder, *flags]
-    subprocess.run(
-        [*command, "--data", "gs://bucket/mnist"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=LIMIT,
-    )
-    return str((run_folder.read_result(open_storage(folder)) or {})["weights_sha256"])
+def _trained_here(settings: str) -> str:
+    return trained_here(json.loads(settings))
 
 
 def reference(train: dict[str, Any]) -> str:
-    return weights_of_a_local_gang(json.dumps(train))
+    """Return the weights of an undisturbed local gang."""
+    return _trained_here(json.dumps(train))
 
 
 def weights(space: Space, path: str) -> str:
-    return str((run_folder.read_result(space.stored(path)) or {})["weights_sha256"])
+    return clusters.weights(space.stored(path).uri)
 
 
 def follow(space: Space, path: str) -> tuple[Done, float | None]:

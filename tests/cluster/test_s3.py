@@ -16,10 +16,8 @@ import pytest
 import yaml
 
 from tests.support import mnist
-from tests.support.clusters import LIMIT, ROOT, Done, Space, figure
+from tests.support.clusters import LIMIT, ROOT, Done, Space, figure, trained_here
 from trainer.data import sources
-from trainer.runs import run_folder
-from trainer.storage.base import open_storage
 
 LONG = {"preset": "cnn", "steps": 3000, "chunk_steps": 20}
 
@@ -102,21 +100,6 @@ def report(folder: str) -> str:
     ).stdout
 
 
-def reference() -> str:
-    """Train on this machine, undisturbed, and return the weights' digest."""
-    folder = f"gs://bucket/local/{uuid.uuid4().hex}"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in LONG.items()]
-    command = [sys.executable, "-m", "trainer", "train", "--workers", "2", "--run", folder, *flags]
-    subprocess.run(
-        [*command, "--data", "gs://bucket/mnist"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=LIMIT,
-    )
-    return str((run_folder.read_result(open_storage(folder)) or {})["weights_sha256"])
-
-
 def test_two_workers_in_s3_answer_during_and_after(
     s3: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +135,7 @@ def test_two_workers_in_s3_answer_during_and_after(
     assert json.loads(space.k8s("result", path, *flags[2:], "-o", "json").out) == result
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
     assert f"{result['test_accuracy']:.2%}" in report(uri)
-    assert result["weights_sha256"] == reference()
+    assert result["weights_sha256"] == trained_here(LONG)
     figure("logs, result and report of a run in S3", "answered during and after it")
 
 

@@ -123,6 +123,15 @@ def test_names_of_classes_lie_where_users_of_each_format_look(small: Path) -> No
         runtime = importlib.import_module("onnxruntime")
         meta = runtime.InferenceSession(model / "model.onnx").get_modelmeta()
         assert json.loads(meta.custom_metadata_map["class_names"]) == names
+    # A model without names, exported over it, does not leave them behind.
+    (small / run_folder.CONFIG).write_text(json.dumps({**config, "class_names": []}))
+    lines.clear()
+    export.export(str(small), None, "savedmodel", lines.append)
+    assert stored(model) == expected(ALL)
+    assert "labels.txt deleted: this model's classes have no names" in lines
+    lines.clear()
+    export.export(str(small), None, "savedmodel", lines.append)
+    assert "deleted" not in " ".join(lines)
 
 
 @pytest.mark.parametrize("preset", ["cnn", "cnn-best", "mlp-100", "softmax"])

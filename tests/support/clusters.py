@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from k8s import run_file
+from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +69,7 @@ class Space:
         return str(path)
 
     def stored(self, path: str) -> Storage:
-        return open_storage(yaml.safe_load(Path(path).read_text())["run"])
+        return open_storage(run_file.read(path).run_uri)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -128,6 +130,32 @@ def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> st
     )
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout
+
+
+def weights(folder: str) -> str:
+    """Return the digest of the weights that a run ended with."""
+    return str((run_folder.read_result(open_storage(folder)) or {})["weights_sha256"])
+
+
+def trained_here(train: dict[str, Any], folder: Path = ROOT) -> str:
+    """Train two workers with these settings on this machine and return the weights' digest.
+
+    Args:
+        train: settings, as a run file has them.
+        folder: where the command is given.
+    """
+    run = f"gs://bucket/local/{uuid.uuid4().hex}"
+    given = {"workers": 2, "run": run, "data": "gs://bucket/mnist", **train}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    subprocess.run(
+        [sys.executable, "-m", "trainer", "train", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        timeout=LIMIT,
+    )
+    return weights(run)
 
 
 def figure(name: str, value: str) -> None:

@@ -21,9 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the metrics of a run's weights."""
     model = shared.own_model(options)
+    warnings: list[str] = []
     with shared.quiet_tensorflow():
         with quick_imports():
             from trainer.train import evaluate
 
-        report = evaluate.evaluate(options.run, options.data, model)
+        report = evaluate.evaluate(options.run, options.data, model, warnings.append)
+    for each in warnings:
+        shared.warn(each)
     sys.stdout.write(evaluate.as_json(report) if options.json else evaluate.as_text(report))

@@ -193,6 +193,27 @@ def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uin
     return pixels
 
 
+def orientation(images: npt.NDArray[np.uint8]) -> str:
+    """Return a hint if images look like characters that lie on their side, else "".
+
+    Characters are taller than wide: MNIST's digits by 1.30, and of 1,000 samples of 50 digits none
+    fell below 1.1.
+
+    Args:
+        images: [n, height, width, channels].
+    """
+    if images.shape[1:] != (28, 28, 1) or len(images) < 50:
+        return ""
+    is_ink = images[:1000, ..., 0] >= 64
+    tall, wide = (float(is_ink.any(axis).sum(1).mean()) for axis in (2, 1))
+    if wide <= 1.1 * tall:
+        return ""
+    return (
+        f"what is drawn is {wide:.0f} pixels wide and {tall:.0f} tall, in the mean: if it lies on "
+        "its side, as EMNIST does, exchange rows and columns with --transpose"
+    )
+
+
 def joined(first: Part, second: Part) -> Part:
     """Return the images of both, those of ``first`` first."""
     return Part(

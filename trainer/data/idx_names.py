@@ -7,6 +7,7 @@ qmnist-train-labels-idx2-int
 
 import itertools
 import re
+import string
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ _NAME = re.compile(
     r"(?P<set>.*?)(?P<part>train|t10k|test)[-_.]?(?P<kind>images|labels)[-_.]idx\d-(ubyte|int)(\.gz)?",
     re.IGNORECASE,
 )
+
+
+# Of EMNIST's letters, large and small ones in one class; https://arxiv.org/abs/1702.05373, II.C.
+LETTERS = dict(enumerate(string.ascii_uppercase, start=1))
 
 
 class Named(NamedTuple):
@@ -81,8 +86,13 @@ def choose(storage: Storage, wanted: str) -> dict[Named, Entry] | None:
     return files
 
 
-def read(storage: Storage, files: dict[Named, Entry]) -> Collection:
+def read(storage: Storage, files: dict[Named, Entry], *, transpose: bool) -> Collection:
     """Read one set's four files.
+
+    Args:
+        storage: of the files.
+        files: of the set.
+        transpose: whether rows and columns are going to be exchanged.
 
     Raises:
         DataError: one is damaged.
@@ -102,10 +112,14 @@ def read(storage: Storage, files: dict[Named, Entry]) -> Collection:
                 f"but {len(part.labels):,} labels; fetch both files again"
             )
     notes = []
-    if "emnist" in of.lower() and not of.lower().startswith("q"):
-        notes.append("EMNIST has rows and columns exchanged: give --transpose, if you have not")
+    if "emnist" in of.lower() and not transpose:
+        notes.append("EMNIST has rows and columns exchanged: give --transpose")
     where = f"{storage.uri}/{of}" if of else storage.uri
-    return Collection(parts[0], parts[1], where, _mapping(storage, of), tuple(notes))
+    names = _mapping(storage, of)
+    if not names and of.lower().endswith("emnist-letters"):
+        there = np.unique(parts[0].labels).tolist()
+        names = LETTERS if there == list(LETTERS) else {}
+    return Collection(parts[0], parts[1], where, names, tuple(notes))
 
 
 def _array(storage: Storage, entry: Entry) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

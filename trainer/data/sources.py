@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import queue
+import ssl
 import threading
 import time
 import urllib.error
@@ -53,6 +54,11 @@ PROBE_SECONDS = 4.0  # that ``auto`` waits for a mirror to answer
 _MIRROR_SECONDS = 120.0  # for all four files
 _SILENCE_SECONDS = 10.0
 _CHUNK = 1 << 16
+_TRUST = "if your network has a certificate authority of its own, name its file in SSL_CERT_FILE"
+
+
+class _UntrustedError(UnavailableError):
+    """Nobody who is trusted has signed a mirror's certificate, or the connection has no TLS."""
 
 
 class _Digits(NamedTuple):
@@ -133,6 +139,8 @@ def put(
     found = _find(source, wanted, options)
     files = dataset.parse(found.files, found.where)
     data = dataset.assemble(files, found.where, validation=0)
+    if "--transpose" not in found.words and (hint := collection.orientation(data.train.images)):
+        found = found._replace(words=f"{found.words}; {hint}")
     if split:
         return _put_shuffled(target, found, data, seed, split)
     for name, entry in there.items():
@@ -338,7 +346,10 @@ def _collect_idx(source: str, path: Path, options: Options) -> Collection | None
     if not there and shards.locate(storage, 0):
         return None
     files = idx_names.choose(storage, of)
-    return collection.scaled(idx_names.read(storage, files), options) if files else None
+    if files is None:
+        return None
+    found = idx_names.read(storage, files, transpose=options.transpose)
+    return collection.scaled(found, options)
 
 
 def _are_classes(storage: Storage, entry: Entry) -> bool:
@@ -392,28 +403,32 @@ def _choose(wanted: _Digits) -> _Found:
             raise type(error)(f"MNIST_DIR={error}") from error
         words = f"{found.words}, which MNIST_DIR names"
         return found._replace(where=f"MNIST_DIR={found.where}", words=words)
-    answering = _first_answer()
-    reason = f"MNIST_DIR is not set and no mirror of MNIST answered within {PROBE_SECONDS:g} s"
-    if answering:
-        try:
+    try:
+        answering = _first_answer()
+        reason = f"MNIST_DIR is not set and no mirror of MNIST answered within {PROBE_SECONDS:g} s"
+        if answering:
             return _download([answering])
-        except (DataError, UnavailableError) as error:
-            reason = str(error)
+    except (DataError, UnavailableError) as error:
+        reason = str(error)
     return _draw(wanted)._replace(words=f"{wanted.words}, because {reason}")
 
 
 def _first_answer() -> str | None:
-    """Return the first mirror to send the smallest file, None if none does in time."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    """Return the first mirror to send the smallest file, None if none does in time.
 
+    Raises:
+        UnavailableError: None does, and one of them cannot be trusted.
+    """
+    answers: queue.SimpleQueue[str | DataError | UnavailableError] = queue.SimpleQueue()
+    untrusted: _UntrustedError | None = None
     deadline = time.monotonic() + PROBE_SECONDS
 
     def ask(mirror: str) -> None:
         try:
             _get(f"{mirror}/{FILES[3]}.gz", deadline)
             answers.put(mirror)
-        except (DataError, UnavailableError):
-            answers.put(None)
+        except (DataError, UnavailableError) as error:
+            answers.put(error)
 
     for mirror in MIRRORS:
         # Daemons, because resolving a name may take longer than any time-out of a socket.
@@ -422,9 +437,13 @@ def _first_answer() -> str | None:
         try:
             answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            return None
-        if answer:
+            break
+        if isinstance(answer, str):
             return answer
+        if isinstance(answer, _UntrustedError):
+            untrusted = answer
+    if untrusted is not None:
+        raise UnavailableError(f"{untrusted}; {_TRUST}")
     return None
 
 
@@ -446,8 +465,9 @@ def _download(mirrors: Sequence[str]) -> _Found:
         else:
             return _Found(files, mirror, f"MNIST from {mirror}")
     kind = DataError if any(isinstance(f, DataError) for f in failures) else UnavailableError
+    remedy = _TRUST if any(isinstance(f, _UntrustedError) for f in failures) else "try again later"
     raise kind(
-        f"MNIST could not be downloaded ({'; '.join(map(str, failures))}); try again later, or put"
+        f"MNIST could not be downloaded ({'; '.join(map(str, failures))}); {remedy}, or put"
         " a folder that holds it, or digits"
     )
 
@@ -479,7 +499,11 @@ def _get(url: str, deadline: float) -> bytes:
         error.close()
         raise UnavailableError(f"{url}: {error}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise UnavailableError(f"{url}: {getattr(error, 'reason', error)}") from error
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            words = getattr(reason, "verify_message", "") or reason.reason or reason
+            raise _UntrustedError(f"{url}: TLS: {words}") from error
+        raise UnavailableError(f"{url}: {reason}") from error
     if promised is not None and len(data) != promised:
         raise UnavailableError(f"{url}: connection lost after {len(data)} of {promised} bytes")
     return bytes(data)

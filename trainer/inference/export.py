@@ -18,6 +18,7 @@ from trainer import metrics
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference.formats import (
+    EXTRA_LABELS,
     FORMATS,
     LABELS,
     MODEL_PB,
@@ -134,6 +135,9 @@ def export(
     if exports and class_names:
         storage.replace(below + LABELS, labels_file(class_names))
         say(f"{LABELS:<13}{plural(len(class_names), 'class name')}, a line each")
+    for stale in [] if class_names else _names_there(storage, below, exports):
+        storage.delete(stale)
+        say(f"{stale.removeprefix(below)} deleted: this model's classes have no names")
     if exports:
         say(f"stored in {storage.uri}/{below}")
     if failed:
@@ -260,6 +264,13 @@ def _store(storage: Storage, below: str, made: Export) -> int:
         storage.replace(below + name, data)
         size += len(data)
     return size
+
+
+def _names_there(storage: Storage, below: str, exports: Sequence[Export]) -> list[str]:
+    """Return the files of class names that an earlier export has left beside these."""
+    names = [LABELS] if exports else []
+    names += [each.target + EXTRA_LABELS for each in exports if each.target.endswith("/")]
+    return [below + name for name in names if storage.list(below + name)]
 
 
 def _all(predict: Predict, images: Images) -> Outputs:

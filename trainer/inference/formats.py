@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 LABELS = "labels.txt"  # names of classes, a line each
+EXTRA_LABELS = f"1/assets.extra/{LABELS}"  # of a SavedModel, where TensorFlow leaves files alone
 MODEL_PB = "saved_model.pb"  # what makes a folder a SavedModel
 
 Images = npt.NDArray[np.uint8]
@@ -72,9 +73,9 @@ def _load_keras(path: Path) -> Predict:
 def _write_savedmodel(model: Any, path: Path, class_names: Sequence[str]) -> None:
     _serving(model).export(path / "1", format="tf_saved_model", verbose=False)
     if class_names:
-        extra = path / "1" / "assets.extra"  # of files that TensorFlow leaves alone
-        extra.mkdir()
-        (extra / LABELS).write_bytes(labels_file(class_names))
+        extra = path / EXTRA_LABELS
+        extra.parent.mkdir()
+        extra.write_bytes(labels_file(class_names))
 
 
 def _load_savedmodel(path: Path) -> Predict:

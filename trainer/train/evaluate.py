@@ -1,6 +1,7 @@
 """Scores a run's final weights on the test images of a dataset."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from trainer.train import models
 from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
+
+Warn = Callable[[str], object]
 
 LONGEST_NAME = 17  # columns of a class: with it a matrix of ten classes is 79 columns wide
 
@@ -43,8 +46,16 @@ class Report:
     class_names: tuple[str, ...] = ()
 
 
-def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Report:
+def evaluate(
+    run_uri: str, data_uri: str | None, model: str | None = None, warn: Warn = lambda _: None
+) -> Report:
     """Score a run's weights: those of the best validation with keep_best, else the last ones.
+
+    Args:
+        run_uri: the run's folder.
+        data_uri: of the dataset; None for the run's own.
+        model: see ``restore_with``.
+        warn: called with what is suspicious and no mistake for certain.
 
     Raises:
         ConfigError: the folder does not belong to a run, or the data does not fit the model.
@@ -54,6 +65,7 @@ def evaluate(run_uri: str, data_uri: str | None, model: str | None = None) -> Re
     storage = restored.storage
     models.check_size(restored)
     config, data = _dataset(restored, data_uri)
+    check_names(restored.settings.class_names, data.class_names, config.data, warn)
     loop = assemble(config, data, Replicas(make_strategy(ALONE)))
     found = Checkpoint(restored.step, restored.arrays, restored.settings.digest)
     checkpoint.check_fits(found, loop.named(loop.initial_state()), storage.uri)
@@ -119,6 +131,24 @@ def as_text(report: Report) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def check_names(ours: Sequence[str], theirs: Sequence[str], data_uri: str, warn: Warn) -> None:
+    """Compare the names of the run's classes and of the data's, which a dataset may lack.
+
+    Raises:
+        ConfigError: the data has a name at the number of another class.
+    """
+    differing = [number for number, name in enumerate(theirs) if ours and name != ours[number]]
+    for number in sorted(differing, key=lambda number: theirs[number] not in ours)[:1]:
+        name = theirs[number]
+        words = f"data: {data_uri}: class {number} is {name!r}, and {ours[number]!r} for the run"
+        if name in ours:
+            raise ConfigError(
+                f"{words}, which has {name!r} as class {ours.index(name)}; put the data with the "
+                "classes in the run's order"
+            )
+        warn(f"{words}; see that their classes are the same ones")
 
 
 def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dataset.Dataset]:

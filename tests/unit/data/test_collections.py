@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.support.mnist import find_mnist
 from trainer.cli import main as cli
-from trainer.data import dataset, description, idx, sources
+from trainer.data import collection, dataset, description, digits, idx, sources
 from trainer.data.collection import Options
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, UserError
@@ -189,6 +190,52 @@ def test_emnist_letters(tmp_path: Path) -> None:
     assert about.class_names == ("A", "B", "C", "D")
     assert (about.label_offset, about.licence) == (1, "CC0")
     assert "give --transpose" in sources.put(str(source), str(tmp_path / "to2"))
+    done = sources.put(str(source), str(tmp_path / "to3"), options=Options(transpose=True))
+    assert "--transpose" not in done
+
+
+def test_emnist_letters_without_their_mapping_file(tmp_path: Path) -> None:
+    labels = np.arange(1, 27).astype(np.uint8)
+    for part in ("train", "test"):
+        images = np.zeros((26, 4, 4), np.uint8)
+        write_idx(tmp_path / "l", f"emnist-letters-{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / "l", f"emnist-letters-{part}-labels-idx1-ubyte.gz", labels)
+    _, about = put(tmp_path / "l", tmp_path / "to", transpose=True)
+    assert "".join(about.class_names) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@pytest.mark.parametrize("split", [0, 2])
+def test_digits_on_their_side_get_a_hint_whatever_their_names(tmp_path: Path, split: int) -> None:
+    images, labels = digits.draw(400, 5)
+    for name, upright in (("up", True), ("side", False)):
+        drawn = images if upright else images.swapaxes(1, 2).copy()
+        for file, array in zip(
+            dataset.FILES, (drawn[:300], labels[:300], drawn[300:], labels[300:]), strict=True
+        ):
+            write_idx(tmp_path / name, file, array, zipped=False)
+        said = sources.put(str(tmp_path / name), str(tmp_path / "to" / name), split=split)
+        assert ("if it lies on its side" in said) != upright
+        turned = Options(transpose=True)
+        to = str(tmp_path / "turned" / name)
+        said = sources.put(str(tmp_path / name), to, options=turned, split=split)
+        assert ("if it lies on its side" in said) == upright
+
+
+def test_mnist_is_told_from_mnist_on_its_side() -> None:
+    folder = find_mnist()
+    if folder is None:
+        pytest.skip("MNIST is not on this machine")
+    images = dataset.load(str(folder), 0).train.images
+    for start in range(0, 60_000, 6000):  # of as few images as it looks at
+        few = images[start : start + 50]
+        assert collection.orientation(few) == ""
+        assert "if it lies on its side" in collection.orientation(few.swapaxes(1, 2))
+
+
+def test_pictures_that_fill_their_frame_get_no_hint() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1)).astype(np.uint8)
+    for images in (noise, noise[:, :, :20], np.zeros_like(noise), noise[:10]):
+        assert collection.orientation(images) == ""
 
 
 def test_letters_under_mnists_own_names(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support import certificates
 from tests.support.mnist import find_mnist
 from trainer.data import dataset, idx, sources
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
@@ -288,6 +290,48 @@ def test_mirrors_out_of_reach_are_all_named(
     assert f"{nobody}/{name}: [Errno " in message
     assert f"{mirrors[0].url}/{name}: connection lost after 2 of 100 bytes" in message
     assert f"{mirrors[1].url}/{name}: HTTP Error 404: Not Found" in message
+
+
+@pytest.fixture
+def untrusted(tmp_path_factory: pytest.TempPathFactory, mirrors: tuple[Mirror, Mirror]) -> Mirror:
+    """Give the first mirror a certificate that nobody has signed, and its URL https."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.self_signed(tmp_path_factory.mktemp("tls")))
+    mirror = mirrors[0]
+    mirror.socket = context.wrap_socket(mirror.socket, server_side=True)
+    mirror.url = mirror.url.replace("http:", "https:")
+    sources.MIRRORS[0] = mirror.url  # type: ignore[index]  # the fixture's own list
+    return mirror
+
+
+def test_a_mirror_that_cannot_be_trusted_is_said_to_be_that(
+    tmp_path: Path, untrusted: Mirror
+) -> None:
+    message = refusal(UnavailableError, "mnist", tmp_path)
+    name = f"{untrusted.url}/{dataset.FILES[0]}.gz"
+    assert f"({name}: TLS: self-signed certificate; http" in message
+    assert "name its file in SSL_CERT_FILE, or put a folder" in message
+    assert "try again later" not in message
+
+
+def test_auto_says_that_a_mirror_cannot_be_trusted(
+    tmp_path: Path, untrusted: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 60)
+    line = sources.put("auto", str(tmp_path), **COUNTS)
+    assert f", because {untrusted.url}/{dataset.FILES[3]}.gz: TLS: self-signed certificate" in line
+    assert line.endswith("name its file in SSL_CERT_FILE")
+    assert "answered within" not in line
+
+
+def test_a_mirror_without_tls_is_said_to_be_that(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror]
+) -> None:
+    for mirror in mirrors:
+        mirror.url = mirror.url.replace("http:", "https:")
+    sources.MIRRORS[:] = [mirror.url for mirror in mirrors]  # type: ignore[index]
+    message = refusal(UnavailableError, "mnist", tmp_path)
+    assert "TLS: " in message
 
 
 def test_auto_keeps_what_is_there(

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from tests.support.names import HARD
 from trainer import metrics
+from trainer.errors import ConfigError
 from trainer.text import printable
 from trainer.train import evaluate
 from trainer.train.evaluate import Report
@@ -41,3 +42,26 @@ def test_a_class_without_images_has_no_scores() -> None:
     plain = report()
     assert json.loads(evaluate.as_json(plain))["class_names"] is None
     assert "    0  no images\n    1    100.00%  100.00%\n" in evaluate.as_text(plain)
+
+
+def told(ours: tuple[str, ...], theirs: tuple[str, ...]) -> list[str]:
+    warnings: list[str] = []
+    evaluate.check_names(ours, theirs, "d", warnings.append)
+    return warnings
+
+
+def test_classes_of_the_data_are_compared_with_the_runs() -> None:
+    for ours, theirs in (((), ("a", "b")), (("a", "b"), ()), (("a", "b"), ("a", "b"))):
+        assert told(ours, theirs) == []
+    [warning] = told(("a", "b", "c"), ("a", "x", "y"))
+    assert warning == (
+        "data: d: class 1 is 'x', and 'b' for the run; see that their classes are the same ones"
+    )
+    with pytest.raises(ConfigError) as caught:
+        told(("a", "b", "c"), ("a", "c", "b"))
+    assert str(caught.value) == (
+        "data: d: class 1 is 'c', and 'b' for the run, which has 'c' as class 2; put the data "
+        "with the classes in the run's order"
+    )
+    with pytest.raises(ConfigError):
+        told(("a", "b", "c"), ("x", "y", "b"))
