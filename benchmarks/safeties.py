@@ -279,7 +279,8 @@ def whole_run(chosen: argparse.Namespace, *, supervised: bool) -> tuple[float, f
             command += ["--quick"] * chosen.quick
         used = common.run(command, LIMIT)
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    seconds = [json.loads(each)["train_seconds"] for each in lines]
+    records = [json.loads(each) for each in lines]
+    seconds = [each["train_seconds"] for each in records if "images_per_second" in each]
     wall = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
     return wall * 1e3, (used.ru_utime + used.ru_stime) / len(seconds) * 1e3
 

@@ -43,14 +43,29 @@ def create(log_format: str) -> Reporter:
 def describe(record: Mapping[str, Any]) -> str:
     """Return a line of metrics.jsonl in words."""
     if "validation_accuracy" in record:
+        validation = (
+            f"validation loss {record['validation_loss']:.4f}"
+            f"  accuracy {record['validation_accuracy']:.2%}"
+        )
+        if "training_loss" not in record:  # of a version that recorded none
+            return validation
         return (
-            f"validation accuracy {record['validation_accuracy']:.2%}"
-            f"  loss {record['validation_loss']:.4f}"
+            f"loss {record['training_loss']:.4f}  accuracy {record['training_accuracy']:.2%}"
+            f"  {validation}"
         )
     return (
         f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.2%}"
         f"  {record['images_per_second']:,.0f} images/s"
     )
+
+
+def place(record: Mapping[str, Any], total: int | str) -> str:
+    """Return where a line of metrics.jsonl stands in a run of so many steps, in words."""
+    step, epoch = record["step"], record.get("epoch")
+    words = f"step {step:>6}/{total}"
+    if "validation_accuracy" in record and epoch and step and isinstance(total, int):
+        words = f"epoch {round(epoch, 1):g}/{round(epoch * total / step, 1):g}  {words}"
+    return words
 
 
 class TextReporter(Reporter):
@@ -76,7 +91,7 @@ class TextReporter(Reporter):
         rare = "validation_accuracy" in record or record["step"] == total
         if rare or now - self._last >= self._every:
             self._last = now
-            _line(f"step {record['step']:>6}/{total}  {describe(record)}")
+            _line(f"{place(record, total)}  {describe(record)}")
 
 
 class JsonReporter(Reporter):
@@ -122,7 +137,7 @@ class BarReporter(Reporter):
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """See Reporter."""
         if "validation_accuracy" in record:
-            self.say(f"step {record['step']:>6}/{total}  {describe(record)}")
+            self.say(f"{place(record, total)}  {describe(record)}")
             return
         if self._task is None:
             self._bar.start()

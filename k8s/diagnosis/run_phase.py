@@ -135,7 +135,11 @@ def _is_count(value: Any) -> TypeGuard[int]:
 def as_text(facts: dict[str, Any]) -> str:
     """Return a log line, as ``parse_line`` gives it, for people."""
     if is_step(facts):
-        return f"step {facts['step']:>6}/{facts.get('total_steps', '?')}  {describe(facts)}"
+        total = facts.get("total_steps", "?")
+        try:
+            return f"{progress.place(facts, total)}  {describe(facts)}"
+        except (TypeError, ValueError, OverflowError):  # of an epoch that is none
+            return f"step {facts['step']:>6}/{total}  {json.dumps(facts)}"
     if "warning" in facts:
         return f"warning: {facts['warning']}"
     return str(facts.get("message", json.dumps(facts)))

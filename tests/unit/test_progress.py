@@ -8,7 +8,14 @@ import pytest
 from trainer import progress
 
 FIGURES = {"step": 100, "loss": 0.51234, "accuracy": 0.875, "images_per_second": 123456.7}
-VALIDATED = {"step": 100, "validation_accuracy": 0.98765, "validation_loss": 0.0456}
+VALIDATED = {
+    "step": 100,
+    "epoch": 1.5003,
+    "validation_accuracy": 0.98765,
+    "validation_loss": 0.0456,
+    "training_accuracy": 0.875,
+    "training_loss": 0.51234,
+}
 
 
 class Terminal(io.StringIO):
@@ -44,7 +51,8 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "softmax: 1000 steps",
         "warning: disk full",
         "step    100/1000  loss 0.5123  accuracy 87.50%  123,457 images/s",
-        "step    100/1000  validation accuracy 98.77%  loss 0.0456",
+        "epoch 1.5/15  step    100/1000  loss 0.5123  accuracy 87.50%  "
+        "validation loss 0.0456  accuracy 98.77%",
     ]
 
 
@@ -56,7 +64,7 @@ def test_plain_lines_are_few_but_no_validation_is_left_out(
         reporter.step(at(step), 100)
         if step % 50 == 0:
             reporter.step(at(step, VALIDATED), 100)
-    steps = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    steps = [line.split("step")[1].split()[0] for line in capsys.readouterr().out.splitlines()]
     assert steps == ["10/100", "50/100", "100/100", "100/100"]
 
 
@@ -88,7 +96,8 @@ def test_the_bar_shows_lines_and_figures(monkeypatch: pytest.MonkeyPatch) -> Non
     shown = screen.getvalue()
     assert "[bold] is no markup here" in shown
     assert "warning: disk full" in shown
-    assert "step     50/100  validation accuracy 98.77%" in shown
+    assert "epoch 1.5/3  step     50/100  loss 0.5123  accuracy 87.50%  " in shown
+    assert "validation loss 0.0456  accuracy 98.77%" in shown
     assert "loss 0.5123" in shown
     assert "100%" in shown
 

@@ -60,6 +60,7 @@ class RingAllReduce:
     Attributes:
         error: why a sum failed, once one has.
         summing: whether a sum is in progress; it may wait for other workers.
+        sums: when each sum was entered and left, ``time.perf_counter``; the reader empties it.
 
     Raises:
         RingError: a neighbour was lost.
@@ -71,6 +72,7 @@ class RingAllReduce:
     ) -> None:
         self.error: RingError | None = None
         self.summing = False
+        self.sums: list[tuple[float, float]] = []
         self._rank, self._count = rank, len(hosts)
         self._received = np.empty(0, np.float32)
         self._deadline = float("inf")
@@ -105,13 +107,26 @@ class RingAllReduce:
             RingError: a neighbour is gone.
         """
         self.summing = True
+        entered = time.perf_counter()
         try:
-            return self._sum(vector)
+            total = self._sum(vector)
         except OSError as error:
             self.error = RingError(f"the ring is broken: {error.strerror or error}")
             raise self.error from None
         finally:
             self.summing = False
+        self.sums.append((entered, time.perf_counter()))
+        return total
+
+    def share(self, mine: Vector) -> Vector:
+        """Return what each worker gave, float32 of [workers, *the shape of ``mine``], by rank.
+
+        Raises:
+            RingError: a neighbour is gone.
+        """
+        rows = np.zeros((self._count, *mine.shape), np.float32)
+        rows[self._rank] = mine
+        return self.sum(rows.ravel()).reshape(rows.shape)
 
     def _prove(self) -> None:
         """Check a sum that every rank knows: with wrong neighbours only some parts add up.

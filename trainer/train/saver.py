@@ -92,7 +92,8 @@ class Saver:
         with self._latch:
             self._finished = Snapshot(kept, list(at.records), at.validated)
             for record in at.records[at.reported :]:
-                self.run.reporter.step(record, self.run.total)
+                if record.keys() & {"images_per_second", "validation_loss"}:  # not a first step
+                    self.run.reporter.step(record, self.run.total)
             at.reported = len(at.records)
             tell_parent(event="step", step=at.step)
 

@@ -1,6 +1,8 @@
 """The state of a run: what a step changes, and how far the run has come."""
 
 import hashlib
+import itertools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from trainer.train.optimizers import Tensor
 from trainer.train.run import Run
 
 Arrays = dict[str, npt.NDArray[Any]]
+Values = npt.NDArray[np.float32]
 
 
 class State(NamedTuple):
@@ -53,7 +56,33 @@ class TrainState:
     train_seconds: float = 0.0
     validated: Scored | None = None
 
-    def record(self, run: Run, **metrics: float) -> None:
+    def add_chunk(
+        self, run: Run, losses: Values, accuracies: Values, seconds: float, parts: Mapping[str, Any]
+    ) -> None:
+        """Count the steps of a chunk and add its lines to the metrics.
+
+        Args:
+            run: what is trained.
+            losses: of its steps.
+            accuracies: likewise.
+            seconds: that it took.
+            parts: how its steps passed, for its last line.
+        """
+        first, before, count = self.step, self.train_seconds, len(losses)
+        for start, end in itertools.pairwise((0, *_early(first, count), count)):
+            self.step, self.train_seconds = first + end, before + seconds * end / count
+            whole: dict[str, Any] = {}
+            if end == count:
+                rate = count * run.config.batch_size / seconds
+                whole = {"images_per_second": rate, "time": round(time.time(), 3), **parts}
+            self.record(
+                run,
+                loss=float(losses[start:end].mean()),
+                accuracy=float(accuracies[start:end].mean()),
+                **whole,
+            )
+
+    def record(self, run: Run, **metrics: Any) -> None:
         """Add a line to the metrics of this step."""
         self.records.append(
             {
@@ -63,6 +92,14 @@ class TrainState:
                 "train_seconds": round(self.train_seconds, 3),
             }
         )
+
+
+def _early(first: int, count: int) -> list[int]:
+    """Return after which steps of a run's first chunk there is a line of metrics: 1, 2, 4, 8, ...
+
+    Nowhere does the loss fall as steeply.
+    """
+    return [] if first else [1 << k for k in range((count - 1).bit_length())]
 
 
 def weights_sha256(state: State) -> str:

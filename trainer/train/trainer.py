@@ -14,7 +14,16 @@ from trainer.data import sampler
 from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError
 from trainer.runs import run_folder
-from trainer.train import all_reduce, devices, models, optimizers, peers, result, validation
+from trainer.train import (
+    all_reduce,
+    devices,
+    models,
+    optimizers,
+    peers,
+    result,
+    step_parts,
+    validation,
+)
 from trainer.train.all_reduce import RingAllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
@@ -117,6 +126,7 @@ class Trainer:
         count = end - first
         with self.loop.replicas.activity.doing(AT_THE_STORE):
             indices, data = self.batches.take(first, count)
+        clock = step_parts.Clock(self.all_reduce)
         at.tensors, chunk = self.loop.run_chunk(
             at.tensors,
             indices,
@@ -128,13 +138,8 @@ class Trainer:
         )
         seconds = time.perf_counter() - began
         check_losses(chunk.losses, first, run)
-        at.step, at.train_seconds = end, at.train_seconds + seconds
-        at.record(
-            run,
-            loss=float(chunk.losses.mean()),
-            accuracy=float(chunk.accuracies.mean()),
-            images_per_second=count * config.batch_size / seconds,
-        )
+        parts = clock.read(single_steps=self.finished_step is None)
+        at.add_chunk(run, chunk.losses, chunk.accuracies, seconds, parts)
         return chunk.stop
 
     def _stop(self, at: TrainState) -> None:

@@ -1,5 +1,8 @@
 """Validation during a run, and the decision that it has trained enough."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from trainer import metrics
 from trainer.runs import checkpoint
 from trainer.runs.event_log import Scored
@@ -19,8 +22,34 @@ def validate(run: Run, at: TrainState, scorer: Scorer) -> bool:
     at.validated = Scored(at.step, scorer.logits(at.tensors, split), split)
     score = metrics.score(at.validated.logits, split.labels)
     at.validations.append((at.step, score.accuracy))
-    at.record(run, validation_accuracy=score.accuracy, validation_loss=score.loss)
+    at.record(
+        run,
+        validation_accuracy=score.accuracy,
+        validation_loss=score.loss,
+        **training_means(at.records),
+    )
     return checkpoint.best_step(at.validations) == at.step
+
+
+def training_means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return mean loss and accuracy of the steps since the last validation, from metrics.jsonl.
+
+    The names differ from those of a chunk's means, which the curves show.
+    """
+    lines: list[tuple[int, Mapping[str, Any]]] = []
+    before = 0
+    for line in records:
+        if "loss" in line:
+            lines.append((line["step"] - before, line))
+            before = line["step"]
+        else:
+            lines = []
+    steps = sum(count for count, _ in lines)
+    return {
+        f"training_{name}": sum(count * line[name] for count, line in lines) / steps
+        for name in ("loss", "accuracy")
+        if steps
+    }
 
 
 def is_over(run: Run, at: TrainState) -> bool:

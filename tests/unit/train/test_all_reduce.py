@@ -85,6 +85,18 @@ def test_many_members_get_the_sum_of_vectors_shorter_and_longer_than_they_are(co
     sums_exactly(count, [0, 1, count - 1, count, count + 1, 10 * count, 1009])
 
 
+def test_what_each_gives_all_get_and_each_sum_leaves_its_times() -> None:
+    with joined(3) as (pool, rings):
+        for each in rings:
+            each.sums.clear()
+        rows = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+        shared = list(pool.map(lambda rank: rings[rank].share(rows[rank]), range(3)))
+        assert all(np.array_equal(each, rows) for each in shared)
+        for each in rings:
+            ((entered, left),) = each.sums
+            assert entered <= left
+
+
 @pytest.mark.parametrize("order", ["text", "reversed", "two rings"])
 def test_a_ring_of_wrong_neighbours_is_refused_before_its_first_use(
     order: str, monkeypatch: pytest.MonkeyPatch

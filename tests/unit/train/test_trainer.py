@@ -21,7 +21,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import all_reduce, peers
+from trainer.train import all_reduce, peers, validation
 from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
@@ -86,17 +86,21 @@ def train_on(
     return Trainer(run).train(stop, started=0.0)
 
 
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics lines without what depends on time."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("train_seconds", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+    timed = ("train_seconds", "images_per_second", "time")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_lines(folder)]
 
 
 def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole")
     ends = [line["step"] for line in records(tmp_path / "whole") if "loss" in line]
-    assert ends == [4, 7, 8, 12, 14, 16, 20, 21, 24]  # chunks, and validations every 7 steps
+    # The first steps, chunks, and validations every 7 steps.
+    assert ends == [1, 2, 4, 7, 8, 12, 14, 16, 20, 21, 24]
     for end in (4, 7, 21):
         folder = tmp_path / str(end)
         with pytest.raises(StoppedError, match=f"stopped at step {end} of 24"):
@@ -108,11 +112,43 @@ def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path:
         assert records(folder) == records(tmp_path / "whole")
 
 
+def test_the_first_steps_have_lines_that_average_the_steps_since_the_line_before(
+    tmp_path: Path,
+) -> None:
+    for chunk in (1, 8):
+        train(tmp_path / str(chunk), steps=8, chunk_steps=chunk, eval_epochs=1)
+    single = {each["step"]: each["loss"] for each in records(tmp_path / "1") if "loss" in each}
+    lines = [each for each in records(tmp_path / "8") if "loss" in each]
+    assert [each["step"] for each in lines] == [1, 2, 4, 8]
+    means = [(single[1]), (single[2]), (single[3] + single[4]) / 2]
+    assert [each["loss"] for each in lines[:3]] == pytest.approx(means, rel=1e-5)
+    validated = records(tmp_path / "8")[-1]
+    assert validated["training_loss"] == pytest.approx(sum(single.values()) / 8, rel=1e-5)
+    assert 0 < validated["training_accuracy"] < 1
+    reported = ["images_per_second" in each for each in read_lines(tmp_path / "8")]
+    assert reported == [False, False, False, True, False]
+
+
+def test_training_means_start_again_after_a_validation() -> None:
+    lines: list[dict[str, Any]] = [
+        {"step": 1, "loss": 5.0, "accuracy": 0.1},
+        {"step": 4, "loss": 1.0, "accuracy": 0.5},
+        {"step": 4, "validation_loss": 1.0},
+        {"step": 6, "loss": 0.5, "accuracy": 0.6},
+        {"step": 7, "loss": 0.2, "accuracy": 0.9},
+    ]
+    first = validation.training_means(lines[:2])
+    assert first == pytest.approx({"training_loss": 2.0, "training_accuracy": 0.4})
+    second = validation.training_means(lines)
+    assert second == pytest.approx({"training_loss": 0.4, "training_accuracy": 0.7})
+    assert validation.training_means([]) == {}
+
+
 def spoil_tail(folder: Path) -> None:
     whole = (folder / run_folder.METRICS).read_bytes()
     (folder / run_folder.rank_metrics(2)).write_bytes(whole[:-30])
     lines = whole.splitlines(keepends=True)
-    (folder / run_folder.METRICS).write_bytes(b"".join(lines[:3]))
+    (folder / run_folder.METRICS).write_bytes(b"".join(lines[:5]))
 
 
 def spoil_line(folder: Path) -> None:
@@ -123,11 +159,11 @@ def spoil_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "lost", "words"),
     [
-        (spoil_tail, {6}, "metrics-rank-2.jsonl: 1 of 7 lines are damaged"),
-        (spoil_line, {3}, "metrics.jsonl: 1 of 7 lines are damaged"),
+        (spoil_tail, {8}, "metrics-rank-2.jsonl: 1 of 9 lines are damaged"),
+        (spoil_line, {5}, "metrics.jsonl: 1 of 9 lines are damaged"),
         (
             lambda folder: (folder / run_folder.METRICS).write_bytes(b"\xff"),
-            set(range(7)),
+            set(range(9)),
             "1 of 1 lines",
         ),
     ],
@@ -147,8 +183,13 @@ def test_damaged_metrics_cost_these_alone(
     result = trainer.train(threading.Event(), started=0.0)
     assert result["weights_sha256"] == whole["weights_sha256"]
     assert [words in warning for warning in listener.warnings] == [True]
+
+    def without_means(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leave out what is computed from lines before, which may be lost."""
+        return [{k: v for k, v in each.items() if "training_" not in k} for each in records]
+
     kept = [line for k, line in enumerate(records(tmp_path / "whole")) if k not in lost]
-    assert records(folder) == kept
+    assert without_means(records(folder)) == without_means(kept)
 
 
 COUNTS = (50, 20, 40, 57)  # DATA's training and validation images, cut

@@ -96,7 +96,10 @@ def test_only_a_trainer_s_json_shows_that_it_trains(line: str, trains: bool, end
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "1e400", "[]", '"x"', "null", "NaN"])
-@pytest.mark.parametrize("name", ["step", "total_steps", "loss", "accuracy", "images_per_second"])
+@pytest.mark.parametrize(
+    "name",
+    ["step", "total_steps", "loss", "accuracy", "images_per_second", "epoch", "training_loss"],
+)
 def test_figures_that_are_none_harm_nothing(name: str, value: str) -> None:
     progress = run_phase.Progress()
     for number in (1, 2):
@@ -104,6 +107,8 @@ def test_figures_that_are_none_harm_nothing(name: str, value: str) -> None:
         facts = run_phase.parse_line(known.replace(f'"{name}": 0', f'"{name}": {value}'))
         progress.take("" if number == 1 else "2026-01-01T00:00:00Z", facts)
         run_phase.as_text(facts)
+        validated = {"validation_accuracy": 0.9, "validation_loss": 0.1, "training_accuracy": 0.9}
+        run_phase.as_text({"epoch": 1.0, "training_loss": 0.1, **validated, **facts})
     assert duration(progress.seconds_left() or 0)
     assert f"{progress.accuracy() or 0:.2%}"
 
@@ -151,9 +156,11 @@ def test_lines_are_told_as_on_a_laptop() -> None:
         "step    100/1000  loss 0.5000  accuracy 90.00%  4,552 images/s"
     )
     assert run_phase.as_text({"warning": "slow"}) == "warning: slow"
-    assert "validation accuracy 99.00%" in run_phase.as_text(
+    assert "validation loss 0.1000  accuracy 99.00%" in run_phase.as_text(
         {"step": 1, "validation_accuracy": 0.99, "validation_loss": 0.1}
     )
+    validated = {"validation_accuracy": 0.99, "validation_loss": 0.1, "epoch": 0.1}
+    assert run_phase.as_text(step(100, **validated)).startswith("epoch 0.1/1  step    100/1000  ")
     assert run_phase.as_text(step(1)).endswith("}")  # without its speed: shown as it is
 
 
