@@ -15,7 +15,7 @@ from trainer.presets import PRESETS
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/*.md", "infra/**/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "infra/**/*.md", "benchmarks/*.md")
     for page in ROOT.glob(pattern)
 )
 COMMANDS = sorted(

@@ -13,7 +13,7 @@ import numpy as np
 from trainer import schedule
 from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
-from trainer.report import network
+from trainer.report import network, shared_work
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import predictions, reader, run_folder, trained_weights
 from trainer.text import one_line
@@ -40,6 +40,7 @@ class Facts:
         images: the test images [n, height, width, channels] and their labels [n].
         network: the model for the page.
         class_names: of class 0 on; none if the classes have none, or config.json is damaged.
+        work: how the workers shared it, None if that was not measured.
     """
 
     uri: str
@@ -52,6 +53,7 @@ class Facts:
     images: reader.LabelledImages | str
     network: Mapping[str, Any] | str
     class_names: tuple[str, ...] = ()
+    work: shared_work.Work | None = None
 
     @property
     def name(self) -> str:
@@ -92,6 +94,7 @@ def gather(run_uri: str) -> Facts:
     result = _or_reason(lambda: run_folder.read_result(storage) or {})
     end = None if isinstance(result, str) else number(result.get("steps"))
     lines = _or_reason(lambda: run_folder.read_metrics(storage, int(end) if end else 2**63))
+    attempts = _or_reason(lambda: reader.attempts(storage))
     found = _or_reason(lambda: predictions.read(storage) or (NONE_STORED if result else UNFINISHED))
     return Facts(
         uri=storage.uri,
@@ -99,7 +102,7 @@ def gather(run_uri: str) -> Facts:
         result=result,
         metrics=lines if isinstance(lines, str) else points_by_name(lines),
         learning_rate=_learning_rate(settings, lines),
-        attempts=_or_reason(lambda: reader.attempts(storage)),
+        attempts=attempts,
         quality=found if isinstance(found, str) else judge(found.logits, found.labels),
         images=_or_reason(
             lambda: reader.test_images(
@@ -109,6 +112,7 @@ def gather(run_uri: str) -> Facts:
         ),
         network=_or_reason(lambda: network.of_run(storage)),
         class_names=() if isinstance(settings, str) else settings.class_names,
+        work=shared_work.of_run(stored, lines, attempts),
     )
 
 

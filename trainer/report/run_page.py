@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from trainer import metrics
 from trainer.config import TrainConfig
 from trainer.metrics import Quality
-from trainer.report import charts, facts, html
+from trainer.report import charts, facts, html, shared_work
 from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
@@ -92,6 +92,8 @@ def as_page(found: Facts) -> bytes:
         calibration=diagram,
         settings=settings(found.stored),
         data=data_rows(found),
+        work=found.work,
+        parts=shared_work.COLOURS,
         result=result_rows(found.result),
         network=found.network if described else None,
         network_reason="" if described else found.network,

@@ -1,0 +1,239 @@
+"""How the workers of a gang shared the work: the parts of a step, and what restarts cost."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from markupsafe import Markup
+
+from trainer.report import vega
+from trainer.runs.reader import Attempt
+
+PARTS = ("computing", "waiting", "adding up")
+COLOURS = {"computing": "series-1", "waiting": "axis", "adding up": "series-2"}
+
+_MOST_RANKS, _MOST_STEPS = 1024, 8
+_WIDTH, _ROW, _LEFT, _FOOT = 640, 34, 52, 26  # of a timeline, CSS pixels
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's mean step, milliseconds; ``parts`` in the order of PARTS."""
+
+    rank: int
+    parts: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """Return the milliseconds of a step."""
+        return sum(self.parts)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Seconds that restarts of one cause took, from the last step before to the first after."""
+
+    cause: str
+    restarts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the page shows of a gang.
+
+    Attributes:
+        batch: images of a step, None if config.json does not say.
+        shares: of the ranks, in the order of ranks.
+        steps: of each rank, (computing, summing) of a few steps one after the other, ms.
+        lost: to restarts, the costliest cause first; None if it is not known.
+    """
+
+    batch: int | None
+    shares: tuple[Share, ...]
+    steps: tuple[tuple[tuple[float, float], ...], ...]
+    lost: tuple[Lost, ...] | None
+
+    @property
+    def longest(self) -> float:
+        """Return the milliseconds of the rank with the longest step."""
+        return max(share.total for share in self.shares)
+
+    @property
+    def timeline(self) -> Markup:
+        """Return the picture of the few steps, an SVG; empty if there are none."""
+        return timeline(self.steps) if self.steps else Markup()
+
+
+def of_run(
+    stored: Mapping[str, Any], lines: Sequence[Line] | str, attempts: Sequence[Attempt] | str
+) -> Work | None:
+    """Return how the workers of a run shared its work, None if nothing was measured.
+
+    Args:
+        stored: its config.json.
+        lines: of metrics.jsonl; anybody may have written them.
+        attempts: that have ended.
+    """
+    if isinstance(lines, str):
+        return None
+    measured = [found for line in lines if (found := _measured(line))]
+    if not measured:
+        return None
+    ranks = len(measured[-1])  # a gang may have had another size before
+    same = [found for found in measured if len(found) == ranks]
+    shares = tuple(
+        Share(rank, tuple(fmean(found[rank][part] for found in same) for part in range(3)))
+        for rank in range(ranks)
+    )
+    single = [steps for line in lines if len(steps := _single_steps(line)) == ranks]
+    batch = stored.get("batch_size")
+    return Work(
+        batch=batch if type(batch) is int and batch % ranks == 0 else None,
+        shares=shares,
+        steps=single[-1] if single else (),
+        lost=None if isinstance(attempts, str) else seconds_lost(lines, attempts),
+    )
+
+
+def seconds_lost(lines: Sequence[Line], attempts: Sequence[Attempt]) -> tuple[Lost, ...] | None:
+    """Return what restarts took, by cause; None if the lines have no times.
+
+    A restart takes from the end of the last chunk before it that counts to the beginning of the
+    first one after it. A chunk begins as long before its end as its steps take at the usual pace,
+    so building and tracing the model count as lost. The time between two commands does not count.
+    """
+    chunks = [
+        (float(line["time"]), int(line["step"]), float(line["train_seconds"]))
+        for line in lines
+        if _number(line.get("time")) and _number(line.get("train_seconds")) is not None
+    ]
+    if not chunks:
+        return None
+    paces = [
+        (b[2] - a[2]) / (b[1] - a[1])
+        for a, b in itertools.pairwise(chunks)
+        if b[1] > a[1] and b[2] >= a[2]
+    ]
+    pace = median(paces) if paces else 0.0
+    found: dict[str, list[float]] = defaultdict(list)
+    for number, attempt in enumerate(attempts):
+        if attempt.cause is None:
+            continue
+        later = attempts[number + 1] if number + 1 < len(attempts) else None
+        resumed, until = (later.start, later.end) if later else (attempt.end, float("inf"))
+        before = [end for end, _, _ in chunks if attempt.start <= end <= attempt.end]
+        after = [(end, step) for end, step, _ in chunks if max(resumed, attempt.end) < end <= until]
+        begun = max(before, default=attempt.start)
+        lost = max(0.0, attempt.end - begun)
+        if after:
+            end, step = min(after)
+            steps = step - max((s for e, s, _ in chunks if e <= begun), default=0)
+            lost += max(0.0, end - resumed - max(0, steps) * pace)
+        found[attempt.ended_by].append(lost)
+    causes = (Lost(cause, len(each), sum(each)) for cause, each in found.items())
+    return tuple(sorted(causes, key=lambda lost: -lost.seconds))
+
+
+def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = False) -> Markup:
+    """Return a few steps of all ranks on one axis of milliseconds, an SVG of a fixed width.
+
+    Args:
+        steps: of each rank, (computing, summing) one after the other, ms.
+        words: whether to name the parts below it, and to set it on white: for a page of its own.
+    """
+    adding = [min(rank[k][1] for rank in steps) for k in range(len(steps[0]))]
+    longest = max(sum(map(sum, rank)) for rank in steps) or 1.0
+    scale = (_WIDTH - _LEFT - 8) / longest
+    height = _ROW * len(steps) + _FOOT + (24 if words else 0)
+    drawn = []
+    for row, rank in enumerate(steps):
+        at, top = 0.0, _ROW * row + 4
+        drawn.append(_text(4, top + 18, f"rank {row}"))
+        for (computing, summing), added in zip(rank, adding, strict=True):
+            parts = (computing, max(0.0, summing - added), min(summing, added))
+            for part, length in zip(PARTS, parts, strict=True):
+                left, width = _LEFT + at * scale, length * scale
+                drawn.append(_bar(left, top, width, COLOURS[part]))
+                at += length
+            end = _LEFT + at * scale
+            mark = vega.colour("label")
+            drawn.append(
+                f'<path d="M{end:.1f} {top - 2}v{_ROW - 6}" stroke="{mark}" stroke-width="1"/>'
+            )
+    foot = _ROW * len(steps)
+    for tick in _ticks(longest):
+        drawn.append(_text(_LEFT + tick * scale, foot + 16, f"{tick:g} ms", "middle"))
+    if words:
+        for place, part in enumerate(PARTS):
+            left = _LEFT + 130 * place
+            drawn.append(_bar(left, foot + 28, 14, COLOURS[part], 14))
+            drawn.append(_text(left + 20, foot + 40, part))
+    return _svg(drawn, height, white=words)
+
+
+def _svg(drawn: Sequence[str], height: int, *, white: bool) -> Markup:
+    name = ' xmlns="http://www.w3.org/2000/svg"'
+    ground = f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>' if white else ""
+    font = 'font-family="system-ui, sans-serif" font-size="12"'
+    return Markup(  # noqa: S704  # numbers, and words of this module
+        f'<svg{name} viewBox="0 0 {_WIDTH} {height}" {font}>{ground}{"".join(drawn)}</svg>'
+    )
+
+
+def _bar(left: float, top: float, width: float, colour: str, height: int = _ROW - 10) -> str:
+    fill = vega.colour(colour)
+    return f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{height}" fill="{fill}"/>'
+
+
+def _text(left: float, base: float, words: str, anchor: str = "start") -> str:
+    fill = vega.colour("label")
+    return f'<text x="{left:.1f}" y="{base}" fill="{fill}" text-anchor="{anchor}">{words}</text>'
+
+
+def _ticks(longest: float) -> list[float]:
+    """Return a few round milliseconds from 0 on."""
+    unit = 10.0 ** (len(f"{longest:.0f}") - 1)
+    step = next(each for each in (unit / 5, unit / 2, unit, 2 * unit) if longest / each < 7)
+    return [round(k * step, 6) for k in range(int(longest / step) + 1)]
+
+
+def _measured(line: Line) -> list[tuple[float, float, float]]:
+    """Return each rank's milliseconds in the order of PARTS; none if the line has none."""
+    computing, waiting = _numbers(line.get("compute_ms")), _numbers(line.get("wait_ms"))
+    adding = _number(line.get("sum_ms"))
+    if adding is None or not 2 <= len(computing) == len(waiting) <= _MOST_RANKS:
+        return []
+    return [(c, w, adding) for c, w in zip(computing, waiting, strict=True)]
+
+
+def _single_steps(line: Line) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return (computing, summing) of the steps of each rank, as many for all."""
+    ranks = line.get("steps_ms")
+    if not isinstance(ranks, list) or not all(isinstance(steps, list) for steps in ranks):
+        return ()
+    pairs = [[_numbers(step) for step in steps] for steps in ranks]
+    count = len(pairs[0]) if pairs else 0
+    sound = all(len(rank) == count and all(len(p) == 2 for p in rank) for rank in pairs)
+    if not sound or not 1 <= count <= _MOST_STEPS:
+        return ()
+    return tuple(tuple((step[0], step[1]) for step in rank) for rank in pairs)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Return a list of measured values, empty if one is none."""
+    found = [_number(each) for each in value] if isinstance(value, list) else []
+    sound = [each for each in found if each is not None]
+    return sound if len(sound) == len(found) else []
+
+
+def _number(value: Any) -> float | None:
+    """Return a JSON value if it is a number of at least 0 that can have been measured."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < 1e12 else None
