@@ -355,7 +355,8 @@ def _claim(spec: RunSpec, data_sha256: str | None) -> None:
     """
     folder = run_store.of_spec(spec)
     if data_sha256 and run_folder.read_config(folder) is not None:
-        run_folder.claim(folder, spec.config, data_sha256)  # raises if it is another run's
+        # Raises if it is another run's, with the files of the code that differ.
+        run_folder.claim(folder, spec.config, data_sha256, code=spec.archive)
     probe.check(folder)
 
 

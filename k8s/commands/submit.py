@@ -167,8 +167,7 @@ def _check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
             "give another name"
         ) from None
     if differing and spec.archive and (before := _code_there(cluster, job, spec)):
-        changes = user_code.changes(before, spec.archive.data)
-        named = f"code ({', '.join(changes[:10])}{', ...' if len(changes) > 10 else ''})"
+        named = f"code ({user_code.few(user_code.changes(before, spec.archive.data))})"
         differing = [named if each.startswith("code (") else each for each in differing]
     if differing:
         raise ConfigError(

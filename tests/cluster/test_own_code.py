@@ -1,6 +1,5 @@
 """A user's own code in pods of the stock image: runs/own.yaml and runs/mymodels.py."""
 
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,21 +7,28 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.clusters import IMAGE, ROOT, Space, figure, trained_here, weights
+from tests.support.clusters import (
+    IMAGE,
+    OWN,
+    ROOT,
+    Space,
+    figure,
+    trained_here,
+    weights,
+    write_own_code,
+)
 from trainer.runs import code
 
 EXAMPLE = ROOT / "runs/own.yaml"
 MODEL = (ROOT / "runs/mymodels.py").read_text()
-SHORT = {"model": "mymodels:small", "steps": 200, "chunk_steps": 20}
-# A model that reads a file of its own, and fails where it is not there.
-READS = "from pathlib import Path\n\nSEED = (Path(__file__).parent / 'seed.bin').read_bytes()\n"
 
 
 def run_file(space: Space, folder: Path, **changes: Any) -> str:
     """Write the example's run file and model into a folder, with this cluster's places."""
     example = yaml.safe_load(EXAMPLE.read_text())
-    folder.mkdir(exist_ok=True)
-    (folder / "mymodels.py").write_text(MODEL)
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "mymodels.py").write_text(MODEL)
     places: dict[str, Any] = {
         "namespace": space.name,
         "image": IMAGE,
@@ -30,7 +36,7 @@ def run_file(space: Space, folder: Path, **changes: Any) -> str:
         "run": f"gs://bucket/{space.name}/{{name}}",
         "resources": {"cpu": "900m", "memory": "2Gi"},
         "storage_endpoint": space.store,
-        "train": SHORT,
+        "train": OWN,
     }
     path = folder / EXAMPLE.name
     path.write_text(yaml.safe_dump({**example, **places, **changes}))
@@ -87,15 +93,14 @@ def test_a_package_that_nobody_has_is_refused_before_anything_is_sent(
 
 @pytest.mark.parametrize("size", [400_000, 2_000_000])
 def test_code_of_any_size_comes_to_the_pods(space: Space, tmp_path: Path, size: int) -> None:
+    write_own_code(tmp_path / "mine", size)
     path = run_file(space, tmp_path / "mine", code=".", name=f"run-{uuid.uuid4().hex[:6]}")
-    (tmp_path / "mine/mymodels.py").write_text(f"{READS}\n{MODEL}")
-    (tmp_path / "mine/seed.bin").write_bytes(os.urandom(size))
     done = space.k8s("submit", path, "--wait")
     assert done.code == 0, done.out + done.err
     stored = space.stored(path)
     [name] = [entry.name for entry in stored.list(f"{code.FOLDER}/")]
     assert stored.read(name) == code.pack(tmp_path / "mine").data
-    assert weights(stored.uri) == trained_here({**SHORT, "code": "."}, tmp_path / "mine")
+    assert weights(stored.uri) == trained_here({**OWN, "code": "."}, tmp_path / "mine")
     figure(f"own code with a file of {size:,} bytes", "trained to the weights of this machine")
 
 

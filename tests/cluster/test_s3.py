@@ -16,8 +16,19 @@ import pytest
 import yaml
 
 from tests.support import mnist
-from tests.support.clusters import LIMIT, ROOT, Done, Space, figure, trained_here
+from tests.support.clusters import (
+    LIMIT,
+    OWN,
+    ROOT,
+    Done,
+    Space,
+    figure,
+    trained_here,
+    weights,
+    write_own_code,
+)
 from trainer.data import sources
+from trainer.runs import code
 
 LONG = {"preset": "cnn", "steps": 3000, "chunk_steps": 20}
 
@@ -137,6 +148,20 @@ def test_two_workers_in_s3_answer_during_and_after(
     assert f"{result['test_accuracy']:.2%}" in report(uri)
     assert result["weights_sha256"] == trained_here(LONG)
     figure("logs, result and report of a run in S3", "answered during and after it")
+
+
+def test_own_code_larger_than_a_configmap_comes_through_the_bucket(
+    s3: Store, tmp_path: Path
+) -> None:
+    write_own_code(tmp_path / "mine", 2_000_000)
+    path = s3.run_file(train=OWN, code=str(tmp_path / "mine"))
+    done = s3.space.k8s("submit", path, "--wait")
+    assert done.code == 0, done.out + done.err
+    stored = s3.space.stored(path)
+    [name] = [entry.name for entry in stored.list(f"{code.FOLDER}/")]
+    assert stored.read(name) == code.pack(tmp_path / "mine").data
+    assert weights(stored.uri) == trained_here({**OWN, "code": "mine"}, tmp_path)
+    figure("own code with a file of 2,000,000 bytes, in S3", "the weights of this machine")
 
 
 def ended(space: Space, path: str) -> Done:

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.clusters import IMAGE, LIMIT, ROOT, Space, figure, kubectl
+from tests.support.clusters import (
+    IMAGE,
+    LIMIT,
+    OWN,
+    ROOT,
+    Space,
+    figure,
+    kubectl,
+    trained_here,
+    write_own_code,
+)
+from trainer.runs import code
 
 LONG = {"preset": "cnn", "steps": 3000, "chunk_steps": 20}
 # Run by root on the node: fill the volume, and give it to the owner that the test wants.
@@ -160,6 +171,26 @@ def test_two_workers_on_a_claim_answer_during_and_after(
     assert "test accuracy" in report(space, path, tmp_path / "after")
     assert json.loads((tmp_path / "after/result.json").read_text()) == result
     nothing_is_left(space, jobs=0)
+
+
+def test_own_code_on_a_claim(space: Space, claim: Callable[..., str], tmp_path: Path) -> None:
+    name = claim("ReadWriteMany")
+    write_own_code(tmp_path / "mine", 400_000)
+    path = run_file(space, name, train=OWN, code=str(tmp_path / "mine"))
+    done = space.k8s("submit", path, "--wait")
+    assert done.code == 0, done.out + done.err
+    report(space, path, tmp_path / "copy")
+    archive = code.pack(tmp_path / "mine")
+    assert (tmp_path / "copy" / code.object_name(archive.reference)).read_bytes() == archive.data
+    result = json.loads((tmp_path / "copy/result.json").read_text())
+    assert result["weights_sha256"] == trained_here({**OWN, "code": "mine"}, tmp_path)
+    figure("own code with a file of 400,000 bytes, on a claim", "the weights of this machine")
+
+    write_own_code(tmp_path / "large", 2_000_000)
+    path = run_file(space, name, train=OWN, code=str(tmp_path / "large"))
+    refused = space.k8s("submit", path)
+    assert refused.code == 2
+    assert "put the large files on the volume, or the code into the image" in refused.err
 
 
 def test_a_claim_for_one_node_needs_one_node(space: Space, claim: Callable[..., str]) -> None:

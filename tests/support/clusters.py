@@ -30,6 +30,9 @@ LIMIT = 300.0  # seconds for any command
 STEPS = 600
 
 
+OWN = {"model": "mymodels:small", "steps": 200, "chunk_steps": 20}
+
+
 @dataclass
 class Done:
     """A command that has ended."""
@@ -130,6 +133,14 @@ def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> st
     )
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout
+
+
+def write_own_code(folder: Path, size: int) -> None:
+    """Write the example's model into a folder, and a file of so many bytes that it reads."""
+    folder.mkdir()
+    (folder / "seed.bin").write_bytes(os.urandom(size))
+    reads = "from pathlib import Path\n\n(Path(__file__).parent / 'seed.bin').read_bytes()\n\n"
+    (folder / "mymodels.py").write_text(reads + (ROOT / "runs/mymodels.py").read_text())
 
 
 def weights(folder: str) -> str:

@@ -99,6 +99,16 @@ def test_other_digests_are_refused(tmp_path: Path, archive: code.Archive, given:
     )
 
 
+@pytest.mark.parametrize("model", ["os:system", "subprocess:run", "net2:f", "a.net:f"])
+def test_trusted_code_is_what_runs(tmp_path: Path, archive: code.Archive, model: str) -> None:
+    """The SHA-256 is of the code; the name of the function in it is not trusted with it."""
+    storage = LocalStorage(str(tmp_path / "run"))
+    config = parse({"model": model, "code": archive.reference})
+    run_folder.claim(storage, config, "d" * 64, (8, 8, 1), 4, code=archive)
+    with pytest.raises(ConfigError, match="holds no module"):
+        shared.own_model(options(storage.uri, trust_code=digest(archive)))
+
+
 def test_code_that_was_exchanged_is_refused(tmp_path: Path, archive: code.Archive) -> None:
     run = a_run(tmp_path, archive)
     name = code.object_name(archive.reference)
@@ -110,14 +120,14 @@ def test_code_that_was_exchanged_is_refused(tmp_path: Path, archive: code.Archiv
 def test_trusted_code_does_not_leave_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for names in ({"../out.py": b""}, {"a": b"", "a/b": b""}):
+    for names in ({"net.py": b"", "../out.py": b""}, {"net.py": b"", "a": b"", "a/b": b""}):
         data = tar_of(names)
         hostile = code.Archive(data, "theirs")
         assert hostile.reference == code.SCHEME + hashlib.sha256(data).hexdigest()
         run = a_run(tmp_path / str(len(names)), hostile)
         with pytest.raises(DataError, match="code: damaged"):
             shared.own_model(options(run, trust_code=digest(hostile)))
-    escapes = code.Archive(tar_of({"a\x1b[2Jb.py": b""}), "theirs")
+    escapes = code.Archive(tar_of({"net.py": b"", "a\x1b[2Jb.py": b""}), "theirs")
     run = a_run(tmp_path / "escapes", escapes)
     assert shared.own_model(options(run, trust_code=digest(escapes))) == "net:f"
     assert "\x1b" not in capsys.readouterr().err

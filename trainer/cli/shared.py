@@ -58,16 +58,16 @@ def own_model(options: argparse.Namespace) -> str | None:
                 "--trust-code: takes model and code from the run; leave --model and --code away"
             )
         model, archive = trained_weights.trusted(options.run, options.trust_code)
-        warn(f"running {archive.source} as {model}: {', '.join(code.names(archive))}")
+        warn(f"running {archive.source} as {model}: {code.few(code.names(archive))}")
     elif model is not None:
         archive = code.find(model, options.code, Path.cwd())
     elif options.code is not None:
         raise ConfigError("--code: needs --model package.module:function, which it holds")
     if archive is not None:
-        folder = tempfile.mkdtemp(prefix="trainyard-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        code.unpack(archive.data, Path(folder) / "code")
-        code.import_from(str(Path(folder) / "code"))
+        folder = tempfile.TemporaryDirectory(prefix="trainyard-")
+        atexit.register(folder.cleanup)
+        code.unpack(archive.data, Path(folder.name) / "code")
+        code.import_from(str(Path(folder.name) / "code"))
     return model
 
 

@@ -10,6 +10,7 @@ the run knows it. So a run with changed code is another run.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -18,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,6 +251,12 @@ def names(archive: Archive) -> list[str]:
     return list(_digests(archive.data))
 
 
+def few(words: Sequence[str], most: int = 10) -> str:
+    """Return what is listed, with a number for what is more."""
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return ", ".join([*words[:most], *more])
+
+
 def changes(before: bytes, after: bytes) -> list[str]:
     """Return what differs between two archives, a few words a file."""
     old, new = _digests(before), _digests(after)
@@ -263,8 +270,12 @@ def changes(before: bytes, after: bytes) -> list[str]:
 
 EMPTY = bytes(tarfile.RECORDSIZE)  # an archive without a file ends as it begins: in zeros
 
-# What an archive that has a file and a folder of one name leads to.
-_MISPLACED = (NotADirectoryError, IsADirectoryError, FileExistsError)
+# What tarfile raises of an archive that ``pack`` has not made, besides TarError.
+_MALFORMED = (zlib.error, EOFError, ValueError, RecursionError, OverflowError)
+# What names that are too long, or a file and a folder of one name, lead to.
+_MISPLACED = frozenset(
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+)
 _GZIP = 16 + zlib.MAX_WBITS  # https://docs.python.org/3/library/zlib.html#zlib.decompress
 _MOST_TAR = MOST_BYTES + MOST_FILES * 3 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 
@@ -298,7 +309,9 @@ def _digests(data: bytes) -> dict[str, str]:
 def _damage() -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, *_MISPLACED) as error:
+    except (tarfile.TarError, *_MALFORMED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _MISPLACED:
+            raise
         raise DataError(f"code: damaged: {one_line(error, 200)}; submit the run again") from None
 
 

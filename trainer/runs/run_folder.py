@@ -113,7 +113,7 @@ def claim(
     differing = [
         f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
         if key != "code" or not code
-        else f"code ({', '.join(_changed(storage, there.get(key), code))})"
+        else f"code ({_changed(storage, there.get(key), code)})"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
@@ -127,13 +127,12 @@ def claim(
     return digest(wanted)
 
 
-def _changed(storage: Storage, reference: object, code: user_code.Archive) -> list[str]:
-    """Return which files of a run's code differ from those here, at most ten."""
+def _changed(storage: Storage, reference: object, code: user_code.Archive) -> str:
+    """Return which files of a run's code differ from those here."""
     before = user_code.EMPTY
     if isinstance(reference, str) and user_code.is_packed(reference):
         before = user_code.fetch(storage, reference)
-    found = user_code.changes(before, code.data)
-    return [*found[:10], *([f"{len(found) - 10} more"] if len(found) > 10 else [])]
+    return user_code.few(user_code.changes(before, code.data))
 
 
 def read_config(storage: Storage) -> dict[str, Any] | None:

@@ -150,7 +150,14 @@ def trusted(run_uri: str, sha256: str) -> tuple[str, code.Archive]:
         found = "no code of its own" if not _or_trust(config.code) else f"code {config.code}"
         raise ConfigError(f"--trust-code: {sha256!r}: the run {storage.uri} has {found}")
     name = f"{storage.uri}/{code.object_name(reference)}"
-    return config.model, code.Archive(code.fetch(storage, reference), name)
+    archive = code.Archive(code.fetch(storage, reference), name)
+    top = config.model.partition(":")[0].partition(".")[0]
+    if not any(each == f"{top}.py" or each.startswith(f"{top}/") for each in code.names(archive)):
+        raise ConfigError(
+            f"--trust-code: {name}: holds no module {top!r} for the run's model, "
+            f"{config.model!r}; give --model instead"
+        )
+    return config.model, archive
 
 
 def _check_sizes(shape: tuple[int, int, int], classes: int) -> None:

@@ -1,5 +1,6 @@
 """A user's code: what travels, that its bytes depend on content alone, and hostile archives."""
 
+import contextlib
 import io
 import os
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import series
 from trainer.errors import ConfigError, DataError
 from trainer.runs import code
 from trainer.storage.local import LocalStorage
@@ -39,6 +41,20 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
     made = tarfile.TarInfo(name)
     made.type, made.linkname = kind, link
     return made
+
+
+def pax(name: str, **values: str) -> tarfile.TarInfo:
+    """Return a file with values of its extended header."""
+    made = tarfile.TarInfo(name)
+    made.pax_headers = values
+    return made
+
+
+def header(kind: bytes, content: bytes = b"", size: int | None = None) -> bytes:
+    """Return an entry that tells of so many bytes."""
+    made = tarfile.TarInfo("x")
+    made.type, made.size = kind, len(content) if size is None else size
+    return made.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
 
 
 def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -168,6 +184,19 @@ def test_unpacked_code_cannot_be_written(tmp_path: Path) -> None:
         tar(entry("device", tarfile.CHRTYPE)),
         tar(entry("pipe", tarfile.FIFOTYPE)),
         tar(entry("a"), entry("a/b")),
+        tar(entry("a/b"), entry("a")),
+        tar(entry("n" * 300)),
+        tar(entry("n" * 5000)),
+        tar(entry("/".join(["n" * 200] * 40))),
+        tar(entry("loop", tarfile.SYMTYPE, "loop"), entry("loop/x.py")),
+        tar(entry("")),
+        tar(pax("a", mtime="9" * 400)),
+        tar(pax("a", mtime="nan")),
+        tar(pax("a", path="a\0b")),
+        tar(pax("a", size="9" * 15)),
+        *(header(kind, b"12 path=evil\n") * 3000 + header(b"0") for kind in (b"x", b"g", b"L")),
+        header(b"x", size=1 << 40),
+        header(b"0", size=8 << 30) + bytes(1024),
         tar(entry("x"))[:100],
         b"",
         b"no tar" * 500,
@@ -179,11 +208,37 @@ def test_hostile_archives_are_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DataError, match=r"^code: damaged: .*; submit the run again$"):
         code.unpack(data, tmp_path / "in" / "out")
     assert not (tmp_path / "out.py").exists()
+    for before, after in ((data, code.EMPTY), (code.EMPTY, data)):
+        with contextlib.suppress(DataError):  # a bad place is no bad name
+            code.changes(before, after)
+
+
+def test_archives_of_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    good = tar(entry("a/b.py"), entry("l", tarfile.SYMTYPE, "a"), pax("c", mtime="1"), content=b"x")
+    dice = random.Random(series.seed("TRAINYARD_ARCHIVES_SEED"))
+    for number in range(series.length(300, 20_000)):
+        data = bytearray(good)
+        for _ in range(dice.choice([1, 2, 5, 50])):
+            data[dice.randrange(6000)] = dice.choice([0, 32, 47, 57, 128, 255, dice.randrange(256)])
+        for start in range(0, len(data), 512):  # a header is read only if its sum is right
+            block = data[start : start + 512]
+            block[148:156] = b" " * 8
+            if any(block[257:263]):
+                data[start + 148 : start + 156] = b"%06o\0 " % sum(block)
+        with contextlib.suppress(DataError):
+            code.changes(bytes(data), good)
+            code.unpack(bytes(data), tmp_path / "in" / f"{number}")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_an_absolute_name_lands_in_the_folder(tmp_path: Path) -> None:
     code.unpack(tar(entry(f"{tmp_path}/out.py")), tmp_path / "in")
     assert not (tmp_path / "out.py").exists()
+
+
+def test_a_list_of_many_files_is_short() -> None:
+    assert code.few(["a", "b"]) == "a, b"
+    assert code.few([str(each) for each in range(10_000)]).endswith("8, 9, 9990 more")
 
 
 def test_a_run_keeps_its_code_under_its_digest(tmp_path: Path) -> None:
