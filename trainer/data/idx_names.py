@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data import dataset, idx
+from trainer.data import dataset, description, idx
 from trainer.data.collection import Collection, Part, as_labels, as_pixels, read_names
 from trainer.errors import DataError
 from trainer.storage.base import Entry, Storage
@@ -115,7 +115,7 @@ def read(storage: Storage, files: dict[Named, Entry], *, transpose: bool) -> Col
     if "emnist" in of.lower() and not transpose:
         notes.append("EMNIST has rows and columns exchanged: give --transpose")
     where = f"{storage.uri}/{of}" if of else storage.uri
-    names = _mapping(storage, of)
+    names = _mapping(storage, of) if of else dict(enumerate(description.read(storage).class_names))
     if not names and of.lower().endswith("emnist-letters"):
         there = np.unique(parts[0].labels).tolist()
         names = LETTERS if there == list(LETTERS) else {}
@@ -140,4 +140,4 @@ def _labels(storage: Storage, entry: Entry) -> np.ndarray[tuple[int, ...], np.dt
 def _mapping(storage: Storage, of: str) -> dict[int, str]:
     """Return the names of EMNIST's mapping file, if it lies beside the set in a local folder."""
     path = Path(storage.uri) / f"{of}-mapping.txt"
-    return read_names(str(path)) if of and path.is_file() else {}
+    return read_names(str(path)) if path.is_file() else {}

@@ -1,6 +1,7 @@
 """A folder of pictures, in a folder of its own for each class, as a collection."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from trainer.text import one_line, printable
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+# What they hold: Pillow goes by the content, and of other kinds some start programs (EPS).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26  # of one picture
 _THREADS = 4
 
@@ -71,7 +74,8 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
 
 def _images(paths: list[Path], options: Options) -> npt.NDArray[np.uint8]:
     """Return all pictures, uint8 [n, height, width(, 3)]."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")  # what Pillow says of sizes and of palettes
         pictures = list(pool.map(lambda path: _picture(path, options), paths))
     if options.channels is None and any(each.ndim == 3 for each in pictures):
         pictures = [
@@ -92,7 +96,7 @@ def _picture(path: Path, options: Options) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
             picture = ImageOps.exif_transpose(opened)
@@ -108,8 +112,8 @@ def _picture(path: Path, options: Options) -> npt.NDArray[np.uint8]:
                 size = (options.size, options.size)
                 picture = picture.resize(size, Image.Resampling.LANCZOS)
             return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = one_line(error, 200)
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        reason = one_line(error, 200) or type(error).__name__
         raise DataError(
             f"{printable(str(path))}: cannot be read as a picture: {reason}; save it again or take "
             "it away"

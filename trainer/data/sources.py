@@ -379,7 +379,8 @@ def _copy(source: str) -> _Found:
             f"{storage.uri}: is in shards already; copy the folder as it is, with cp -r or"
             " gcloud storage cp -r"
         )
-    return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}")
+    about = description.read(storage)
+    return _Found(dataset.read(storage), storage.uri, f"from {storage.uri}", about)
 
 
 def _draw(wanted: _Digits) -> _Found:

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,15 @@ def test_emnist_letters_without_their_mapping_file(tmp_path: Path) -> None:
     assert "".join(about.class_names) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def test_names_go_along_with_a_copy(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo", IMAGES, ANIMALS)
+    first = put(tmp_path / "zoo", tmp_path / "one", licence="CC0")[1]
+    for number, options in enumerate(({}, {"size": 5})):
+        data, about = put(tmp_path / "one", tmp_path / f"copy{number}", **options)
+        assert data.class_names == about.class_names == ("ant", "bee", "cat", "dog")
+    assert description.read(LocalStorage(str(tmp_path / "copy0"))) == first
+
+
 @pytest.mark.parametrize("split", [0, 2])
 def test_digits_on_their_side_get_a_hint_whatever_their_names(tmp_path: Path, split: int) -> None:
     images, labels = digits.draw(400, 5)
@@ -321,6 +332,15 @@ def zoo(spoil: Callable[[Path], Any]) -> Callable[[Path], Path]:
     return write
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    sum_of = struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + sum_of + bytes(4) + b"IDAT"
+
+
 STRAY = np.where(np.arange(COUNT) == 7, 255, LABELS)
 BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "a stray label": (
@@ -376,6 +396,21 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         "torn.png: cannot be read as a picture",
     ),
+    "a page under a picture's name": (
+        zoo(lambda f: (f / "cat" / "page.png").write_bytes(b"<svg><script>1</script></svg>")),
+        {},
+        "page.png: cannot be read as a picture",
+    ),
+    "a program for a printer": (  # which Pillow would have Ghostscript run
+        zoo(lambda f: (f / "cat" / "x.png").write_bytes(POSTSCRIPT)),
+        {},
+        "x.png: cannot be read as a picture: cannot identify image file",
+    ),
+    "a picture that unpacks to much": (
+        zoo(lambda f: (f / "cat" / "bomb.png").write_bytes(png_header(10_000, 10_000))),
+        {},
+        "bomb.png: cannot be read as a picture: 10000x10000 pixels, above 67,108,864",
+    ),
     "an empty class": (
         zoo(lambda f: (f / "emu").mkdir()),
         {},
@@ -396,6 +431,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     write, options, words = BROKEN[name]
