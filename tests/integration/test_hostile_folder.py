@@ -5,7 +5,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 
 from tests.support import damage, warm
 from tests.support.processes import environment, free_ports, running, wait_until
-from trainer.runs import run_folder
+from trainer.runs import code, run_folder
+from trainer.storage.local import LocalStorage
 
 PAYLOAD = "from pathlib import Path\n\nPath(__file__).with_name('mark').write_text('run')\n"
 FOLDER = "bucket/runs/evil"
@@ -144,6 +146,68 @@ def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
     assert code == 2
     assert "belongs to a run with other settings" in err
     assert f'model ("{REFERENCE[:9]}' in err
+
+
+@pytest.fixture
+def with_code(place: Path) -> Iterator[tuple[Path, Path]]:
+    """Return a run with code of its own, below ``place``, and the file that the code leaves."""
+    folder, mark, source = place / "with-code", place / "ran", place / "theirs"
+    source.mkdir()
+    text = f"import pathlib\n\npathlib.Path({str(mark)!r}).touch()\n"
+    (source / "net.py").write_text(f"{text}from tests.support.tiny import linear\n")
+    subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
+    keep(folder, code.pack(source))
+    yield folder, mark
+    mark.unlink(missing_ok=True)
+    shutil.rmtree(source)
+    shutil.rmtree(folder)
+
+
+def keep(folder: Path, archive: code.Archive) -> None:
+    """Make this the code of a run, whose model is in net.py."""
+    archive.store(LocalStorage(str(folder)))
+    config = json.loads((folder / run_folder.CONFIG).read_bytes())
+    config |= {"model": "net:linear", "code": archive.reference}
+    (folder / run_folder.CONFIG).write_text(json.dumps(config))
+    damage.sign(folder, lambda point: point)
+
+
+def test_code_that_is_trusted_by_its_digest_is_named_and_runs(
+    place: Path, with_code: tuple[Path, Path]
+) -> None:
+    folder, mark = with_code
+    for arguments in (("predict", "one.png"), ("evaluate",), ("export", "--format", "keras")):
+        words = (*arguments, "--run", "with-code")
+        code_, out, err = verb(place, *words)
+        assert (code_, out, err.count("\n")) == (2, "", 1)
+        digest = err.rstrip().rpartition("--trust-code ")[2]
+        assert (folder / "code" / f"{digest}.tar").is_file()
+        wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
+        code_, out, err = verb(place, *words, "--trust-code", wrong)
+        assert (code_, out, err.count("\n")) == (2, "", 1)
+        assert not mark.exists()
+        code_, out, err = verb(place, *words, "--trust-code", digest)
+        assert (code_, bool(out)) == (0, True)
+        running = f"trainer: warning: running {folder.name}/code/{digest}.tar as net:linear: net.py"
+        assert err == f"{running}\n"
+        assert mark.exists()
+        mark.unlink()
+
+
+def test_an_archive_of_code_is_only_compared(place: Path, with_code: tuple[Path, Path]) -> None:
+    """Whoever trains in the folder has code of the same name, and the tar of the run is hostile."""
+    folder, mark = with_code
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 4
+    chain = (header.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 3000
+    keep(folder, code.Archive(chain, "theirs"))
+    (place / "net.py").write_text("from tests.support.tiny import linear\n")
+    words = ("train", "--run", "with-code", "--model", "net:linear", *TRAINING)
+    code_, _, err = fresh_verb(place, *words)
+    (place / "net.py").unlink()
+    assert code_ == 65, err
+    assert "code: damaged: " in err.splitlines()[-1]
+    assert not mark.exists()
 
 
 def test_what_a_folder_says_does_not_reach_the_terminal_raw(place: Path) -> None:

@@ -41,8 +41,9 @@ class Description:
 
 
 def encode(description: Description) -> bytes:
-    """Return the object's bytes."""
-    return (json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n").encode()
+    """Return the object's bytes; halves of characters, as of file names, become question marks."""
+    text = json.dumps(asdict(description), indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="replace")
 
 
 def read(storage: Storage) -> Description:
