@@ -7,7 +7,7 @@ come from peers, pods and run folders, so reading one checks it and bounds its s
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from trainer.errors import PeerLostError, UserError
 from trainer.text import one_line
@@ -28,9 +28,15 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_EXIT_CODE: dict[int, Kind] = {2: "config", 65: "data", 69: "unavailable", 75: "stopped"}
+FINAL = frozenset({2, 65, 69})  # exit codes after which a gang does not start again
 LONGEST = {"message": 2800, "remedy": 400}  # bytes as JSON
 MOST_MISSING = 64
 MOST_BYTES = 4000  # of a record as JSON: Kubernetes keeps 4,096, and a pipe takes as many at once
+
+
+def known_kind(value: Any) -> Any:
+    """Return a kind from outside, "unknown" in place of one of another version."""
+    return value if value in KINDS else "unknown"
 
 
 class Failure(BaseModel):
@@ -48,18 +54,13 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    kind: Kind = "unknown"
+    kind: Annotated[Kind, BeforeValidator(known_kind)] = "unknown"
     rank: Annotated[int, Field(ge=0, lt=1024)] | None = None
     code: Annotated[int, Field(ge=-256, le=256)]
     message: str
     remedy: str = ""
     missing: Annotated[tuple[Annotated[int, Field(ge=0, lt=1024)], ...], Field(strict=False)] = ()
     consequence: bool = False
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _kind_is_known(cls, value: Any) -> Any:
-        return value if value in KINDS else "unknown"
 
     @field_validator("message", "remedy")
     @classmethod

@@ -23,10 +23,10 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
     (run / "result.json").unlink()
     code, out, _ = warm.run("report", "--run", str(run))
     halfway = (run / "report.html").read_text()
-    assert "Not finished" in halfway
+    assert "In progress" in halfway
     code, out, err = processes.run(*arguments)  # the end comes again, and a report of it
     assert (code, err) == (0, "")
-    assert "Not finished" not in (run / "report.html").read_text()
+    assert "In progress" not in (run / "report.html").read_text()
 
     (run / "report.html").unlink()
     code, out, err = processes.run(*arguments)  # finished; what is missing is made

@@ -19,8 +19,8 @@ This is pure: events in, orders out. wire.py carries them between machines.
 
 from typing import Any
 
-from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
-from trainer.failure import Failure, Kind, parse
+from trainer.errors import StoppedError
+from trainer.failure import FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
 
 Event = dict[str, Any]
@@ -28,7 +28,6 @@ Order = tuple[int, Event]  # the rank it is for, and what to do
 
 FEW = 8  # missing ranks up to which every rank hears of each arrival and loss
 MOST_STEPS = 1 << 53
-FINAL = {ConfigError.exit_code, DataError.exit_code, UnavailableError.exit_code}
 
 
 class Coordinator:

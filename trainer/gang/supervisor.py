@@ -29,9 +29,8 @@ from trainer import failure, progress, sockets
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
-from trainer.failure import FailedError, Failure
+from trainer.failure import FINAL, FailedError, Failure
 from trainer.gang import final_report, found_failures, gang_key, process
-from trainer.gang.coordinator import FINAL
 from trainer.gang.memory import Memory
 from trainer.gang.process import TICK, Child
 from trainer.gang.rendezvous_host import RendezvousHost

@@ -13,7 +13,7 @@ import numpy as np
 from trainer import schedule
 from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
-from trainer.report import network, shared_work
+from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import predictions, reader, run_folder, trained_weights
 from trainer.text import one_line
@@ -59,6 +59,16 @@ class Facts:
     def name(self) -> str:
         """Return the name of what was trained."""
         return str(self.stored.get("model") or self.stored.get("preset") or "run")
+
+    @property
+    def status(self) -> status.Status:
+        """Return how the run stands, and why."""
+        steps = self.points("loss") or self.points("accuracy")
+        return status.of(
+            result=self.result,
+            attempts=self.attempts,
+            last_step=int(steps[-1][0]) if steps else 0,
+        )
 
     @property
     def restarts(self) -> list[int]:

@@ -85,6 +85,7 @@ def as_page(found: Facts) -> bytes:
             Markup(' title="{}"').format(class_name(label, names, 200)) if names else ""
         ),
         headline=headline(found),
+        status=found.status,
         curves=lines,
         cells=None if isinstance(quality, str) else cells(quality),
         wrong=gallery(found),
@@ -124,9 +125,12 @@ def headline(found: Facts) -> list[str]:
 
 def _so_far(found: Facts) -> list[str]:
     points = found.points("loss") or found.points("accuracy")
+    state = str(found.status.state)
+    if state == "finished":
+        return [state, "result not readable"]
     if not points:
-        return ["not finished", "no step has been reported yet"]
-    parts = ["not finished", plural(int(points[-1][0]), "step") + " so far"]
+        return [state, "no step has been reported yet"]
+    parts = [state, plural(int(points[-1][0]), "step") + " so far"]
     if (loss := found.last("loss")) is not None:
         parts.append(f"training loss {loss:.4f}")
     if (accuracy := found.last("accuracy")) is not None:

@@ -34,6 +34,9 @@ def as_text(found: Facts) -> str:
     headline = run_page.headline(found)
     for parts in (headline[:2], headline[2:]):
         console.print(Text(printable("  ".join(parts))))
+    for line in (found.status.why, found.status.remedy):
+        if line:
+            console.print(Text(printable(line)))
     _print_curves(console, found)
     if isinstance(found.quality, Quality):
         _print_quality(console, found.quality, found.class_names)

@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError
+from trainer.failure import Kind, known_kind
 from trainer.runs import run_folder
 from trainer.runs.predictions import Predictions, images_sha256
 from trainer.runs.trained_weights import MOST_VALUES
@@ -55,9 +56,11 @@ class Result(BaseModel):
 
 
 class Cause(BaseModel):
-    """Why an attempt ended; ``rank`` is the one that failed."""
+    """Why an attempt ended, see ``failure.Failure``; ``rank`` is the one that failed."""
 
+    kind: Annotated[Kind, BeforeValidator(known_kind)] = "unknown"
     rank: int | None = None
+    code: int = 1
     message: str
     remedy: str = ""
 
@@ -85,6 +88,11 @@ class Attempt(BaseModel):
     def began(self) -> datetime:
         """Return the time of its start, UTC."""
         return datetime.fromtimestamp(self.start, UTC)
+
+    @property
+    def ended(self) -> datetime:
+        """Return the time of its end, UTC."""
+        return datetime.fromtimestamp(self.end, UTC)
 
     @property
     def ended_by(self) -> str:

@@ -116,7 +116,13 @@ def check_losses(losses: npt.NDArray[np.float32], first: int, run: Run) -> None:
     """
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
-        raise _diverged(f"loss became {losses[bad[0]]}", first + int(bad[0]) + 1, run)
+        step = first + int(bad[0]) + 1
+        if step == 1:
+            raise ConfigError(
+                f"loss is {losses[bad[0]]} at step 1, before any weight has changed, so the model "
+                "itself gives it: look for a logarithm or a root of 0, or a division by 0"
+            )
+        raise _diverged(f"loss became {losses[bad[0]]}", step, run)
 
 
 def check_finite(arrays: Mapping[str, npt.NDArray[Any]], step: int, run: Run) -> None:
@@ -131,7 +137,8 @@ def check_finite(arrays: Mapping[str, npt.NDArray[Any]], step: int, run: Run) ->
 
 
 def _diverged(what: str, step: int, run: Run) -> ConfigError:
+    kept = checkpoint.steps(run.storage)
+    stays = f"; the checkpoint of step {kept[0]} stays in {run.storage.uri}" if kept else ""
     return ConfigError(
-        f"{what} at step {step}; lower learning_rate ({run.config.learning_rate}); "
-        f"the last good checkpoint stays in {run.storage.uri}/{checkpoint.PREFIX}"
+        f"{what} at step {step}; lower learning_rate ({run.config.learning_rate}){stays}"
     )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import series
-from trainer.failure import Failure, parse
-from trainer.gang.coordinator import FINAL, Coordinator, Event, Order
+from trainer.failure import FINAL, Failure, parse
+from trainer.gang.coordinator import Coordinator, Event, Order
 
 Move = tuple[Any, ...]  # what to call, and its arguments
 

@@ -37,7 +37,7 @@ from trainer.text import printable
 
 pytestmark = pytest.mark.process
 
-PANELS = ["training", "confusion", "classes", "wrong", "samples", "calibration", "settings", "draw"]
+PANELS = ["training", "draw", "confusion", "classes", "wrong", "samples", "calibration", "settings"]
 HOSTILE = "</script><script>alert('{{ 7*7 }}')</script><img src=x onerror=alert(1)>\x1b[2J\n& \"'"
 vega_draw = vega.draw
 VOID = {"meta", "link", "img", "br", "input", "hr", "col"}
@@ -330,7 +330,7 @@ def test_an_unfinished_run_says_so_and_shows_what_is_there(folder: Path) -> None
     storage = open_storage(str(folder))
     storage.replace(run_folder.METRICS, run_folder.lines(metric_lines(300)))
     found = facts.gather(str(folder))
-    assert report.headline(found)[:2] == ["not finished", "300 steps so far"]
+    assert report.headline(found)[:2] == ["in progress", "300 steps so far"]
     rates = dict(found.learning_rate)  # type: ignore[arg-type]
     assert max(rates) == 300
     page = page_of(folder)
@@ -442,7 +442,7 @@ def test_figures_that_are_not_finite_are_left_out(folder: Path) -> None:
     found = facts.gather(str(folder))
     assert [x for x, _ in found.points("loss")] == [10, 40, 50]
     assert len(found.points("images_per_second")) == 3
-    assert report.headline(found)[0] == "not finished"
+    assert report.headline(found) == ["finished", "result not readable"]
     check_html(page_of(folder))
     text_of(folder)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
 from trainer.train.run import Run
+from trainer.train.state import check_losses
 from trainer.train.trainer import Trainer, assemble
 
 pytestmark = pytest.mark.tensorflow
@@ -349,6 +351,22 @@ def test_weights_that_are_no_numbers_are_never_stored(tmp_path: Path) -> None:
     for step in checkpoint.steps(open_storage(str(tmp_path))):
         data = (tmp_path / checkpoint.object_name(step)).read_bytes()
         assert all(np.isfinite(a).all() for a in checkpoint.decode(data, "").arrays.values())
+
+
+def test_a_loss_that_is_no_number_blames_what_can_be_the_reason(tmp_path: Path) -> None:
+    losses = np.array([1, np.nan], np.float32)
+    stored, empty = Mock(), Mock()
+    stored.storage = open_storage(str(tmp_path))
+    empty.storage = open_storage(str(tmp_path / "empty"))
+    stored.storage.create(checkpoint.object_name(7), b"")
+    with pytest.raises(ConfigError, match="nan at step 1, before any weight has changed") as error:
+        check_losses(losses[1:], 0, empty)
+    assert "learning_rate" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"nan at step 9; lower learning_rate .*; the ") as error:
+        check_losses(losses, 7, stored)
+    assert str(error.value).endswith(f"the checkpoint of step 7 stays in {tmp_path}")
+    with pytest.raises(ConfigError, match=r"nan at step 9; lower learning_rate [^;]*$"):
+        check_losses(losses, 7, empty)
 
 
 def test_batches_that_cannot_be_are_refused() -> None:
