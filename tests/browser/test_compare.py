@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batch_sizes(page: Any) -> list[int]:
     return [
-        int(text) for text in page.locator("table.runs tbody td:nth-child(2)").all_inner_texts()
+        int(text) for text in page.locator("table.runs tbody td:nth-child(3)").all_inner_texts()
     ]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import textwrap
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError
 from trainer.gang import found_failures, local_gang, process, supervisor, worker
 from trainer.runs import code as user_code
+from trainer.runs.start import COMMIT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     }
     config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
     os.environ.setdefault(worker.STARTED, repr(time.time()))
+    os.environ.setdefault(COMMIT, _commit())
     cluster = clusters.from_environment(os.environ)
     try:
         with user_code.packed(config, Path.cwd()) as packed:
@@ -62,6 +65,20 @@ def run(options: argparse.Namespace) -> None:
     except UserError as error:
         _record_end(error, config, cluster.rank if cluster else None)
         raise
+
+
+def _commit() -> str:
+    """Return the commit of the project where the user stands, "-dirty" if it is changed.
+
+    Nothing where there is no project, or no git.
+    """
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    command = ("git", "-c", "core.fsmonitor=false", *describe)  # which could name a program
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
 
 
 def _train(arguments: list[str], config: TrainConfig, cluster: clusters.Cluster | None) -> None:

@@ -222,7 +222,7 @@ def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
         f"({result['images_per_second']:,.0f} images/s)"
     )
     tell_parent(result={"message": line, **{name: result[name] for name in IN_SHORT}})
-    reporter.say(line, event="finished", **result)
+    reporter.say(line, event="finished", **{k: v for k, v in result.items() if k != "ranks"})
     reporter.say(f"results in {storage.uri}/")
 
 

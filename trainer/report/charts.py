@@ -5,9 +5,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from trainer.report import vega
-from trainer.report.series import Kind, Series, short, spread, text, thin, ticks
+from trainer.report.series import (
+    Kind,
+    Points,
+    Series,
+    log_ticks,
+    short,
+    spread,
+    text,
+    thin,
+    ticks,
+)
 
 TABLE_ROWS = 20
+LOG_FROM = 20.0  # times the smallest value that the largest must be for an axis of logarithms
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,9 @@ class Chart:
         x_name: of the first column of the table.
         x_kind, kind: how values along and up are written.
         x, y: first and last value of the axes.
+        unit: of the values, in words.
+        log: whether the values' axis is of logarithms.
+        has_epochs: whether an axis of epochs stands above the plot.
     """
 
     key: str
@@ -35,6 +49,9 @@ class Chart:
     kind: Kind
     x: tuple[float, float]
     y: tuple[float, float]
+    unit: str = ""
+    log: bool = False
+    has_epochs: bool = False
 
     @property
     def hover(self) -> dict[str, Any]:
@@ -51,6 +68,7 @@ class Chart:
             "xName": self.x_name,
             "xKind": self.x_kind,
             "kind": self.kind,
+            "log": self.log,
             "series": [
                 {
                     "name": series.name,
@@ -84,6 +102,9 @@ def line(
     from_zero: bool = False,
     marks: Sequence[float] = (),
     x_name: str = "step",
+    unit: str = "",
+    may_log: bool = False,
+    epochs: Points = (),
 ) -> Chart:
     """Return a chart of lines over steps; series without points are left out.
 
@@ -96,13 +117,18 @@ def line(
         from_zero: whether the values' axis has 0, too.
         marks: where on the axis to draw a dashed line, such as a restart.
         x_name: of the axis.
+        unit: of the values, in words.
+        may_log: whether values that are LOG_FROM times as large as others get an axis of
+            logarithms.
+        epochs: (step, epoch) of some steps, for a second axis above the plot.
     """
     thinned = tuple(replace(each, points=thin(each.points)) for each in series if each.points)
     assert thinned, f"chart {key} without a point"
     xs = [x for each in thinned for x, _ in each.points]
     ys = [y for each in thinned for _, y in each.points]
     among = [*ys, 0.0] if from_zero else ys
-    y_ticks = ticks(min(among), max(among))
+    log = may_log and min(ys) > 1e-100 and max(ys) >= LOG_FROM * min(ys)
+    y_ticks = log_ticks(min(ys), max(ys)) if log else ticks(min(among), max(among))
     x_end = max(*xs, *marks, 1)
     x_ticks = [tick for tick in ticks(0, x_end, 4, whole=True) if tick <= x_end]
     x, y = (0.0, float(x_end)), (y_ticks[0], y_ticks[-1])
@@ -110,11 +136,26 @@ def line(
     layers += vega.rings([each for each in thinned if len(each.points) == 1])
     if marks:
         layers.insert(0, vega.dashes_at(marks))
-    spec = vega.frame(layers, vega.axis(x, x_ticks, "number"), vega.axis(y, y_ticks, kind))
+    upper = _epoch_ticks(epochs, x_end)
+    if upper:
+        layers.append(vega.upper_axis(upper))
+    spec = vega.frame(layers, vega.axis(x, x_ticks, "number"), vega.axis(y, y_ticks, kind, log=log))
     gist = f"{title} over {x_name}s. " + " ".join(
         _gist(each, kind, best, x_name) for each in thinned
     )
-    return Chart(key, title, gist, spec, thinned, x_name, "number", kind, x, y)
+    return Chart(
+        key, title, gist, spec, thinned, x_name, "number", kind, x, y, unit, log, bool(upper)
+    )
+
+
+def _epoch_ticks(epochs: Points, x_end: float) -> list[tuple[float, str]]:
+    """Return where on an axis of steps some epochs end, and their numbers."""
+    step, epoch = epochs[-1] if epochs else (0.0, 0.0)
+    if step <= 0 or not 1e-9 < epoch / step * x_end < 1e9:
+        return []
+    last = epoch / step * x_end
+    found = ticks(0, last, 4, whole=last >= 3)
+    return [(tick * step / epoch, f"{tick:.6g}") for tick in found if tick <= last * 1.001]
 
 
 def reliability(
@@ -142,7 +183,17 @@ def reliability(
     axis = vega.axis(whole, [0, 0.25, 0.5, 0.75, 1], "percent")
     spec = vega.frame(layers, axis, axis)
     return Chart(
-        key, title, gist, spec, (series,), "probability", "percent", "percent", whole, whole
+        key,
+        title,
+        gist,
+        spec,
+        (series,),
+        "probability of the predicted class",
+        "percent",
+        "percent",
+        whole,
+        whole,
+        "accuracy of these images",
     )
 
 

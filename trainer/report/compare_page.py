@@ -8,6 +8,7 @@ from trainer.report.series import Points, Series, thin
 from trainer.runs.reader import Record, Run
 
 DOTTED = 30  # points of a line up to which each is marked
+LABELLED = 2  # settings up to which they name a curve; the run does where there are more
 COLOURED = 12  # runs whose curves differ by colour and dash; the best ones
 CURVE_POINTS = 150  # of one run in one chart: four charts of COLOURED runs stay below 400 KB
 # Nats; guessing among ten classes is 2.3. One run that diverges would flatten all others.
@@ -40,7 +41,7 @@ def as_page(comparison: Comparison) -> bytes:
 def curves(comparison: Comparison) -> list[charts.Chart]:
     """Return loss and accuracy over steps and over seconds, of the best runs."""
     best = list(zip(comparison.runs, comparison.rows, strict=True))[:COLOURED]
-    labels = _distinct([row for _, row in best])
+    labels = _distinct([row for _, row in best], comparison.settings)
     validated = [_has_validations(each) for each, _ in best]
     names = [
         f"{label} (training images)" if any(validated) and not its else label
@@ -62,6 +63,8 @@ def curves(comparison: Comparison) -> list[charts.Chart]:
                     _series(labels, losses),
                     best="lowest",
                     x_name=axis,
+                    unit="cross-entropy, nats",
+                    may_log=True,
                 )
             )
         if any(accuracies):
@@ -73,6 +76,7 @@ def curves(comparison: Comparison) -> list[charts.Chart]:
                     kind="percent",
                     best="highest",
                     x_name=axis,
+                    unit="share of the images",
                 )
             )
     return made
@@ -113,8 +117,8 @@ def _series(names: Sequence[str], points: Sequence[Points]) -> list[Series]:
     ]
 
 
-def _distinct(rows: Sequence[Row]) -> list[str]:
-    labels = [row.label for row in rows]
+def _distinct(rows: Sequence[Row], settings: Sequence[str]) -> list[str]:
+    labels = [row.label if len(settings) <= LABELLED else row.name for row in rows]
     return [
         label if labels.count(label) == 1 else f"{label} ({row.name})"
         for row, label in zip(rows, labels, strict=True)

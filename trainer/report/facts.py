@@ -16,6 +16,7 @@ from trainer.metrics import Quality, judge
 from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import predictions, reader, run_folder, trained_weights
+from trainer.runs.predictions import Predictions
 from trainer.text import one_line
 
 T = TypeVar("T")
@@ -37,8 +38,10 @@ class Facts:
         learning_rate: (step, value).
         attempts: that have ended.
         quality: on the test images.
+        predictions: of the test images.
         images: the test images [n, height, width, channels] and their labels [n].
         network: the model for the page.
+        start: its start.json, empty if there is none.
         class_names: of class 0 on; none if the classes have none, or config.json is damaged.
         work: how the workers shared it, None if that was not measured.
     """
@@ -50,8 +53,10 @@ class Facts:
     learning_rate: Points | str
     attempts: Sequence[reader.Attempt] | str
     quality: Quality | str
+    predictions: Predictions | str
     images: reader.LabelledImages | str
     network: Mapping[str, Any] | str
+    start: Mapping[str, Any] | str
     class_names: tuple[str, ...] = ()
     work: shared_work.Work | None = None
 
@@ -113,6 +118,7 @@ def gather(run_uri: str) -> Facts:
         metrics=lines if isinstance(lines, str) else points_by_name(lines),
         learning_rate=_learning_rate(settings, lines),
         attempts=attempts,
+        predictions=found,
         quality=found if isinstance(found, str) else judge(found.logits, found.labels),
         images=_or_reason(
             lambda: reader.test_images(
@@ -121,6 +127,7 @@ def gather(run_uri: str) -> Facts:
             UserError,
         ),
         network=_or_reason(lambda: network.of_run(storage)),
+        start=_or_reason(lambda: run_folder.read_start(storage) or {}),
         class_names=() if isinstance(settings, str) else settings.class_names,
         work=shared_work.of_run(stored, lines, attempts),
     )

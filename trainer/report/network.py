@@ -142,6 +142,8 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
         ConfigError: the folder is no run's.
         DataError: the checkpoints or the architecture are damaged.
     """
+    if not checkpoint.steps(storage) and not run_folder.read_result(storage):
+        return "No checkpoint is stored yet: the model is here once there is one."
     largest = max((entry.size for entry in storage.list(checkpoint.PREFIX)), default=0)
     if largest > MAX_BYTES:
         return refusal(
@@ -155,6 +157,8 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
             read_at_most(storage, run_folder.ARCHITECTURE, _MOST_ARCHITECTURE)
         )
     except ObjectNotFoundError:
+        if not run_folder.read_result(storage):  # of an earlier version, which stores it at the end
+            return "What the model looks like is stored at the end of the run."
         architecture = None
     except (ValueError, RecursionError):
         architecture = {}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from rich.cells import cell_len
 from trainer import metrics
 from trainer.config import TrainConfig
 from trainer.metrics import Quality
-from trainer.report import charts, facts, html, shared_work
+from trainer.report import charts, command, facts, html, lookup, shared_work
 from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
 from trainer.runs import run_folder
-from trainer.text import class_label, class_name, plural
+from trainer.runs.start import device_line
+from trainer.text import class_label, class_name, plural, size
 
 SAMPLES = 10  # images of each class
+MOST_LAYERS, MOST_RANKS = 200, 64  # in their tables
 
 # The captions of the four charts in the order of the page.
 LOSS, ACCURACY, RATE, SPEED = "Loss", "Accuracy", "Learning rate", "Images per second"
@@ -87,11 +90,19 @@ def as_page(found: Facts) -> bytes:
         headline=headline(found),
         status=found.status,
         curves=lines,
+        validation_note=validation_note(found),
         cells=None if isinstance(quality, str) else cells(quality),
         wrong=gallery(found),
         samples=samples(found),
+        lookup=looked_up(found),
+        most_listed=lookup.MOST_LISTED,
+        names=_names(found),
         calibration=diagram,
-        settings=settings(found.stored),
+        settings=settings(found.stored, epochs_done(found)),
+        ran=run_rows(found),
+        command=command.repeat(found.stored, found.uri, _workers(found)),
+        layers=layer_rows(found),
+        ranks=rank_rows(found),
         data=data_rows(found),
         work=found.work,
         parts=shared_work.COLOURS,
@@ -145,20 +156,50 @@ def curves(found: Facts) -> list[tuple[str, Chart | str]]:
     rate = () if isinstance(found.learning_rate, str) else found.learning_rate
     reason = found.metrics if isinstance(found.metrics, str) else "No step has been reported yet."
     made: list[tuple[str, Chart | str]] = []
+    options: dict[str, Any]
     for title, series, options in (
-        (LOSS, _measured(found, "loss"), {"best": "lowest"}),
-        (ACCURACY, _measured(found, "accuracy"), {"best": "highest", "kind": "percent"}),
-        (RATE, [Series("learning rate", rate)], {"best": "highest", "from_zero": True}),
-        (SPEED, [speed], {"best": "highest", "from_zero": True}),
+        (
+            LOSS,
+            _measured(found, "loss"),
+            {"best": "lowest", "unit": "cross-entropy, nats", "may_log": True},
+        ),
+        (
+            ACCURACY,
+            _measured(found, "accuracy"),
+            {"best": "highest", "kind": "percent", "unit": "share of the images"},
+        ),
+        (
+            RATE,
+            [Series("learning rate", rate)],
+            {"best": "highest", "from_zero": True, "unit": "scales each update"},
+        ),
+        (
+            SPEED,
+            [speed],
+            {"best": "highest", "from_zero": True, "unit": "images per second, all workers"},
+        ),
     ):
         key = title.lower().replace(" ", "-")
+        options |= {"marks": marks, "epochs": found.points("epoch")}
         if any(each.points for each in series):
-            made.append((title, charts.line(key, title, series, marks=marks, **options)))
+            made.append((title, charts.line(key, title, series, **options)))
         elif title == RATE and isinstance(found.learning_rate, str):
             made.append((title, found.learning_rate))
         else:
             made.append((title, reason))
     return made
+
+
+def validation_note(found: Facts) -> str:
+    """Return in a sentence why there is no curve of validations; nothing if there is one."""
+    if len(found.points("validation_accuracy")) > 1:
+        return ""
+    if found.stored.get("validation") == 0:
+        return "No images were set apart for validation (validation is 0)."
+    if found.stored.get("eval_epochs") == 0:
+        ended = "only at the end" if found.result else "at its end"
+        return f"The run validates {ended} (eval_epochs is 0), so there is no curve of it."
+    return ""
 
 
 def _measured(found: Facts, metric: str) -> list[Series]:
@@ -214,6 +255,22 @@ def samples(found: Facts) -> list[tuple[int, int, str]] | str:
     return [(label, len(places), html.png(images[places])) for label, places in first]
 
 
+def looked_up(found: Facts) -> dict[str, Any] | str:
+    """Return the test images that can be looked up, see ``lookup.panel``, or why there are none."""
+    if isinstance(found.predictions, str):
+        return found.predictions
+    if isinstance(found.images, str):
+        return found.images
+    if not len(found.predictions.labels):
+        return "The dataset has no test images."
+    return lookup.panel(found.predictions, found.images[0])
+
+
+def _names(found: Facts) -> list[str]:
+    classes = 0 if isinstance(found.predictions, str) else found.predictions.logits.shape[1]
+    return [class_name(label, found.class_names, 40, cell_len) for label in range(classes)]
+
+
 def calibration(quality: Quality) -> Chart:
     """Return the reliability diagram."""
     bins = [(each.confidence, each.accuracy, *each.interval) for each in quality.bins]
@@ -233,8 +290,24 @@ def calibrated(quality: Quality) -> str:
     )
 
 
-def settings(stored: Mapping[str, Any]) -> list[Setting]:
-    """Return the settings of a run in the order of --help, unknown ones at the end."""
+def epochs_done(found: Facts) -> float | None:
+    """Return the passes over the training images so far."""
+    return found.of_result("epochs") or found.last("epoch")
+
+
+def _workers(found: Facts) -> int:
+    start = {} if isinstance(found.start, str) else found.start
+    return int(facts.number(start.get("workers")) or found.of_result("workers") or 1)
+
+
+def settings(stored: Mapping[str, Any], epochs: float | None = None) -> list[Setting]:
+    """Return the settings of a run in the order of --help, unknown ones at the end.
+
+    ``epochs``: that have been trained; they stand in the place of a setting that steps overrule.
+    """
+    if stored.get("steps") and "epochs" in stored:
+        rounded = "none yet" if epochs is None else float(f"{epochs:.4g}")
+        stored = {**stored, "epochs": rounded}
     known = TrainConfig.model_fields
     names = [*(name for name in known if name in stored), *sorted(stored.keys() - known.keys())]
     others = {*run_folder.INFORMATIONAL, "data_sha256"}
@@ -264,6 +337,60 @@ def data_rows(found: Facts) -> list[tuple[str, str]]:
     return [(name, value_text(value)) for name, value in rows if value is not None]
 
 
+def run_rows(found: Facts) -> list[tuple[str, str]]:
+    """Return name and value of when, where and on what the run trained."""
+    start = {} if isinstance(found.start, str) else found.start
+    attempts = () if isinstance(found.attempts, str) else found.attempts
+    began = attempts[0].start if attempts else facts.number(start.get("started"))
+    rows = []
+    if began is not None and 0 <= began <= 2e11:
+        rows.append(("started", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))
+    if start:
+        rows.append(("computed on", device_line(start)))
+    if start or found.result:
+        rows.append(("workers", str(_workers(found))))
+    if isinstance(start.get("commit"), str):
+        rows.append(("commit", start["commit"]))
+    return rows
+
+
+def layer_rows(found: Facts) -> list[tuple[str, str, str, str]]:
+    """Return name, type, output shape and weights of each layer, and their sum."""
+    listed = None if isinstance(found.start, str) else found.start.get("model")
+    layers = [each for each in listed if isinstance(each, Mapping)] if listed else []
+    rows = []
+    for layer in layers[:MOST_LAYERS]:
+        shape, weights = layer.get("output"), facts.number(layer.get("weights"))
+        rows.append(
+            (
+                value_text(layer.get("name")),
+                value_text(layer.get("type")),
+                "x".join(map(value_text, shape)) if isinstance(shape, list) else "",
+                "" if weights is None else f"{weights:,.0f}",
+            )
+        )
+    total = sum(facts.number(layer.get("weights")) or 0 for layer in layers)
+    return [*rows, ("all", "", "", f"{total:,.0f}")] if rows else []
+
+
+def rank_rows(found: Facts) -> list[tuple[int, str, str]]:
+    """Return rank, peak memory and processor seconds of each worker's last attempt."""
+    listed = None if isinstance(found.result, str) else found.result.get("ranks")
+    rows = []
+    for rank, each in enumerate(listed if isinstance(listed, list) else ()):
+        values = each if isinstance(each, Mapping) else {}
+        memory = facts.number(values.get("peak_memory_bytes"))
+        seconds = facts.number(values.get("cpu_seconds"))
+        rows.append(
+            (
+                rank,
+                "" if memory is None else size(memory),
+                "" if seconds is None else f"{seconds:,.1f}",
+            )
+        )
+    return rows[:MOST_RANKS]
+
+
 def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
     """Return name and value of what result.json says, versions among them, or why nothing."""
     if isinstance(result, str):
@@ -272,6 +399,7 @@ def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
         return facts.UNFINISHED
     versions = result.get("versions")
     flat = {**result, **({} if not isinstance(versions, Mapping) else versions)}
+    flat.pop("ranks", None)  # have a table of their own
     if isinstance(versions, Mapping):
         flat.pop("versions")
     return [(name.replace("_", " "), value_text(value, name)) for name, value in flat.items()]

@@ -65,6 +65,22 @@ def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> li
     return [float(f"{k * step:.12g}") for k in range(first, max(last, first + 1) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers for an axis of logarithms, the first <= ``low``, the last >= ``high``.
+
+    ``low`` is above 0 and smaller than ``high``. Over up to two powers of ten, these are 1, 2 and 5
+    times each; over more, the powers alone, at most eight of them.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    parts = (1, 2, 5) if math.log10(high / low) <= 2 else (1,)
+    every = max(1, math.ceil((last - first) / 6))
+    powers = range(first, last + every, every)
+    found = [float(f"{part}e{power}") for power in powers for part in parts]
+    start = max(place for place, tick in enumerate(found) if tick <= low * (1 + 1e-9))
+    end = min(place for place, tick in enumerate(found) if tick >= high * (1 - 1e-9))
+    return found[start : end + 1]
+
+
 def text(value: float, kind: Kind) -> str:
     """Return a value for people."""
     if kind == "percent":

@@ -44,7 +44,11 @@ def as_text(found: Facts) -> str:
         _section(console, "test images")
         console.print(Text(printable(found.quality)))
     _section(console, "settings that differ from the defaults")
-    changed = [each for each in run_page.settings(found.stored) if each.changed]
+    changed = [
+        each
+        for each in run_page.settings(found.stored, run_page.epochs_done(found))
+        if each.changed
+    ]
     rows = ((each.name, each.value, f"default {each.default or 'none'}") for each in changed)
     console.print(_table((), rows, "left") if changed else "none")
     _print_restarts(console, found)

@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from trainer.report.series import Kind, Series, short
 
-WIDTH, HEIGHT = 300, 190  # CSS pixels: four abreast on a desktop, one on a phone
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 24  # around the plot
+WIDTH, HEIGHT = 300, 206  # CSS pixels: four abreast on a desktop, one on a phone
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 28, 24  # around the plot
 PLOT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 # On a light and on a dark page. Series: at least 4.5:1 against both pages' cards, and distinct
@@ -37,6 +37,7 @@ PALETTE = {
     "label": ("#565f6b", "#a3adb9"),
     "mark": ("#8a5a00", "#d9a441"),
 }
+FONT = "system-ui, sans-serif"
 DASHES: tuple[list[int], ...] = ([], [6, 3], [2, 2], [8, 3, 2, 3])  # of series that share a colour
 
 _SURPLUS = re.compile(r' (?:aria-[a-z]+|role|class|pointer-events)="[^"]*"')
@@ -85,24 +86,29 @@ def colour(name: str) -> str:
     return PALETTE[name][0]
 
 
-def axis(domain: tuple[float, float], values: list[float], kind: Kind) -> Spec:
-    """Return an axis over a domain with ticks at these values."""
+def axis(
+    domain: tuple[float, float], values: list[float], kind: Kind, *, log: bool = False
+) -> Spec:
+    """Return an axis over a domain, perhaps of logarithms, with ticks at these values."""
     if kind == "percent":
         digits = max(len(f"{100 * value:.9g}".partition(".")[2]) for value in values)
         label = f"format(datum.value, '.{digits}%')"
     else:  # 0 would be "0k" among thousands
-        size = "~s" if values[-1] >= 1000 else ".6~g"
+        size = "~s" if values[-1] >= 1000 and not log else ".6~g"
         label = f"datum.value ? format(datum.value, '{size}') : '0'"
     return {
         "type": "quantitative",
-        "scale": {"domain": list(domain), "nice": False, "zero": False},
+        "scale": {
+            "domain": list(domain),
+            "nice": False,
+            **({"type": "log"} if log else {"zero": False}),
+        },
         "axis": {"values": values, "title": None, "labelExpr": label},
     }
 
 
 def frame(layers: list[Spec], x: Spec, y: Spec) -> Spec:
     """Return a spec with its plot at a fixed place, which page.js relies on."""
-    font = "system-ui, sans-serif"
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "width": PLOT[0],
@@ -116,7 +122,7 @@ def frame(layers: list[Spec], x: Spec, y: Spec) -> Spec:
             "aria": False,
             "view": {"stroke": None},
             "axis": {
-                "labelFont": font,
+                "labelFont": FONT,
                 "labelFontSize": 12,
                 "labelColor": colour("label"),
                 "labelBound": False,
@@ -162,6 +168,28 @@ def rings(lone: Sequence[Series]) -> list[Spec]:
 
 def _values(series: Series) -> list[dict[str, float]]:
     return [{"x": short(x), "y": short(y)} for x, y in series.points]
+
+
+def upper_axis(labels: Sequence[tuple[float, str]]) -> Spec:
+    """Return an axis above the plot: numbers, and the places on the axis below it of each."""
+    return {
+        "data": {"values": [{"x": place, "label": label} for place, label in labels]},
+        "layer": [
+            {
+                "mark": {"type": "rule", "color": colour("axis")},
+                "encoding": {"y": {"value": -4}, "y2": {"value": 0}},
+            },
+            {
+                "mark": {
+                    "type": "text",
+                    "color": colour("label"),
+                    "font": FONT,
+                    "fontSize": 12,
+                },
+                "encoding": {"y": {"value": -12}, "text": {"field": "label"}},
+            },
+        ],
+    }
 
 
 def dashes_at(places: Sequence[float]) -> Spec:

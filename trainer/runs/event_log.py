@@ -30,6 +30,7 @@ from trainer.data.dataset import Split
 from trainer.errors import UserError
 from trainer.runs import run_folder
 from trainer.storage.base import Storage
+from trainer.text import printable
 
 PREFIX = "events/"
 TRAIN, VALIDATION, TEST = KINDS = ("train", "validation", "test")
@@ -103,6 +104,7 @@ class EventLog:
         resumed: the step at which this attempt started.
         warn: called with what could not be written.
         class_names: of class 0 on, or none.
+        epochs: of the whole run, if steps overrule the setting.
 
     Attributes:
         graph: the model's graph, a serialised GraphDef, until it is stored.
@@ -117,6 +119,7 @@ class EventLog:
         resumed: int,
         warn: Callable[[str], None],
         class_names: Sequence[str] = (),
+        epochs: float | None = None,
     ) -> None:
         self.graph: bytes | None = None
         self.wants_graph = resumed == 0
@@ -126,6 +129,7 @@ class EventLog:
         self._resumed = resumed
         self._warn = warn
         self._class_names = class_names
+        self._epochs = epochs
         self._written: dict[str, int] | None = None  # the last step of each kind, once known
         self._broken = False
         self._last = -EVERY
@@ -203,8 +207,6 @@ class EventLog:
 
     def _begin(self) -> dict[str, int]:
         """Return the last step of each kind; delete what is of steps that are done again."""
-        from trainer.runs import events
-
         if self._written is None:
             names = {entry.name for entry in self._storage.list(PREFIX)}
             last = dict.fromkeys(KINDS, 0)
@@ -216,13 +218,22 @@ class EventLog:
                 elif part and step:
                     last[part.kind] = max(last[part.kind], step)
             if (name := object_name(SETTINGS)) not in names:
-                values = self._config.identity()
-                data = events.settings(values, run_folder.digest(values), time.time())
-                self._storage.replace(name, data)
+                self._storage.replace(name, self._settings(time.time()))
             if self.graph is None:
                 self.wants_graph = object_name(GRAPH) not in names
             self._written = last
         return self._written
+
+    def _settings(self, now: float) -> bytes:
+        """Return the part with the run's settings, named by its folder and their digest."""
+        from trainer.runs import events
+
+        values = self._config.identity()
+        digest = run_folder.digest(values)[:8]
+        name = printable(self._storage.uri.rpartition("/")[2])
+        if self._config.steps and self._epochs is not None:
+            values["epochs"] = self._epochs
+        return events.settings(values, name if digest in name else f"{name} {digest}", now)
 
     def _put(
         self, kind: str, step: int, values: Mapping[int, Sequence[Any]], times: Mapping[int, float]
@@ -256,12 +267,13 @@ def open_log(
     resumed: int,
     warn: Callable[[str], None],
     class_names: Sequence[str] = (),
+    epochs: float | None = None,
 ) -> EventLog | None:
     """Return the log of a run, or None where none is wanted or its packages are missing."""
     wanted = config.tensorboard != "off"
     if not wanted or not all(map(importlib.util.find_spec, ("tensorboard", "PIL"))):
         return None
-    return EventLog(storage, config, total, resumed, warn, class_names)
+    return EventLog(storage, config, total, resumed, warn, class_names, epochs)
 
 
 def _pictures(scored: Scored, names: Sequence[str]) -> list[Any]:

@@ -109,8 +109,9 @@ class Run:
 
     Attributes:
         uri: of the folder.
-        settings: that decide the weights; ``data`` is the beginning of the data's SHA-256, and
-            ``workers``, which a finished run stores, decides the speed.
+        settings: that decide the weights; ``data`` is the beginning of the data's SHA-256,
+            ``epochs`` what was trained where ``steps`` overrules it, and ``workers``, which a
+            finished run stores, decides the speed.
         records: its metrics, in the order of the steps.
         result: how it ended, or None while it has not.
         attempts: that have ended.
@@ -166,6 +167,10 @@ def read(uri: str) -> Run:
         result = _checked(Result, [stored], storage, run_folder.RESULT)[0]
         settings["workers"] = result.workers
     lines = run_folder.read_metrics(storage, result.steps if result else 1 << 62)
+    if settings.get("steps") and "epochs" in settings:  # which the steps overrule
+        done = lines[-1].get("epoch") if lines else None
+        number = isinstance(done, int | float) and not isinstance(done, bool)
+        settings["epochs"] = float(f"{done:.4g}") if number and 0 <= done < 1e15 else None
     return Run(
         uri=storage.uri,
         settings=settings,

@@ -16,6 +16,7 @@ from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, rea
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 ATTEMPTS = "attempts.jsonl"
+START = "start.json"  # of the newest command: when, where, on what
 RESULT = "result.json"
 PREDICTIONS = "predictions.safetensors"
 ARCHITECTURE = "model/architecture.json"
@@ -155,6 +156,15 @@ def config(storage: Storage) -> dict[str, Any]:
     if stored is None:
         raise ConfigError(f"run: {storage.uri}: no {CONFIG} there; give the folder of a run")
     return stored
+
+
+def read_start(storage: Storage) -> dict[str, Any] | None:
+    """Return when and on what the newest command trains, None if it is not known.
+
+    Raises:
+        DataError: the object is damaged.
+    """
+    return _read_object(storage, START)
 
 
 def read_result(storage: Storage) -> dict[str, Any] | None:

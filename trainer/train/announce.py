@@ -1,18 +1,39 @@
 """The first lines that a run prints: what it trains, on what, and from where."""
 
+import contextlib
+import os
+from typing import Any
+
 import numpy as np
 
 from trainer.data import dataset
+from trainer.errors import UserError
+from trainer.runs import run_folder
+from trainer.runs.start import COMMIT, device_line
 from trainer.train import devices
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 
 
-def announce(run: Run, loop: Loop, step: int, *, first: bool) -> None:
-    """Print the plan of the run in a command's first attempt, and at which step it resumes."""
+def announce(run: Run, loop: Loop, step: int, started: float, *, first: bool) -> None:
+    """Announce the run in a command's first attempt, and print at which step it resumes.
+
+    Rank 0 also stores what it announces, and what Keras says of the model. A run can do without
+    both, so an error is left to what is stored next.
+
+    Args:
+        run: the run.
+        loop: its loop.
+        step: where this attempt starts.
+        started: when the command began, seconds since the epoch.
+        first: whether this is its first attempt.
+    """
     if first:
-        _announce_plan(run, loop)
+        plan = _plan(run, loop)
+        _announce_plan(run, loop, plan)
         _warn_of_classes(run)
+        if run.cluster.rank == 0:
+            _store(run, loop, {"started": round(started, 3), **plan})
     if step or not first:
         run.reporter.say(f"resuming at step {step}", event="resumed", step=step)
 
@@ -29,7 +50,28 @@ def _warn_of_classes(run: Run) -> None:
         )
 
 
-def _announce_plan(run: Run, loop: Loop) -> None:
+def _store(run: Run, loop: Loop, record: dict[str, Any]) -> None:
+    record |= {"commit": os.environ.get(COMMIT) or None, "model": loop.layers()}
+    with contextlib.suppress(UserError):
+        run.storage.replace(run_folder.START, run_folder.pretty(record))
+        if architecture := loop.architecture():
+            run.storage.replace(run_folder.ARCHITECTURE, architecture.encode())
+
+
+def _plan(run: Run, loop: Loop) -> dict[str, Any]:
+    return {
+        "workers": run.cluster.workers,
+        "replicas": loop.replicas.count,
+        "device": "GPU" if devices.on_gpus() else "CPU",
+        "threads": devices.threads(loop.microbatches),
+        "xla": loop.xla,
+        "layers": "reordered" if loop.reordered else "keras",
+        "microbatches": loop.microbatches,
+        "all_reduce": "ring" if loop.all_reduce else "TensorFlow",
+    }
+
+
+def _announce_plan(run: Run, loop: Loop, plan: dict[str, Any]) -> None:
     config, samples, batch = run.config, run.dataset.samples, run.config.batch_size
     replicas, workers, say = loop.replicas.count, run.cluster.workers, run.reporter.say
     say(
@@ -45,18 +87,5 @@ def _announce_plan(run: Run, loop: Loop) -> None:
         replicas=replicas,
         workers=workers,
     )
-    device = "GPU" if devices.on_gpus() else "CPU"
-    microbatches, all_reduce = loop.microbatches, "ring" if loop.all_reduce else "TensorFlow"
-    layers = "reordered" if loop.reordered else "keras"
-    threads = devices.threads(microbatches)
-    say(
-        f"device: {device}, threads: {threads}, XLA: {'on' if loop.xla else 'off'}"
-        + f", layers: {layers}"
-        + (f" in {microbatches} microbatches" if microbatches > 1 else "")
-        + (f", all-reduce: {all_reduce}" if workers > 1 else ""),
-        device=device,
-        threads=threads,
-        xla=loop.xla,
-        layers=layers,
-        microbatches=microbatches,
-    )
+    told = ("device", "threads", "xla", "layers", "microbatches")
+    say(device_line(plan), **{name: plan[name] for name in told})

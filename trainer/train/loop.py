@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.data import stream
-from trainer.train import forward
+from trainer.train import forward, models
 from trainer.train.all_reduce import RingAllReduce
 from trainer.train.optimizers import Optimizer, Tensor
 from trainer.train.replicas import Replicas, as_graph
@@ -213,10 +213,17 @@ class Loop:
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
 
-    def architecture(self) -> str:
-        """Return Keras's description of the model, JSON."""
-        description: str = self._model.to_json()
+    def architecture(self) -> str | None:
+        """Return Keras's description of the model, JSON, None if it has none."""
+        try:
+            description: str = self._model.to_json()
+        except Exception:  # a user's model that Keras cannot describe
+            return None
         return description
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return name, type, output shape, if known, and weights of each layer."""
+        return models.layer_table(self._model)
 
     def graph(self) -> bytes:
         """Return the graph from images to logits without dropout, a serialised GraphDef."""

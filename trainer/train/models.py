@@ -26,6 +26,8 @@ from trainer.train.warp import Warp
 Layer = Callable[[int], Any]  # of units
 Layers = list[Any]
 
+MOST_LAYERS = 1000  # in a table of them
+
 
 def build(
     config: TrainConfig, input_shape: Shape, classes: int, warn: Warn = lambda _: None
@@ -104,6 +106,31 @@ def load(restored: Restored) -> Any:
         body = keras.Sequential([keras.Input(of_run.input_shape), *kept])
     inputs = keras.Input(of_run.input_shape, dtype="uint8")
     return keras.Sequential([inputs, model.get_layer("scaling"), body], name="trainer")
+
+
+def layer_table(model: Any) -> list[dict[str, Any]]:
+    """Return name, type, output shape without the batch, if known, and weights of each layer.
+
+    The layers of a model inside the model stand in its place.
+    """
+    found: list[dict[str, Any]] = []
+    for layer in getattr(model, "layers", ()):
+        if inner := layer_table(layer):
+            found += inner
+        elif type(layer).__name__ != "InputLayer":
+            try:
+                shape = [*layer.output.shape[1:]]
+            except (AttributeError, TypeError, ValueError):  # several outputs, or not known yet
+                shape = None
+            found.append(
+                {
+                    "name": str(layer.name),
+                    "type": type(layer).__name__,
+                    "output": shape,
+                    "weights": int(layer.count_params()) if layer.built else None,
+                }
+            )
+    return found[:MOST_LAYERS]
 
 
 def has_convolutions(model: Any) -> bool:

@@ -1,5 +1,6 @@
 """The end of a run: its final weights, their scores, and what its folder says of them."""
 
+import resource
 import sys
 import time
 from typing import Any
@@ -40,6 +41,10 @@ def finish(
     digest = weights_sha256(loop.host_copy(tensors))
     agree(loop.replicas, digest, "ended with")
     trained = at.step * run.config.batch_size
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    seconds = usage.ru_utime + usage.ru_stime
+    used = np.array([usage.ru_maxrss * scale, round(1000 * seconds)], np.int64)
     return result | {
         "steps": at.step,
         "selected_step": step,
@@ -50,6 +55,10 @@ def finish(
         "weights_sha256": digest,
         "workers": run.cluster.workers,
         "replicas": loop.replicas.count,
+        "ranks": [
+            {"peak_memory_bytes": int(peak), "cpu_seconds": int(milliseconds) / 1000}
+            for peak, milliseconds in loop.replicas.gather(used)
+        ],
         "versions": {
             "trainyard": trainer.__version__,
             "tensorflow": tf.__version__,
@@ -79,7 +88,11 @@ def _scores(run: Run, scorer: Scorer, tensors: State, scored: Scored) -> dict[st
         "train_accuracy_images": images,
     }
     if len(run.dataset.validation.labels):
-        scores["validation_accuracy"] = scorer.score(tensors, run.dataset.validation).accuracy
+        validation = scorer.score(tensors, run.dataset.validation)
+        scores |= {
+            "validation_accuracy": validation.accuracy,
+            "validation_loss": validation.loss,
+        }
     return scores
 
 
@@ -89,8 +102,5 @@ def _describe(run: Run, loop: Loop, scored: Scored) -> None:
     test = Predictions(scored.step, predictions.images_sha256(images), scored.logits, labels)
     run.storage.delete(run_folder.REPORT)  # one of the unfinished run holds less
     run.storage.replace(run_folder.PREDICTIONS, predictions.encode(test))
-    try:
-        architecture = loop.architecture()
-    except Exception:  # a user's model that Keras cannot describe
-        return
-    run.storage.replace(run_folder.ARCHITECTURE, architecture.encode())
+    if architecture := loop.architecture():
+        run.storage.replace(run_folder.ARCHITECTURE, architecture.encode())

@@ -79,6 +79,7 @@ class Saver:
                 step,
                 self.run.reporter.warn,
                 self.run.dataset.class_names,
+                self.run.epochs(self.run.total),
             )
 
     def finish_chunk(self, at: TrainState) -> None:

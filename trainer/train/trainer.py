@@ -78,7 +78,7 @@ class Trainer:
         with self._guarded():
             tell_parent(event="joined")
             at = resume(self.run, self.loop)
-            announce(self.run, self.loop, at.step, first=first)
+            announce(self.run, self.loop, at.step, started, first=first)
             self.saver.start(at.step)
             while not validation.is_over(self.run, at):
                 with self.loop.replicas.activity.doing(TRAINING):

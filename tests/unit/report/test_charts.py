@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.report import charts, vega
 from trainer.report.charts import Chart
-from trainer.report.series import MOST_POINTS, Kind, Points, Series, text, thin, ticks
+from trainer.report.series import MOST_POINTS, Kind, Points, Series, log_ticks, text, thin, ticks
 
 POINTS = st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e12, 1e12)), min_size=1).map(
     lambda pairs: tuple((float(x), y) for x, y in sorted(dict(pairs).items()))
@@ -182,3 +182,44 @@ def test_text() -> None:
     shown = [text(v, "number") for v in (0, 12345, 12345.6, 0.123456, 1e-7, 1e20, -2.5)]
     assert shown == ["0", "12,345", "12,346", "0.1235", "1e-07", "1e+20", "-2.5"]
     assert text(0.98765, "percent") == "98.77%"
+
+
+@given(st.floats(1e-90, 1e90), st.floats(20, 1e90))
+def test_ticks_of_logarithms_are_few_and_span_the_values(low: float, times: float) -> None:
+    high = low * times
+    found = log_ticks(low, high)
+    assert 2 <= len(found) <= 10
+    assert found == sorted(set(found))
+    assert found[0] <= low * (1 + 1e-6)
+    assert found[-1] >= high * (1 - 1e-6)
+
+
+def test_a_loss_that_falls_far_gets_an_axis_of_logarithms() -> None:
+    points = tuple((float(k), 10.0 / k) for k in range(1, 101))
+    steep = charts.line("loss", "Loss", [Series("training", points)], may_log=True)
+    assert steep.log
+    assert steep.hover["log"]
+    assert steep.y == (0.1, 10)
+    flat = charts.line("loss", "Loss", [Series("training", points[20:])], may_log=True)
+    zero = charts.line("loss", "Loss", [Series("training", (*points, (101, 0)))], may_log=True)
+    assert not flat.log
+    assert not zero.log
+    assert not charts.line("a", "A", [Series("training", points)]).log
+
+
+@pytest.mark.process
+def test_epochs_stand_above_the_plot() -> None:
+    points = tuple((float(k), 1.0 / k) for k in range(1, 101))
+    chart = charts.line(
+        "loss", "Loss", [Series("training", points)], epochs=((50.0, 1.0), (100.0, 2.0))
+    )
+    assert chart.has_epochs
+    width = chart.hover["plot"][2]
+    ticks_drawn = re.findall(
+        r'<text [^>]*transform="translate\(([\d.]+),-8\)"[^>]*>([\d.]+)<', svg_of(chart)
+    )
+    assert [(float(x), label) for x, label in ticks_drawn] == [
+        (pytest.approx(width * share, abs=0.6), label)
+        for share, label in ((0, "0"), (0.25, "0.5"), (0.5, "1"), (0.75, "1.5"), (1, "2"))
+    ]
+    assert not charts.line("loss", "Loss", [Series("training", points)]).has_epochs

@@ -28,7 +28,9 @@
     const svg = plot.querySelector("svg");
     const [left, top, width, height] = chart.plot;
     const across = (x) => left + (width * (x - chart.x[0])) / (chart.x[1] - chart.x[0]);
-    const down = (y) => top + height - (height * (y - chart.y[0])) / (chart.y[1] - chart.y[0]);
+    const along = chart.log ? Math.log : Number;
+    const [low, high] = chart.y.map(along);
+    const down = (y) => top + height - (height * (along(y) - low)) / (high - low);
     const xs = [...new Set(chart.series.flatMap((each) => each.points.map((point) => point[0])))].sort((a, b) => a - b);
     const cursor = document.createElementNS("http://www.w3.org/2000/svg", "g");
     svg.append(cursor);

@@ -1,0 +1,52 @@
+"""The command that repeats a run, from what its folder says of it. Pure."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import presets
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.runs import run_folder
+
+
+def repeat(stored: Mapping[str, Any], uri: str, workers: int) -> str | None:
+    """Return a command that resumes a run or, with another --run, trains it again.
+
+    Args:
+        stored: its config.json.
+        uri: of its folder.
+        workers: of its newest command.
+
+    Returns:
+        Lines for a POSIX shell; None if the settings are of another version, or hold characters
+        that a terminal would obey.
+    """
+    preset, model = stored.get("preset"), stored.get("model")
+    # A model of the user's has the defaults, unless a preset was named.
+    bare = model is not None and preset == TrainConfig.model_fields["preset"].default
+    named = {"model": model} if bare else {"preset": preset, "model": model}
+    try:
+        usual = presets.configure(named, {}).identity()
+    except (ConfigError, TypeError):
+        return None
+    words = ["python", "-m", "trainer", "train"]
+    words += [_flag(name, value) for name, value in named.items() if value is not None]
+    left_out = (*run_folder.INFORMATIONAL, "data_sha256", "code", "preset", "model")
+    for name, value in stored.items():
+        given = name in TrainConfig.model_fields and name not in left_out and value is not None
+        if given and (name not in usual or usual[name] != value):
+            words.append(_flag(name, value))
+    words += [_flag(name, value) for name, value in (("data", stored.get("data")), ("run", uri))]
+    if workers > 1:
+        words.append(f"--workers={workers}")
+    if not all(word.isprintable() for word in words):
+        return None
+    return " \\\n  ".join([shlex.join(words[:4]), *map(shlex.quote, words[4:])])
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag}={value}"
