@@ -35,7 +35,7 @@ def test_an_old_run_resumes_to_the_weights_of_its_version(tmp_path: Path) -> Non
     run = str(tmp_path / "run")
     data = str(OLD / "data")
     shutil.copytree(OLD / "run", run)
-    assert "in progress" in trainer("report", "--run", run, "--text")
+    assert "interrupted" in trainer("report", "--run", run, "--text")
 
     trainer("train", *SETTINGS, "--data", data, "--run", run, "--report")
     result = json.loads((tmp_path / "run/result.json").read_text())

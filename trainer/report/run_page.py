@@ -357,7 +357,9 @@ def run_rows(found: Facts) -> list[tuple[str, str]]:
 def layer_rows(found: Facts) -> list[tuple[str, str, str, str]]:
     """Return name, type, output shape and weights of each layer, and their sum."""
     listed = None if isinstance(found.start, str) else found.start.get("model")
-    layers = [each for each in listed if isinstance(each, Mapping)] if listed else []
+    layers = (
+        [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    )
     rows = []
     for layer in layers[:MOST_LAYERS]:
         shape, weights = layer.get("output"), facts.number(layer.get("weights"))

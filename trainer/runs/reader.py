@@ -169,8 +169,8 @@ def read(uri: str) -> Run:
     lines = run_folder.read_metrics(storage, result.steps if result else 1 << 62)
     if settings.get("steps") and "epochs" in settings:  # which the steps overrule
         done = lines[-1].get("epoch") if lines else None
-        number = isinstance(done, int | float) and not isinstance(done, bool)
-        settings["epochs"] = float(f"{done:.4g}") if number and 0 <= done < 1e15 else None
+        plausible = isinstance(done, int | float) and 0 <= done < 1e15
+        settings["epochs"] = float(f"{done:.4g}") if plausible else None
     return Run(
         uri=storage.uri,
         settings=settings,

@@ -199,12 +199,11 @@ def test_a_loss_that_falls_far_gets_an_axis_of_logarithms() -> None:
     steep = charts.line("loss", "Loss", [Series("training", points)], may_log=True)
     assert steep.log
     assert steep.hover["log"]
-    assert steep.y == (0.1, 10)
+    assert list(steep.y) == [0.1, 10]
     flat = charts.line("loss", "Loss", [Series("training", points[20:])], may_log=True)
     zero = charts.line("loss", "Loss", [Series("training", (*points, (101, 0)))], may_log=True)
-    assert not flat.log
-    assert not zero.log
-    assert not charts.line("a", "A", [Series("training", points)]).log
+    plain = charts.line("a", "A", [Series("training", points)])
+    assert [each.log for each in (flat, zero, plain)] == [False] * 3
 
 
 @pytest.mark.process
@@ -218,8 +217,7 @@ def test_epochs_stand_above_the_plot() -> None:
     ticks_drawn = re.findall(
         r'<text [^>]*transform="translate\(([\d.]+),-8\)"[^>]*>([\d.]+)<', svg_of(chart)
     )
-    assert [(float(x), label) for x, label in ticks_drawn] == [
-        (pytest.approx(width * share, abs=0.6), label)
-        for share, label in ((0, "0"), (0.25, "0.5"), (0.5, "1"), (0.75, "1.5"), (1, "2"))
-    ]
+    assert [label for _, label in ticks_drawn] == ["0", "0.5", "1", "1.5", "2"]
+    places = [float(x) / width for x, _ in ticks_drawn]
+    assert places == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.005)
     assert not charts.line("loss", "Loss", [Series("training", points)]).has_epochs

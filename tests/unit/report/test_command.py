@@ -32,6 +32,10 @@ SETTINGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
+def configured(**values: Any) -> TrainConfig:
+    return TrainConfig.model_validate(values)
+
+
 def stored(config: TrainConfig) -> dict[str, Any]:
     return {**config.identity(), "data_sha256": "ab", "data": config.data, "classes": 10}
 
@@ -59,20 +63,20 @@ def test_it_is_the_same_run(values: dict[str, Any], workers: int) -> None:
 
 @pytest.mark.parametrize("hostile", ["a\nb", "\x1b[2J", "\u202ex", "\ud800"])
 def test_what_a_terminal_would_obey_is_no_command(hostile: str) -> None:
-    assert command.repeat(stored(TrainConfig(data=hostile)), "run", 1) is None
-    assert command.repeat(stored(TrainConfig()), hostile, 1) is None
+    assert command.repeat(stored(configured(data=hostile)), "run", 1) is None
+    assert command.repeat(stored(configured()), hostile, 1) is None
 
 
 @pytest.mark.parametrize("value", [None, [], {}, 1, "x", True])
 def test_settings_of_any_type_are_no_defect(value: Any) -> None:
     for name in ("preset", "model", "steps", "data", "epochs"):
-        line = command.repeat({**stored(TrainConfig()), name: value}, "run", 1)
+        line = command.repeat({**stored(configured()), name: value}, "run", 1)
         assert line is None or line.startswith("python -m trainer train")
 
 
 def test_no_key_of_a_store_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "top-secret")
-    run_folder.claim(open_storage(str(tmp_path)), TrainConfig(data="s3://bucket/data"), "ab")
+    run_folder.claim(open_storage(str(tmp_path)), configured(data="s3://bucket/data"), "ab")
     line = command.repeat(run_folder.config(open_storage(str(tmp_path))), str(tmp_path), 2)
     assert line is not None
     assert "--data=s3://bucket/data" in line

@@ -37,7 +37,10 @@ from trainer.text import printable
 
 pytestmark = pytest.mark.process
 
-PANELS = ["training", "draw", "confusion", "classes", "wrong", "samples", "calibration", "settings"]
+PANELS = [
+    *("training", "draw", "confusion", "classes", "wrong", "lookup", "samples", "calibration"),
+    "settings",
+]
 HOSTILE = "</script><script>alert('{{ 7*7 }}')</script><img src=x onerror=alert(1)>\x1b[2J\n& \"'"
 vega_draw = vega.draw
 VOID = {"meta", "link", "img", "br", "input", "hr", "col"}
@@ -336,7 +339,7 @@ def test_an_unfinished_run_says_so_and_shows_what_is_there(folder: Path) -> None
     page = page_of(folder)
     check_html(page)
     assert len([each for each in page.all("figure") if each.get("class") == "chart"]) == 4
-    for panel in ("confusion", "classes", "wrong", "calibration"):
+    for panel in ("confusion", "classes", "wrong", "lookup", "calibration"):
         assert facts.UNFINISHED in page.texts[panel]
     assert len([each for each in page.all("img") if "of class" in str(each["alt"])]) == 10
     assert facts.UNFINISHED in text_of(folder)
@@ -375,18 +378,18 @@ def odd_attempt(folder: Path) -> None:
         (damage(run_folder.METRICS), ["training"], "damaged"),
         (
             lambda f: (f / run_folder.PREDICTIONS).unlink(),
-            ["confusion", "classes", "wrong", "calibration"],
+            ["confusion", "classes", "wrong", "lookup", "calibration"],
             facts.NONE_STORED,
         ),
         (damage(run_folder.RESULT), ["settings"], "damaged"),
         (damage(run_folder.ATTEMPTS), ["attempts"], "damaged"),
         (
             damage(run_folder.PREDICTIONS),
-            ["confusion", "classes", "wrong", "calibration"],
+            ["confusion", "classes", "wrong", "lookup", "calibration"],
             "damaged",
         ),
-        (remove_data, ["wrong", "samples"], "The dataset is not there any more"),
-        (change_data, ["wrong", "samples"], "not the ones that the run was tested on"),
+        (remove_data, ["wrong", "lookup", "samples"], "The dataset is not there any more"),
+        (change_data, ["wrong", "lookup", "samples"], "not the ones that the run was tested on"),
         (lambda f: (f / checkpoint.object_name(1000)).unlink(), ["draw"], "no usable checkpoint"),
         (damage(run_folder.ARCHITECTURE), ["draw"], "damaged, or of another version of Keras"),
         (odd_layer, ["draw"], "damaged, or of another version of Keras"),
@@ -469,7 +472,11 @@ def test_any_types_of_values_make_a_page(folder: Path, value: Any) -> None:
         )
         check_html(page_of(folder))
     storage.replace(run_folder.CONFIG, run_folder.pretty(stored))
-    storage.replace(run_folder.RESULT, run_folder.pretty(dict.fromkeys(result(1), value)))
+    storage.replace(
+        run_folder.RESULT, run_folder.pretty(dict.fromkeys([*result(1), "ranks"], value))
+    )
+    told = ("started", "workers", "device", "microbatches", "commit", "model")
+    storage.replace(run_folder.START, run_folder.pretty(dict.fromkeys(told, value)))
     storage.replace(
         run_folder.ATTEMPTS, run_folder.lines([dict.fromkeys(attempt(1, 0, 1, "x"), value)] * 2)
     )

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from trainer.config import TrainConfig, parse
 from trainer.data.dataset import Split
 from trainer.errors import UnavailableError
 from trainer.report.tensorboard import Mirror
-from trainer.runs import event_images, event_log, events
+from trainer.runs import event_images, event_log, events, run_folder
 from trainer.runs.event_log import EventLog, Scored
 from trainer.storage.local import LocalStorage
 
@@ -233,6 +234,23 @@ def check_complete(folder: Path, until: int) -> None:
     validations = [line for line in lines if "validation_loss" in line]
     assert found["loss"] == [(v["step"], pytest.approx(v["validation_loss"])) for v in validations]
     assert set(found) == {"loss", "accuracy"}
+
+
+def test_hparams_show_the_run_by_its_folder_and_the_epochs_that_its_steps_make(
+    tmp_path: Path,
+) -> None:
+    for name, shown in (("first", "first "), (None, "")):
+        config = parse({**CONFIG.model_dump(exclude_unset=True), "steps": 500})
+        digest = run_folder.digest(config.identity())[:8]
+        folder = tmp_path / (name or f"mlp-{digest}")
+        found = event_log.open_log(LocalStorage(str(folder)), config, 500, 0, print, (), 1.625)
+        assert found is not None
+        write(found, 30)
+        data = (folder / "events/events.out.tfevents.1-settings").read_bytes()
+        wanted = f"{shown}{digest}" if name else folder.name
+        assert bytes([len(wanted)]) + wanted.encode() in data  # a protobuf's string
+        assert struct.pack("<d", 1.625) in data
+        assert struct.pack("<d", config.epochs) not in data
 
 
 def test_each_record_comes_into_one_part(tmp_path: Path) -> None:
