@@ -105,12 +105,14 @@ image:  ## Build the trainer's image (REQUIREMENTS=gpu adds CUDA)
 	$(DOCKER) build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) \
 		--build-arg REQUIREMENTS=$(REQUIREMENTS) -t $(IMAGE) .
 
+# It works where the store has the name that it has here, so that what it prints is found here.
+IN_CONTAINER = $(DOCKER) run --rm -v '$(CURDIR)/bucket:/work/bucket' --workdir /work \
+	--user $$(id -u):$$(id -g) $(IMAGE)
 docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 	@mkdir -p bucket
-	$(DOCKER) run --rm -v '$(CURDIR)/bucket:/bucket' --user $$(id -u):$$(id -g) $(IMAGE) \
-		data put --from auto --to /bucket/data
-	$(DOCKER) run --rm -v '$(CURDIR)/bucket:/bucket' --user $$(id -u):$$(id -g) $(IMAGE) \
-		train --preset $(PRESET) --data /bucket/data --run '/bucket/runs/{preset}-{digest}' $(ARGS)
+	$(IN_CONTAINER) data put --from auto --to bucket/data
+	$(IN_CONTAINER) train --preset $(PRESET) --data bucket/data \
+		--run 'bucket/runs/{preset}-{digest}' $(ARGS)
 
 ##@ Develop
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -160,7 +162,8 @@ help:  ## Show this help
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*  ## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nSettings and their current values\n'
-	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' RUN '$(RUN)' PRESET '$(PRESET)' \
+	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' PRESET '$(PRESET)' \
+		RUN '$(RUN) (a run file, for Kubernetes)' '' '$(or $(LATEST),none yet) (a folder, to inspect)' \
 		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' SWEEP '$(SWEEP)' \
 		PICTURES '$(PICTURES)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 

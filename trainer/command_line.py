@@ -64,9 +64,10 @@ class Program:
         if unknown:
             name = unknown[0].partition("=")[0]
             flags = [flag for flag in self._flags(options.command) if flag != name]
+            owners = [each for each in self.commands if name in self._flags(each)]
+            hint = f": a flag of {', '.join(owners)}" if owners else nearest(name, flags)
             raise ConfigError(
-                f"unknown argument {name!r}{nearest(name, flags)} "
-                f"({self.name} {options.command} --help lists all)"
+                f"unknown argument {name!r}{hint} ({self.name} {options.command} --help lists all)"
             )
         return options
 
@@ -111,9 +112,24 @@ class Program:
         return exit_code(self.name, work, tell)
 
     def _flags(self, command: str) -> list[str]:
+        """Return the flags of a command; none where a package that it needs is missing."""
         parser = Parser(add_help=False)
-        importlib.import_module(self.commands[command][0]).add_arguments(parser)
-        return [flag for action in parser._actions for flag in action.option_strings]
+        try:
+            importlib.import_module(self.commands[command][0]).add_arguments(parser)
+        except ModuleNotFoundError:
+            return []
+        return _flags_of(parser)
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the flags of a parser and of the parsers below it."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for its in action.choices.values():
+                found += _flags_of(its)
+    return found
 
 
 def exit_code(

@@ -75,7 +75,8 @@ class TrainConfig(BaseModel):
     run: str = Field(
         "runs/{preset}-{digest}",
         description="Write the run to this folder or URI; {preset} and {digest} stand for the "
-        "preset and a hash of the settings.",
+        "preset and a hash of the settings, followed by one of the data where the settings "
+        "trained on other data before.",
     )
     seed: int = Field(
         1,

@@ -143,4 +143,4 @@ def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
     assert (project / "kubectl.log").read_text() == "apply -k infra/cluster\n"
     log = (project / "docker.log").read_text()
     assert "build --build-arg PYTHON_IMAGE=" in log
-    assert "train --preset cnn --data /bucket/data" in log
+    assert "train --preset cnn --data bucket/data" in log

@@ -1,6 +1,7 @@
 """The main job on real input: whole runs in processes of their own."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests.support import processes, warm
-from trainer.data import idx, sampler
-from trainer.runs import checkpoint
+from trainer.cli import train as train_command
+from trainer.config import parse
+from trainer.data import dataset, idx, sampler, sources
+from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 
 SHORT = ("--validation", "400", "--steps", "60", "--chunk-steps", "20", "--checkpoint-steps", "20")
@@ -57,6 +60,27 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
     assert report["accuracy"] == pytest.approx(values["test_accuracy"])
     assert report["loss"] == pytest.approx(values["test_loss"], rel=1e-5)
     assert np.sum(report["confusion"]) == 500
+
+
+def test_other_data_get_a_folder_beside_the_first_one(digits: Path, tmp_path: Path) -> None:
+    other, moved = tmp_path / "other", tmp_path / "moved"
+    sources.put("digits", str(other), train_count=50, test_count=10, seed=4)
+    shutil.copytree(digits, moved)
+
+    def placed(data: Path, name: str = "{digest}") -> str:
+        config = parse({"data": str(data), "run": f"{tmp_path}/{name}"})
+        return train_command._beside_other_data(config).run.removeprefix(f"{tmp_path}/")
+
+    first = placed(digits)
+    assert "{" not in first
+    loaded = dataset.load(str(digits), 0)
+    config = parse({"data": str(digits), "run": f"{tmp_path}/{{digest}}"})
+    run_folder.claim(open_storage(run_folder.uri(config)), config, loaded.sha256)
+    assert placed(digits) == placed(moved) == first
+    sha256 = dataset.load(str(other), 0).sha256
+    assert placed(other) == f"{first}-{sha256[:8]}"
+    assert placed(tmp_path / "absent") == first  # which the run reports
+    assert placed(other, "mine") == "mine"
 
 
 def test_two_workers_see_the_samples_of_one_and_get_its_losses(

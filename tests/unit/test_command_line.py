@@ -45,6 +45,12 @@ def test_no_help_names_a_default_that_is_nothing() -> None:
     ("arguments", "words"),
     [
         (["report", "--run", "a", "--outptu", "b"], "'--outptu'; did you mean --output?"),
+        (["report", "--run", "a", "--dropout", "1"], "'--dropout': a flag of train ("),
+        (
+            ["data", "put", "--from", "digits", "--to", "a", "--validation", "0"],
+            "'--validation': a flag of train (",
+        ),
+        (["report", "--run", "a", "--test-count", "1"], "'--test-count': a flag of data ("),
         (["submit", "a.yaml", "--folow"], "'--folow'; did you mean --follow?"),
         (["submit"], "required: RUN (trainyard submit --help lists all)"),
         (

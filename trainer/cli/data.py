@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from trainer.cli import shared
@@ -102,6 +103,8 @@ def _put(options: argparse.Namespace) -> None:
         split=options.shards,
         options=_options(options),
     )
+    if sys.stdout.isatty():  # which would break it inside a word
+        line = textwrap.fill(line, shared.width(), break_long_words=False, break_on_hyphens=False)
     sys.stdout.write(line + "\n")
 
 

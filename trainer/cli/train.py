@@ -1,6 +1,7 @@
 """``train``: as a fork server of workers, as the supervisor of one, or as a local gang."""
 
 import argparse
+import contextlib
 import os
 import subprocess
 import textwrap
@@ -14,7 +15,9 @@ from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError
 from trainer.gang import found_failures, local_gang, process, supervisor, worker
 from trainer.runs import code as user_code
+from trainer.runs import run_folder
 from trainer.runs.start import COMMIT
+from trainer.storage.base import open_storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +64,37 @@ def run(options: argparse.Namespace) -> None:
         with user_code.packed(config, Path.cwd()) as packed:
             given = packed.code != config.code
             arguments = [*options.arguments, *([f"--code={packed.code}"] if given else [])]
-            _train(arguments, packed, cluster)
+            placed = _beside_other_data(packed)
+            _train([*arguments, f"--run={placed.run}"], placed, cluster)
     except UserError as error:
         _record_end(error, config, cluster.rank if cluster else None)
         raise
+
+
+def _beside_other_data(config: TrainConfig) -> TrainConfig:
+    """Return a config whose folder, if {digest} names it, is not taken by a run of other data.
+
+    The digest is of the settings alone; where these trained on other data before, the beginning of
+    this data's SHA-256 follows it.
+    """
+
+    def place() -> str:
+        stored = run_folder.read_config(run_folder.open_folder(run_folder.uri(config)))
+        if stored is None or stored.get("data") == run_folder.from_anywhere(config.data):
+            return config.run
+        from trainer.data import dataset
+
+        sha256 = dataset.load_from(open_storage(config.data), 0).sha256
+        if stored.get("data_sha256") == sha256:
+            return config.run
+        return config.run.replace("{digest}", f"{{digest}}-{sha256[:8]}")
+
+    run = config.run
+    if "{digest}" in run:
+        with contextlib.suppress(UserError):  # which the run reports itself
+            run = process.apart(place)
+    placed = config.model_copy(update={"run": run})
+    return placed.model_copy(update={"run": run_folder.uri(placed)})
 
 
 def _commit() -> str:

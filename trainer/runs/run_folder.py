@@ -85,7 +85,7 @@ def claim(
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
     informational: dict[str, Any] = {
-        "data": _from_anywhere(config.data),
+        "data": from_anywhere(config.data),
         "input_shape": input_shape,
         "classes": classes,
     }
@@ -295,7 +295,7 @@ def _is_plain(value: Any, depth: int) -> bool:
     return depth >= 0 and all(_is_plain(each, depth - 1) for each in inner)
 
 
-def _from_anywhere(data: str) -> str:
+def from_anywhere(data: str) -> str:
     """Return a URI that means the same in another working directory."""
     return data if "://" in data else str(Path(data).expanduser().absolute())
 
