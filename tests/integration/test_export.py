@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from trainer.cluster_spec import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
 from trainer.inference import export
-from trainer.inference.formats import FORMATS
+from trainer.inference.formats import FORMATS, NEWER
 from trainer.runs import predictions, run_folder
 from trainer.storage.base import open_storage
 from trainer.train.run import Run
@@ -182,6 +183,50 @@ def test_onnx_names_its_inputs_and_outputs(exported: Exported) -> None:
     }
 
 
+@pytest.mark.skipif("onnx" not in export.choose(None), reason="tf2onnx or onnxruntime is missing")
+def test_onnx_computes_no_shape_and_leaves_nothing_unused(exported: Exported) -> None:
+    """OpenCV computes shapes once, for one image, and knows no TopK."""
+    onnx = importlib.import_module("onnx")
+    graph = onnx.load(exported("cnn")[0] / "model.onnx").graph
+    assert {node.op_type for node in graph.node}.isdisjoint({"Shape", "Concat", "TopK"})
+    names = {name for node in graph.node for name in node.input}
+    assert {each.name for each in graph.initializer} <= names
+
+
+def test_a_keras_file_has_no_settings_that_older_versions_refuse(exported: Exported) -> None:
+    with zipfile.ZipFile(exported("cnn")[0] / "model.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert "BatchNormalization" in config
+    assert not [name for name in NEWER if f'"{name}"' in config]
+
+
+def test_serving_s_requests_fit_the_signature(tmp_path: Path) -> None:
+    """The page's request, read as TensorFlow Serving's REST interface reads it."""
+    import keras
+    import tensorflow as tf
+
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input((2, 2, 1), dtype="uint8"), *layers])
+    FORMATS["savedmodel"].write(model, tmp_path / "saved", ())
+    loaded = tf.saved_model.load(tmp_path / "saved" / "1")
+    signature = loaded.signatures["serving_default"]
+    [[name, spec]] = signature.structured_input_signature[1].items()
+    [body] = re.findall(r"curl .*\n    -d '(.*)'", DOCS)
+    instances = json.loads(body)["instances"]
+    assert f'"inputs": {{"{name}": [IMAGE, ...]}}' in " ".join(DOCS.split())
+    answer = signature(**{name: tf.constant(instances, spec.dtype)})
+    assert set(answer) == {"logits", "probabilities", "classes"}
+    wanted = model(np.array(instances, np.uint8)).numpy()
+    np.testing.assert_allclose(answer["logits"].numpy(), wanted, atol=1e-6)
+    assert answer["classes"].numpy().tolist() == wanted.argmax(axis=1).tolist()
+
+
+def test_random_layers_rest_in_every_export(train: Train, tmp_path: Path) -> None:
+    own = "tests.support.tiny:flipped"
+    export.export(str(train(model=own)), str(tmp_path), formats(), lambda _: None, own)
+    assert stored(tmp_path) == expected(ALL)
+
+
 @pytest.mark.parametrize("broken", ["keras", "savedmodel", "onnx"])
 def test_an_export_with_one_other_weight_is_refused(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -276,8 +321,9 @@ def test_the_page_s_snippets_run_where_the_trainer_is_not(
     np.save(tmp_path / "images.npy", dataset.load(config["data"], 0).test.images[:300])
     np.save(tmp_path / "wanted.npy", kept.logits[:300].argmax(axis=1))
     blocks = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert all(len(block.split("\n")) <= 8 for block in blocks)
+    blocks = [block for block in blocks if "cv2" not in block]  # tried with the oldest versions
     script = "import importlib.util\nassert importlib.util.find_spec('trainer') is None\n"
     for block in blocks:
         if "onnxruntime" not in block or "onnx" in formats():

@@ -32,6 +32,12 @@ def linear(input_shape: tuple[int, int, int], classes: int) -> Any:
     )
 
 
+def flipped(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return a model that flips training images at random."""
+    last = [layers.Flatten(), layers.Dense(classes)]
+    return keras.Sequential([keras.Input(input_shape), layers.RandomFlip(), *last])
+
+
 def broken(input_shape: tuple[int, int, int], classes: int) -> Any:
     """Return a model that fails when it is trained."""
 

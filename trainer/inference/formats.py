@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,15 @@ import numpy.typing as npt
 
 LABELS = "labels.txt"  # names of classes, a line each
 EXTRA_LABELS = f"1/assets.extra/{LABELS}"  # of a SavedModel, where TensorFlow leaves files alone
+# Settings of layers that Keras 3.3 does not know, at the values that change nothing.
+NEWER = {
+    "input_axes": None,
+    "output_axes": None,
+    "quantization_config": None,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.99,
+}
 MODEL_PB = "saved_model.pb"  # what makes a folder a SavedModel
 
 Images = npt.NDArray[np.uint8]
@@ -61,6 +71,16 @@ def labels_file(class_names: Sequence[str]) -> bytes:
 def _write_keras(model: Any, path: Path, class_names: Sequence[str]) -> None:
     del class_names  # for which the format has no place
     model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(files["config.json"], object_hook=_without_newer)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {**files, "config.json": json.dumps(config).encode()}.items():
+            archive.writestr(name, data)
+
+
+def _without_newer(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if NEWER.get(name, settings) != value}
 
 
 def _load_keras(path: Path) -> Predict:
@@ -93,11 +113,55 @@ def _load_savedmodel(path: Path) -> Predict:
 
 def _write_onnx(model: Any, path: Path, class_names: Sequence[str]) -> None:
     _serving(model).export(path, format="onnx", verbose=False)
+    onnx = importlib.import_module("onnx")  # which tf2onnx brings
+    whole = onnx.load(path)
+    _fix_shapes(whole)
     if class_names:
-        onnx = importlib.import_module("onnx")  # which tf2onnx brings
-        whole = onnx.load(path)
         whole.metadata_props.add(key="class_names", value=json.dumps(class_names))
-        onnx.save(whole, path)
+    onnx.save(whole, path)
+
+
+def _fix_shapes(whole: Any) -> None:
+    """Give every Reshape whose shape is computed for one dimension alone a constant shape.
+
+    Keras' Flatten asks the graph for the number of images. OpenCV works that out when it loads the
+    file, for one image, so that its answers for several were wrong.
+    """
+    onnx = importlib.import_module("onnx")
+    to_array, graph = importlib.import_module("onnx.numpy_helper").to_array, whole.graph
+    inferred = onnx.shape_inference.infer_shapes(whole).graph.value_info
+    lengths = {
+        each.name: each.type.tensor_type.shape.dim[0].dim_value
+        for each in inferred
+        if len(each.type.tensor_type.shape.dim) == 1
+    }
+    constants = {each.name: to_array(each) for each in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in [node for node in graph.node if node.op_type == "Reshape"]:
+        shape = made_by.get(node.input[1])
+        while shape is not None and shape.op_type == "Cast":
+            shape = made_by.get(shape.input[0])
+        if shape is None or shape.op_type != "Concat":
+            continue
+        parts = [constants.get(name, np.array([-1])) for name in shape.input]
+        fixed = np.concatenate(parts).astype(np.int64)
+        if (fixed == -1).sum() == 1 and len(fixed) == lengths.get(shape.output[0]):
+            name = f"{node.output[0]}/shape"
+            graph.initializer.append(onnx.numpy_helper.from_array(fixed, name))
+            node.input[1] = name
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Take out the operations and constants that nothing uses."""
+    used = {each.name for each in graph.output}
+    for node in reversed(list(graph.node)):  # each comes after those it uses
+        if used.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            used.update(node.input)
+    for constant in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(constant)
 
 
 def _load_onnx(path: Path) -> Predict:
@@ -109,13 +173,17 @@ def _load_onnx(path: Path) -> Predict:
 def _serving(model: Any) -> Any:
     """Return a model that names its input and answers as ``inference.export`` says."""
     import keras
+    import tensorflow as tf
     from keras import ops
 
+    class Classes(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, logits: Any) -> Any:
+            # Not Keras's argmax, which is made of operations that ONNX does not have.
+            return tf.argmax(logits, axis=-1)
+
     images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
-    logits = ops.cast(model(images), "float32")
-    # Of equal logits the first, as argmax does; that is made of operations ONNX does not have.
-    classes = ops.squeeze(ops.top_k(logits, 1)[1], axis=-1)
-    outputs = (logits, ops.softmax(logits), ops.cast(classes, "int64"))
+    logits = ops.cast(model(images, training=False), "float32")
+    outputs = (logits, ops.softmax(logits), Classes()(logits))
     serving = keras.Model(images, dict(zip(Outputs._fields, outputs, strict=True)))
     serving(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports what has been called
     return serving
