@@ -94,6 +94,13 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
         names = read_names(options.classes)
         if min(names) == 0 and train.labels.min() == 1 and len(names) == train.labels.max():
             names = {label + 1: name for label, name in names.items()}
+    elif fault := description.names_fault(list(names.values())):
+        raise DataError(
+            f"{collection.where}: class names: {printable(fault)}; rename it, or give --classes"
+        )
+    elif unused := [name for label, name in names.items() if label > train.labels.max()]:
+        names = {label: name for label, name in names.items() if name not in unused}
+        notes.append(f"left out {unused[0]!r}{', ...' * (len(unused) > 1)}: it has no image")
     offset = _offset(train.labels, names, collection.where)
     if offset:
         notes.append(f"labels {offset} and up became 0 and up")
@@ -214,6 +221,20 @@ def orientation(images: npt.NDArray[np.uint8]) -> str:
     )
 
 
+def check_room(size: int, where: str) -> None:
+    """Refuse images of more bytes than a dataset's file may have."""
+    if size > idx.MAX_BYTES:
+        raise DataError(
+            f"{printable(where)}: with it, the images take more than {idx.MAX_BYTES >> 30} GiB; "
+            "give a smaller --size, or fewer images"
+        )
+
+
+def validation_first(count: int) -> str:
+    """Return the note on images for validation that were put before those to train on."""
+    return f"its validation images come first: train with --validation {count}"
+
+
 def joined(first: Part, second: Part) -> Part:
     """Return the images of both, those of ``first`` first."""
     return Part(
@@ -310,14 +331,24 @@ def scaled(collection: Collection, options: Options) -> Collection:
     Raises:
         DataError: images have another number of channels than 1 and 3.
     """
-    if options.size is None and options.channels is None:
-        return collection
     parts = [collection.train, *([collection.test] if collection.test else [])]
-    made = [replace(part, images=_scaled(part.images, options, collection.where)) for part in parts]
+    made = [
+        replace(part, images=scaled_images(part.images, options, collection.where))
+        for part in parts
+    ]
     return replace(collection, train=made[0], test=made[1] if len(made) > 1 else None)
 
 
-def _scaled(images: npt.NDArray[np.uint8], options: Options, where: str) -> npt.NDArray[np.uint8]:
+def scaled_images(
+    images: npt.NDArray[np.uint8], options: Options, where: str
+) -> npt.NDArray[np.uint8]:
+    """Return images with the size and channels that are asked for.
+
+    Raises:
+        DataError: they have another number of channels than 1 and 3.
+    """
+    if options.size is None and options.channels is None:
+        return images
     from PIL import Image
 
     channels = images.shape[3] if images.ndim == 4 else 1

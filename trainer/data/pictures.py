@@ -1,15 +1,17 @@
 """A folder of pictures, in a folder of its own for each class, as a collection."""
 
+import itertools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.collection import Collection, Options, Part, named
+from trainer.data.collection import Collection, Options, Part, check_room, named
 from trainer.errors import DataError
 from trainer.text import one_line, printable
 
@@ -20,6 +22,14 @@ TEST = ("test", "testing", "val", "valid", "validation")  # the first that is th
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26  # of one picture
 _THREADS = 4
+_AT_ONCE = 16  # pictures, which may each have MOST_PIXELS
+
+
+class Picture(NamedTuple):
+    """A picture to be decoded: what messages call it, and where its bytes are."""
+
+    name: str
+    file: Path | IO[bytes]
 
 
 def holds(folder: Path) -> bool:
@@ -40,7 +50,7 @@ def read(folder: Path, options: Options) -> Collection:
     found = [_listed(part) for part in parts]
     names = [name for part in found for name, _ in part]
     paths = [path for part in found for _, path in part]
-    images = _images(paths, options)
+    images = decode((Picture(str(path), path) for path in paths), options)
     labels, of_labels = named(names)
     cut = len(found[0])
     train, test = Part(images[:cut], labels[:cut]), Part(images[cut:], labels[cut:])
@@ -72,51 +82,71 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
     return listed
 
 
-def _images(paths: list[Path], options: Options) -> npt.NDArray[np.uint8]:
-    """Return all pictures, uint8 [n, height, width(, 3)]."""
+def decode(pictures: Iterable[Picture], options: Options) -> npt.NDArray[np.uint8]:
+    """Return pictures as images, uint8 [n, height, width(, 3)].
+
+    Raises:
+        DataError: one cannot be read, they differ in size and no size is asked for, or all take
+            more than ``check_room`` allows.
+    """
+    names: list[str] = []
+    images: list[npt.NDArray[np.uint8]] = []
+    size, rest = 0, iter(pictures)
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         warnings.simplefilter("ignore")  # what Pillow says of sizes and of palettes
-        pictures = list(pool.map(lambda path: _picture(path, options), paths))
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            for image in pool.map(lambda picture: _decoded(picture, options), some):
+                images.append(image)
+                size += image.nbytes
+            names += [picture.name for picture in some]
+            check_room(size, names[-1])
+    return _alike(images, names, options)
+
+
+def _alike(
+    pictures: list[npt.NDArray[np.uint8]], names: list[str], options: Options
+) -> npt.NDArray[np.uint8]:
+    """Return images of one shape as an array; grey ones among coloured ones become coloured."""
     if options.channels is None and any(each.ndim == 3 for each in pictures):
         pictures = [
             each if each.ndim == 3 else np.repeat(each[..., None], 3, 2) for each in pictures
         ]
     first = pictures[0].shape
-    for path, picture in zip(paths, pictures, strict=True):
+    for name, picture in zip(names, pictures, strict=True):
         if picture.shape != first:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (first, picture.shape)]
             raise DataError(
-                f"{printable(str(path))}: is {sizes[1]} pixels and {printable(paths[0].name)} "
+                f"{printable(name)}: is {sizes[1]} pixels and {printable(Path(names[0]).name)} "
                 f"{sizes[0]}; all must be alike: give --size N to scale them"
             )
     return np.stack(pictures)
 
 
-def _picture(path: Path, options: Options) -> npt.NDArray[np.uint8]:
+def _decoded(picture: Picture, options: Options) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(picture.file, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I;16"):
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.has_transparency_data:  # paper is white
-                picture = picture.convert("RGBA")
-                paper = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(paper, picture)
-            grey = options.channels == 1 or (options.channels is None and _is_grey(picture))
-            picture = picture.convert("L" if grey else "RGB")
+            pixels = ImageOps.exif_transpose(opened)
+            if pixels.mode.startswith("I;16"):
+                pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
+            if pixels.has_transparency_data:  # paper is white
+                pixels = pixels.convert("RGBA")
+                paper = Image.new("RGBA", pixels.size, "white")
+                pixels = Image.alpha_composite(paper, pixels)
+            grey = options.channels == 1 or (options.channels is None and _is_grey(pixels))
+            pixels = pixels.convert("L" if grey else "RGB")
             if options.size is not None:
                 size = (options.size, options.size)
-                picture = picture.resize(size, Image.Resampling.LANCZOS)
-            return np.asarray(picture)
+                pixels = pixels.resize(size, Image.Resampling.LANCZOS)
+            return np.asarray(pixels)
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         reason = one_line(error, 200) or type(error).__name__
         raise DataError(
-            f"{printable(str(path))}: cannot be read as a picture: {reason}; save it again or take "
-            "it away"
+            f"{printable(picture.name)}: cannot be read as a picture: {reason}; save it again or "
+            "take it away"
         ) from None
 
 

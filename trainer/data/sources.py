@@ -24,6 +24,7 @@ from trainer.data import (
     digits,
     idx,
     idx_names,
+    parquet,
     pictures,
     sampler,
     shards,
@@ -312,7 +313,9 @@ def _collect(path: Path, options: Options) -> Collection | None:
             return collection.scaled(tables.read_npz(path), options)
         if tables.is_csv(path):
             return collection.scaled(tables.read_csv(path, None), options)
-        if path.name.lower().endswith((".parquet", ".zip", ".tar", ".tar.gz", ".tgz")):
+        if parquet.is_parquet(path):
+            return parquet.read([path], options)
+        if path.name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz")):
             raise ConfigError(
                 f"{path}: this kind of file is not read; unpack it, or save its images as .npz "
                 "(x_train, y_train, x_test, y_test) or in a folder for each class"
@@ -320,6 +323,8 @@ def _collect(path: Path, options: Options) -> Collection | None:
         return None
     if not path.is_dir() or _is_standard(path):
         return None
+    if files := parquet.files(path):
+        return parquet.read(files, options)
     if tables_there := tables.csv_files(path):
         return collection.scaled(tables.read_csv(*tables_there), options)
     return pictures.read(path, options) if pictures.holds(path) else None

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data import idx
-from trainer.data.collection import Collection, Part, as_labels, as_pixels, joined, named
+from trainer.data.collection import (
+    Collection,
+    Part,
+    as_labels,
+    as_pixels,
+    joined,
+    named,
+    validation_first,
+)
 from trainer.errors import DataError
 from trainer.text import one_line, printable
 
@@ -83,9 +91,7 @@ def read_npz(path: Path) -> Collection:
     if pairs["validation"]:
         first = part(pairs["validation"])
         found = joined(first, found)
-        notes.append(
-            f"its validation images come first: train with --validation {len(first.labels)}"
-        )
+        notes.append(validation_first(len(first.labels)))
     test = part(pairs["test"]) if pairs["test"] else None
     return Collection(found, test, str(path), {}, tuple(notes))
 
@@ -133,7 +139,7 @@ def _table(path: Path) -> tuple[Part, dict[int, str]]:
         has_header = not all(map(_is_number, [cell for cell in first if cell not in first[:1]][:9]))
         column = _label_column(first) if has_header else 0
         pixels = [number for number in range(len(first)) if number != column]
-        side, channels = _side(len(pixels), path)
+        side, channels = square(len(pixels), path)
         with _opened(path) as file:
             labels = [row[column] for row in _rows(file, has_header)]
         with _opened(path) as file:
@@ -175,8 +181,12 @@ def _label_column(header: list[str]) -> int:
     return next((lower.index(name) for name in _LABELS if name in lower), 0)
 
 
-def _side(count: int, path: Path) -> tuple[int, int]:
-    """Return height, which is width, and channels of an image of so many values."""
+def square(count: int, path: Path) -> tuple[int, int]:
+    """Return height, which is width, and channels of an image of so many values.
+
+    Raises:
+        DataError: there are none.
+    """
     for channels in (1, 3):
         side = math.isqrt(count // channels)
         if count and side * side * channels == count:

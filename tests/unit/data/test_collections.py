@@ -427,7 +427,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {"classes": "a\nb\nc\nd\ne"},
         "5 names for 4 classes; 'e' has no image; leave it out",
     ),
-    "an archive": (lambda f: table("x")(f).rename(f / "d.parquet"), {}, "is not read; unpack it"),
+    "an archive": (lambda f: table("x")(f).rename(f / "d.zip"), {}, "is not read; unpack it"),
 }
 
 
