@@ -105,6 +105,8 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
     if offset:
         notes.append(f"labels {offset} and up became 0 and up")
     _check_test(train, test, collection.where)
+    if train.images.min() == train.images.max():
+        notes.append(f"every pixel is {train.images.min()}: look at the pictures again")
     named = _in_order(names, offset, int(train.labels.max()) - offset + 1, collection.where)
     about = Description(
         class_names=named,
@@ -169,7 +171,8 @@ def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int
     if values.ndim != 1 or values.dtype.kind not in "iuf":
         kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
         raise DataError(f"{where}: labels are {kind}; give one whole number a sample")
-    labels = values.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # of what is not a number
+        labels = values.astype(np.int64)
     if len(labels) and (not (labels == values).all() or labels.min() < 0 or labels.max() > 255):
         odd = values[(labels != values) | (labels < 0) | (labels > 255)][0]
         raise DataError(f"{where}: label {odd}: must be a whole number from 0 to 255")
@@ -189,6 +192,11 @@ def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uin
     if values.ndim not in (3, 4) or 0 in values.shape or values.dtype.kind not in "biuf":
         kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
         raise DataError(f"{where}: images are {kind}; give n x height x width [x channels] numbers")
+    if values.ndim == 4 and values.shape[1] in (1, 3, 4) and values.shape[3] > 4:
+        raise DataError(
+            f"{where}: images are {'x'.join(map(str, values.shape))}: channels must come last; "
+            "save them with numpy's .transpose(0, 2, 3, 1)"
+        )
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     numbers = values.astype(np.float32)
@@ -281,6 +289,8 @@ def _offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) ->
     least, most = int(there[0]), int(there[-1])
     if len(there) < 2:
         raise DataError(f"{where}: every training label is {least}; a classifier needs two classes")
+    if len(there) > MOST_CLASSES:
+        raise DataError(f"{where}: {len(there)} classes; give at most {MOST_CLASSES}")
     if set(range(least, most + 1)) <= names.keys():
         return 0 if 0 in names else least
     if least > 1 or len(there) < most - least + 1:

@@ -39,6 +39,17 @@ def holds(folder: Path) -> bool:
     )
 
 
+def deeper(folder: Path) -> Path | None:
+    """Return the folder further below that has pictures in folders of classes, if there is one."""
+    for above, folders, files in os.walk(folder):
+        folders.sort(key=lambda name: (name.lower() in TEST, name))
+        if any(map(_is_picture, files)):
+            found = Path(above).parent
+            train = found.name.lower() in (*TRAIN, *TEST)
+            return found.parent if train else found
+    return None
+
+
 def read(folder: Path, options: Options) -> Collection:
     """Read the pictures of FOLDER/CLASS, or of FOLDER/train/CLASS and FOLDER/test/CLASS.
 
@@ -63,6 +74,8 @@ def _splits(folder: Path) -> list[Path]:
     test = next((below[name] for name in TEST if name in below), None)
     if train and _folders(train):
         return [train, test] if test else [train]
+    if len(below) == 1 and not any(map(_pictures, below.values())):  # around the one of classes
+        return _splits(*below.values())
     return [folder]
 
 
@@ -130,6 +143,8 @@ def _decoded(picture: Picture, options: Options) -> npt.NDArray[np.uint8]:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width}x{opened.height} pixels, above {MOST_PIXELS:,}")
             pixels = ImageOps.exif_transpose(opened)
+            if pixels.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits, not 8 or 16")
             if pixels.mode.startswith("I;16"):
                 pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
             if pixels.has_transparency_data:  # paper is white
@@ -154,7 +169,7 @@ def _is_grey(picture: object) -> bool:
     from PIL import Image
 
     assert isinstance(picture, Image.Image)
-    if picture.mode in ("1", "L", "LA", "I", "F"):
+    if picture.mode in ("1", "L", "LA"):
         return True
     red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")), 2, 0)
     return bool((red == green).all() and (green == blue).all())

@@ -35,6 +35,7 @@ from trainer.data.dataset import FILES, Dataset
 from trainer.data.description import Description
 from trainer.errors import ConfigError, DataError, UnavailableError
 from trainer.storage.base import Entry, Storage, open_storage
+from trainer.text import printable
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist",
@@ -106,7 +107,7 @@ def put(
 
     Args:
         source: ``mnist`` (the mirrors), ``digits`` (drawn by the program), a folder or URI of
-            IDX files, a folder of pictures, an .npz or .csv file, or ``auto``: what the
+            IDX files, a folder of pictures, an .npz, .csv or Parquet file, or ``auto``: what the
             destination holds, else the folder that the environment variable MNIST_DIR names, else
             the mirrors if one answers, else digits.
         to_uri: A folder or a bucket, see ``open_storage``.
@@ -315,19 +316,21 @@ def _collect(path: Path, options: Options) -> Collection | None:
             return collection.scaled(tables.read_csv(path, None), options)
         if parquet.is_parquet(path):
             return parquet.read([path], options)
-        if path.name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz")):
-            raise ConfigError(
-                f"{path}: this kind of file is not read; unpack it, or save its images as .npz "
-                "(x_train, y_train, x_test, y_test) or in a folder for each class"
-            )
-        return None
+        raise ConfigError(
+            f"{path}: this kind of file is not read; unpack it, or save its images as .npz "
+            "(x_train, y_train, x_test, y_test) or in a folder for each class"
+        )
     if not path.is_dir() or _is_standard(path):
         return None
     if files := parquet.files(path):
         return parquet.read(files, options)
+    if pictures.holds(path):
+        return pictures.read(path, options)
     if tables_there := tables.csv_files(path):
         return collection.scaled(tables.read_csv(*tables_there), options)
-    return pictures.read(path, options) if pictures.holds(path) else None
+    if array := tables.npz_file(path):
+        return collection.scaled(tables.read_npz(array), options)
+    return None
 
 
 def _is_standard(path: Path) -> bool:
@@ -371,14 +374,32 @@ def _are_classes(storage: Storage, entry: Entry) -> bool:
 def _unknown(source: str) -> ConfigError:
     return ConfigError(
         f"{source}: no file, folder or dataset of this name; give auto, mnist, digits, a folder "
-        "or URI of IDX files, a folder of pictures, an .npz or a .csv file"
+        "or URI of IDX files, a folder of pictures, an .npz, a .csv or a .parquet file"
     )
 
 
+def _unread(folder: Path) -> ConfigError:
+    """Return what to do about a folder that holds no dataset of a known kind."""
+    found = pictures.deeper(folder)
+    if found == folder.parent:
+        words = "its pictures lie in no folder of a class; put each into one with the class's name"
+    elif found is not None:
+        words = f"the folders of classes lie in {printable(str(found))}; give that"
+    else:
+        words = (
+            "no pictures in folders of classes, .npz, .csv, .parquet or IDX files of one dataset "
+            "are there; give another folder, or one file"
+        )
+    return ConfigError(f"{folder}: {words}")
+
+
 def _copy(source: str) -> _Found:
-    if "/" not in source and not Path(source).exists():
+    path = Path(source.removeprefix("file://")).expanduser()
+    if not path.exists() and "://" not in source:
         raise _unknown(source)
     storage = open_storage(source)
+    if path.is_dir() and not _is_standard(path) and not shards.locate(storage, 0):
+        raise _unread(path)
     if shards.locate(storage, 0):
         raise ConfigError(
             f"{storage.uri}: is in shards already; copy the folder as it is, with cp -r or"

@@ -33,6 +33,8 @@ _TEST = (("x_test", "y_test"), ("test_images", "test_labels"))
 _ALL = (("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target"), ("images", "target"))
 
 _LABELS = ("label", "labels", "class", "target", "digit", "y")  # columns
+_OTHERS = ("", "id", "index", "unnamed: 0")  # columns that are neither
+_HEADER = 1 << 22  # characters of a first line
 _FIELD = 10_000  # characters of a cell, and of a header's
 
 
@@ -43,7 +45,7 @@ def is_npz(path: Path) -> bool:
 
 def is_csv(path: Path) -> bool:
     """Return whether a file's name says that it is a table."""
-    return path.name.lower().endswith((".csv", ".csv.gz"))
+    return path.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
 
 
 def csv_files(folder: Path) -> tuple[Path, Path | None] | None:
@@ -54,6 +56,12 @@ def csv_files(folder: Path) -> tuple[Path, Path | None] | None:
     if len(train) == 1:
         return train[0], test[0] if len(test) == 1 else None
     return (tables[0], None) if len(tables) == 1 else None
+
+
+def npz_file(folder: Path) -> Path | None:
+    """Return the only .npz file of a folder, None if there are none or several."""
+    found = [path for path in folder.iterdir() if is_npz(path)]
+    return found[0] if len(found) == 1 else None
 
 
 def read_npz(path: Path) -> Collection:
@@ -134,19 +142,22 @@ def read_csv(train: Path, test: Path | None) -> Collection:
 def _table(path: Path) -> tuple[Part, dict[int, str]]:
     with _reasons(path):
         with _opened(path) as file:
-            rows = csv.reader(file)
+            delimiter = _delimiter(file.readline(_HEADER))
+            file.seek(0)
+            rows = csv.reader(file, delimiter=delimiter)
             first, _ = next(rows), next(rows)
         has_header = not all(map(_is_number, [cell for cell in first if cell not in first[:1]][:9]))
         column = _label_column(first) if has_header else 0
-        pixels = [number for number in range(len(first)) if number != column]
+        others = [cell.strip().lower() in _OTHERS and has_header for cell in first]
+        pixels = [number for number, other in enumerate(others) if number != column and not other]
         side, channels = square(len(pixels), path)
         with _opened(path) as file:
-            labels = [row[column] for row in _rows(file, has_header)]
+            labels = [row[column] for row in _rows(file, has_header, delimiter)]
         with _opened(path) as file:
             values = np.loadtxt(
                 file,
                 np.float32,
-                delimiter=",",
+                delimiter=delimiter,
                 skiprows=int(has_header),
                 usecols=pixels,
                 ndmin=2,
@@ -164,8 +175,13 @@ def _table(path: Path) -> tuple[Part, dict[int, str]]:
     return Part(images[..., 0] if channels == 1 else images, numbers), names
 
 
-def _rows(file: IO[str], has_header: bool) -> Iterator[list[str]]:
-    rows = csv.reader(file)
+def _delimiter(line: str) -> str:
+    """Return what parts the cells of a table's first line."""
+    return max(",;\t|", key=line.count)
+
+
+def _rows(file: IO[str], has_header: bool, delimiter: str) -> Iterator[list[str]]:
+    rows = csv.reader(file, delimiter=delimiter)
     if has_header:
         next(rows)
     return (row for row in rows if row)
@@ -173,7 +189,8 @@ def _rows(file: IO[str], has_header: bool) -> Iterator[list[str]]:
 
 def _columns(path: Path) -> int:
     with _reasons(path), _opened(path) as file:
-        return len(next(csv.reader(file)))
+        line = file.readline(_HEADER)
+        return len(next(csv.reader([line], delimiter=_delimiter(line))))
 
 
 def _label_column(header: list[str]) -> int:

@@ -300,11 +300,56 @@ def test_names_of_classes(tmp_path: Path) -> None:
     assert about.class_names == ("T-shirt", "Trouser", "Kleid", "Ärmel")
 
 
+def test_more_classes_than_a_byte_has_are_refused(tmp_path: Path) -> None:
+    """Names of classes are labels, too, and there may be any number of them."""
+    names = [f"{number:03}" for number in range(300)]
+    pictures(tmp_path / "zoo" / "train", np.resize(IMAGES, (300, 6, 6)), names)
+    pictures(tmp_path / "zoo" / "test", IMAGES, names[:COUNT])
+    with pytest.raises(DataError, match="300 classes; give at most 256"):
+        put(tmp_path / "zoo", tmp_path / "to")
+
+
 def test_shards_take_names_along(tmp_path: Path) -> None:
     pictures(tmp_path / "zoo", IMAGES, ANIMALS)
     sources.put(str(tmp_path / "zoo"), str(tmp_path / "to"), split=3)
     assert description.read(LocalStorage(str(tmp_path / "to"))).class_names[3] == "dog"
     assert dataset.load(str(tmp_path / "to"), 0).samples == 34
+
+
+def test_a_folder_around_the_one_of_classes(tmp_path: Path) -> None:
+    pictures(tmp_path / "zip" / "zoo", IMAGES, ANIMALS)
+    write_csv(tmp_path / "zip" / "labels.csv", [["ant/000.png", "ant"]], ["file", "label"])
+    assert put(tmp_path / "zip", tmp_path / "to")[1].class_names == ("ant", "bee", "cat", "dog")
+
+
+def test_the_only_npz_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    source = npz(x=IMAGES, y=LABELS)(tmp_path / "d")
+    assert put(source.parent, tmp_path / "to")[0].classes == 4
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_of_other_delimiters_with_a_column_of_numbers(
+    tmp_path: Path, delimiter: str
+) -> None:
+    """As pandas writes its index, without a name."""
+    rows: list[list[Any]] = [["", *HEADER], *([number, *row] for number, row in enumerate(ROWS))]
+    text = "".join(delimiter.join(map(str, row)) + "\n" for row in rows)
+    (tmp_path / "t.tsv").write_text(text)
+    (tmp_path / "plain.csv").write_text(table_text(ROWS))
+    data, _ = put(tmp_path / "t.tsv", tmp_path / "to")
+    plain, _ = put(tmp_path / "plain.csv", tmp_path / "plain")
+    assert data.sha256 == plain.sha256
+
+
+def test_pictures_of_one_brightness_get_a_hint(tmp_path: Path) -> None:
+    """Such as pictures of 16 bits that hold 0 to 255."""
+    pictures(tmp_path / "zoo", IMAGES.astype(np.uint16), ANIMALS)
+    assert "every pixel is 0: look at" in sources.put(str(tmp_path / "zoo"), str(tmp_path / "to"))
+
+
+def table_text(rows: list[list[Any]]) -> str:
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 def npz(**arrays: Any) -> Callable[[Path], Path]:
@@ -341,6 +386,22 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + sum_of + bytes(4) + b"IDAT"
 
 
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def loose(folder: Path) -> Path:
+    pictures(folder / "zoo", IMAGES, ["."] * COUNT)
+    return folder / "zoo"
+
+
+def deep(folder: Path) -> Path:
+    pictures(folder / "zoo" / "train" / "x", IMAGES, ANIMALS)
+    made(folder / "zoo" / "y")
+    return folder / "zoo"
+
+
 STRAY = np.where(np.arange(COUNT) == 7, 255, LABELS)
 BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "a stray label": (
@@ -359,6 +420,34 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         "labels are 40x5 of float64; give one whole number a sample",
     ),
+    "channels first": (
+        npz(x=COLOUR.transpose(0, 3, 1, 2), y=LABELS),
+        {},
+        "images are 40x3x6x6: channels must come last",
+    ),
+    "a label that is no number": (
+        npz(x=IMAGES, y=np.where(LABELS == 1, np.nan, LABELS)),
+        {},
+        "label nan: must be a whole number",
+    ),
+    "pictures of 32 bits": (
+        zoo(lambda f: Image.new("F", (6, 6)).save(f / "cat" / "x.tif")),
+        {},
+        "x.tif: cannot be read as a picture: its pixels have 32 bits",
+    ),
+    "a name with a line end": (
+        zoo(lambda f: (f / "cat").rename(f / "c\nat")),
+        {},
+        "holds a control character or a line end; rename it",
+    ),
+    "pictures in no folder of a class": (loose, {}, "put each into one with the class's name"),
+    "classes further below": (deep, {}, "zoo/train/x; give that"),
+    "an unknown kind of file": (
+        lambda f: table("x")(f).rename(f / "d.h5"),
+        {},
+        "d.h5: this kind of file is not read",
+    ),
+    "an empty folder": (lambda f: made(f / "none"), {}, "give another folder"),
     "half a label": (npz(x=IMAGES, y=LABELS + 0.5), {}, "label 0.5: must be a whole number"),
     "other counts": (npz(x=IMAGES, y=LABELS[:9]), {}, "has 40 images and y 9 labels"),
     "pixels that are no light": (npz(x=IMAGES * 9.0, y=LABELS), {}, "give 0 to 255, or 0.0 to 1.0"),

@@ -206,11 +206,11 @@ def test_a_folder_with_an_error_is_not_put(tmp_path: Path, some_digits: Path) ->
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
-    assert refusal(ConfigError, "mnits", tmp_path) == (
-        "mnits: no file, folder or dataset of this name; give auto, mnist, digits, a folder or URI "
-        "of IDX files, a folder of pictures, an .npz or a .csv file"
-    )
-    assert "no train-images" in refusal(DataError, str(tmp_path / "nowhere"), tmp_path)
+    for unknown in ("mnits", str(tmp_path / "nowhere")):
+        assert refusal(ConfigError, unknown, tmp_path) == (
+            f"{unknown}: no file, folder or dataset of this name; give auto, mnist, digits, a "
+            "folder or URI of IDX files, a folder of pictures, an .npz, a .csv or a .parquet file"
+        )
 
 
 @pytest.mark.parametrize(
@@ -368,8 +368,8 @@ def test_auto_does_not_pass_over_a_bad_mnist_dir(
 ) -> None:
     folder, to = tmp_path / "mnist", tmp_path / "to"
     monkeypatch.setenv("MNIST_DIR", str(folder))
-    message = refusal(DataError, "auto", to)
-    assert message.startswith(f"MNIST_DIR={folder}: no train-images-idx3-ubyte,")
+    message = refusal(ConfigError, "auto", to)
+    assert message.startswith(f"MNIST_DIR={folder}: no file, folder or dataset of this name;")
     folder.mkdir()
     for name, data in contents(some_digits).items():
         (folder / name).write_bytes(data[:-1])
