@@ -14,6 +14,7 @@ PAGE = ROOT / "docs/how-it-works.md"
 TRAINING, CHAOS = pages.blocks(PAGE)
 
 
+@series.only_long  # the notebook's test has such a gang, too
 def test_a_gang_of_two_shares_each_batch_and_its_report_shows_how(tmp_path: Path) -> None:
     out = pages.run(TRAINING, tmp_path)
     quoted = re.search(r"`(batch: .*)`", PAGE.read_text())

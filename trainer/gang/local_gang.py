@@ -28,7 +28,7 @@ from trainer.failure import FailedError, Failure, parse
 from trainer.gang import found_failures, gang_key, process
 from trainer.gang.process import TICK, Child
 from trainer.gang.time_limits import ENDING, GRACE, LOST_GRACE
-from trainer.worker_events import Event
+from trainer.worker_events import Event, tell_parent
 
 
 @dataclass
@@ -155,9 +155,15 @@ class Gang:
 
 def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
     """Run all workers on this machine until they are done; see ``Gang``."""
-    gang = Gang(arguments, config)
+    gang = Gang(arguments, config, listen=_pass_on)
     gang.run(stop)
     found_failures.leave_message({"event": "finished", **gang.result})
+
+
+def _pass_on(_: int, event: Event) -> None:
+    """Report to the parent what workers do; a supervisor's exit is not this process's."""
+    if event.get("event") != "exit":
+        tell_parent(**event)
 
 
 def _distance(failure: Failure) -> tuple[bool, ...]:

@@ -1,0 +1,69 @@
+"""docs/notebook.ipynb from top to bottom, and what the Python face says of mistakes."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import ROOT, environment
+from trainer import notebook
+from trainer.errors import ConfigError, DataError
+
+pytestmark = [pytest.mark.process, pytest.mark.tensorflow]
+
+
+def texts(cell: Any) -> str:
+    """Return all that a cell has put out."""
+    found = (out.get("text", out.get("data", {}).get("text/plain", "")) for out in cell["outputs"])
+    return "".join(found)
+
+
+def test_the_notebook_trains_loses_a_worker_stops_resumes_and_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    content = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"name": "tests", "display_name": "tests", "language": "python", "argv": command}
+    folder = tmp_path / "jupyter/kernels/tests"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    client = nbclient.NotebookClient(
+        content, timeout=300, kernel_name="tests", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    cells = [each for each in content.cells if each.cell_type == "code"]
+    shown = [texts(each) for each in cells]
+    assert "batch: 32 images a step = 2 x 16, workers: 2" in shown[2]
+    assert "test accuracy" in shown[2].splitlines()[-1]
+    assert "; starting again" in shown[3]
+    assert re.match(r"stopped: (rank \d: )?stopped at step \d+; ", shown[3].splitlines()[-1])
+    assert "resuming at step" in shown[4]
+    ends = [line.partition(": ")[2] for line in shown[5].splitlines()]
+    assert [re.sub(r" at step.*", "", end) for end in ends][-1] == "finished"
+    assert ends[0].startswith("rank 1: ")
+    assert shown[6] == "True"
+    assert shown[7].startswith("[(1, ")
+    assert len(shown[8].splitlines()) == 10
+    assert "computes" in shown[9]
+    assert (tmp_path / "bucket/runs/disturbed/report.html").is_file()
+
+
+def test_mistakes_are_errors_of_one_line(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^preset: 'mlp': no such preset"):
+        notebook.train(data="bucket/data", run=run, preset="mlp")
+    with pytest.raises(ConfigError, match=r"no config\.json there"):
+        notebook.load(run)
+    with pytest.raises(DataError, match=r"^[^\n]+$") as caught:
+        notebook.train(data=str(tmp_path / "nothing"), run=run, preset="softmax")
+    assert str(tmp_path / "nothing") in str(caught.value)
