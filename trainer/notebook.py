@@ -143,6 +143,8 @@ class Training:
         except KeyboardInterrupt:
             self.stop()
             self._follow(lambda: False)
+        self._child.close()
+        self._folder.cleanup()
         if self._code:
             words = f"it ended with code {self._code}, and did not say why"
             if self._failure:
@@ -192,9 +194,11 @@ class Training:
                 over = self._code is not None or reached()
                 if not over:
                     self._changed.wait(0.2)
-            with self._log.open("rb") as log:
-                log.seek(self._shown)
-                new = log.read()
+            new = b""
+            if self._log.exists():  # it is gone once all has been shown
+                with self._log.open("rb") as log:
+                    log.seek(self._shown)
+                    new = log.read()
             whole = new[: new.rfind(b"\n") + 1]
             self._shown += len(whole)
             sys.stdout.write(whole.decode(errors="replace"))

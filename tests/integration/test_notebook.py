@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT, environment
 from trainer import notebook
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, UserError
 
 pytestmark = [pytest.mark.process, pytest.mark.tensorflow]
 
@@ -67,3 +67,32 @@ def test_mistakes_are_errors_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^[^\n]+$") as caught:
         notebook.train(data=str(tmp_path / "nothing"), run=run, preset="softmax")
     assert str(tmp_path / "nothing") in str(caught.value)
+
+
+class Quiet:
+    """What a training says, without the processes."""
+
+    def __init__(self, arguments: list[str], *_: object, out: Path) -> None:
+        self.arguments, self.out = arguments, out
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_end_of_a_training_raises_the_error_of_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebook, "Child", Quiet)
+    for code, kind in ((2, ConfigError), (65, DataError), (1, UserError)):
+        training = notebook.start(data="d", run=str(tmp_path), ship_logs=False, epochs=2)
+        assert "--no-ship-logs" in vars(training._child)["arguments"]
+        training._take({"event": "started", "rank": 1, "pid": 2**22 + 1})
+        training._take({"event": "step", "rank": 1, "step": 30})
+        training.wait_for_step(20)
+        training.kill(1)  # a process that is gone is as good as killed
+        with pytest.raises(ConfigError, match=r"^rank 1: no worker of this rank is at work$"):
+            training.kill(1)
+        training._take({"event": "exit", "code": code})
+        for _ in range(2):
+            with pytest.raises(kind, match=f"ended with code {code}"):
+                training.wait()
