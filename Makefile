@@ -50,10 +50,11 @@ chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the we
 report:  ## Write RUN/report.html (ARGS=--text prints a summary instead)
 predict:  ## Predict the digits in PICTURES (ARGS=--show shows what the model saw)
 export:  ## Export RUN to RUN/model as .keras, SavedModel and ONNX, each checked
-report predict export pictures: RUN = $(LATEST)
-report predict: $(VENV)/trainer
+watch:   ## Show RUN on a page that follows it while it trains
+report predict export watch pictures: RUN = $(LATEST)
+report predict watch: $(VENV)/trainer
 export: $(VENV)/onnx
-report predict export:
+report predict export watch:
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
 	@$(BIN)/python -m trainer $@ --run '$(RUN)' $(if $(filter predict,$@),$(PICTURES)) $(ARGS)
 
@@ -194,6 +195,6 @@ $(BENCH)/stamp: requirements/bench.txt
 	@$(BENCH)/bin/python -m pip install -qq --disable-pip-version-check -r $< \
 		&& touch $@ || echo 'no PyTorch: its columns will say "not installed"' >&2
 
-.PHONY: run presets bench chaos report predict export tensorboard compare sweep \
+.PHONY: run presets bench chaos report predict export watch tensorboard compare sweep \
 	doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
 	test test-fast test-long e2e check format schema golden lock pictures clean help

@@ -4,8 +4,12 @@ It takes the runs below --runs, the best of them for the report, and needs Debia
 """
 
 import argparse
+import contextlib
 import io
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +23,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.support import hostile
 from tests.support.chromium import FLAGS
-from tests.support.processes import free_ports
+from tests.support.processes import free_ports, running, wait_until, workers
 from trainer.data import digits
 
 DOCS = Path(__file__).parent
@@ -52,6 +56,7 @@ def main() -> None:
         compare = (folder / "compare.html").as_uri()
         take(browser, compare, "compare.png", 1280, lambda page: page.screenshot(clip=TOP))
         board(browser, options.runs)
+        watched(browser, options.run, folder)
         browser.close()
 
 
@@ -123,6 +128,40 @@ def board(browser: Any, runs: str) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def watched(browser: Any, like: str, empty: Path) -> None:
+    """Train a run on the data of another one, kill a worker, and take a picture of the page."""
+    data = json.loads((Path(like) / "config.json").read_text())["data"]
+    run = "bucket/runs/cnn-8465e808"
+    port = free_ports(1)
+    flags = (
+        "--workers",
+        "2",
+        "--steps",
+        "3000",
+        "--eval-epochs",
+        "0.5",
+        "--checkpoint-steps",
+        "100",
+    )
+    with (
+        contextlib.chdir(empty),
+        running("watch", "--run", run, "--port", str(port)),
+        running("train", *flags, "--data", data, "--run", run) as training,
+    ):
+        wait_until(lambda: (empty / run / "checkpoints/step-00000500.safetensors").exists())
+        os.kill(workers(training.pid)[1], signal.SIGKILL)
+
+        def shoot(page: Any) -> bytes:
+            page.set_default_timeout(300_000)
+            page.locator("#restarts tbody tr").wait_for()
+            page.get_by_text("Validation after step").wait_for()
+            page.locator("#steps", has_text="step 1,000 of").wait_for()
+            picture: bytes = page.screenshot(full_page=True)
+            return picture
+
+        take(browser, f"http://127.0.0.1:{port}/", "watch.png", 1280, shoot)
 
 
 if __name__ == "__main__":

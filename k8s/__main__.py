@@ -14,6 +14,7 @@ VERBS = {
         "submit": "Check a run file and start the run.",
         "status": "Show a run's phase and progress, and what is wrong.",
         "list": "Show all runs in the namespace.",
+        "watch": "Show a run on a page while it trains.",
         "logs": "Print a run's logs, also when its pods are gone.",
         "result": "Print a run's result, from its folder.",
         "cancel": "Ask a run to store a checkpoint and stop.",

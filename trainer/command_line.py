@@ -20,7 +20,10 @@ from trainer.text import nearest, one_line
 DISTRIBUTION = "trainyard-batch"  # its name on the package index
 # What the extras `trainer` and `k8s` install; any other module that is missing is a defect.
 OPTIONAL = frozenset(
-    ("jinja2", "keras", "kubernetes", "PIL", "safetensors", "scipy", "tensorboard", "tensorflow")
+    (
+        *("jinja2", "keras", "kubernetes", "PIL", "safetensors", "scipy"),
+        *("tensorboard", "tensorflow", "werkzeug"),
+    )
 )
 INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it
 

@@ -43,6 +43,10 @@ class ClaimFolder:
             raise DataError(self._faults[name])
         return self._held[name]
 
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """See Storage.read_part."""
+        return self.read(name)[start : start + size]
+
     def list(self, prefix: str = "") -> Entries:
         """See Storage.list."""
         if self._entries is None:

@@ -241,6 +241,9 @@ class Client:
     def read(self, name: str) -> bytes:
         return self._request("read", name, partial(self.bucket.read, name))
 
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        return self.read(name)[start : start + size]
+
     def create(self, name: str, data: bytes) -> bool:
         while not self._request("create", name, partial(self.bucket.insert, name, data)):
             with contextlib.suppress(ObjectNotFoundError):  # deleted meanwhile

@@ -24,7 +24,10 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Act
 
 
 def test_commands_and_verbs_have_names_of_their_own() -> None:
-    assert not COMMANDS.keys() & VERBS.keys()
+    # `watch` shows a run in a folder or in a cluster; the verb takes the command's flags, too.
+    assert COMMANDS.keys() & VERBS.keys() == {"watch"}
+    PROGRAM.parse(["watch", "--run", "bucket/runs/first", "--port", "0"])
+    PROGRAM.parse(["watch", "mnist-cnn"])
 
 
 def test_every_help_is_a_sentence() -> None:

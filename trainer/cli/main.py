@@ -19,6 +19,7 @@ COMMANDS = {
         "export": "Write a run's model for other programs.",
         "compare": "Show how runs differ in settings and results.",
         "sweep": "Train a grid or random search, and compare its runs.",
+        "watch": "Show a run on a page while it trains.",
         "tensorboard": "Serve runs with TensorBoard.",
         "check": "Build your own model without training it.",
         "data": "Put a dataset where runs read it, or show one.",

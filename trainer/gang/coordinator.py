@@ -43,6 +43,8 @@ class Coordinator:
         self._running = False
         self._given_up = False
         self._attempt: GangAttempt | None = None
+        self._resumed: set[int] = set()  # of those at work, who have a state to train from
+        self._cause: Failure | None = None  # of the end of the last attempt
         self._number = 0
         self._step = 0
         self._restarts_without_progress = 0
@@ -57,6 +59,32 @@ class Coordinator:
         """Return the ranks whose supervisors are not connected."""
         return sorted(set(range(self._workers)) - self._present - self._finished)
 
+    def states(self) -> dict[str, Any]:
+        """Return what each rank does, for ranks.json; safe in any thread.
+
+        That is ``missing`` without its supervisor, ``loading``, ``ready`` to start with the others,
+        ``starting``, ``training``, ``leaving`` an attempt that is broken, or ``finished``. The
+        cause is that of the last end of an attempt, until all train again.
+        """
+        named = [
+            (self._finished, "finished"),
+            (self._at_work if not self._running else set(), "leaving"),
+            (self._at_work & self._resumed, "training"),
+            (self._at_work, "starting"),
+            (self._ready, "ready"),
+            (self._present, "loading"),
+        ]
+        ranks = [
+            next((state for members, state in named if rank in members), "missing")
+            for rank in range(self._workers)
+        ]
+        attempt = self._attempt  # another thread may end it
+        cause = attempt.root_cause if attempt else None
+        if cause is None and not set(ranks) <= {"training", "finished"}:
+            cause = self._cause
+        record = cause.record() if cause else None
+        return {"attempt": self._number, "ranks": ranks, "cause": record}
+
     def handle(self, rank: int, event: Event, now: float) -> list[Order]:
         """Take one rank's event, at ``now`` seconds since the epoch, and return the orders."""
         match event["event"]:
@@ -70,7 +98,7 @@ class Coordinator:
                     self._ready.add(rank)
                 return self._start(now)
             case "resumed" | "committed":
-                return self._know(int(event["step"]), started=event["event"] == "resumed")
+                return self._know(rank, int(event["step"]), started=event["event"] == "resumed")
             case "stopping":
                 return self._note(_own(rank, "stopped", "it was asked to stop"))
             case "ended":
@@ -89,9 +117,11 @@ class Coordinator:
                 return self._lose(rank, now)
         raise AssertionError(event)
 
-    def _know(self, step: int, *, started: bool) -> list[Order]:
-        """Take note of a stored step; ``started``: the attempt starts from it."""
+    def _know(self, rank: int, step: int, *, started: bool) -> list[Order]:
+        """Take note of a stored step; ``started``: the rank trains from it."""
         self._step = max(self._step, step)
+        if started:
+            self._resumed.add(rank)
         if started and self._attempt:  # a command's first attempt knows of no step before
             self._attempt.first_step = max(self._attempt.first_step, step)
         return []
@@ -155,7 +185,7 @@ class Coordinator:
         self._attempt = GangAttempt(self._number, now, self._step)
         after = cause.record() if cause else None
         start = {"order": "start", "attempt": self._number, "after": after}
-        self._at_work, self._ready = self._ready, set()
+        self._at_work, self._ready, self._resumed = self._ready, set(), set()
         return [(rank, start) for rank in sorted(self._at_work)]
 
     def _close(self, now: float) -> tuple[Failure | None, bool]:
@@ -163,7 +193,8 @@ class Coordinator:
         attempt, self._attempt = self._attempt, None
         assert attempt
         self.closed.append(attempt.record(now, self._step))
-        return attempt.root_cause, self._step > attempt.first_step
+        self._cause = attempt.root_cause
+        return self._cause, self._step > attempt.first_step
 
     def _give_up(self, cause: Failure, now: float) -> list[Order]:
         self.close(now)

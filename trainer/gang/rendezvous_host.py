@@ -14,6 +14,7 @@ from trainer.errors import UserError
 from trainer.gang.attempts import AttemptLog
 from trainer.gang.coordinator import Coordinator
 from trainer.gang.gang_key import Keyring
+from trainer.gang.rank_states import RankStates
 from trainer.gang.wire import Host
 from trainer.progress import Reporter
 from trainer.runs import run_folder
@@ -52,6 +53,7 @@ class RendezvousHost:
         self._host: Host | None = None
         self._coordinator: Coordinator | None = None
         self._log: AttemptLog | None = None
+        self._states: RankStates | None = None
 
     @property
     def is_open(self) -> bool:
@@ -76,10 +78,10 @@ class RendezvousHost:
             if self._key is None:
                 return
             self._host = self._listen(self._key)
-        self._log = AttemptLog(
-            lambda: open_storage(run_folder.uri(self._config)), self._reporter.warn
-        )
+        open_store = partial(open_storage, run_folder.uri(self._config))
+        self._log = AttemptLog(open_store, self._reporter.warn)
         self._coordinator = Coordinator(self._cluster.workers, self._config.max_restarts)
+        self._states = RankStates(open_store, self._coordinator.states)
         self.tell(event="here")
 
     def tell(self, **event: Any) -> None:
@@ -95,10 +97,12 @@ class RendezvousHost:
             removing = threading.Thread(target=self._remove_key, daemon=True)
             removing.start()
             removing.join(STORING)
-        if self._coordinator and self._log:
+        if self._coordinator and self._log and self._states:
             self._coordinator.close(time.time())
             self._write_attempts()
+            until = time.monotonic() + STORING
             self._log.close(STORING)
+            self._states.close(max(0.0, until - time.monotonic()))
 
     def _listen(self, key: bytes) -> Host:
         host, port = sockets.split_endpoint(self._cluster.rendezvous)

@@ -17,6 +17,7 @@ from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import predictions, reader, run_folder, trained_weights
 from trainer.runs.predictions import Predictions
+from trainer.storage.base import Storage
 from trainer.text import one_line
 
 T = TypeVar("T")
@@ -96,6 +97,11 @@ class Facts:
 
 
 def gather(run_uri: str) -> Facts:
+    """Read what a run's folder and the two test files of its dataset hold; see ``of_folder``."""
+    return of_folder(run_folder.open_folder(run_uri))
+
+
+def of_folder(storage: Storage) -> Facts:
     """Read what a run's folder and the two test files of its dataset hold.
 
     Raises:
@@ -103,7 +109,6 @@ def gather(run_uri: str) -> Facts:
         DataError: its config.json is damaged.
         UnavailableError: the run's storage was not reached.
     """
-    storage = run_folder.open_folder(run_uri)
     stored = run_folder.config(storage)
     settings = _or_reason(lambda: trained_weights.settings(storage))
     result = _or_reason(lambda: run_folder.read_result(storage) or {})

@@ -86,13 +86,20 @@ def colour(name: str) -> str:
     return PALETTE[name][0]
 
 
+def tick_text(value: float, kind: Kind, values: Sequence[float]) -> str:
+    """Return the label of a tick among others, as ``axis`` has them."""
+    if kind == "percent":
+        return f"{value:.{_digits(values)}%}"
+    size, unit = next((s for s in ((1e6, "M"), (1e3, "k")) if abs(value) >= s[0]), (1.0, ""))
+    return f"{value / size:.6g}{unit}" if value else "0"
+
+
 def axis(
     domain: tuple[float, float], values: list[float], kind: Kind, *, log: bool = False
 ) -> Spec:
     """Return an axis over a domain, perhaps of logarithms, with ticks at these values."""
     if kind == "percent":
-        digits = max(len(f"{100 * value:.9g}".partition(".")[2]) for value in values)
-        label = f"format(datum.value, '.{digits}%')"
+        label = f"format(datum.value, '.{_digits(values)}%')"
     else:  # 0 would be "0k" among thousands
         size = "~s" if values[-1] >= 1000 and not log else ".6~g"
         label = f"datum.value ? format(datum.value, '{size}') : '0'"
@@ -105,6 +112,11 @@ def axis(
         },
         "axis": {"values": values, "title": None, "labelExpr": label},
     }
+
+
+def _digits(shares: Sequence[float]) -> int:
+    """Return the decimals that tell ticks in percent from each other."""
+    return max(len(f"{100 * value:.9g}".partition(".")[2]) for value in shares)
 
 
 def frame(layers: list[Spec], x: Spec, y: Spec) -> Spec:

@@ -10,6 +10,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_BLOB_SEQUENCE,
@@ -28,6 +29,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
     SessionStartInfo,
 )
 
+from trainer.errors import DataError
 from trainer.text import printable
 
 BINS = 30  # of a histogram, as many as TensorBoard's own have
@@ -130,6 +132,27 @@ def image(tag: str, png: bytes, class_names: Sequence[str] = ()) -> Value:
     lines = (f"    {label} {printable(name)}\n" for label, name in enumerate(class_names))
     value.metadata.summary_description = "".join(lines)
     return value
+
+
+def pictures(part: bytes) -> tuple[int, dict[str, bytes]]:
+    """Return the step of a part's last pictures, and these by name: PNG, or what is in its place.
+
+    Raises:
+        DataError: these are no events.
+    """
+    found: dict[str, bytes] = {}
+    at = step = 0
+    try:
+        while at < len(part):  # https://www.tensorflow.org/tutorials/load_data/tfrecord
+            size = int.from_bytes(part[at : at + 8], "little")
+            event = Event.FromString(part[at + 12 : at + 12 + size])
+            at += size + 16
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "images":
+                    step, found[value.tag] = event.step, value.tensor.string_val[-1]
+    except (DecodeError, IndexError):
+        raise DataError("an event file is damaged; its pictures are not shown") from None
+    return step, found
 
 
 def histogram(tag: str, values: npt.NDArray[Any]) -> Value:

@@ -103,6 +103,22 @@ class Attempt(BaseModel):
         return printable(rank + self.cause.message)
 
 
+class Ranks(BaseModel):
+    """What ranks.json says of a gang, see ``gang.rank_states``.
+
+    Attributes:
+        attempt: that is under way, or was the last; 0 before the first.
+        ranks: state of each rank, in words.
+        cause: what ended the attempt before, until the next one trains.
+        over: whether the gang has ended, with a result or without.
+    """
+
+    attempt: Steps
+    ranks: Annotated[tuple[Annotated[str, Field(max_length=20)], ...], Field(max_length=1024)]
+    cause: Cause | None
+    over: bool
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run's folder holds.
@@ -197,6 +213,21 @@ def attempts(storage: Storage) -> tuple[Attempt, ...]:
             "delete it"
         ) from None
     return _checked(Attempt, lines, storage, run_folder.ATTEMPTS, "delete it")
+
+
+def ranks(storage: Storage) -> Ranks | None:
+    """Return the state of a run's gang, or None where it has stored none.
+
+    Raises:
+        DataError: ranks.json is damaged.
+    """
+    try:
+        stored = json.loads(read_at_most(storage, run_folder.RANKS, run_folder.MOST_OBJECT))
+    except ObjectNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        stored = None
+    return _checked(Ranks, [stored], storage, run_folder.RANKS, "delete it")[0]
 
 
 def _checked(

@@ -17,6 +17,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 ATTEMPTS = "attempts.jsonl"
 START = "start.json"  # of the newest command: when, where, on what
+RANKS = "ranks.json"
 RESULT = "result.json"
 PREDICTIONS = "predictions.safetensors"
 ARCHITECTURE = "model/architecture.json"
@@ -231,7 +232,7 @@ def _read_lines(
         lines = read_at_most(storage, name, MOST_METRICS).splitlines()
         if len(lines) > MOST_LINES:
             raise DataError(f"{storage.uri}/{name}: damaged: more than {MOST_LINES:,} lines")
-        found = [each for line in lines if (each := _metrics_line(line))]
+        found = [each for line in lines if (each := metrics_line(line))]
         damaged = len(lines) - len(found)
         if damaged and warn is None:
             raise DataError(f"{storage.uri}/{name}: damaged: must be one JSON object a line")
@@ -250,7 +251,7 @@ def _read_lines(
     return [line for line in found if line["step"] <= until]
 
 
-def _metrics_line(line: bytes) -> dict[str, Any] | None:
+def metrics_line(line: bytes) -> dict[str, Any] | None:
     """Return a line's values, or None where it is damaged."""
     try:
         values = json.loads(line)

@@ -46,6 +46,15 @@ class Storage(Protocol):
     def read(self, name: str) -> bytes:
         """Return the whole object; raise ObjectNotFoundError if there is none."""
 
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """Return at most ``size`` bytes from ``start`` on, which must be before the object's end.
+
+        No checksum covers a part, and two of them may come from before and after a ``replace``.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
+
     def create(self, name: str, data: bytes) -> bool:
         """Write the object unless the name is taken; of several writers exactly one wins.
 

@@ -35,6 +35,8 @@ from trainer.text import one_line
 
 T = TypeVar("T")
 
+WHOLE = (None, None)  # first and last byte of a download, where all are wanted
+
 _REQUEST_SECONDS = 60.0  # without a byte from the server, after which a request is tried again
 _CREDENTIALS_REMEDY = (
     "run 'gcloud auth application-default login' on a laptop, "
@@ -75,7 +77,12 @@ class GCSStorage:
     def read(self, name: str) -> bytes:
         """See Storage.read."""
         check_name(name)
-        return self._call("read", name, partial(self._download, name))
+        return self._call("read", name, partial(self._download, name, WHOLE))
+
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """See Storage.read_part."""
+        check_name(name)
+        return self._call("read", name, partial(self._download, name, (start, start + size - 1)))
 
     def create(self, name: str, data: bytes) -> bool:
         """See Storage.create."""
@@ -107,11 +114,16 @@ class GCSStorage:
         # A new one each time: a used Blob keeps the generation of its first answer.
         return self._bucket.blob(self._above + name)
 
-    def _download(self, name: str, timeout: float) -> bytes:
+    def _download(self, name: str, part: tuple[int | None, int | None], timeout: float) -> bytes:
         try:
             # The bytes as stored, also where someone put them there with a content encoding.
             data: bytes = self._blob(name).download_as_bytes(
-                raw_download=True, checksum="auto", timeout=timeout, retry=None
+                raw_download=True,
+                start=part[0],
+                end=part[1],
+                checksum="auto" if part == WHOLE else None,
+                timeout=timeout,
+                retry=None,
             )
         except NotFound as error:
             self._check_bucket(timeout)
@@ -142,7 +154,7 @@ class GCSStorage:
         except PreconditionFailed:
             # Taken, perhaps by this very call: an earlier try whose answer was lost.
             try:
-                return self._download(name, timeout) == data
+                return self._download(name, WHOLE, timeout) == data
             except ObjectNotFoundError as error:
                 raise Conflict("the object was deleted meanwhile") from error
         return True

@@ -56,11 +56,20 @@ class LocalStorage:
 
     def read(self, name: str) -> bytes:
         """See Storage.read."""
+        return self._read(name, 0, -1)
+
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """See Storage.read_part."""
+        return self._read(name, start, size)
+
+    def _read(self, name: str, start: int, size: int) -> bytes:
         path = self._path(name)
         with _os_errors("read", path):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if stat.S_ISREG(path.stat().st_mode):
-                    return path.read_bytes()
+                    with path.open("rb") as file:
+                        file.seek(start)
+                        return file.read(size)
             self._check_root()
         raise ObjectNotFoundError(f"no object {self.uri}/{name}; check the name and the folder")
 

@@ -74,6 +74,15 @@ def test_replace_writes_over_and_anew(store: Storage) -> None:
     assert [entry.name for entry in store.list()] == ["metrics.jsonl", "other"]
 
 
+def test_a_part_of_an_object_is_read_by_itself(store: Storage) -> None:
+    store.create("a/b", b"0123456789")
+    assert store.read_part("a/b", 0, 3) == b"012"
+    assert store.read_part("a/b", 3, 4) == b"3456"
+    assert store.read_part("a/b", 7, 100) == b"789"
+    with pytest.raises(ObjectNotFoundError):
+        store.read_part("a/c", 0, 1)
+
+
 def test_read_of_an_absent_object_names_it(store: Storage) -> None:
     with pytest.raises(ObjectNotFoundError, match=f"{store.uri}/a/missing") as caught:
         store.read("a/missing")

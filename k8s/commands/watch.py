@@ -1,0 +1,96 @@
+"""``watch``: a page that shows a run in the cluster while it trains, and becomes its report."""
+
+import argparse
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from k8s.client.cluster import Cluster
+from k8s.commands import status, target
+from k8s.commands.claim_folder import ClaimFolder
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.report.live_view import Seen
+
+EVERY = 3.0  # seconds between two looks at the cluster: each is a few requests, and a pod's log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Serve a page, to this machine alone, that shows a run while it trains, with the states of "
+        "its pods; at the run's end it becomes the report."
+    )
+    target.add_run(parser, nargs="?")
+    parser.add_argument(
+        "--folder",
+        "--run",
+        dest="folder",
+        metavar="URI",
+        help="Watch the run in this folder, and ask no cluster.",
+    )
+    parser.add_argument(
+        "--storage-endpoint", metavar="URL", help="Reach the store at this address from here."
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Listen on this port of 127.0.0.1 (default: a free one).",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C.
+
+    Raises:
+        ConfigError: nothing names a run; its folder is seen by pods alone; the port cannot be had.
+    """
+    from trainer.report import live_server
+    from trainer.report.live import Live
+    from trainer.report.live_view import Seen
+
+    storage, _ = target.folder(options)
+    if isinstance(storage, ClaimFolder):
+        raise ConfigError(
+            f"{storage.uri}: is on a claim, which only pods see; python -m k8s logs {options.run} "
+            f"-f follows the run, and python -m k8s result {options.run} --download DIR copies its "
+            "folder for trainer watch --run DIR"
+        )
+    cluster, name = (None, "") if options.folder else target.find(options)[:2]
+    beside = Pods(cluster, name).look if cluster else Seen
+    watcher = live_server.Watcher(Live(storage), beside)
+    stop = threading.Event()
+    try:
+        live_server.serve(watcher, storage.uri, options.port, stop, target.say)
+    except KeyboardInterrupt:
+        target.say("")
+
+
+class Pods:
+    """What the cluster says of a run, asked at most every EVERY seconds."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster, self._name = cluster, name
+        self._looked = float("-inf")
+        self._values: dict[str, Any] | None = None
+
+    def look(self) -> "Seen":
+        """Return its phase, its pods, and what is wrong.
+
+        Raises:
+            UserError: the cluster does not answer.
+        """
+        from trainer.report.live_view import Pod, Seen
+
+        if time.monotonic() - self._looked > EVERY:
+            self._looked = time.monotonic()
+            job = self._cluster.get("Job", self._name)
+            self._values = status.summary(self._cluster, job) if job else None
+        if self._values is None:
+            return Seen("Gone", "it is not in the cluster")
+        phase, cause = self._values["phase"], self._values["cause"]
+        pods = [Pod(r["rank"], r["pod"], r["state"], r["node"]) for r in self._values["ranks"]]
+        return Seen(phase, cause, pods, failed=phase in ("Failed", "DeadlineExceeded"))

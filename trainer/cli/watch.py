@@ -1,0 +1,55 @@
+"""``watch``: a page that shows a run while it trains, and becomes its report."""
+
+import argparse
+import sys
+
+from trainer.cli import shared
+from trainer.errors import ConfigError
+from trainer.gang import process
+from trainer.runs import run_folder
+from trainer.text import plural, printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Serve a page, to this machine alone, that shows a run while it trains: curves, progress, "
+        "ranks, restarts, errors so far. At the run's end it becomes the report. The run need not "
+        "have begun."
+    )
+    shared.add_run(parser, "Watch the run in this folder or URI.")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Listen on this port of 127.0.0.1 (default: a free one).",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until asked to stop.
+
+    Raises:
+        ConfigError: the folder holds runs, but is none itself; or the port cannot be had.
+        UnavailableError: the store cannot be read.
+    """
+    from trainer.report import live_server
+    from trainer.report.live import Live
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+
+    stop = process.stop_event()
+    storage = run_folder.open_folder(options.run)
+    if run_folder.read_config(storage) is None:
+        end = f"/{run_folder.CONFIG}"
+        if runs := [each.name for each in storage.list() if each.name.endswith(end)]:
+            raise ConfigError(
+                f"run: {storage.uri}: holds {plural(len(runs), 'run')}, but is none; give one, "
+                f"such as {storage.uri}/{runs[-1].removesuffix(end)}"
+            )
+        say(f"{storage.uri}: no run is there yet; the page shows it once it begins")
+    watcher = live_server.Watcher(Live(storage))
+    live_server.serve(watcher, storage.uri, options.port, stop, say)
