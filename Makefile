@@ -117,13 +117,13 @@ docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 
 ##@ Develop
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
-test: $(VENV)/dev $(VENV)/azurite/node_modules  ## Run all tests (10 minutes)
+test: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests (10 minutes)
 	$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/dev  ## Run the tests without TensorFlow, processes or a browser (a minute)
 	$(PYTEST) --fast $(ARGS)
 
-test-long: $(VENV)/dev $(VENV)/azurite/node_modules  ## Run all tests with long random series (hours)
+test-long: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests with long random series (hours)
 	TRAINYARD_LONG=$${TRAINYARD_LONG:-1} $(PYTEST) $(ARGS)
 
 e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
@@ -181,12 +181,14 @@ $(VENV)/trainer $(VENV)/k8s $(VENV)/onnx $(VENV)/dev: $(VENV)/%: requirements/%.
 	@$(if $(filter dev,$*),$(UV_INSTALL) ||) $(PIP_INSTALL) -r $<
 	@touch $@ $(if $(filter dev,$*),$(VENV)/trainer $(VENV)/k8s $(VENV)/onnx)  # the developer's include all
 
-# Azurite, which some tests start as a store, is a program of Node.js.
-$(VENV)/azurite/node_modules: tests/support/azurite/package-lock.json
-	@echo 'installing Azurite into $(VENV), once'
+# Azurite, which some tests start as a store, is a program of Node.js, and axe-core is a script that
+# checks pages.
+$(VENV)/azurite/node_modules $(VENV)/axe/node_modules: $(VENV)/%/node_modules: \
+		tests/support/%/package-lock.json
+	@echo 'installing $* of npm into $(VENV), once'
 	@mkdir -p $(@D) && cp $(<D)/package.json $< $(@D)
 	@npm ci --prefix $(@D) --ignore-scripts --silent && touch $@ \
-		|| echo 'no Azurite: tests of az:// will be skipped' >&2
+		|| echo 'no $*: tests that need it will be skipped' >&2
 
 # PyTorch stays out of the product's environment; if it cannot be installed, benchmarks run without it.
 $(BENCH)/stamp: requirements/bench.txt

@@ -42,7 +42,8 @@ STROKES = {
         ],
     }.items()
 }
-CONTROLS = """() => [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")]
+CONTROLS = """() => [...document.querySelectorAll(
+        "a[href], button, input, select, summary, [tabindex='0']")]
     .filter((each) => each.checkVisibility() && !each.hidden)"""
 SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
