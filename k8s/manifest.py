@@ -1,6 +1,7 @@
 """The objects of a run: the manifests of this folder, filled in. Pure but for reading them."""
 
 import base64
+import copy
 import functools
 import gzip
 from pathlib import Path
@@ -27,13 +28,13 @@ MOST_CODE = 900_000  # bytes; the API server takes ConfigMaps of 1 MiB
 
 
 @functools.cache
-def _texts() -> tuple[str, ...]:
-    return tuple((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
+def _manifests() -> tuple[Object, ...]:
+    return tuple(yaml.safe_load((FOLDER / name).read_text(encoding="utf-8")) for name in FILES)
 
 
 def objects(spec: RunSpec) -> list[Object]:
     """Return ConfigMap, NetworkPolicy, Service and Job of a run, in this order."""
-    config, policy, service, job = (yaml.safe_load(text) for text in _texts())
+    config, policy, service, job = copy.deepcopy(_manifests())
     for item in (config, policy, service, job):
         _name(item, spec)
     config["data"] = {"config.yaml": settings(spec)}
