@@ -28,9 +28,10 @@ def of_folder(path: Path) -> tuple[str, ...]:
 
 def is_slow(path: Path) -> bool:
     """Tell whether every test of a module has a marker."""
+    text = path.read_text()
     marks = {
         inner.attr
-        for node in ast.parse(path.read_text()).body
+        for node in (ast.parse(text).body if "pytestmark" in text else ())
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
         for inner in ast.walk(node)
         if isinstance(inner, ast.Attribute)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ from trainer.storage.local import LocalStorage
 IMAGES, LABELS = shards.names(1, 3)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """17 training images of 28x28 in shards of 5, 6 and 6."""
-    folder = tmp_path / "data"
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
     sources.put("digits", str(folder), train_count=17, test_count=20, split=3)
     return folder
+
+
+@pytest.fixture
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    """17 training images of 28x28 in shards of 5, 6 and 6."""
+    return shutil.copytree(drawn, tmp_path / "data")
 
 
 def refusal(folder: Path, validation: int = 2) -> UserError:
