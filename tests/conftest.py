@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import mnist, needs, processes, series, shared
+from tests.support import mnist, needs, series, shared, warm
 from tests.support.stores import stores
 from trainer.data import sources
 
@@ -103,7 +103,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         train = ("train", "--preset", "cnn", "--data", str(data), "--run", str(folder))
-        code, _, err = processes.run(*train)
+        code, _, err = warm.run(*train)
         assert code == 0, err
 
     return shared.once(tmp_path_factory, "trained", make)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import processes, series, shared
+from tests.support import series, shared, warm
 from tests.support.stores import Forgetful, Stores, proxied
 from trainer.data import idx
 from trainer.runs import checkpoint
@@ -18,7 +18,7 @@ from trainer.storage.base import open_storage
 
 def refused(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Run the trainer and return exit code and message, which must be one line."""
-    code, _, err = processes.run(*arguments, env=env)
+    code, _, err = warm.run(*arguments, env=env)
     assert err.count("\n") == 1, err
     assert err.startswith("trainer: ")
     assert "Traceback" not in err
@@ -91,7 +91,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) 
     """A finished run that a test may damage."""
 
     def train(run: Path) -> None:
-        code, _, err = processes.run(*SOFTMAX, "--data", str(digits), "--run", str(run))
+        code, _, err = warm.run(*SOFTMAX, "--data", str(digits), "--run", str(run))
         assert (code, err) == (0, "")
 
     return shutil.copytree(shared.once(tmp_path_factory, "softmax", train), tmp_path / "run")
@@ -142,7 +142,7 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before(
     newest, before, *_ = checkpoint.steps(open_storage(str(run)))
     damage(run / "checkpoints", f"step-{newest:08d}.safetensors")
 
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     warning = next(line for line in out.splitlines() if line.startswith("warning: "))
     assert f"step-{newest:08d}.safetensors" in warning
@@ -159,7 +159,7 @@ def test_damage_to_what_the_weights_do_not_need_is_a_warning(digits: Path, run: 
     for name in ("metrics.jsonl", "metrics-rank-2.jsonl", "attempts.jsonl"):
         (run / name).write_bytes(b'{"step": 1, "los')
     (run / "predictions.safetensors").write_bytes(b"cut")
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     warnings = [line for line in out.splitlines() if line.startswith("warning: ")]
     for name in ("result.json", "metrics.jsonl", "metrics-rank-2.jsonl"):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes, series, shared
+from tests.support import processes, series, shared, warm
 from tests.support.stores import Stores, opened
 from trainer.cluster_spec import environment
 from trainer.gang.gang_key import VARIABLE
@@ -35,7 +35,16 @@ def job(data: Path, run: Path, workers: int, steps: int = 500) -> tuple[str, ...
     return (
         *("train", "--model", "tests.support.tiny:noisy", "--workers", str(workers)),
         *("--validation", "400", "--steps", str(steps), "--chunk-steps", str(CHUNK)),
-        *("--checkpoint-steps", "40", "--data", str(data), "--run", str(run)),
+        *(
+            "--checkpoint-steps",
+            "40",
+            "--eval-epochs",
+            "10",
+            "--data",
+            str(data),
+            "--run",
+            str(run),
+        ),
     )
 
 
@@ -65,7 +74,7 @@ def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Undis
 
     def result(workers: int) -> dict[str, Any]:
         def train(run: Path) -> None:
-            code, _, err = processes.run(*job(digits, run, workers))
+            code, _, err = warm.run(*job(digits, run, workers))
             assert (code, err) == (0, "")
 
         run = shared.once(tmp_path_factory, f"undisturbed-{workers}", train)
@@ -84,9 +93,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(
     moments = random.Random(seed)
     for attempt in range(KILLS):
         run = tmp_path / str(attempt)
-        with processes.running(*job(digits, run, workers)):
+        with warm.running(*job(digits, run, workers)):
             time.sleep(moments.uniform(0.2, 1.0) * seconds)
-        code, _, err = processes.run(*job(digits, run, workers))
+        code, _, err = warm.run(*job(digits, run, workers))
         assert (code, err) == (0, "")
         result = json.loads((run / "result.json").read_text())
         assert result["weights_sha256"] == whole["weights_sha256"], (seed, attempt)
@@ -141,7 +150,7 @@ def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
 ) -> None:
     run, env = tmp_path / "run", {"HELD": str(tmp_path / "held")}
     held = (*job(digits, run, 2, 60), "--model", "tests.support.tiny:held", "--xla", "off")
-    code, _, err = processes.run(*held, env=env)
+    code, _, err = warm.run(*held, env=env)
     assert (code, err) == (0, "")
     [first, _] = attempts(run)
     why = r"its worker is alive but has finished no step for \d+ s"
@@ -171,11 +180,11 @@ def test_a_second_supervisor_of_a_rank_disturbs_nobody_and_one_that_leaves_is_wa
     digits: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with processes.running(*job(digits, run, 2, ENDLESS)) as gang:
+    with warm.running(*job(digits, run, 2, ENDLESS)) as gang:
         processes.wait_until(has_metrics(run))
         before = processes.supervisors(gang.pid)
         env = processes.environment_of(before[1])
-        code, _, err = processes.run(
+        code, _, err = warm.run(
             *job(digits, run, 2, ENDLESS),
             *("--peer-deadline", "3"),
             env=environment(1, 2, int(env["TRAINYARD_PORT"])) | {VARIABLE: env[VARIABLE]},
@@ -204,7 +213,7 @@ def test_a_worker_that_fails_again_and_again_ends_the_gang_with_its_words(
     digits: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    code, out, err = processes.run(
+    code, out, err = warm.run(
         *("train", "--model", "tests.support.tiny:broken", "--workers", "2", "--max-restarts", "1"),
         *("--validation", "0", "--data", str(digits), "--run", str(run)),
     )
@@ -266,7 +275,7 @@ def test_asked_to_stop_the_last_chunk_is_stored_and_the_next_run_ends_the_same(
     digits: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with processes.running(*job(digits, run, 2)) as gang:
+    with warm.running(*job(digits, run, 2)) as gang:
         processes.wait_until(has_metrics(run))
         gang.send_signal(signal.SIGTERM)
         code, _, err = processes.finish(gang, limit=90)
@@ -274,7 +283,7 @@ def test_asked_to_stop_the_last_chunk_is_stored_and_the_next_run_ends_the_same(
     stopped_at = int(err.partition("stopped at step ")[2].split()[0])
     assert newest(run) == stopped_at
     # A sum of two numbers is the same in either order, whoever adds them up.
-    code, out, err = processes.run(*job(digits, run, 2), "--all-reduce", "tensorflow")
+    code, out, err = warm.run(*job(digits, run, 2), "--all-reduce", "tensorflow")
     assert (code, err) == (0, "")
     assert f"resuming at step {stopped_at}\n" in out
     result = json.loads((run / "result.json").read_text())
@@ -287,7 +296,7 @@ def test_busy_cores_raise_no_false_alarm(digits: Path, tmp_path: Path) -> None:
     count = 2 * (os.cpu_count() or 1)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
-        code, _, err = processes.run(*job(digits, run, 2, steps=LOADED_STEPS), limit=3600)
+        code, _, err = warm.run(*job(digits, run, 2, steps=LOADED_STEPS), limit=3600)
     finally:
         for each in busy:
             each.kill()
@@ -299,7 +308,7 @@ def test_busy_cores_raise_no_false_alarm(digits: Path, tmp_path: Path) -> None:
 def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -> None:
     port = processes.free_ports(3)
     arguments = (*job(digits, tmp_path / "run", workers=1), "--peer-deadline", "4")
-    code, _, err = processes.run(*arguments, env=environment(rank=1, workers=2, port=port))
+    code, _, err = warm.run(*arguments, env=environment(rank=1, workers=2, port=port))
     assert code == 69
     assert err == (
         "trainer: rank 1: the gang of 2 did not meet within 4 s: missing rank 0 "
@@ -309,7 +318,7 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
     message = tmp_path / "termination-log"
     message.touch()
     env = environment(rank=0, workers=2, port=port) | {"TRAINYARD_TERMINATION_LOG": str(message)}
-    code, _, err = processes.run(*arguments, env=env)
+    code, _, err = warm.run(*arguments, env=env)
     assert code == 69
     assert f"missing rank 1 (127.0.0.1:{port + 1}); rank 0 at 127.0.0.1:{port + 2} waited" in err
     record = json.loads(message.read_text())
@@ -344,7 +353,7 @@ def _wait_for_tensorflow(supervisor: int) -> None:
 def test_a_port_that_stays_taken_is_named(taken: int, digits: Path, tmp_path: Path) -> None:
     port = processes.free_ports(3)
     with socket.create_server(("127.0.0.1", port + taken)):
-        code, _, err = processes.run(*job(digits, tmp_path / "run", workers=2), "--port", str(port))
+        code, _, err = warm.run(*job(digits, tmp_path / "run", workers=2), "--port", str(port))
     assert code == 69
     assert err == (
         f"trainer: rank {taken % 2}: port {port + taken} cannot be listened on "
@@ -356,7 +365,7 @@ def test_two_gangs_on_one_folder_end_with_the_same_weights(
     digits: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    one, two = (processes.start(*job(digits, run, 2)) for _ in range(2))
+    one, two = (warm.start(*job(digits, run, 2)) for _ in range(2))
     assert [processes.finish(each)[0] for each in (one, two)] == [0, 0]
     weights = json.loads((run / "result.json").read_text())["weights_sha256"]
     assert weights == undisturbed(2)["weights_sha256"]
@@ -380,7 +389,7 @@ def test_a_reader_that_leaves_does_not_end_the_training(digits: Path, tmp_path: 
 
 def test_chaos_leaves_the_weights_alone(stores: Stores) -> None:
     with opened(stores("s3")) as folder:
-        code, out, err = processes.run(
+        code, out, err = warm.run(
             *("chaos", "--model", "tests.support.tiny:noisy", "--faults", str(FAULTS)),
             *("--seed", "46", "--steps", "1000", "--store", folder.uri, "--json"),
             env=stores("s3").environment,

@@ -51,10 +51,10 @@ def test_the_number_of_workers_may_change_to_more_than_ten_and_back(
 ) -> None:
     alone, run = tmp_path / "alone", tmp_path / "run"
     batch = ("--batch-size", str(BATCH - BATCH % (3 * WORKERS)))
-    assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
+    assert warm.run(*job(digits, alone, 1), *batch)[0] == 0
     sizes = (1, WORKERS, 3)
     for workers in sizes:
-        with processes.running(*job(digits, run, workers), *batch) as gang:
+        with warm.running(*job(digits, run, workers), *batch) as gang:
             if workers == WORKERS:
                 _await_steps(run)
                 os.kill(processes.workers(gang.pid)[WORKERS - 2], signal.SIGKILL)
@@ -86,11 +86,11 @@ def test_a_gang_of_more_than_ten_that_is_killed_trains_as_one_worker_does(
 ) -> None:
     alone, whole, killed = (tmp_path / name for name in ("alone", "whole", "killed"))
     batch = ("--batch-size", str(BATCH - BATCH % WORKERS))
-    assert processes.run(*job(digits, alone, 1), *batch)[0] == 0
-    assert processes.run(*job(digits, whole, WORKERS))[::2] == (0, "")
+    assert warm.run(*job(digits, alone, 1), *batch)[0] == 0
+    assert warm.run(*job(digits, whole, WORKERS))[::2] == (0, "")
     seed = series.seed("TRAINYARD_KILL_SEED")
     moments = random.Random(seed)
-    with processes.running(*job(digits, killed, WORKERS)) as gang:
+    with warm.running(*job(digits, killed, WORKERS)) as gang:
         for kill in range(KILLS):
             step = newest(killed) + moments.randrange(CHUNK, STEPS // (KILLS + 2))
             processes.wait_until(lambda: newest(killed) >= step, 250)  # noqa: B023

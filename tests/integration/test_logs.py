@@ -4,7 +4,7 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.support import processes
+from tests.support import processes, warm
 from trainer.cluster_spec import environment
 from trainer.runs import logs
 from trainer.storage.local import LocalStorage
@@ -32,7 +32,7 @@ def test_the_copy_is_what_each_rank_printed(digits: Path, tmp_path: Path) -> Non
     with ExitStack() as stack:
         ranks = [
             stack.enter_context(
-                processes.running(
+                warm.running(
                     *("train", "--model", "talkative:model", "--steps", "20", "--validation", "0"),
                     *("--ship-logs", "--data", str(digits), "--run", str(run)),
                     env={
@@ -60,7 +60,7 @@ def test_a_gang_that_was_killed_leaves_the_earlier_part(digits: Path, tmp_path: 
         *("train", "--preset", "softmax", "--workers", "2", "--steps", "1000000"),
         *("--validation", "400", "--ship-logs", "--data", str(digits), "--run", str(run)),
     )
-    with processes.running(*arguments) as gang:
+    with warm.running(*arguments) as gang:
         processes.wait_until(lambda: any("loss" in line for line in copied(run)))
         processes.kill_all(gang.pid)
         out, _ = gang.communicate(timeout=30)
@@ -71,12 +71,12 @@ def test_a_gang_that_was_killed_leaves_the_earlier_part(digits: Path, tmp_path: 
 
 def test_why_a_run_was_refused_is_copied_too(tmp_path: Path) -> None:
     given = ("train", "--data", str(tmp_path / "none"), "--run", str(tmp_path / "run"))
-    code, out, err = processes.run(*given, "--ship-logs")
+    code, out, err = warm.run(*given, "--ship-logs")
     assert (code, out, err.count("\n")) == (65, "", 1)
     assert copied(tmp_path / "run") == err.splitlines()
 
 
 def test_without_the_setting_nothing_is_copied(tmp_path: Path) -> None:
-    code, *_ = processes.run("train", "--data", str(tmp_path / "none"), "--run", str(tmp_path))
+    code, *_ = warm.run("train", "--data", str(tmp_path / "none"), "--run", str(tmp_path))
     assert code == 65
     assert list(tmp_path.iterdir()) == []

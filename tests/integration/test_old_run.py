@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import processes
+from tests.support import processes, warm
 from trainer import presets
 from trainer.data import dataset
 from trainer.report import network
@@ -26,7 +26,7 @@ SETTINGS = (
 
 
 def trainer(*arguments: str) -> str:
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     return out
 

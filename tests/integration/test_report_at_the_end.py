@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support import processes, warm
+from tests.support import warm
 
 
 def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
         *("--data", str(digits), "--run", str(run), "--workers", "2"),
     )
     (run / "report.html").mkdir(parents=True)  # where nothing can be written
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     assert (run / "result.json").exists()
     assert out.splitlines()[-2] == f"results in {run}/"
@@ -24,12 +24,12 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
     code, out, _ = warm.run("report", "--run", str(run))
     halfway = (run / "report.html").read_text()
     assert "In progress" in halfway
-    code, out, err = processes.run(*arguments)  # the end comes again, and a report of it
+    code, out, err = warm.run(*arguments)  # the end comes again, and a report of it
     assert (code, err) == (0, "")
     assert "In progress" not in (run / "report.html").read_text()
 
     (run / "report.html").unlink()
-    code, out, err = processes.run(*arguments)  # finished; what is missing is made
+    code, out, err = warm.run(*arguments)  # finished; what is missing is made
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"report in {run}/report.html"
     assert "Confusion matrix" in (run / "report.html").read_text()

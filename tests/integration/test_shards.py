@@ -39,7 +39,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def train(*arguments: str) -> None:
-    code, _, err = processes.run(*arguments)
+    code, _, err = warm.run(*arguments)
     assert (code, err) == (0, "")
 
 
@@ -53,7 +53,7 @@ def test_killed_within_a_window_a_run_ends_with_the_same_weights(
     assert min(whole["train_accuracy"], whole["validation_accuracy"]) > 0.7
 
     run = tmp_path / "run"
-    with processes.running(*job(sharded, run, "--xla", "auto")) as trainer:
+    with warm.running(*job(sharded, run, "--xla", "auto")) as trainer:
         processes.wait_until(lambda: checkpoint.steps(open_storage(str(run)))[:1] >= [20])
         processes.kill_all(trainer.pid)
     killed_at = checkpoint.steps(open_storage(str(run)))[0]
@@ -67,7 +67,7 @@ def test_killed_within_a_window_a_run_ends_with_the_same_weights(
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(whole["test_accuracy"])
 
-    code, _, err = processes.run(*job(sharded, run, "--xla", "auto"), "--shuffle-shards", "1")
+    code, _, err = warm.run(*job(sharded, run, "--xla", "auto"), "--shuffle-shards", "1")
     assert code == 2
     assert "shuffle_shards (2 there, 1 here)" in err
 
@@ -88,7 +88,7 @@ def test_two_workers_see_the_samples_of_one_and_a_killed_one_costs_nothing(
     np.testing.assert_allclose(whole["train_accuracy"], one["train_accuracy"], atol=0.01)
 
     run = tmp_path / "killed"
-    with processes.running(*job(sharded, run, "--workers", "2")) as gang:
+    with warm.running(*job(sharded, run, "--workers", "2")) as gang:
         processes.wait_until(lambda: checkpoint.steps(open_storage(str(run)))[:1] >= [20])
         os.kill(processes.workers(gang.pid)[1], signal.SIGKILL)
         code, _, _ = processes.finish(gang)
@@ -106,7 +106,7 @@ def test_a_damaged_shard_is_told_in_one_line(
         (data / path.name).write_bytes(path.read_bytes())
     name = shards.names(number, 5)[0]
     (data / name).write_bytes(b"\0" * (data / name).stat().st_size)
-    code, _, err = processes.run(*job(data, tmp_path / "run", "--workers", str(workers)))
+    code, _, err = warm.run(*job(data, tmp_path / "run", "--workers", str(workers)))
     assert (code, err.count("\n")) == (65, 1)
     assert f"{data}/{name}: " in err
 
@@ -115,7 +115,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     sharded: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    code, _, err = processes.run(*job(sharded, run, "--memory", "1"))
+    code, _, err = warm.run(*job(sharded, run, "--memory", "1"))
     assert (code, err.count("\n")) == (2, 1)
     assert "memory: 1 MiB: two windows of 2 of the 5 shards" in err
     assert not run.exists()
@@ -124,7 +124,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
 def peak(data: Path, run: Path, *more: str) -> float:
     """Return the most memory that a worker had while it trained, MiB."""
     most = 0.0
-    with processes.running(*COMMON[:3], "--data", str(data), "--run", str(run), *more) as trainer:
+    with warm.running(*COMMON[:3], "--data", str(data), "--run", str(run), *more) as trainer:
         while trainer.poll() is None:
             for worker in processes.workers(trainer.pid).values():
                 most = max(most, _high_water(worker))

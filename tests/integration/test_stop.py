@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import processes, series
+from tests.support import processes, series, warm
 from tests.support.stores import Stores, proxied
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
@@ -85,7 +85,7 @@ def test_a_gang_leaves_one_record_of_its_end(digits: Path, tmp_path: Path) -> No
     message.touch()
     env = {"TRAINYARD_TERMINATION_LOG": str(message)}
     endless = (*job(digits, str(tmp_path / "a"), 2), "--steps", "1000000")
-    with processes.running(*endless, env=env) as gang:
+    with warm.running(*endless, env=env) as gang:
         assert gang.stdout
         assert any("loss" in line for line in iter(gang.stdout.readline, ""))
         gang.send_signal(signal.SIGTERM)
@@ -103,7 +103,7 @@ def test_a_gang_leaves_one_record_of_its_end(digits: Path, tmp_path: Path) -> No
     }
     assert sum("failure" in line for line in told) == 1
     assert err.count("\n") == 1
-    code, out, _ = processes.run(*job(digits, str(tmp_path / "b"), 2), env=env)
+    code, out, _ = warm.run(*job(digits, str(tmp_path / "b"), 2), env=env)
     assert code == 0
     record = json.loads(message.read_text())
     assert (record["event"], record["steps"]) == ("finished", 400)
@@ -116,7 +116,7 @@ def test_a_refusal_is_a_record_too(tmp_path: Path, workers: int) -> None:
     message.touch()
     env = {"TRAINYARD_TERMINATION_LOG": str(message)}
     arguments = job(tmp_path / "none", str(tmp_path / "run"), workers)
-    code, out, err = processes.run(*arguments, env=env)
+    code, out, err = warm.run(*arguments, env=env)
     last = json.loads(out)
     assert (code, last["exit_code"], last["failure"]["kind"]) == (65, 65, "data")
     assert last["failure"] == json.loads(message.read_text())

@@ -22,6 +22,7 @@ from trainer.testing.proxy import Answer, Fault, Kind, Proxy, Request, Verb, ver
 
 OUTAGE = series.length(1, 60)  # seconds that the store is down
 STEPS = 800
+EVENTS = ("--tensorboard", "on")  # more objects that a store may fail at
 LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps there are
 
 
@@ -56,7 +57,7 @@ def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     def weights(steps: int) -> str:
         def train(run: Path) -> None:
-            code, _, err = processes.run(*job(digits, str(run), steps), limit=LIMIT)
+            code, _, err = warm.run(*job(digits, str(run), steps), limit=LIMIT)
             assert (code, err) == (0, "")
 
         run = shared.once(tmp_path_factory, f"undisturbed-{steps}-steps", train)
@@ -82,7 +83,7 @@ def test_training_goes_on_while_the_store_is_down(
 ) -> None:
     steps = max(STEPS, 300 + OUTAGE * 500)
     with counting(stores("s3")) as (store, proxy):
-        with processes.running(*job(digits, store.uri, steps), env=store.environment) as trainer:
+        with warm.running(*job(digits, store.uri, steps), env=store.environment) as trainer:
             told: list[dict[str, Any]] = []
             assert trainer.stdout is not None
             lines = trainer.stdout
@@ -120,7 +121,9 @@ def test_a_flaky_store_costs_nothing(
     digits: Path, undisturbed: Callable[[int], str], stores: Stores, kind: str
 ) -> None:
     with counting(stores(kind)) as (store, proxy):
-        with processes.running(*job(digits, store.uri, STEPS), env=store.environment) as trainer:
+        with warm.running(
+            *job(digits, store.uri, STEPS), *EVENTS, env=store.environment
+        ) as trainer:
             for fault, verb in FLAKY * 2:
                 status = 429 if verb == "delete" else 503
                 proxy.faults.append(Fault(fault, verb, status=status, seconds=0.3))
@@ -145,11 +148,11 @@ def test_a_run_killed_and_resumed_in_any_store_ends_as_in_a_folder(
         source = f"{folder.uri}/data"
         code, _, err = warm.run("data", "put", "--from", str(digits), "--to", source, env=env)
         assert (code, err) == (0, "")
-        arguments = (*job(source, run.uri, STEPS), "--report")
-        with processes.running(*arguments, env=env):
+        arguments = (*job(source, run.uri, STEPS), *EVENTS, "--report")
+        with warm.running(*arguments, env=env):
             processes.wait_until(lambda: len(checkpoint.steps(run)) > 1)
         assert "result.json" not in [entry.name for entry in run.list()]
-        code, out, err = processes.run(*arguments, env=env)
+        code, out, err = warm.run(*arguments, env=env)
         assert (code, err) == (0, "")
         assert _weights(run.read("result.json")) == undisturbed(STEPS)
         assert b"</html>" in run.read("report.html")
@@ -186,7 +189,7 @@ def test_a_full_disk_ends_in_69_and_the_run_goes_on_once_there_is_room(
 ) -> None:
     run, filler = small_disk / "run", small_disk / "filler"
     arguments = job(digits, str(run), STEPS)
-    with processes.running(*arguments) as trainer:
+    with warm.running(*arguments) as trainer:
         processes.wait_until(lambda: (run / "checkpoints").exists())
         _fill(filler)
         code, out, err = processes.finish(trainer)
@@ -199,6 +202,6 @@ def test_a_full_disk_ends_in_69_and_the_run_goes_on_once_there_is_room(
     for path in (run / "checkpoints").glob("step-*"):
         checkpoint.decode(path.read_bytes(), str(path))
     filler.unlink()
-    code, _, err = processes.run(*arguments)
+    code, _, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     assert _weights((run / "result.json").read_bytes()) == undisturbed(STEPS)

@@ -27,7 +27,7 @@ def sweep_file(where: Path, name: str, data: Path, **changes: Any) -> Path:
 
 
 def sweep(path: Path) -> tuple[int, str, str]:
-    return processes.run("sweep", str(path), limit=4 * processes.LIMIT)
+    return warm.run("sweep", str(path), limit=4 * processes.LIMIT)
 
 
 def results(folder: Path) -> dict[str, str]:
@@ -63,7 +63,7 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(
 ) -> None:
     path = sweep_file(tmp_path, "killed", digits)
     folder = tmp_path / "killed"
-    with processes.running("sweep", str(path)) as process:
+    with warm.running("sweep", str(path)) as process:
         processes.wait_until(lambda: len(results(folder)) == 1)
         processes.wait_until(lambda: len(list(folder.glob("*/checkpoints/*"))) > 4)
         processes.kill_all(process.pid)
@@ -83,7 +83,7 @@ def test_a_stopped_sweep_stores_a_checkpoint_and_says_how_to_go_on(
 ) -> None:
     path = sweep_file(tmp_path, "stopped", digits, settings={"steps": 10_000_000})
     folder = tmp_path / "stopped"
-    with processes.running("sweep", str(path)) as process:
+    with warm.running("sweep", str(path)) as process:
         processes.wait_until(lambda: list(folder.glob("*/checkpoints/*")))
         process.send_signal(signal.SIGTERM)
         code, out, err = processes.finish(process)
@@ -126,13 +126,13 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path: Path, undisturbed: 
     code, out, err = sweep(path)
     assert (code, out) == (2, "")
     assert "is a run on other data" in err
-    code, out, err = processes.run("sweep", str(sweep_file(tmp_path, "no-data", tmp_path / "none")))
+    code, out, err = warm.run("sweep", str(sweep_file(tmp_path, "no-data", tmp_path / "none")))
     assert (code, out, err.count("\n")) == (65, "", 1)
 
 
 def test_the_plan_and_mistakes_are_told_without_training(tmp_path: Path, digits: Path) -> None:
     path = sweep_file(tmp_path, "planned", digits)
-    code, out, err = processes.run("sweep", "--plan", str(path))
+    code, out, err = warm.run("sweep", "--plan", str(path))
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 4
     assert out.startswith(f"1/4  learning_rate 0.001, batch_size 32  {tmp_path}/planned/")

@@ -16,15 +16,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support import processes
+from tests.support import processes, warm
 from tests.support.stores import Stores, opened
 from trainer.runs import event_log, events
 from trainer.storage.base import Storage, open_storage
 
-JOB = (
-    *("train", "--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
-    "--no-report",
-)
+JOB = (*("train", "--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),)
 
 
 class Board:
@@ -103,7 +100,7 @@ def check_curves(shown: Board, run: str, metrics: bytes) -> None:
 
 
 def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
-    code, _, err = processes.run(
+    code, _, err = warm.run(
         *(*JOB, "--preset", "cnn", "--steps", "60", "--eval-epochs", "2"),
         *("--tensorboard", "histograms"),
         *("--data", str(digits), "--run", str(tmp_path / "deep" / "one")),
@@ -155,7 +152,7 @@ def last_part(run: Storage) -> int:
 def kill_after_a_part(job: tuple[str, ...], run: Storage, env: Mapping[str, str]) -> int:
     """Train until a new part is stored, SIGKILL everything, and return the part's step."""
     before = last_part(run)
-    with processes.running(*job, env=env):
+    with warm.running(*job, env=env):
         processes.wait_until(lambda: last_part(run) > before)
     return last_part(run)
 
@@ -165,14 +162,14 @@ def test_a_run_in_a_bucket_is_followed_through_kills(
 ) -> None:
     model = ("--model", "tests.support.tiny:noisy", "--steps", "800", "--eval-epochs", "10")
     job = (*JOB, *model, "--data", str(digits))
-    code, _, err = processes.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
+    code, _, err = warm.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")
     assert not (tmp_path / "whole" / "events").exists()
     whole = json.loads((tmp_path / "whole" / "result.json").read_text())
     server = stores("gs")
     with opened(server) as runs:
         env, one = server.environment, open_storage(f"{runs.uri}/one")
-        stored = (*job, "--run", one.uri)
+        stored = (*job, "--tensorboard", "on", "--run", one.uri)
         first = kill_after_a_part(stored, one, env)
         with board(one.uri, env) as shown:
 
@@ -183,7 +180,7 @@ def test_a_run_in_a_bucket_is_followed_through_kills(
             second = kill_after_a_part(stored, one, env)
             assert first < second < 800
             processes.wait_until(lambda: last_point() == second, 60)
-            code, _, err = processes.run(*stored, env=env)
+            code, _, err = warm.run(*stored, env=env)
             assert (code, err) == (0, "")
             processes.wait_until(lambda: shown.curve("one/test", "loss"), 60)
             result = json.loads(one.read("result.json"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes, warm
+from tests.support import warm
 from trainer.cli import train as train_command
 from trainer.config import parse
 from trainer.data import dataset, idx, sampler, sources
@@ -29,7 +29,7 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
         *("train", "--preset", "mlp-100", *SHORT, "--xla", "auto"),
         *("--data", str(digits), "--run", str(run)),
     )
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"results in {run}/"
     assert "\ndevice: CPU, threads: 1, XLA: on, layers: reordered\n" in out
@@ -44,12 +44,12 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
     assert steps == [1, 2, 4, 8, 16, 20, 40, 50, 60]
     assert checkpoint.steps(open_storage(str(run)))[0] == 60
 
-    code, out, err = processes.run(*arguments)
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     assert out.startswith(f"this run is finished: {run}\n")
     assert result(run) == values
 
-    code, out, err = processes.run(*arguments, "--learning-rate", "0.01")
+    code, out, err = warm.run(*arguments, "--learning-rate", "0.01")
     assert code == 2
     assert err.count("\n") == 1
     assert "learning_rate (0.001 there, 0.01 here)" in err
@@ -89,7 +89,7 @@ def test_two_workers_see_the_samples_of_one_and_get_its_losses(
     losses = {}
     for workers in (1, 2):
         run = tmp_path / str(workers)
-        code, _, err = processes.run(
+        code, _, err = warm.run(
             *("train", "--preset", "mlp-100", "--workers", str(workers), "--validation", "0"),
             *("--steps", "200", "--chunk-steps", "1", "--batch-size", "64", "--eval-epochs", "0"),
             *(
@@ -120,7 +120,7 @@ def test_each_step_takes_the_samples_of_the_order(workers: int, tmp_path: Path) 
         (tmp_path / name).write_bytes(idx.encode(array))
         (tmp_path / name.replace("train", "t10k")).write_bytes(idx.encode(array))
     run = tmp_path / "run"
-    code, _, err = processes.run(
+    code, _, err = warm.run(
         *("train", "--preset", "softmax", "--workers", str(workers), "--validation", "0"),
         *("--batch-size", str(batch), "--steps", str(steps), "--chunk-steps", "1", "--seed", "3"),
         *("--checkpoint-steps", "1", "--keep-checkpoints", "100"),

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
+BROKER = "broker"  # what a process calls itself that starts others for another one
 LIMIT = 300.0  # seconds after which a test process is killed
 
 
@@ -23,21 +25,28 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**env, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
-def start(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    kind: type[subprocess.Popen[Any]] = subprocess.Popen,
+) -> subprocess.Popen[str]:
     """Start ``python -m trainer``; as a rule without what takes longer than most tests' steps.
 
-    That is a report, and XLA, whose compiler costs each worker two seconds: ``--report`` and
-    ``--xla auto`` are for the tests that are about them.
+    That is a report, TensorBoard's files, and XLA, whose compiler costs each worker two seconds:
+    ``--report``, ``--tensorboard on`` and ``--xla auto`` are for the tests that are about them.
     """
     if arguments[:1] == ("train",):
         arguments += () if "--report" in arguments else ("--no-report",)
         arguments += () if "--xla" in arguments else ("--xla", "off")
-    return subprocess.Popen(
+        arguments += () if "--tensorboard" in arguments else ("--tensorboard", "off")
+    return kind(
         [sys.executable, "-m", "trainer", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
         env=environment(env),
     )
 
@@ -61,13 +70,20 @@ def run(
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that this one started."""
+    """Return the processes that this one started, also by way of a broker, see ``warm``."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
+                for child in map(int, (task / "children").read_text().split()):
+                    found += children(child) if _is_broker(child) else [child]
     return found
+
+
+def _is_broker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text() == f"{BROKER}\n"
+    return False
 
 
 def descendants(pid: int) -> list[int]:
@@ -138,12 +154,16 @@ def wait_until(condition: Callable[[], object], limit: float = LIMIT) -> None:
         time.sleep(0.02)
 
 
-@contextlib.contextmanager
 def running(
     *arguments: str, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Start the trainer and see that nothing of it is left at the end."""
-    process = start(*arguments, env=env)
+    return ending(start(*arguments, env=env))
+
+
+@contextlib.contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """See that nothing of a process is left at the end."""
     try:
         yield process
     finally:

@@ -1,92 +1,212 @@
-"""Commands in forks of a process that has loaded TensorFlow, which takes longer than they do.
+"""Processes of the trainer that are forks of one that has loaded TensorFlow, for tests of what they
+do: most of a process's time is loading it.
 
-What a fork does is what ``python -m trainer`` does: its own working directory, environment, output
-and exit code.
+What a fork does is what ``python -m trainer`` does, with its own working directory, environment,
+files, session and exit code. Processes that it starts in turn are forks, too:
+
+    pytest
+      broker              has loaded TensorFlow, does nothing but fork
+        trainer train     as pytest asked for, for example a gang's first process
+          broker          forked before anything was done
+            trainer train   as the gang asked for: a supervisor, and so on
+
+Tests that kill single processes, or are about how processes start, start them by ``processes``.
 """
 
 import atexit
-import functools
+import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import select
+import signal
+import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import traceback
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NoReturn
 
 from tests.support import processes
+from trainer.gang import process
+from trainer.train.quick_import import quick_imports
+
+HIGH = 500  # file descriptors from here on are free in a process that has just started
+ROOM = 1 << 15  # bytes for the environment of a fork
+
+COMMAND = Path("/proc/self/comm")
+PATH = sys.path[1:]  # without the folder that this process was started in
+STOPS = {*process.STOP_SIGNALS, *process.PASSED_SIGNALS}
+
+Job = dict[str, Any]
+
+_requests: socket.socket | None = None
+
+
+class Fork(subprocess.Popen[Any]):
+    """What subprocess.Popen is, of a process that the broker forks."""
+
+    def _execute_child(  # as Popen's constructor calls it, with the files that it has opened
+        self,
+        args: Sequence[str],
+        _executable: object,
+        _preexec: object,
+        _close: object,
+        pass_fds: Sequence[int],
+        cwd: str | Path | None,
+        env: Mapping[str, str] | None,
+        _info: object,
+        _flags: object,
+        _shell: object,
+        *files: Any,
+    ) -> None:
+        stdin, _, _, stdout, _, stderr = files[:6]
+        *_, start_new_session, _ = files
+        program = list(args)[1:]
+        safe = program[0] == "-P"
+        assert (args[0], program[safe : safe + 2]) == (sys.executable, ["-m", "trainer"])
+        sys.audit("subprocess.Popen", args[0], args, cwd, env)  # as the guard of ``needs`` expects
+        self._answers, answers = os.pipe()
+        given = {0: stdin, 1: stdout, 2: stderr, **{each: each for each in pass_fds}}
+        job = {
+            "arguments": program[safe + 2 :],
+            "safe": safe,
+            "folder": str(cwd or Path.cwd()),
+            "environment": dict(os.environ if env is None else env),
+            "leads": start_new_session,
+            "numbers": list(given),
+        }
+        descriptors = [number if each < 0 else each for number, each in given.items()]
+        socket.send_fds(_broker(), [json.dumps(job).encode()], [*descriptors, answers])
+        os.close(answers)
+        self._close_pipe_fds(*files[:6])  # type: ignore[attr-defined]
+        self.pid = self._answer()
+        self._child_created = True
+
+    def _answer(self) -> int:
+        """Return the next number that the broker says: first its identity, then how it ended."""
+        data = os.read(self._answers, 4)
+        return int.from_bytes(data, sys.byteorder) if data else signal.SIGKILL
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        if flags & os.WNOHANG and not select.select([self._answers], [], [], 0)[0]:
+            return 0, 0
+        status = self._answer()
+        os.close(self._answers)
+        return self.pid, status
+
+    def _internal_poll(self, *_: object, **__: object) -> int | None:
+        lock: threading.Lock = self._waitpid_lock  # type: ignore[attr-defined]
+        if lock.acquire(blocking=False):  # else another thread waits, and will say
+            try:
+                ended = self.returncode is None and self._try_wait(os.WNOHANG)
+                if ended and ended[0]:
+                    self._handle_exitstatus(ended[1])  # type: ignore[attr-defined]
+            finally:
+                lock.release()
+        return self.returncode
+
+
+def start(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start ``python -m trainer``, with the flags that ``processes.start`` adds."""
+    return processes.start(*arguments, env=env, cwd=cwd, kind=Fork)
 
 
 def run(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    limit: float = processes.LIMIT,
 ) -> tuple[int, str, str]:
     """Run ``python -m trainer`` to its end; return exit code, standard output and error."""
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.TemporaryDirectory() as name:
-        paths = [str(Path(name) / stream) for stream in ("out", "err")]
-        job = {
-            "arguments": arguments,
-            "environment": processes.environment(env),
-            "folder": str(cwd or Path.cwd()),
-            "paths": paths,
-        }
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        if not select.select([server.stdout], [], [], processes.LIMIT)[0]:
-            _end(server)
-            raise AssertionError(f"{arguments}: still running after {processes.LIMIT} s")
-        code = int(server.stdout.readline())
-        out, err = (Path(path).read_text() for path in paths)
-    return code, out, err
+    return processes.finish(start(*arguments, env=env, cwd=cwd), limit)
 
 
-@functools.cache
-def _server() -> "subprocess.Popen[str]":
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.warm"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=processes.environment(),
-    )
-    atexit.register(_end, server)
-    return server
+def running(
+    *arguments: str, env: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """Start the trainer and see that nothing of it is left at the end."""
+    return processes.ending(start(*arguments, env=env))
 
 
-def _end(server: "subprocess.Popen[str]") -> None:
+def _broker() -> socket.socket:
+    """Return where the broker of this process takes requests; of pytest's, start it first."""
+    global _requests
+    if _requests is None:
+        _requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,  # buffers made for a pipe suit files, too
+                stderr=subprocess.PIPE,
+                env=processes.environment({"TF_CPP_MIN_LOG_LEVEL": "2", "ROOM": " " * ROOM}),
+                pass_fds=[theirs.fileno()],
+            )
+        atexit.register(_end, server, _requests)
+    return _requests
+
+
+def _end(server: "subprocess.Popen[bytes]", requests: socket.socket) -> None:
+    requests.close()
     processes.kill_all(server.pid)
-    server.wait()
-    _server.cache_clear()
+    server.communicate()
 
 
-def _serve(jobs: IO[str], answers: IO[str]) -> None:
-    import trainer.train.trainer  # noqa: F401  # which loads TensorFlow
-
-    for line in jobs:
+def _serve(requests: socket.socket) -> None:
+    """Fork for every request until nobody can ask any more; the forks do what was asked for."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # which a whole group may get
+    COMMAND.write_text(processes.BROKER)
+    running: dict[int, tuple[int, int]] = {}  # process and where to say how it ended, by pidfd
+    while True:
+        ready, _, _ = select.select([requests.fileno(), *running], [], [])
+        for each in running.keys() & set(ready):
+            pid, answers = running.pop(each)
+            _say(answers, os.waitpid(pid, 0)[1])
+            os.close(answers)
+            os.close(each)
+        if requests.fileno() not in ready:
+            continue
+        data, files, *_ = socket.recv_fds(requests, 1 << 20, 64)
+        if not data:
+            os._exit(0)
+        answers = files.pop()
         pid = os.fork()
         if pid == 0:
-            _do(json.loads(line))
-        answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
-        answers.flush()
+            requests.close()
+            for descriptor in (answers, *running, *(each for _, each in running.values())):
+                os.close(descriptor)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            COMMAND.write_text("python")
+            _do(json.loads(data), files)
+        for descriptor in files:
+            os.close(descriptor)
+        _say(answers, pid)
+        running[os.pidfd_open(pid)] = pid, answers
 
 
-def _do(job: dict[str, Any]) -> None:
+def _say(answers: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answers, number.to_bytes(4, sys.byteorder))
+
+
+def _do(job: Job, files: list[int]) -> NoReturn:
+    """Do in this process, which has just been forked, what a new one would."""
+    _place(files, job["numbers"])
+    if job["leads"]:
+        os.setsid()
+    os.chdir(job["folder"])
+    _enter(job["environment"], [] if job["safe"] else [job["folder"]])
+    sys.argv = ["trainer", *job["arguments"]]
+    _have_broker(job["numbers"])
     code: Any = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, path in enumerate(job["paths"], 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os.chdir(job["folder"])
-        os.environ.clear()
-        os.environ.update(job["environment"])
-        sys.path[0] = job["folder"]
-        sys.argv = ["trainer", *job["arguments"]]
         from trainer.__main__ import run as main
 
         main()
@@ -94,12 +214,52 @@ def _do(job: dict[str, Any]) -> None:
         code = end.code
     except BaseException:
         traceback.print_exc()
-    finally:
+    finally:  # as the interpreter ends, but it would also take apart what others still use
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
 
 
+def _place(files: list[int], numbers: list[int]) -> None:
+    """Have these files at the numbers where they are looked for."""
+    copies = [fcntl.fcntl(each, fcntl.F_DUPFD, HIGH) for each in files]
+    for each in files:
+        os.close(each)
+    for copy, number in zip(copies, numbers, strict=True):
+        os.dup2(copy, number)
+        os.close(copy)
+
+
+def _enter(environment: Mapping[str, str], first: list[str]) -> None:
+    inherited = os.environ["PYTHONPATH"].split(os.pathsep)
+    os.environ.clear()
+    os.environ.update(environment)
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [*first, *filter(None, given), *(p for p in PATH if p not in inherited)]
+    # For those who read it in /proc, write it where the kernel put that of the first broker.
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
+    shown = "\0".join(f"{name}={value}" for name, value in environment.items()).encode()
+    assert len(shown) < end - start
+    ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
+
+
+def _have_broker(files: list[int]) -> None:
+    """Fork the broker of this process, which shall not hold its files open."""
+    global _requests
+    _requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        _requests.close()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in files:
+            os.dup2(nothing, number)
+        _serve(theirs)
+    theirs.close()
+    vars(process)["subprocess"] = types.SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE)
+
+
 if __name__ == "__main__":
-    # A copy, as a child closes the server's own.
-    _serve(os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w"))
+    with quick_imports():
+        import trainer.train.trainer  # noqa: F401
+    _serve(socket.socket(fileno=int(sys.argv[1])))
