@@ -101,7 +101,7 @@ def _words(cause: reader.Cause | None) -> str:
     if cause is None:
         return ""
     rank = "" if cause.rank is None else f"rank {cause.rank}: "
-    return printable(f"{rank}{cause.message}{f'; {cause.remedy}' if cause.remedy else ''}")
+    return one_line(f"{rank}{cause.message}{f'; {cause.remedy}' if cause.remedy else ''}", 500)
 
 
 def _progress(live: Live) -> Json:
@@ -202,9 +202,6 @@ def chart(
         "xTicks": [[tick, vega.tick_text(tick, "number", x_ticks)] for tick in x_ticks],
         "yTicks": [[tick, vega.tick_text(tick, kind, y_ticks)] for tick in y_ticks],
         "marks": [short(mark) for mark in sorted(set(marks))],
-        "xName": "step",
-        "xKind": "number",
-        "kind": kind,
         "gist": f"{title} over steps. "
         + " ".join(
             f"{name}: {value} at step {thinned[name][-1][0]:,.0f}." for name, value in last.items()

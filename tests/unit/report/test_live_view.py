@@ -62,7 +62,7 @@ def put_ranks(storage: Storage, *states: str, **others: Any) -> None:
         (
             ["missing", "missing"],
             {"over": True, "cause": {**KILLED, "remedy": "give it\nmore"}},
-            ("failed", f"rank 1: was killed by signal 9; give it\ufffdmore. {status.AGAIN}"),
+            ("failed", f"rank 1: was killed by signal 9; give it more. {status.AGAIN}"),
         ),
     ],
 )

@@ -126,7 +126,8 @@
     write(id("trouble"), words);
     id("trouble").hidden = !words;
     const seconds = Date.now() / 1000 - (said?.progress?.time ?? NaN);
-    write(id("age"), seconds >= 0 && !over ? `the newest figures are ${Math.round(seconds)} s old` : "");
+    const [amount, unit] = seconds < 120 ? [seconds, "s"] : seconds < 7200 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+    write(id("age"), seconds >= 0 && !over ? `the newest figures are ${Math.round(amount)} ${unit} old` : "");
   };
 
   const ask = async () => {
