@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning"),
 ]
 ROWS = re.findall(
-    r"^\| `(\S+)` \| (\S+).* \| ([\d.]+)", (processes.ROOT / "docs/export.md").read_text(), re.M
+    r"^\| `(\S+)` \| (\S+)[^|]* \| ([\d.]+)", (processes.ROOT / "docs/export.md").read_text(), re.M
 )
 PACKAGES = {  # by the name in the page, what is installed for a version
     "onnxruntime": ["onnxruntime=={}", "numpy<2"],

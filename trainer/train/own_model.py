@@ -69,7 +69,10 @@ def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
         # A black, a grey and a white image: the first call builds what is not built yet, and
         # shows what the model returns.
         grey = np.multiply.outer(np.linspace(0, 1, 3), np.ones(input_shape))
-        answer = np.asarray(model(grey.astype(np.float32), training=False), np.float32)
+        answer = model(grey.astype(np.float32), training=False)
+        if isinstance(answer, dict | list | tuple):
+            raise _Mistake(f"returns a {type(answer).__name__} of outputs; return the logits alone")
+        answer = np.asarray(answer, np.float32)
         _check_logits(answer, classes)
         _warn_of_suspects(model, input_shape, answer, lambda w: warn(f"model: {reference}: {w}"))
     except _Mistake as mistake:

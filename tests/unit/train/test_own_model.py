@@ -195,6 +195,11 @@ def two_outputs(input_shape, classes):
     return keras.Model(images, [layers.Dense(classes)(flat), layers.Dense(1)(flat)])
 
 
+def named_outputs(input_shape, classes):
+    images = keras.Input(input_shape)
+    return keras.Model(images, {"logits": layers.Dense(classes)(layers.Flatten()(images))})
+
+
 def no_model(input_shape, classes):
     return [layers.Dense(classes)]
 
@@ -299,6 +304,8 @@ MISTAKES = {
     "end with Dense(10)",
     "unflattened": "its output for 3 images has shape (3, 28, 28, 10), but the data has 10 "
     "classes; end with keras.layers.Flatten() and Dense(10)",
+    "two_outputs": "returns a list of outputs; return the logits alone",
+    "named_outputs": "returns a dict of outputs; return the logits alone",
     "no_model": f"returned a list{GIVE}",
     "nothing": f"returned a NoneType{GIVE}",
     "number": f"number is a int{GIVE}",
