@@ -48,7 +48,7 @@ def view(live: Live, seen: Seen) -> Json:
     state, words = _state(live, seen)
     return {
         "state": state,
-        "name": printable(str((live.stored or {}).get("model") or _preset(live))),
+        "name": one_line((live.stored or {}).get("model") or _preset(live), 200),
         "words": words,
         "trouble": seen.trouble or " ".join(live.faults.values()),
         "progress": _progress(live) if live.stored else None,
@@ -127,12 +127,14 @@ def _progress(live: Live) -> Json:
 
 def total_steps(stored: Mapping[str, Any], newest: Mapping[str, Any]) -> int:
     """Return the steps of a run by its settings and a line of its metrics; 0 if not yet known."""
-    step = facts.number(newest.get("step")) or 0
-    if steps := facts.number(stored.get("steps")):
-        return int(steps)
-    epochs, done = facts.number(stored.get("epochs")), facts.number(newest.get("epoch"))
+    step = int(facts.number(newest.get("step")) or 0)
+    steps, epochs, done = (
+        max(0.0, facts.number(value) or 0.0)
+        for value in (stored.get("steps"), stored.get("epochs"), newest.get("epoch"))
+    )
     # An epoch has four decimals in metrics.jsonl.
-    return max(round(min(epochs * step / done, 1e15)), int(step)) if epochs and done else 0
+    estimate = epochs * step / done if done else 0.0
+    return max(round(min(steps or estimate, 1e15)), step) if steps or estimate else 0
 
 
 def _pace(seconds: Points) -> float:

@@ -1,6 +1,7 @@
 """What the page of a run in progress is given."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def test_progress_and_the_time_left(storage: Storage) -> None:
         ({"steps": 0, "epochs": 5.0}, {"step": 1, "epoch": 0.0}, 0),
         ({"epochs": 1e99}, {"step": 1, "epoch": 1e-4}, 10**15),
         ({"epochs": "5"}, {}, 0),
+        ({"epochs": 5.0}, {"step": 100, "epoch": -1e-300}, 0),
+        ({"epochs": -1e99, "steps": -5}, {"step": 100, "epoch": 1e-300}, 0),
         ({"steps": True}, {"step": None}, 0),
     ],
 )
@@ -203,3 +206,31 @@ def test_charts_are_small_and_their_ticks_span_the_points(storage: Storage) -> N
     assert [text for _, text in speed["yTicks"]][-1] == "100k"
     assert loss["gist"].endswith("training: 0.00015 at step 20,000.")
     assert loss["last"] == {"training": "0.00015"}
+
+
+def test_whatever_a_folder_holds_becomes_json(storage: Storage) -> None:
+    values: list[Any] = [
+        0,
+        -1,
+        1e99,
+        1e-300,
+        True,
+        None,
+        "x",
+        "\ud800",
+        [],
+        {},
+        [1, "a", None, 1e300],
+        10**400,
+    ]
+    numbers = random.Random(5)
+    names = ("loss", "accuracy", "epoch", "images_per_second", "compute_ms", "wait_ms", "sum_ms")
+    for _ in range(300):
+        live = Live(storage)
+        live.stored = {
+            name: numbers.choice(values) for name in ("preset", "model", "steps", "epochs")
+        }
+        for step in sorted(numbers.sample((0, 1, 5, 2**52, 2**53), 3)):
+            line = {name: numbers.choice(values) for name in (*names, "time")}
+            live._add({**line, "step": step, "train_seconds": numbers.choice((0, 1.5, 1e14))})
+        json.dumps(view(live, NOTHING), allow_nan=False)
