@@ -32,13 +32,12 @@ def watching(run: Path) -> Iterator[str]:
 
 def state(address: str) -> Any:
     with urllib.request.urlopen(f"{address}state", timeout=60) as answer:
-        body = answer.read()
-    return json.loads(body or b"{}")
+        return json.loads(answer.read())
 
 
 def test_a_run_is_served_from_before_it_begins_until_ctrl_c(tmp_path: Path) -> None:
     with watching(tmp_path / "run") as address:
-        processes.wait_until(lambda: state(address).get("state") == "waiting", 60)
+        processes.wait_until(lambda: "fills itself" in state(address)["words"], 60)
         make_run(tmp_path / "other").rename(tmp_path / "run")
         processes.wait_until(lambda: state(address)["state"] == "finished", 60)
         with urllib.request.urlopen(f"{address}report", timeout=60) as answer:

@@ -51,7 +51,7 @@ class Watcher:
 
     def __init__(self, live: Live, beside: Callable[[], Seen] = Seen) -> None:
         self._live, self._beside = live, beside
-        self._body = b""
+        self._body = _encoded(live, Seen("its folder is being read"))
         self._pictures: dict[str, bytes] = {}
         self._report: bytes | None = None
         self._making = threading.Lock()
@@ -67,7 +67,7 @@ class Watcher:
         except UserError as error:
             seen = seen._replace(trouble=one_line(error))
         self._pictures = dict(self._live.pictures)
-        self._body = json.dumps(view(self._live, seen)).encode()
+        self._body = _encoded(self._live, seen)
 
     def keep_up(self, stop: threading.Event) -> None:
         """Look until ``stop`` is set."""
@@ -102,6 +102,10 @@ class Watcher:
             if finished:
                 self._report = page
             return page
+
+
+def _encoded(live: Live, seen: Seen) -> bytes:
+    return json.dumps(view(live, seen)).encode()
 
 
 def serve(

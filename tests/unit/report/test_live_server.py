@@ -90,6 +90,12 @@ def test_what_has_not_changed_is_not_sent_again(run: Path) -> None:
     assert changed.json["state"] == "training"
 
 
+def test_a_page_is_answered_before_the_first_look(run: Path) -> None:
+    answer = client(Watcher(Live(open_storage(str(run))))).get("/state", headers=HERE)
+    assert answer.json
+    assert answer.json["words"] == "its folder is being read"
+
+
 def test_the_report_of_a_finished_run_is_made_once(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
