@@ -17,7 +17,7 @@ def blocks(page: Path, language: str = "sh") -> list[str]:
 def run(commands: str, folder: Path, env: Mapping[str, str] | None = None) -> str:
     """Run shell commands in a folder, with the Python of the tests, and return what they print."""
     done = subprocess.run(
-        ["bash", "-ec", commands.replace("python -m", f"{sys.executable} -P -m")],
+        ["bash", "-ec", re.sub(r"\bpython (?=-[mc] )", f"{sys.executable} -P ", commands)],
         cwd=folder,
         env=environment(env),
         timeout=2 * LIMIT,
