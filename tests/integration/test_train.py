@@ -39,6 +39,14 @@ def test_a_run_leaves_results_and_says_where(digits: Path, tmp_path: Path) -> No
     assert (values["steps"], values["workers"], values["preset"]) == (60, 1, "mlp-100")
     assert values["epochs"] == pytest.approx(60 * 32 / 1600)
     assert {"test_loss", "train_accuracy", "wall_seconds", "images_per_second"} <= values.keys()
+    [rank] = values["ranks"]
+    assert rank["peak_memory_bytes"] > 100e6
+    assert rank["cpu_seconds"] > 0.1
+    start = json.loads((run / "start.json").read_text())
+    assert (start["device"], start["workers"], start["xla"]) == ("CPU", 1, True)
+    assert sum(layer["weights"] for layer in start["model"]) == 784 * 100 + 100 + 100 * 10 + 10
+    assert start["model"][-1]["output"] == [10]
+    assert (run / "model/architecture.json").exists()
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in metrics if "loss" in line]
     assert steps == [1, 2, 4, 8, 16, 20, 40, 50, 60]
