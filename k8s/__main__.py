@@ -1,6 +1,17 @@
 """The verbs of a cluster, their errors and exit codes; each verb is in k8s.commands."""
 
+import os
 import sys
+
+# python -m puts the current directory first on the path. A random.py of the user's, or of whose
+# run is there, would come before Python's own. In a checkout it is where the program itself is.
+if (
+    __name__ == "__main__"
+    and not sys.flags.safe_path
+    and sys.path[0] != os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+):
+    del sys.path[0]
+
 from collections.abc import Sequence
 
 from trainer.command_line import Program

@@ -204,6 +204,9 @@ class TrainConfig(BaseModel):
     def _model_is_a_reference(cls, value: str | None) -> str | None:
         if value is not None and not all(part.strip() for part in value.partition(":")):
             raise ValueError("must be package.module:function")
+        module = (value or "").partition(":")[0]
+        if "/" in module or module.endswith(".py"):
+            raise ValueError("must be package.module:function; give the file or folder with --code")
         return value
 
     @field_validator("units", mode="before")

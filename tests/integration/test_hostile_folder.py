@@ -141,6 +141,14 @@ def test_tensorboard_imports_nothing(place: Path) -> None:
     assert not (place / FOLDER / "mark").exists()
 
 
+def test_nothing_is_imported_from_where_somebody_stands(place: Path, tmp_path: Path) -> None:
+    for name in ("random", "json", "keras", "numpy", "yaml", "vl_convert", "tensorboard"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
+    folder = str(place / FOLDER)
+    for words in (("report", "--run", folder), ("evaluate", "--run", folder, "--model", OWN)):
+        assert fresh_verb(tmp_path, *words)[0] == 0
+
+
 def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
     code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING)
     assert code == 2

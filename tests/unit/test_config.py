@@ -53,6 +53,16 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("log_format", "xml", "Input should be 'auto', 'text' or 'json'"),
     ("model", "my_models", "must be package.module:function"),
     ("model", ":build", "must be package.module:function"),
+    (
+        "model",
+        "./nets:small",
+        "must be package.module:function; give the file or folder with --code",
+    ),
+    (
+        "model",
+        "nets.py:small",
+        "must be package.module:function; give the file or folder with --code",
+    ),
     ("model", "my_models: ", "must be package.module:function"),
     ("units", "64,x", "must be numbers from 1 to 65536, with commas in between"),
     ("units", 0, "must be numbers from 1 to 65536, with commas in between"),

@@ -274,8 +274,11 @@ def _split(part: Part, options: Options, where: str) -> tuple[Part, Part]:
             f"{where}: {plural(len(part.labels), 'image')}, of which {options.test_share:g} leaves "
             "none for testing; give more images or a larger --test-share"
         )
-    train, test = (Part(part.images[rows], part.labels[rows]) for rows in (~is_test, is_test))
-    return train, test
+    # In the order drawn: the first images, which are for validation, are then of every class.
+    train = order[~is_test[order]]
+    return Part(part.images[train], part.labels[train]), Part(
+        part.images[is_test], part.labels[is_test]
+    )
 
 
 def _offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:

@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data import sampler
 from trainer.data.collection import Collection, Options, Part, check_room, named
 from trainer.errors import DataError
 from trainer.text import one_line, printable
@@ -64,7 +65,9 @@ def read(folder: Path, options: Options) -> Collection:
     images = decode((Picture(str(path), path) for path in paths), options)
     labels, of_labels = named(names)
     cut = len(found[0])
-    train, test = Part(images[:cut], labels[:cut]), Part(images[cut:], labels[cut:])
+    # They are listed class by class, and the first ones are for validation.
+    drawn = sampler.permutation(options.seed, 0, cut)
+    train, test = Part(images[drawn], labels[drawn]), Part(images[cut:], labels[cut:])
     return Collection(train, test if len(found) > 1 else None, str(folder), of_labels)
 
 

@@ -187,6 +187,15 @@ def own_name(file: str) -> str | None:
     return Path(file).relative_to(folder or "").as_posix() if inside else None
 
 
+def is_hidden(module: str, file: str | None) -> bool:
+    """Return whether the code imported here has such a module, and this file of it is another's."""
+    folder, top = os.environ.get(UNPACKED), module.partition(".")[0]
+    has = folder and (
+        Path(folder, f"{top}.py").is_file() or Path(folder, top, "__init__.py").is_file()
+    )
+    return bool(has) and (file is None or own_name(file) is None)
+
+
 def fetch(storage: Storage, reference: str) -> bytes:
     """Return an archive of a run's folder.
 

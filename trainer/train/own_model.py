@@ -89,6 +89,8 @@ class _Mistake(Exception):  # noqa: N818
 def _function(reference: str) -> Callable[..., Any]:
     module_name, _, name = reference.partition(":")
     module = importlib.import_module(module_name)
+    if code.is_hidden(module_name, getattr(module, "__file__", None)):
+        raise _Mistake(f"{module_name} is a module of Python's or a package's; rename your file")
     function = getattr(module, name, None)
     if function is None:
         own = [each for each, value in vars(module).items() if callable(value)]

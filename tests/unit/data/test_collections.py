@@ -206,6 +206,18 @@ def test_emnist_letters_without_their_mapping_file(tmp_path: Path) -> None:
     assert "".join(about.class_names) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+def test_the_first_pictures_are_of_every_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "zoo", IMAGES, ANIMALS)
+    pictures(tmp_path / "two" / "train", IMAGES[:30], ANIMALS[:30])
+    pictures(tmp_path / "two" / "test", IMAGES[30:], ANIMALS[30:])
+    for name in ("zoo", "two"):
+        data, _ = put(tmp_path / name, tmp_path / "to" / name)
+        assert set(data.train.labels[:20]) == set(range(CLASSES))
+        for image, label in zip(data.train.images, data.train.labels, strict=True):
+            [at] = np.flatnonzero((image[..., 0] == IMAGES).all(axis=(1, 2)))
+            assert LABELS[at] == label
+
+
 def test_names_go_along_with_a_copy(tmp_path: Path) -> None:
     pictures(tmp_path / "zoo", IMAGES, ANIMALS)
     first = put(tmp_path / "zoo", tmp_path / "one", licence="CC0")[1]

@@ -232,6 +232,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "zoo" / "tutorial.py").write_text(
         "from tensorflow.examples.tutorials.mnist import input_data\n"
     )
+    (tmp_path / "random.py").write_text("from zoo.own import good\n")  # after Python's own
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv(code.UNPACKED, "")
@@ -313,6 +314,7 @@ MISTAKES = {
         f"TypeError: of_one_argument() takes 1 positional argument but 2 were given{GIVE}"
     ),
     "xyz": f"zoo.own has no xyz{GIVE}",
+    "random:good": "random is a module of Python's or a package's; rename your file",
     "subclased": f"zoo.own has no subclased; did you mean subclassed?{GIVE}",
     "zoo.none:good": "there is no module 'zoo.none' where you stand or in --code, and none is "
     "installed; give --code with its file or folder",
