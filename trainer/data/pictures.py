@@ -65,10 +65,12 @@ def read(folder: Path, options: Options) -> Collection:
     images = decode((Picture(str(path), path) for path in paths), options)
     labels, of_labels = named(names)
     cut = len(found[0])
+    if len(found) == 1:
+        return Collection(Part(images, labels), None, str(folder), of_labels)
     # They are listed class by class, and the first ones are for validation.
     drawn = sampler.permutation(options.seed, 0, cut)
     train, test = Part(images[drawn], labels[drawn]), Part(images[cut:], labels[cut:])
-    return Collection(train, test if len(found) > 1 else None, str(folder), of_labels)
+    return Collection(train, test, str(folder), of_labels)
 
 
 def _splits(folder: Path) -> list[Path]:
