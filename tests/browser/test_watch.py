@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import chromium
 from tests.support.folders import attempt, digits, make_run, metric_lines
 from trainer.report import live_server
 from trainer.report.live import Live
@@ -150,6 +151,8 @@ def test_a_page_whose_server_has_ended_says_so(browser: Any, finished: Path) -> 
         page.get_by_text("step 1,000 of 1,000").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == 1280
         assert not page.locator("#trouble").is_visible()
+        page.evaluate(chromium.axe())
+        assert page.evaluate("() => axe.run()")["violations"] == []
         stop.set()
         page.locator("#trouble", has_text="does not answer").wait_for(timeout=20_000)
         assert page.get_by_text("step 1,000 of 1,000").is_visible()

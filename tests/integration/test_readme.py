@@ -48,7 +48,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "docs", folder / "docs")  # a command writes there
     (folder / "tests/support").mkdir(parents=True)
-    (folder / "tests/support/azurite").symlink_to(ROOT / "tests/support/azurite")
+    for name in ("azurite", "axe"):  # programs of Node.js
+        (folder / "tests/support" / name).symlink_to(ROOT / "tests/support" / name)
     (folder / "runs").mkdir()
     run_file = (ROOT / "runs/gcs.yaml").read_text()
     (folder / "runs/gcs.yaml").write_text(f"{run_file}  validation: 400\n")
