@@ -56,6 +56,8 @@ report predict watch: $(VENV)/trainer
 export: $(VENV)/onnx
 report predict export watch:
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
+	@test -n '$(if $(filter predict,$@),$(PICTURES)$(ARGS),-)' || { \
+		echo 'give PICTURES=, files or a folder, or ARGS="--test 10"' >&2; exit 2; }
 	@$(BIN)/python -m trainer $@ --run '$(RUN)' $(if $(filter predict,$@),$(PICTURES)) $(ARGS)
 
 tensorboard: RUN = $(STORE)/runs

@@ -68,7 +68,7 @@ def naively(file: bytes) -> Bytes:
 def prepared(file: bytes) -> Bytes:
     """Return the one digit of a picture, or black where it has none or several."""
     try:
-        digits = picture.digits(picture.decode(file, "hostile"), "hostile")
+        digits, _ = picture.digits(picture.decode(file, "hostile"), "hostile")
     except DataError:
         digits = []
     return digits[0].image if len(digits) == 1 else np.zeros((28, 28), np.uint8)

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.pictures import lots
-from tests.support import hostile, warm
+from tests.support import hostile, photographs, series, warm
 from tests.support.imports import loaded
 from tests.support.mnist import find_mnist
 from trainer.data import dataset
+from trainer.inference import picture
 
 Reader = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.int64]]
 
@@ -42,6 +43,56 @@ def test_hostile_pictures_are_read_as_their_originals(data: Path, read: Reader) 
     naive, ours = figures.sum(axis=0) / (17 * len(hostile.KINDS))
     assert ours >= (0.97 if find_mnist() else 0.92), figures
     assert naive <= 0.6, figures
+
+
+QUICK = ["a strip of table", "squared paper", "matshow", "imshow", "16 bit", "tiny"]
+
+
+@pytest.mark.long
+def test_photographs_are_read(data: Path, read: Reader) -> None:
+    """Of 200 digits on sixty photographs nine in ten; of those of a few kinds likewise."""
+    test = dataset.load(str(data)).test
+    digits = right = 0
+    kinds = None if series.LONG else QUICK
+    for kind, file, truth in photographs.make(test.images[..., 0], test.labels, 1, kinds):
+        found, _ = picture.digits(picture.decode(file, kind), kind)
+        answers = read(np.stack([digit.image for digit in found])).tolist()
+        digits += len(truth)
+        if len(answers) == len(truth):
+            right += sum(one == other for one, other in zip(answers, truth, strict=True))
+    assert digits == 200 or not series.LONG
+    assert right >= (0.9 if find_mnist() else 0.8) * digits
+
+
+@pytest.mark.parametrize("number", [0, 10])
+def test_a_test_image_is_looked_up(data: Path, run: str, number: int) -> None:
+    truth = int(dataset.load(str(data)).test.labels[number])
+    code, out, err = warm.run("predict", "--run", run, "--test", str(number))
+    assert code == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 28 + 1 + 10
+    assert lines[28].startswith(f"test image {number}: {truth}; predicted: ")
+    assert [line.split()[0] for line in lines[29:]] == [str(label) for label in range(10)]
+    shares = [float(line.split()[1].rstrip("%")) for line in lines[29:]]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--test", "100000"], "test images; give 0 to "),
+        (["--test", "-1"], "test images; give 0 to "),
+        ([], "name a PICTURE"),
+        (["--test", "1", "x.png"], "name a PICTURE"),
+        (["--data", "x", "x.png"], "needs --test N"),
+    ],
+)
+def test_mistakes_of_a_look_up_are_one_line(run: str, arguments: list[str], words: str) -> None:
+    code, out, err = warm.run("predict", "--run", run, *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert words in err
 
 
 def test_a_row_of_digits_on_a_photographed_sheet(data: Path, run: str, tmp_path: Path) -> None:

@@ -4,21 +4,35 @@ import argparse
 import sys
 
 from trainer.cli import shared
-from trainer.inference import panel, predict
-from trainer.runs.trained_weights import restore_with
+from trainer.errors import ConfigError
+from trainer.inference import panel, predict, test_image
+from trainer.runs.trained_weights import Restored, restore_with
 from trainer.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
-        "Classify pictures (PNG, JPEG, WebP) with the model of a run. Each digit found in a "
-        "picture is prepared as those of MNIST were, whatever its size, colours and light."
+        "Classify pictures (PNG, JPEG, WebP, GIF, TIFF, BMP) with the model of a run. Each digit "
+        "found in a picture is prepared as those of MNIST were, whatever its size, colours and "
+        "light."
     )
     shared.add_run(parser)
     shared.add_model(parser)
     parser.add_argument(
-        "pictures", nargs="+", metavar="PICTURE", help="Classify this file; - is standard input."
+        "pictures",
+        nargs="*",
+        metavar="PICTURE",
+        help="Classify this file, or the pictures in this folder; - is standard input.",
+    )
+    parser.add_argument(
+        "--test",
+        type=int,
+        metavar="N",
+        help="Classify test image N of the run's data, from 0 on, and show it.",
+    )
+    parser.add_argument(
+        "--data", metavar="URI", help="Take --test from these data (default: the run's)."
     )
     parser.add_argument(
         "--output",
@@ -46,22 +60,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what the model reads; report the pictures that cannot be read at the end."""
+    if (options.test is None) == (not options.pictures):
+        raise ConfigError("predict: name a PICTURE or a folder of them, or give --test N")
+    if options.data is not None and options.test is None:
+        raise ConfigError("--data: needs --test N, the number of one of its images")
     restored = restore_with(options.run, shared.own_model(options))
     with shared.quiet_tensorflow():
         predict.check_large(restored)
-    seen, errors = predict.look(options.pictures, restored.settings.input_shape, options.prepare)
+    if options.test is not None:
+        _look_up(options, restored)
+        return
+    names, errors = predict.files(options.pictures)
+    seen, unread = predict.look(names, restored.settings.input_shape, options.prepare)
+    errors += unread
     if seen:
         with shared.quiet_tensorflow():
             predictions = predict.predict(restored, seen)
-        as_json = options.output == "json"
-        names = restored.settings.class_names
-        write = predict.as_json if as_json else predict.as_text
-        sys.stdout.write(write(predictions, names))
-        if options.show is not None:
-            for path in panel.show(seen, predictions, options.show, names):
-                (sys.stderr if as_json else sys.stdout).write(f"seen: {path}\n")
+        write = predict.as_json if options.output == "json" else predict.as_text
+        sys.stdout.write(write(predictions, restored.settings.class_names))
+        _show(options, restored, seen, predictions)
         sys.stdout.flush()
+        for each in seen:
+            for note in each.notes:
+                sys.stderr.write(f"trainer: {one_line(each.name)}: {note}\n")
     for error in errors[:-1]:
         sys.stderr.write(f"trainer: {one_line(error)}\n")
     if errors:
         raise errors[-1]
+
+
+def _look_up(options: argparse.Namespace, restored: Restored) -> None:
+    """Print a test image and what the model makes of it."""
+    seen, truth = test_image.find(restored, options.test, options.data)
+    with shared.quiet_tensorflow():
+        predictions = predict.predict(restored, [seen])
+    class_names = restored.settings.class_names
+    if options.output == "json":
+        sys.stdout.write(predict.as_json(predictions, class_names, truth))
+    else:
+        sys.stdout.write(test_image.as_text(seen, truth, predictions[0], class_names))
+    _show(options, restored, [seen], predictions)
+
+
+def _show(
+    options: argparse.Namespace,
+    restored: Restored,
+    seen: list[predict.Seen],
+    predictions: list[predict.Prediction],
+) -> None:
+    if options.show is not None:
+        stream = sys.stderr if options.output == "json" else sys.stdout
+        for path in panel.show(seen, predictions, options.show, restored.settings.class_names):
+            stream.write(f"seen: {path}\n")

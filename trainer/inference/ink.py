@@ -7,14 +7,16 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from trainer.inference.paper import CELLS, find_sheets, to_grid
+
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 Box = tuple[int, int, int, int]  # left, top, right and bottom in pixels; the last two outside
 
+SQUARES = (1, 2, 4, 8)  # eighths of their sides, cells
+MORE = 1.3  # times what differs from the medians, below which it is strokes, not shadows
 GRID = 96  # pixels of the longer side of the grid on which the paper is estimated
-SOLID = 0.9  # share of the tightest rectangle that a sheet of paper fills; a disc fills 0.785
-SHEET = 100  # pixels of its shorter side, at least: a smaller one is a digit with thick strokes
 
 
 class Ink(NamedTuple):
@@ -25,22 +27,43 @@ class Ink(NamedTuple):
             of brightness.
         threshold: above it is ink.
         noise: standard deviation of the paper's strength.
+        inside: bool [h, w], where the paper is; None where it is everywhere.
     """
 
     strength: Floats
     threshold: float
     noise: float
+    inside: Mask | None = None
 
 
 def find_ink(pixels: Floats) -> Ink | None:
-    """Return what is drawn on a picture, or on the sheet that lies in it; None where nothing is.
+    """Return what is drawn on the paper of a picture; None where nothing is.
 
     Args:
         pixels: float32 [h, w, c] in [0, 1].
     """
-    found = _difference(pixels)
-    sheet = None if found is None else _without_table(pixels, found)
-    return found if sheet is None else _difference(sheet) or found
+    height, width = pixels.shape[:2]
+    shrink = min(1.0, CELLS / max(height, width))
+    cells = resize(
+        pixels, max(1, round(height * shrink)), max(1, round(width * shrink)), Image.Resampling.BOX
+    )
+    strength = np.zeros((height, width), np.float32)
+    page, noise = np.zeros(cells.shape[:2], bool), 0.0
+    squares = resize(pixels * pixels, cells.shape[0], cells.shape[1], Image.Resampling.BOX)
+    rough = np.sqrt(np.clip(squares - cells * cells, 0, None)).max(axis=2)
+    for sheet in find_sheets(cells, rough, 1 / shrink):
+        if (page & sheet.inside).any():
+            continue  # a sheet with ink lies on it
+        here = to_grid(sheet.inside, height, width)[..., None]
+        colours = resize(sheet.colours, height, width, Image.Resampling.BILINEAR)
+        ink = _difference(np.where(here, pixels, colours))
+        if ink is not None:
+            page |= sheet.inside
+            strength += np.where(here[..., 0], ink.strength / ink.threshold, 0)
+            noise = max(noise, ink.noise / ink.threshold)
+    if not page.any():
+        return _difference(pixels)
+    return Ink(strength, 1.0, noise, to_grid(page, height, width))
 
 
 def resize(values: Floats, height: int, width: int, how: Image.Resampling) -> Floats:
@@ -61,10 +84,11 @@ def _difference(pixels: Floats) -> Ink | None:
     it differs most: so it may be darker or lighter than the paper, or of another colour and
     equally bright.
     """
-    rest = pixels - _quadratic_paper(pixels)
+    raw = pixels - _quadratic_paper(pixels)
+    rest = raw
     for _ in range(3):
-        away = np.sqrt((rest * rest).sum(axis=2))
-        rest = rest - _smooth(rest, _trust(away, 0.03))
+        rest = _smoother(rest)
+    rest = _smoother(raw - _uneven(raw, rest))
     strength = _along_main_direction(rest)
     threshold = _otsu(strength)
     inked = strength > threshold
@@ -77,40 +101,6 @@ def _difference(pixels: Floats) -> Ink | None:
     if contrast < 0.02 or contrast < 6 * noise:
         return None
     return Ink(strength, threshold, noise)
-
-
-def _without_table(pixels: Floats, ink: Ink) -> Floats | None:
-    """Return the picture with the sheet's paper all over it, or None where no sheet is seen.
-
-    Where the "ink" is one large rectangle, turned as it may be, it is a sheet on a table.
-
-    Args:
-        pixels: float32 [h, w, c].
-        ink: of them.
-    """
-    labels, _ = ndimage.label(ink.strength > ink.threshold)
-    areas = np.bincount(labels.ravel())[1:]
-    sheet = np.asarray(ndimage.binary_fill_holes(labels == 1 + int(areas.argmax())))
-    rows, columns = np.flatnonzero(sheet.any(axis=1)), np.flatnonzero(sheet.any(axis=0))
-    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-    margin = max(2, min(height, width) // 25)
-    inner = ndimage.binary_erosion(sheet, iterations=margin)
-    large = min(height / sheet.shape[0], width / sheet.shape[1]) > 0.3
-    large = large and min(height, width) >= SHEET
-    if not large or not inner.any() or sheet.sum() < SOLID * _tightest(sheet):
-        return None
-    nearest = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
-    spread: Floats = pixels[tuple(nearest)]
-    return spread
-
-
-def _tightest(mask: Mask) -> float:
-    """Return the area of the smallest rectangle around a mask, to 2 degrees, pixels."""
-    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    angles = np.radians(np.arange(0, 90, 2))
-    along = points @ np.stack([np.cos(angles), np.sin(angles)])
-    across = points @ np.stack([-np.sin(angles), np.cos(angles)])
-    return float(((np.ptp(along, axis=0) + 1) * (np.ptp(across, axis=0) + 1)).min())
 
 
 def _to_grid(values: Floats) -> Floats:
@@ -170,6 +160,43 @@ def _smooth(rest: Floats, trust: Floats) -> Floats:
     sigma = max(both.shape[:2]) / 12
     both = ndimage.gaussian_filter(both, (sigma, sigma, 0), mode="nearest")
     return resize(both[..., :-1] / both[..., -1:], height, width, Image.Resampling.BILINEAR)
+
+
+def _smoother(rest: Floats) -> Floats:
+    away = np.sqrt((rest * rest).sum(axis=2))
+    return rest - _smooth(rest, _trust(away, 0.03))
+
+
+def _uneven(raw: Floats, rest: Floats) -> Floats:
+    """Return what is uneven about the paper, such as a shadow and its edge, [h, w, c].
+
+    Medians over squares: unlike means they keep edges. The square is so large that smaller ones
+    take away strokes, not only shadows: hardly less of the picture differs from their medians.
+    """
+    height, width = rest.shape[:2]
+    cells = _to_grid(raw)
+    medians, masses = [], []
+    for step in SQUARES:
+        samples = np.zeros((8 * step + 1, 8 * step + 1, 1), bool)
+        samples[::step, ::step] = True
+        medians.append(ndimage.median_filter(cells, footprint=samples, mode="nearest"))
+        masses.append(_mass(cells - medians[-1]))
+    masses.append(_mass(_to_grid(rest)))
+    chosen = raw - rest
+    for square, mass, larger in zip(medians[::-1], masses[-2::-1], masses[::-1], strict=False):
+        if larger < MORE * mass:
+            break
+        chosen = square
+    return (
+        chosen
+        if chosen.shape == raw.shape
+        else resize(chosen, height, width, Image.Resampling.BILINEAR)
+    )
+
+
+def _mass(rest: Floats) -> float:
+    """Return how much there is on the grid that is no noise."""
+    return float(np.clip(np.sqrt((rest * rest).sum(axis=2)) - 0.03, 0, None).sum()) + 1e-9
 
 
 def _along_main_direction(rest: Floats) -> Floats:

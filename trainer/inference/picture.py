@@ -24,7 +24,8 @@ from trainer.text import one_line
 
 Bytes = npt.NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+KINDS = "PNG, JPEG, WebP, GIF, TIFF or BMP"
 LONGEST = 1600  # pixels of a picture's longer side; larger ones are scaled down to it
 LEVEL = np.float32(0.05)  # ink above which a pixel counts when a digit is cropped
 # Widths of strokes, in shares of the digit's longer side. Those of nine in ten of MNIST's digits
@@ -46,18 +47,27 @@ class Digit(NamedTuple):
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Return a file's picture, turned upright as its EXIF says.
+    """Return a file's picture, the first one in it, turned upright as its EXIF says.
 
     Args:
-        data: a PNG, JPEG or WebP file.
+        data: a file of one of ``FORMATS``.
         name: of the file, for messages.
 
     Raises:
         DataError: it is none of these, damaged, or too large.
     """
-    kinds = "PNG, JPEG or WebP"
     if not data:
-        raise DataError(f"{name}: empty file; give a picture, {kinds}")
+        raise DataError(f"{name}: empty file; give a picture, {KINDS}")
+    if data[4:8] == b"ftyp":
+        raise DataError(
+            f"{name}: a HEIC or AVIF picture; save it as JPEG, for example with "
+            "magick IN.heic OUT.jpg"
+        )
+    if b"<svg" in data[:2000].lower():
+        raise DataError(
+            f"{name}: an SVG drawing; save it as PNG, for example with "
+            "rsvg-convert IN.svg -o OUT.png"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,7 +80,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             f"{name}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; give a smaller picture"
         ) from None
     except UnidentifiedImageError:
-        raise DataError(f"{name}: not a picture that can be read; give {kinds}") from None
+        raise DataError(f"{name}: not a picture that can be read; give {KINDS}") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         reason = one_line(error) or type(error).__name__
         raise DataError(f"{name}: damaged picture: {reason}; save it again") from None
@@ -104,8 +114,10 @@ def visible(picture: Image.Image) -> Image.Image:
     return Image.fromarray(_bytes(ground + (colour - ground) * alpha[..., None]))
 
 
-def digits(picture: Image.Image, name: str, size: int = 28) -> list[Digit]:
-    """Return the digits of a picture, line by line and left to right, at least one.
+def digits(picture: Image.Image, name: str, size: int = 28) -> tuple[list[Digit], list[str]]:
+    """Return the digits of a picture, line by line and left to right, at least one, and notes.
+
+    A note is a line on what was left out or is doubtful.
 
     Raises:
         DataError: there is no ink, or there are more pieces of it than digits in any picture.
@@ -117,7 +129,8 @@ def digits(picture: Image.Image, name: str, size: int = 28) -> list[Digit]:
             f"{name}: blank: nothing on it stands out from the paper; give a picture of a digit"
         )
     across, down = picture.width / small.width, picture.height / small.height
-    return [
+    digits, notes = split(found, name)
+    images = [
         Digit(
             centred(inked(found, mask, box), size),
             (
@@ -127,8 +140,9 @@ def digits(picture: Image.Image, name: str, size: int = 28) -> list[Digit]:
                 math.ceil(box[3] * down),
             ),
         )
-        for box, mask in split(found, name)
+        for box, mask in digits
     ]
+    return images, notes
 
 
 def shrunk(picture: Image.Image, longest: int) -> Image.Image:
@@ -239,7 +253,8 @@ def _bytes(values: Floats) -> Bytes:
 def _channels(picture: Image.Image) -> tuple[Floats, Floats]:
     """Return colour [h, w, 3] and opacity [h, w], both in [0, 1]."""
     if picture.mode in ("I;16", "I;16B", "I", "F"):  # 16 bit grey
-        grey: Floats = np.asarray(picture, np.float32) / np.float32(65535)
+        grey: Floats = np.asarray(picture, np.float32)
+        grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-30)
         return np.repeat(grey[..., None], 3, axis=2), np.ones_like(grey)
     pixels: Floats = np.asarray(picture.convert("RGBA"), np.float32) / np.float32(255)
     return pixels[..., :3], pixels[..., 3]

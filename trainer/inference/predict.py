@@ -17,10 +17,12 @@ from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference import picture
 from trainer.inference.ink import Box
 from trainer.runs.trained_weights import Restored
-from trainer.text import class_name, printable
+from trainer.text import class_name, plural, printable
 from trainer.train.quick_import import quick_imports
 
 STANDARD_INPUT = "-"
+MOST_FILES = 1000  # of a folder
+ENDINGS = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".svg", ".tif", ".tiff", ".webp")
 LARGEST = 200 * 10**6  # bytes of a file
 UNSURE = 0.1  # probability from which on the second choice is printed too
 BATCH = 256  # images the model is given at once
@@ -40,12 +42,14 @@ class Seen:
         small: upright, scaled down to be shown; the picture itself is not kept.
         size: width and height of the picture itself, pixels.
         digits: images as the model takes them, uint8 [h, w] or [h, w, c], with their boxes.
+        notes: what was left out of the picture or is doubtful, a line each.
     """
 
     name: str
     small: Image.Image
     size: tuple[int, int]
     digits: list[picture.Digit]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,57 @@ class Prediction:
     probability: float
     probabilities: list[float]
     box: Box
+
+
+def files(names: Sequence[str]) -> tuple[list[str], list[UserError]]:
+    """Return names with those of folders replaced by the pictures in them, sorted.
+
+    What has no ending of a picture, begins with a dot or was written by --show is left out.
+
+    Returns:
+        The names, and what is wrong with folders.
+    """
+    found: list[str] = []
+    errors: list[UserError] = []
+    for name in names:
+        folder = Path(name)
+        try:
+            if name == STANDARD_INPUT or not folder.is_dir():
+                found.append(name)
+                continue
+            inside = sorted(path.name for path in folder.iterdir() if not path.is_dir())
+        except OSError as error:
+            errors.append(ConfigError(f"{printable(name)}: {error.strerror}; name a picture"))
+            continue
+        pictures = [each for each in inside if _like_a_picture(each)]
+        if len(pictures) > MOST_FILES:
+            errors.append(
+                ConfigError(
+                    f"{printable(name)}: {len(pictures):,} pictures, above the limit of "
+                    f"{MOST_FILES:,}; name some of them"
+                )
+            )
+            continue
+        found += [str(folder / each) for each in pictures]
+        others = len(inside) - len(pictures)
+        if not pictures:
+            errors.append(
+                ConfigError(
+                    f"{printable(name)}: no picture in it, but {plural(others, 'other file')}; "
+                    "name a folder with pictures"
+                )
+            )
+        elif others:
+            sys.stderr.write(
+                f"trainer: {printable(name)}: left out {plural(others, 'file')} that are no "
+                "pictures\n"
+            )
+    return found, errors
+
+
+def _like_a_picture(name: str) -> bool:
+    ending = Path(name).suffix.lower()
+    return ending in ENDINGS and not name.startswith(".") and not name.endswith(".seen.png")
 
 
 def look(
@@ -94,13 +149,14 @@ def look(
     for name in names:
         try:
             original = picture.decode(_read(name), printable(name))
+            notes: list[str] = []
             if prepare == "resize" or not square:
                 whole = (0, 0, *original.size)
                 digits = [picture.Digit(picture.resized(original, shape), whole)]
             else:
-                digits = picture.digits(original, printable(name), shape[0])
+                digits, notes = picture.digits(original, printable(name), shape[0])
             small = picture.shrunk(original, SHOWN)
-            seen.append(Seen(name, small, original.size, digits))
+            seen.append(Seen(name, small, original.size, digits, tuple(notes)))
         except UserError as error:
             errors.append(error)
     return seen, errors
@@ -162,13 +218,19 @@ def as_text(predictions: Sequence[Prediction], class_names: Sequence[str] = ()) 
     )
 
 
-def as_json(predictions: Sequence[Prediction], class_names: Sequence[str] = ()) -> str:
-    """Return a list of objects, for programs; ``class_name`` only where classes have names."""
+def as_json(
+    predictions: Sequence[Prediction], class_names: Sequence[str] = (), truth: int | None = None
+) -> str:
+    """Return a list of objects, for programs.
+
+    ``class_name`` only where classes have names, ``truth`` only where it is known.
+    """
     values = [
         {
             **vars(each),
             **({"class_name": class_names[each.digit]} if class_names else {}),
             "box": list(each.box),
+            **({} if truth is None else {"truth": truth}),
         }
         for each in predictions
     ]

@@ -1,7 +1,6 @@
 """Splits the ink of a picture into digits, in reading order."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,56 +8,144 @@ from scipy import ndimage
 
 from trainer.errors import DataError
 from trainer.inference.ink import Box, Floats, Ink, Mask, Numbers
+from trainer.inference.lines import printed_lines
+from trainer.text import plural
 
+WIDE = 1.3  # times its height that two digits which touch are wide, at least
+BLOB = 2.5  # squares of its thickness that what is no stroke takes, at most
 MOST_PIECES = 300  # of ink in one picture
 
 
-def split(ink: Ink, name: str) -> Iterator[tuple[Box, Mask]]:
-    """Return the digits' boxes and their ink, bool [h, w] of the box.
+class Split(NamedTuple):
+    """The digits of a picture, in reading order, and what was left out.
 
-    Connected ink makes a digit, with what is above and below it. Specks are dropped, and what
-    runs from edge to edge of the picture, as the lines of a notebook do.
+    Attributes:
+        digits: box and ink, bool [h, w] of the box.
+        notes: what was left out or is doubtful, each a few words.
+    """
+
+    digits: list[tuple[Box, Mask]]
+    notes: list[str]
+
+
+def split(ink: Ink, name: str) -> Split:
+    """Return the digits of a picture, one at least.
+
+    Connected ink makes a digit, with what is above and below it. Printed lines are taken away,
+    specks are left out, and what comes in from the edge of the picture unless it is a stroke.
 
     Raises:
         DataError: there are more pieces of ink than any picture of digits has.
     """
-    strength = ink.strength
-    full = float(np.percentile(strength[strength > ink.threshold], 75))
-    low = max(0.6 * ink.threshold, min(3 * ink.noise, 0.9 * ink.threshold))
-    for level in (low, ink.threshold, (ink.threshold + full) / 2, low):
-        labels, boxes, peaks, areas = _pieces(strength, level)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        crossing = (sides >= 0.95 * np.array(strength.shape[::-1])).any(axis=1)
-        if not crossing.any():
-            break  # lines are fainter than ink; where not even this level is above them, the last
-    kept = peaks > ink.threshold
-    if (kept & ~crossing).any():
-        kept &= ~crossing
+    level = max(0.6 * ink.threshold, min(3 * ink.noise, 0.9 * ink.threshold))
+    inked = ink.strength > level
+    lines = printed_lines(inked)
+    notes = ["printed lines"] if lines.any() else []
+    pieces = _pieces(ink.strength, inked & ~lines)
+    if not pieces.large(ink.threshold).any():  # of a sign that is made of straight lines
+        pieces, notes = _pieces(ink.strength, inked), []
+    tall = pieces.large(ink.threshold)
+    dirt = tall & _from_the_edge(pieces, ink, tall)
+    if (tall & ~dirt).any():
+        tall &= ~dirt
+        notes += [plural(int(dirt.sum()), "mark") + " at the edge"] if dirt.any() else []
+    sides = pieces.boxes[:, 2:] - pieces.boxes[:, :2]
     longer = sides.max(axis=1)
-    kept &= (areas > 0.02 * areas[kept].max()) & (longer > 0.12 * longer[kept].max())
+    areas = pieces.areas
+    kept = tall & (areas > 0.02 * areas[tall].max()) & (longer > 0.12 * longer[tall].max())
     if kept.sum() > MOST_PIECES:
         raise DataError(
             f"{name}: {kept.sum()} pieces of ink, above the limit of {MOST_PIECES}; "
             "crop it to the digits"
         )
-    groups = _grouped(boxes[kept], [[int(n)] for n in np.flatnonzero(kept) + 1])
-    tall = max(box[3] - box[1] for box, _ in groups)
-    groups = [(box, own) for box, own in groups if box[3] - box[1] > 0.3 * tall]
-    return (
-        (box, np.isin(labels[box[1] : box[3], box[0] : box[2]], own))
-        for box, own in _in_reading_order(groups)
+    groups = _grouped(pieces.boxes[kept], [[int(n)] for n in np.flatnonzero(kept) + 1])
+    highest = max(box[3] - box[1] for box, _ in groups)
+    digits = [(box, own) for box, own in groups if box[3] - box[1] > 0.3 * highest]
+    specks = int((tall & ~kept).sum()) + len(groups) - len(digits)
+    notes += [plural(specks, "speck")] if specks else []
+    notes += ["what lies around the paper"] if ink.inside is not None else []
+    notes = [f"left out {', '.join(notes)}"] if notes else []
+    wide = sum(box[2] - box[0] > WIDE * (box[3] - box[1]) for box, _ in digits)
+    if wide:
+        notes.append(f"{plural(wide, 'place')} where digits seem to touch; write them apart")
+    return Split(
+        [
+            (box, np.isin(pieces.labels[box[1] : box[3], box[0] : box[2]], own))
+            for box, own in _in_reading_order(digits)
+        ],
+        notes,
     )
 
 
-def _pieces(
-    strength: Floats, level: float
-) -> tuple[npt.NDArray[Any], Numbers, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the connected pieces above a level: labels [h, w], boxes [n, 4], peaks and areas."""
-    labels, count = ndimage.label(strength > level, np.ones((3, 3), bool))
+def _from_the_edge(pieces: "Pieces", ink: Ink, large: Mask) -> Mask:
+    """Return which pieces come in from the edge of the paper and are no strokes, bool [n].
+
+    They lie along the edge, or are much thicker than the other pieces' strokes. A piece as thick
+    and as strong as the others is a stroke all the same.
+    """
+    border = np.ones(ink.strength.shape, bool)
+    border[1:-1, 1:-1] = False
+    if ink.inside is not None:
+        border |= ink.inside & ndimage.binary_dilation(~ink.inside)
+        border |= ~ink.inside
+    at_edge = np.bincount(pieces.labels[border], minlength=len(pieces.boxes) + 1)[1:]
+    touching = large & (at_edge > 0)
+    result = np.zeros(len(pieces.boxes), bool)
+    if not touching.any():
+        return result
+    longer = (pieces.boxes[:, 2:] - pieces.boxes[:, :2]).max(axis=1)
+    free = large & ~touching & (longer > 0.3 * longer[large].max())
+    pen = [_thickness(pieces, int(n)) for n in np.flatnonzero(free)[:50]]
+    strong = [pieces.peaks[n] for n in np.flatnonzero(free)]
+    for number in np.flatnonzero(touching):
+        thick = _thickness(pieces, int(number))
+        area = pieces.areas[number]
+        along = area / at_edge[number] < 1.5 * thick or area < BLOB * thick * thick
+        if pen:
+            usual, peak = float(np.median(pen)), float(np.median(strong))
+            alike = 0.6 * usual < thick < 1.6 * usual
+            alike &= area > BLOB * thick * thick
+            alike &= 0.8 * peak < pieces.peaks[number] < 1.25 * peak
+            result[number] = thick > 2.2 * usual or (along and not alike)
+        else:
+            result[number] = along
+    return result
+
+
+def _thickness(pieces: "Pieces", number: int) -> float:
+    """Return the width of a piece where it is widest, pixels."""
+    left, top, right, bottom = pieces.boxes[number]
+    own = pieces.labels[top:bottom, left:right] == number + 1
+    return 2 * float(ndimage.distance_transform_edt(np.pad(own, 1)).max())
+
+
+class Pieces(NamedTuple):
+    """Connected ink.
+
+    Attributes:
+        labels: [h, w], 0 where there is none, or the piece's number from 1 on.
+        boxes: [n, 4].
+        peaks: [n], strength.
+        areas: [n], pixels.
+    """
+
+    labels: npt.NDArray[Any]
+    boxes: Numbers
+    peaks: npt.NDArray[Any]
+    areas: npt.NDArray[Any]
+
+    def large(self, threshold: float) -> Mask:
+        """Return which pieces are ink, bool [n]."""
+        kept: Mask = self.peaks > threshold
+        return kept
+
+
+def _pieces(strength: Floats, inked: Mask) -> Pieces:
+    labels, count = ndimage.label(inked, np.ones((3, 3), bool))
     found = ndimage.find_objects(labels)
-    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in found])
+    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in found]).reshape(-1, 4)
     peaks = np.array(ndimage.maximum(strength, labels, np.arange(1, count + 1)))
-    return labels, boxes, peaks, np.bincount(labels.ravel())[1:]
+    return Pieces(labels, boxes, peaks, np.bincount(labels.ravel(), minlength=1)[1:])
 
 
 def _grouped(boxes: Numbers, owners: list[list[int]]) -> list[tuple[Box, list[int]]]:

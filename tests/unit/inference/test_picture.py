@@ -19,13 +19,17 @@ from trainer.data import digits as drawn
 from trainer.errors import ConfigError, DataError
 from trainer.inference import picture
 from trainer.inference.ink import Floats, resize
-from trainer.inference.picture import centred, decode, digits, resized, shrunk, visible
+from trainer.inference.picture import Digit, centred, decode, resized, shrunk, visible
 
 Bytes = npt.NDArray[np.uint8]
 
 IMAGES, LABELS = drawn.draw(200, seed=5)
 IMAGES.setflags(write=False)
 image_numbers = st.integers(0, len(IMAGES) - 1)
+
+
+def digits(image: Image.Image, name: str) -> list[Digit]:
+    return picture.digits(image, name)[0]
 
 
 def prepared(pixels: Bytes) -> Bytes:
@@ -243,7 +247,9 @@ def test_how_pixels_are_stored_does_not_matter(how: str) -> None:
     assert apart(found[0].image, prepared(image)) < 5
 
 
-@pytest.mark.parametrize("encoding", [("JPEG", 20), ("JPEG", 95), ("WEBP", 50)])
+@pytest.mark.parametrize(
+    "encoding", [("JPEG", 20), ("JPEG", 95), ("WEBP", 50), ("TIFF", 50), ("BMP", 50)]
+)
 def test_formats(encoding: tuple[str, int]) -> None:
     image, (kind, quality) = large(7), encoding
     picture = Image.fromarray(255 - image).convert("RGB")
@@ -359,8 +365,27 @@ def test_truncated_files_are_refused(length: float) -> None:
 
 
 def test_other_formats_are_refused() -> None:
-    with pytest.raises(DataError, match="not a picture that can be read; give PNG, JPEG or WebP"):
-        decode(hostile.encoded(Image.new("L", (9, 9)), format="BMP"), "x")
+    with pytest.raises(DataError, match="not a picture that can be read; give PNG, JPEG, WebP"):
+        decode(hostile.encoded(Image.new("L", (9, 9)), format="PPM"), "x")
+
+
+CONVERTED = {
+    "HEIC": (b"\0\0\0\x18ftypheic", "x: a HEIC or AVIF picture; save it as JPEG"),
+    "SVG": (b'<?xml version="1.0"?>\n<svg width="9">', "x: an SVG drawing; save it as PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_what_has_to_be_converted_says_how(kind: str) -> None:
+    data, message = CONVERTED[kind]
+    with pytest.raises(DataError, match=message):
+        decode(data, "x")
+
+
+def test_of_several_pictures_in_a_file_the_first_is_read() -> None:
+    first, second = (Image.fromarray(large(number)) for number in (7, 8))
+    file = hostile.encoded(first, format="GIF", save_all=True, append_images=[second])
+    assert apart(digits(decode(file, "x"), "x")[0].image, prepared(large(7))) < 5
 
 
 def test_a_decompression_bomb_is_refused() -> None:

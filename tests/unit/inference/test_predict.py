@@ -91,6 +91,31 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
         assert str(error).startswith(f"{name}: no regular file")
 
 
+def test_the_pictures_in_a_folder_are_read_sorted(
+    picture: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("b.JPG", "a.gif", "seven.seen.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(Path(picture).read_bytes())
+    (tmp_path / "c.png").mkdir()
+    names, errors = predict.files([picture, str(tmp_path), "-"])
+    inside = [str(tmp_path / name) for name in ("a.gif", "b.JPG", "seven.png")]
+    assert names == [picture, *inside, "-"]
+    assert not errors
+    assert capsys.readouterr().err == (
+        f"trainer: {tmp_path}: left out 3 files that are no pictures\n"
+    )
+    names, (error,) = predict.files([str(tmp_path / "c.png"), picture])
+    assert names == [picture]
+    assert "no picture in it" in str(error)
+    monkeypatch.setattr(predict, "MOST_FILES", 2)
+    names, (error,) = predict.files([str(tmp_path)])
+    assert not names
+    assert "3 pictures, above the limit of 2" in str(error)
+
+
 def test_huge_files_are_refused(
     picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
