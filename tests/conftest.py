@@ -25,6 +25,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 hypothesis.settings.register_profile(
     "trainyard",
     deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
     derandomize=not series.LONG,
     max_examples=series.length(30, 1000),
 )
