@@ -77,7 +77,7 @@ def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
         _warn_of_suspects(model, input_shape, answer, lambda w: warn(f"model: {reference}: {w}"))
     except _Mistake as mistake:
         raise ConfigError(f"model: {reference}: {mistake}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's own arguments end with the latter
         raise ConfigError(f"model: {reference}: {_explained(error, reference)}") from None
     return model
 
@@ -187,7 +187,7 @@ def _warn_of_suspects(model: Any, shape: Shape, grey: npt.NDArray[np.float32], w
         )
 
 
-def _explained(error: Exception, reference: str) -> str:
+def _explained(error: BaseException, reference: str) -> str:
     """Return where in the user's code an error arose, what it is, and the remedy."""
     place = _place(error)
     words = next(filter(None, map(str.strip, _plain(error).splitlines())), "")[:MOST_WORDS]
@@ -220,7 +220,7 @@ def _of_tensorflow_1(words: str) -> tuple[str, str] | None:
     return (f"tf.{name}", TENSORFLOW_1[name]) if name in TENSORFLOW_1 else None
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: BaseException) -> str:
     return re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes in bold
 
 

@@ -173,6 +173,12 @@ def raising(input_shape, classes):
     raise RuntimeError("first line\\n  second line")
 
 
+def leaving(input_shape, classes):
+    import argparse
+
+    argparse.ArgumentParser(prog="mine").parse_args(["--mine"])
+
+
 def deep(input_shape, classes):
     return raising(input_shape, classes)
 
@@ -299,6 +305,7 @@ MISTAKES = {
     "zoo.tutorial:good": "zoo/tutorial.py:1: tf.examples is of TensorFlow 1; use --data, which "
     "reads MNIST instead",
     "raising": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
+    "leaving": at('parse_args(["--mine"])') + f"SystemExit: 2{GIVE}",
     "deep": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
     "not_a_number": "its outputs for a black, a grey and a white image are not finite numbers",
     "too_wide": "its output for 3 images has shape (3, 11), but the data has 10 classes; "
