@@ -349,7 +349,7 @@ def _collect_idx(source: str, path: Path, options: Options) -> Collection | None
     storage = open_storage(folder)
     plain = not of and options == Options(seed=options.seed)
     there = dataset.locate(storage)
-    if FILES[1] in there and plain and _are_classes(storage, there[FILES[1]]):
+    if all(name in there for name in FILES) and plain and _are_classes(storage, there[FILES[1]]):
         return None
     if not there and shards.locate(storage, 0):
         return None

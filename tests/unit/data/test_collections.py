@@ -273,6 +273,22 @@ def test_letters_under_mnists_own_names(tmp_path: Path) -> None:
     assert (data.classes, about.label_offset, about.class_names) == (4, 1, ("1", "2", "3", "4"))
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("test", ["t10k", "test"])
+@pytest.mark.parametrize("sign", ["-", "."])
+def test_the_usual_names_may_be_mixed_with_mnists_own(
+    tmp_path: Path, colours: int, test: str, sign: str
+) -> None:
+    images = IMAGES if colours == 1 else np.stack([IMAGES, 255 - IMAGES, IMAGES // 2], axis=-1)
+    labels = LABELS.astype(np.uint8)
+    for part, rows in (("train", slice(0, 30)), (test, slice(30, None))):
+        for kind, array in (("images", images), ("labels", labels)):
+            name = f"{part}-{kind}{sign}idx{array.ndim}-ubyte"
+            write_idx(tmp_path / "mixed", name, array[rows], zipped=False)
+    data, _ = put(tmp_path / "mixed", tmp_path / "to")
+    same(data, images, LABELS)
+
+
 def test_qmnist(tmp_path: Path) -> None:
     labels = np.zeros((COUNT, 8), np.int32)
     labels[:, 0], labels[:, 3] = LABELS, 70_000
