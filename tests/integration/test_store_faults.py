@@ -163,11 +163,11 @@ def test_a_run_killed_and_resumed_in_any_store_ends_as_in_a_folder(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of 4 MiB; only root may mount one."""
+    """Give a folder on a disk of 16 MiB; only root may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)],
         capture_output=True,
         check=False,
     )
