@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BROKER = "broker"  # what a process calls itself that starts others for another one
+WORKERS, PORTS = 8, 1500  # of pytest that have ports of their own, and how many each
 LIMIT = 300.0  # seconds after which a test process is killed
 
 
@@ -173,8 +174,11 @@ def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 def free_ports(count: int) -> int:
     """Return the first of some free ports below the range for outgoing calls."""
-    # Others look for some at the same time: each begins elsewhere.
-    for port in range(random.randrange(20000, 31000), 32000):
+    # Others look for some at the same time, and what starts slowly takes its port late: each of
+    # pytest's workers has a part of its own, and a second series beside this one begins elsewhere.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    part = range(20000 + worker * PORTS, 20000 + (worker + 1) * PORTS - count)
+    for port in part[random.randrange(len(part) // 2) :]:
         sockets = [socket.socket() for _ in range(count)]
         try:
             for offset, each in enumerate(sockets):
