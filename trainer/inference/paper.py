@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer[Any]]
 
-CELLS = 160  # of the longer side of the grid on which parts are told from each other
+CELLS = 160  # of the longer side of the grid that separates the parts of a picture
 STEP = 0.035  # difference of neighbouring cells of one part, at most
 JUMP = 16  # cells between two cells of a part: a stroke or a printed line may lie between them
 PART = 0.03  # share of the picture that a part takes, at least

@@ -51,7 +51,7 @@ def pax(name: str, **values: str) -> tarfile.TarInfo:
 
 
 def header(kind: bytes, content: bytes = b"", size: int | None = None) -> bytes:
-    """Return an entry that tells of so many bytes."""
+    """Return an entry that claims to have so many bytes."""
     made = tarfile.TarInfo("x")
     made.type, made.size = kind, len(content) if size is None else size
     return made.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
