@@ -16,18 +16,6 @@ from tests.support import clusters
 from tests.support.clusters import ROOT, STEPS, Done, Space, figure, kubectl, trained_here
 
 LONG = {"preset": "cnn", "steps": 4000, "chunk_steps": 20}
-KILL_WORKER = """
-import os, signal
-parents = {}
-for pid in filter(str.isdecimal, os.listdir("/proc")):
-    try:
-        parents[int(pid)] = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
-    except OSError:
-        pass
-[forkserver] = [pid for pid, parent in parents.items() if parent == 1]
-[worker] = [pid for pid, parent in parents.items() if parent == forkserver]
-os.kill(worker, signal.SIGKILL)
-"""
 
 
 @functools.cache
@@ -86,19 +74,13 @@ def next_step(space: Space, path: str, after: int) -> float:
     return time.monotonic()
 
 
-def pod_of(space: Space, path: str, rank: int) -> str:
-    name = yaml.safe_load(Path(path).read_text())["name"]
-    names = [pod["metadata"]["name"] for pod in space.objects("pods")]
-    return str(min(each for each in names if each.startswith(f"{name}-{rank}-")))
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_comes_back_in_its_pod(space: Space, rank: int) -> None:
     path = space.run_file(train=LONG)
     assert space.k8s("submit", path).code == 0
     space.until(lambda: space.step(path) >= 100)
     pods = {pod["metadata"]["name"] for pod in space.objects("pods")}
-    space.kubectl("exec", pod_of(space, path, rank), "--", "python", "-c", KILL_WORKER)
+    space.kill_worker(path, rank)
     began = time.monotonic()
     step = space.step(path)
     resumed = space.until(lambda: again(space, path))
@@ -111,7 +93,7 @@ def test_a_killed_worker_comes_back_in_its_pod(space: Space, rank: int) -> None:
 
 def again(space: Space, path: str) -> float | None:
     """When rank 0 has told of a step after a restart."""
-    log = space.kubectl("logs", pod_of(space, path, 0), check=False)
+    log = space.kubectl("logs", space.pod_of(path, 0), check=False)
     told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     restarts = [n for n, line in enumerate(told) if line.get("event") == "restarting"]
     back = restarts and any("loss" in line for line in told[restarts[-1] :])
@@ -124,7 +106,7 @@ def test_a_lost_pod_is_replaced_and_counts_as_no_failure(space: Space, rank: int
     path = space.run_file(train=LONG, retries=0)
     assert space.k8s("submit", path).code == 0
     space.until(lambda: space.step(path) >= 100)
-    step, pod = space.step(path), pod_of(space, path, rank)
+    step, pod = space.step(path), space.pod_of(path, rank)
     began = time.monotonic()
     if how == "delete":
         space.kubectl("delete", "pod", pod, "--wait=false")

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from k8s import run_file
 from tests.support import pages, series
 from tests.support.processes import ROOT
 
@@ -29,6 +31,12 @@ def test_a_gang_of_two_shares_each_batch_and_its_report_shows_how(tmp_path: Path
 def test_a_killed_worker_changes_no_weights(tmp_path: Path) -> None:
     assert "1 faults" in (out := pages.run(CHAOS, tmp_path))
     assert "weights equal" in out
+
+
+def test_its_run_file_for_eight_machines_is_one() -> None:
+    [changes] = pages.blocks(PAGE, "yaml")
+    values = yaml.safe_load((ROOT / "runs/gcs.yaml").read_text()) | yaml.safe_load(changes)
+    assert run_file.parse(values, "gcs.yaml").workers == 8
 
 
 def test_the_glossary_has_the_words_of_the_concepts() -> None:

@@ -31,11 +31,11 @@ def test_the_commands_of_a_page_train_and_show_what_it_promises(name: str, place
     commands = "".join(pages.blocks(page))
     out = pages.run(commands, place, env)
     assert out.count("results in ") == commands.count("trainer train")  # also of finished runs
-    if "probabilities(" in commands:
-        assert re.search(r"^\[[\d. ]+\n?[\d. ]*\]$", out, re.MULTILINE)
+    if tested := re.search(r"--test (\d+)", commands):
+        assert re.search(rf"^test image {tested[1]}: \d; predicted: \d", out, re.MULTILINE)
     if "compare" in commands:
         assert "page: compare.html" in out
-    if "predict" in commands:
+    if "docs/sheet.jpg" in commands:
         assert re.search(r"^docs/sheet\.jpg  \d +[\d.]+%", out, re.MULTILINE)
 
 

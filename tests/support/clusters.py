@@ -30,6 +30,20 @@ LIMIT = 300.0  # seconds for any command
 STEPS = 600
 
 
+KILL_WORKER = """
+import os, signal
+parents = {}
+for pid in filter(str.isdecimal, os.listdir("/proc")):
+    try:
+        parents[int(pid)] = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+    except OSError:
+        pass
+[forkserver] = [pid for pid, parent in parents.items() if parent == 1]
+[worker] = [pid for pid, parent in parents.items() if parent == forkserver]
+os.kill(worker, signal.SIGKILL)
+"""
+
+
 OWN = {"model": "mymodels:small", "steps": 200, "chunk_steps": 20}
 
 
@@ -123,6 +137,16 @@ class Space:
         log = self.kubectl("logs", pods[-1]["metadata"]["name"], check=False)
         told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
         return max((line["step"] for line in told if "loss" in line), default=0)
+
+    def pod_of(self, path: str, rank: int) -> str:
+        """Return the name of a rank's pod."""
+        name = yaml.safe_load(Path(path).read_text())["name"]
+        names = [pod["metadata"]["name"] for pod in self.objects("pods")]
+        return str(min(each for each in names if each.startswith(f"{name}-{rank}-")))
+
+    def kill_worker(self, path: str, rank: int) -> None:
+        """Kill the process that trains in a rank's pod; its supervisor lives on."""
+        self.kubectl("exec", self.pod_of(path, rank), "--", "python", "-c", KILL_WORKER)
 
 
 def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:

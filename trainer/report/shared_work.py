@@ -143,17 +143,23 @@ def seconds_lost(lines: Sequence[Line], attempts: Sequence[Attempt]) -> tuple[Lo
 def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = False) -> Markup:
     """Return a few steps of all ranks on one axis of milliseconds, an SVG of a fixed width.
 
+    Each rank's times are of its own clock. A sum ends for all at about the same moment, so each
+    row is moved by as much as makes its sums end with those of the others in the mean.
+
     Args:
         steps: of each rank, (computing, summing) one after the other, ms.
         words: whether to name the parts below it, and to set it on white: for a page of its own.
     """
     adding = [min(rank[k][1] for rank in steps) for k in range(len(steps[0]))]
-    longest = max(sum(map(sum, rank)) for rank in steps) or 1.0
+    totals = [sum(map(sum, rank)) for rank in steps]
+    ends = [fmean(itertools.accumulate(map(sum, rank))) for rank in steps]
+    begins = [max(ends) - end for end in ends]
+    longest = max(map(sum, zip(begins, totals, strict=True))) or 1.0
     scale = (_WIDTH - _LEFT - 8) / longest
     height = _ROW * len(steps) + _FOOT + (24 if words else 0)
     drawn = []
     for row, rank in enumerate(steps):
-        at, top = 0.0, _ROW * row + 4
+        at, top = begins[row], _ROW * row + 4
         drawn.append(_text(4, top + 18, f"rank {row}"))
         for (computing, summing), added in zip(rank, adding, strict=True):
             parts = (computing, max(0.0, summing - added), min(summing, added))

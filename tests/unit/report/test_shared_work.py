@@ -119,6 +119,14 @@ def test_the_timeline_draws_each_part_as_long_as_it_took() -> None:
     assert float(bars[1][0]) == pytest.approx(float(bars[0][0]) + widths[0], abs=0.2)
 
 
+def test_sums_end_together_though_each_rank_has_a_clock_of_its_own() -> None:
+    drawing = shared_work.timeline([[(2.0, 1.0), (3.0, 1.0)], [(4.0, 1.0), (3.0, 1.0)]])
+    bars = re.findall(r'<rect x="([\d.]+)" y="(\d+)" width="([\d.]+)"', drawing)
+    ends = {rank: [float(x) + float(w) for x, y, w in bars if y == rank] for rank in ("4", "38")}
+    assert ends["4"][2::3] == pytest.approx(ends["38"][2::3], abs=0.2)
+    assert min(float(x) for x, _, _ in bars) == 52  # where 0 is
+
+
 @pytest.mark.process  # draws the charts
 def test_a_gang_s_report_has_the_panel_and_another_one_none(tmp_path: Path) -> None:
     run = folders.make_run(tmp_path)
