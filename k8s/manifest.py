@@ -11,6 +11,7 @@ import yaml
 
 from k8s import quantity, stores, volumes
 from k8s.run_file import RunSpec
+from trainer import yaml_text
 from trainer.runs import code as user_code
 
 Object = dict[str, Any]
@@ -29,7 +30,7 @@ MOST_CODE = 900_000  # bytes; the API server takes ConfigMaps of 1 MiB
 
 @functools.cache
 def _manifests() -> tuple[Object, ...]:
-    return tuple(yaml.safe_load((FOLDER / name).read_text(encoding="utf-8")) for name in FILES)
+    return tuple(yaml_text.parse((FOLDER / name).read_text(encoding="utf-8")) for name in FILES)
 
 
 def objects(spec: RunSpec) -> list[Object]:
@@ -49,7 +50,9 @@ def objects(spec: RunSpec) -> list[Object]:
 
 def as_yaml(items: list[Object]) -> str:
     """Return objects as YAML documents, the same text for the same objects."""
-    text: str = yaml.safe_dump_all(items, sort_keys=False, width=100, explicit_start=True)
+    text: str = yaml.dump_all(
+        items, Dumper=yaml_text.Dumper, sort_keys=False, width=100, explicit_start=True
+    )
     return text
 
 
@@ -62,7 +65,7 @@ def settings(spec: RunSpec) -> str:
         given["code"] = spec.code
     placed = {"data": spec.data, "run": spec.run_uri, "workers": spec.workers, "ship_logs": True}
     placed["log_format"] = "json"  # which status and diagnosis read
-    text: str = yaml.safe_dump({**given, **placed})
+    text: str = yaml.dump({**given, **placed}, Dumper=yaml_text.Dumper)
     return text
 
 

@@ -20,12 +20,12 @@ from pydantic import (
 from k8s import stores
 from k8s import volumes as mounts
 from k8s.volumes import Volume
-from trainer import presets
+from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import code as user_code
 from trainer.runs import run_folder
-from trainer.text import first_problem, nearest, read_yaml
+from trainer.text import first_problem, nearest
 
 # Set by the Job, so neither the environment nor the training settings of a run file may.
 RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
@@ -37,6 +37,7 @@ OURS = {
     "port": "nothing: it is the Job's",
     "ship_logs": "nothing: the Job sets it",
 }
+TEXTS = ("environment", "node_selector")  # values that are text, whatever they look like
 LONGEST_NAME = 63  # characters of a label of a host name, RFC 1123; Kubernetes' limit for both
 POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
@@ -44,7 +45,7 @@ SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _REFERENCE = (
-    r"(?P<name>[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
+    r"(?P<name>[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+(?=/))?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _SECRET_NAME = re.compile(
@@ -270,7 +271,7 @@ class RunSpec(_Model):
         if value.startswith("/"):  # below a mount, see _check_volumes
             return mounts.clean(value)
         if stores.of(value) is None:
-            raise ValueError(f"must be {stores.EXAMPLES} or a path below the mount of a volume")
+            raise ValueError(stores.why_none(value))
         return value.rstrip("/")
 
     @field_validator("groups")
@@ -469,7 +470,8 @@ def read(path: str, *, namespace: str | None = None) -> RunSpec:
         ConfigError: it is missing, no YAML, or holds something that is not allowed; or the code
             that it names cannot be packed.
     """
-    spec = parse(read_yaml(path, "run file"), path, namespace=namespace)
+    values = yaml_text.read(path, "run file", texts=TEXTS)
+    spec = parse(values, path, namespace=namespace)
     model = spec.config.model
     try:
         archive = user_code.find(model, spec.code, Path(path).parent) if model else None

@@ -68,11 +68,24 @@ AZURE = Service(
 )
 SERVICES = (GCS, S3, AZURE)
 EXAMPLES = ", ".join(each.example for each in SERVICES)
+MOUNTED = "a path below the mount of a volume"
 
 
 def of(uri: str) -> Service | None:
     """Return the service that a folder is in, None for what is no folder of a store."""
     return next((each for each in SERVICES if re.fullmatch(each.pattern, uri)), None)
+
+
+def why_none(uri: str) -> str:
+    """Return why a URI is no folder of a store, as a rule that it breaks."""
+    scheme, separator, rest = uri.partition("://")
+    ours = [each for each in SERVICES if each.example.startswith(f"{scheme}://")]
+    if ours and not rest.strip("/"):
+        bucket = ours[0].example.split("/")[2].lower()
+        return f"names no {bucket}; write {ours[0].example}"
+    if separator and not ours and scheme not in ("abfs", "abfss", "https"):
+        return f"{scheme}:// is no store that Trainyard knows; give {EXAMPLES} or {MOUNTED}"
+    return f"must be {ours[0].example if ours else f'{EXAMPLES} or {MOUNTED}'}"
 
 
 def endpoint_variables(endpoint: str | None, uris: Iterable[str]) -> dict[str, str]:

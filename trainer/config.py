@@ -273,7 +273,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
-    values = text.read_yaml(path, "file", "--config ")
+    from trainer import yaml_text
+
+    values = yaml_text.read(path, "file", "--config ")
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -2,10 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
-
-from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -82,28 +79,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the clause ``; did you mean X?`` for the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def read_yaml(path: str, what: str, before: str = "") -> Any:
-    """Return the content of a YAML file.
-
-    Args:
-        path: of the file.
-        what: the kind of file, for the remedy.
-        before: what messages put in front of the path.
-
-    Raises:
-        ConfigError: the file is missing or no YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{before}{path}: {error.strerror}; give a readable {what}") from None
-    # PyYAML raises all of these for values that do not suit their tags.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{before}{path}: not YAML: {one_line(error)}") from None
 
 
 class Problem(NamedTuple):

@@ -6,14 +6,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from k8s import manifest, stores
 from k8s.client.cluster import Cluster
 from k8s.commands import reader_pod
 from k8s.commands.claim_folder import ClaimFolder
 from k8s.run_file import RunSpec
-from trainer import presets
+from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
@@ -79,9 +77,9 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]
     name = job["metadata"]["name"]
     there = cluster.get("ConfigMap", name)
     try:
-        values = yaml.safe_load((there or {})["data"]["config.yaml"])
+        values = yaml_text.parse((there or {})["data"]["config.yaml"])
         config = presets.configure(values, {"run": values["run"]})
-    except (KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError, ConfigError):
+    except (KeyError, TypeError, ValueError, ConfigError):
         config = None
     uri = run_folder.uri(config) if config else ""
     service = stores.of(uri)

@@ -195,7 +195,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         b"seed: 1\n\tbatch_size: 2",
         b"seed: \xff\xfe",
         b"!!python/object/apply:os.system ['true']",
-        b"when: 2024-13-45",  # looks like a date, and is none
+        b"when: !!timestamp 2024-13-45",
         b"seed: \x00",
     ],
 )

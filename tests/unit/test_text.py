@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 from rich.cells import cell_len
 
 from trainer import text
-from trainer.errors import ConfigError
 
 
 def test_a_terminal_shows_text_and_does_not_obey_it() -> None:
@@ -53,29 +50,6 @@ def test_size(count: int, words: str) -> None:
 def test_the_nearest_name() -> None:
     assert text.nearest("sed", ["seed", "steps"]) == "; did you mean seed?"
     assert text.nearest("xyz", ["seed", "steps"]) == ""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"a: [", "--config {}: not YAML: while parsing"),
-        (b"\xff", "--config {}: not YAML: 'utf-8' codec"),
-        (b"[" * 10_000, "--config {}: not YAML: "),
-        (b"2001-99-99", "--config {}: not YAML: month must be"),
-        (None, "--config {}: No such file or directory; give a readable file"),
-    ],
-)
-def test_a_file_that_is_no_yaml_ends_in_one_line(
-    content: bytes | None, words: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        text.read_yaml(str(path), "file", "--config ")
-    assert str(caught.value).startswith(words.format(path))
-    assert "\n" not in str(caught.value)
 
 
 def test_the_first_problem_of_a_value() -> None:

@@ -16,11 +16,11 @@ from pydantic import (
     field_validator,
 )
 
-from trainer import presets
+from trainer import presets, yaml_text
 from trainer.config import RUNTIME_SETTINGS, TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
-from trainer.text import first_problem, nearest, read_yaml
+from trainer.text import first_problem, nearest
 
 _MOST = 1e15  # of a number to draw; whole ones are exact up to there
 MOST_RUNS = 1000
@@ -101,7 +101,7 @@ def read(path: str) -> Sweep:
     Raises:
         ConfigError: it is missing, no YAML, or breaks a rule; with the field and the rule.
     """
-    values = read_yaml(path, "sweep file")
+    values = yaml_text.read(path, "sweep file")
     try:
         return parse(values)
     except ConfigError as error:

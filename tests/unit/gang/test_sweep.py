@@ -115,14 +115,13 @@ def test_the_same_run_is_planned_once() -> None:
     assert [run.varied for run in runs] == [{"learning_rate": 0.001, "batch_size": 32}]
 
 
-def test_yaml_reads_1e_4_as_text_and_it_is_taken_as_a_number(tmp_path: Path) -> None:
+def test_1e_4_is_a_number(tmp_path: Path) -> None:
     text = """
 folder: out/
 settings: {learning_rate: 1e-4}
 grid: {weight_decay: [1e-4, 1e-3]}
 random: {count: 3, settings: {weight_decay: {low: 1e-4, high: 1e-1, scale: log}}}
 """
-    assert yaml.safe_load(text)["settings"]["learning_rate"] == "1e-4"
     (tmp_path / "s.yaml").write_text(text)
     runs = sweep_file.plan(sweep_file.read(str(tmp_path / "s.yaml")))
     assert [run.config.learning_rate for run in runs] == [1e-4] * 5
@@ -226,7 +225,7 @@ def test_a_bad_range_is_refused(name: str, choice: Any, message: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("text", ["a: [", "\x00", "a: 2024-99-99", "[" * 5000])
+@pytest.mark.parametrize("text", ["a: [", "\x00", "a: !!int x", "[" * 5000])
 def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text)

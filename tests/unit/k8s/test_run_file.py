@@ -44,7 +44,11 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"data": "s3://bucket?versionId=1"}, "must be"),
         ({"data": "abfss://c@account.dfs.example.org/a"}, "must be"),
         ({"data": "az://container/mnist"}, "'az://container/mnist' names no account; give AZURE_"),
-        ({"run": "ftp://bucket/runs"}, "run: 'ftp://bucket/runs': must be"),
+        ({"run": "ftp://bucket/runs"}, "run: 'ftp://bucket/runs': ftp:// is no store that Trai"),
+        ({"data": "s3://"}, "data: 's3://': names no bucket; write s3://BUCKET/FOLDER"),
+        ({"run": "az:///"}, "run: 'az:///': names no container; write az://CONTAINER/FOLDER"),
+        ({"data": "hdfs://a/b"}, "hdfs:// is no store that Trainyard knows; give gs://BUCKET"),
+        ({"deadline": "1:30"}, "deadline: '1:30': must be seconds or a number with s, m, h or d"),
         ({"run": "gs://bucket/{nmae}"}, "only {name}, {preset} and {digest} are filled in"),
         ({"image": "A b"}, "image: 'A b': must be NAME[:TAG][@sha256:DIGEST]"),
         ({"workers": 0}, "workers: '0': Input should be greater than or equal to 1"),
@@ -221,6 +225,51 @@ def test_a_file_that_is_no_run_file(text: str, message: str, tmp_path: Path) -> 
         run_file.read(str(tmp_path / "none.yaml"))
 
 
+WRITTEN = """
+name: mnist
+image: trainyard:20250101
+data: gs://bucket/mnist
+run: gs://bucket/runs/{name}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("name: other", "line 6: 'name' is given twice, first in line 2; keep one of them"),
+        ("train: {seed: 1, seed: 2}", "line 6: 'seed' is given twice, first in line 6"),
+        ("deadline: 1:30", "deadline: '1:30': must be seconds or a number with s, m, h or d"),
+        ("ttl: 12:30:00", "ttl: '12:30:00': must be seconds or a number with s, m, h or d"),
+        ("train: {epochs: 1:30}", "train: epochs: '1:30': Input should be a valid number"),
+        ("namespace: 2026-11-30T00:00:00", "namespace: '2026-11-30T00:00:00': must be a namesp"),
+        ("one_node: 1:00", "one_node: '1:00': Input should be a valid boolean"),
+    ],
+)
+def test_what_yaml_1_1_reads_otherwise_is_refused(line: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(WRITTEN + line)
+    with pytest.raises(ConfigError) as error:
+        run_file.read(str(path))
+    assert str(error.value).startswith(f"{path}: {words}")
+
+
+def test_text_stays_text_and_numbers_are_decimal(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"{WRITTEN}train: {{seed: 010}}\none_node: yes\nservice_account: no\n"
+        "environment: {A: 1.10, B: 010, C: 12:30:00, D: on, E: True, F: 1e3, on: x}\n"
+        "node_selector: {zone: 010, gpu: true}\n"
+    )
+    spec = run_file.read(str(path))
+    assert spec.environment == {
+        **{"A": "1.10", "B": "010", "C": "12:30:00", "D": "on", "E": "True", "F": "1e3"},
+        "on": "x",
+    }
+    assert spec.node_selector == {"zone": "010", "gpu": "true"}
+    assert (spec.config.seed, spec.one_node, spec.service_account) == (10, True, "no")
+    assert spec.pinned() == "20250101"
+
+
 def test_values_are_read_as_people_write_them() -> None:
     full = run_file.parse(FULL, "run.yaml")
     assert (full.deadline, full.start_deadline, full.ttl) == (28800, 1800, 604800)
@@ -272,7 +321,9 @@ def test_two_ways_to_write_a_run_are_one() -> None:
         ("trainyard", False),
         ("trainyard:latest", False),
         ("trainyard:1.2", True),
+        ("trainyard:20250101", True),
         ("host:5000/trainyard", False),
+        ("host:5000/trainyard:7", True),
         ("trainyard@sha256:" + "a" * 64, True),
     ],
 )
