@@ -1,5 +1,6 @@
 """Kubernetes' quantities. Pure."""
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -28,22 +29,39 @@ def parse(text: object) -> Decimal:
 
 
 def show(resource: str, amount: Decimal) -> str:
-    """Return an amount of a resource for people: ``1.5``, ``512 MiB``, ``2 GiB``."""
+    """Return an amount of a resource for people: ``45m``, ``1.5``, ``512 MiB``, ``2 GiB``."""
     if not resource.endswith(("memory", "storage")) and "hugepages" not in resource:
-        return f"{amount:,.2f}".rstrip("0").rstrip(".")
+        if 0 < amount < 1:
+            return f"{math.ceil(1000 * amount)}m"  # as Kubernetes rounds it
+        return f"{amount:,.3f}".rstrip("0").rstrip(".")
     return size(amount)
 
 
 def asked(spec: Mapping[str, Any]) -> Amounts:
-    """Return what a pod requests, by resource: its containers' sum, or an init container's."""
+    """Return what a pod requests, by resource: its containers' sum, or an init container's.
+
+    An init container that restarts always runs beside those that come after it:
+    https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/#resource-sharing-within-containers
+    """
     total: Amounts = {"pods": Decimal(1)}
-    for container in spec.get("containers") or []:
-        for resource, amount in _requests(container).items():
-            total[resource] = total.get(resource, Decimal(0)) + amount
+    beside: Amounts = {}
+    alone: list[Amounts] = []
     for container in spec.get("initContainers") or []:
-        for resource, amount in _requests(container).items():
-            total[resource] = max(total.get(resource, Decimal(0)), amount)
+        its = _requests(container)
+        if container.get("restartPolicy") == "Always":
+            beside = _sum(beside, its)
+        else:
+            alone.append(_sum(beside, its))
+    for container in spec.get("containers") or []:
+        total = _sum(total, _requests(container))
+    total = _sum(total, beside)
+    for its in alone:
+        total |= {each: max(total.get(each, amount), amount) for each, amount in its.items()}
     return total
+
+
+def _sum(one: Amounts, other: Amounts) -> Amounts:
+    return one | {each: one.get(each, Decimal(0)) + amount for each, amount in other.items()}
 
 
 def _requests(container: Mapping[str, Any]) -> Amounts:

@@ -162,6 +162,7 @@ class Cluster:
         follow: bool = False,
         tail: int | None = None,
         since: str | None = None,
+        deadline: float | None = None,
     ) -> Iterator[tuple[str, str]]:
         """Yield (RFC 3339 time, line) of a pod's log; a container not yet started has no lines.
 
@@ -174,6 +175,7 @@ class Cluster:
             tail: the last lines only.
             since: lines later than this only. The API counts in whole seconds; lines of the
                 same second that were received before are left out here.
+            deadline: seconds until there is an answer; None for the cluster's.
 
         Raises:
             UnavailableError: cut off, without ``follow``.
@@ -183,7 +185,7 @@ class Cluster:
         query |= {"tailLines": str(tail)} if tail is not None else {}
         path = self._route("Pod", name=pod) + "/log"
         try:
-            response = self._send("GET", path, query, stream=True)
+            response = self._send("GET", path, query, stream=True, deadline=deadline)
         except InvalidError as error:
             if "is waiting to start" in str(error):
                 return
@@ -250,6 +252,7 @@ class Cluster:
         body: Any = None,
         *,
         stream: bool = False,
+        deadline: float | None = None,
     ) -> Any:
         """Send until it is answered or refused; return the response, read unless ``stream``.
 
@@ -258,7 +261,7 @@ class Cluster:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + (self._deadline if deadline is None else deadline)
         pause = self._pause
         renewed = False
         while True:

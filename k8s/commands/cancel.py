@@ -3,7 +3,7 @@
 import argparse
 
 from k8s import manifest
-from k8s.commands import target
+from k8s.commands import observe, target
 from k8s.diagnosis import run_phase
 
 
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     """
     cluster, name, _ = target.find(options)
     job = target.job(cluster, name)
-    state = run_phase.phase(job, [])
+    state = run_phase.phase(job, observe.pods(cluster, job))
     again = "submit it again to resume from there"
     if state in run_phase.OVER:
         target.say(f"{name}: has finished; there is nothing to stop")

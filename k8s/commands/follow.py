@@ -23,6 +23,7 @@ CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running
 SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
 DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
+SAID_AT_THE_END = (TERMINATING, "Suspended")  # kinds of causes
 SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
 
 
@@ -230,8 +231,10 @@ class Follower:
         self._looked = now
         found = self._find_cause(job, pods)
         new = found and (self._cause is None or found.message != self._cause.message)
-        if found and new and found.kind != TERMINATING:  # which is said at the end
+        if found and new and found.kind not in SAID_AT_THE_END:
             self._screen.say(f"{self.name}: {found.message}", WARNING)
+        if self._cause and self._cause.kind == "NodeLost" and not found:
+            self._screen.say(f"{self.name}: the node is back, and all ranks run", "bold")
         self._cause = found
 
     def _give_up(self, job: dict[str, Any], waited: float) -> int:
@@ -247,18 +250,19 @@ class Follower:
         self._show_rest()
         took = ""
         status = job.get("status", {})
+        ends = [each.at for pod in pods if (each := evidence.end(pod))]  # the Job's may be to come
         last = status.get("completionTime") or (evidence.condition(job, "Failed") or {}).get(
-            "lastTransitionTime"
+            "lastTransitionTime", max(ends, default="")
         )
         if status.get("startTime") and last:
             seconds = run_phase.seconds_between(status["startTime"], run_phase.time_of(last))
             took = f" after {duration(seconds)}"
-        if phase == "Ended":
-            phase, found = observe.outcome(self.cluster, job, pods, logged=self._progress.ended)
-        else:
-            found = self._find_cause(job, pods)
+        found = None
+        with contextlib.suppress(UserError):  # the run has ended, whatever fails here
+            phase, found = observe.outcome(self.cluster, job, pods, phase, self._progress)
         if phase == "Succeeded":
-            self._screen.say(f"{self.name}: {phase}{took}", "bold green")
+            more = f": {found.message}" if found else ""
+            self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")
             return SUCCEEDED
         message = found.message if found else "no cause is known; see python -m k8s logs"
         self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")

@@ -1,7 +1,9 @@
 """``logs``: a run's logs, from its pods, or from its folder once they are gone."""
 
 import argparse
+import contextlib
 import heapq
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +12,10 @@ from k8s.client.refusals import ClusterError
 from k8s.commands import follow, observe, target
 from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, UserError
 from trainer.runs import logs
 from trainer.storage.base import Storage
+from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the logs that the flags ask for."""
-    if options.follow and (options.previous or options.folder):
-        raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
-    if options.rank is not None and options.rank < 0:
-        raise ConfigError(f"--rank {options.rank}: must be at least 0")
+    _check(options)
     if options.folder:
         return _stored(options)
     cluster, name, spec = target.find(options)
@@ -56,7 +56,37 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.previous:
         raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
-    return _stored(options)
+    words = _nothing_yet(cluster, job, pods, options.rank)
+    if not words:
+        return _stored(options)
+    if any(map(run_phase.has_log, pods)):  # their node may have lost it
+        with contextlib.suppress(UserError):
+            return _stored(options)
+    sys.stderr.write(f"{printable(f'{name}: {words}')}\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.follow and (options.previous or options.folder):
+        raise ConfigError("--follow: shows what comes; leave --previous and --folder out")
+    if options.rank is not None and options.rank < 0:
+        raise ConfigError(f"--rank {options.rank}: must be at least 0")
+
+
+def _nothing_yet(
+    cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]], rank: int | None
+) -> str:
+    """Return why pods that are there, or are to come, have logged nothing; else an empty text."""
+    phase = run_phase.phase(job, pods)
+    its = [pod for number, pod in run_phase.current(pods).items() if rank in (None, number)]
+    if any(map(run_phase.has_log, its)):
+        if rank:
+            return f"rank {rank} has logged nothing; the run's progress is in the log of rank 0"
+        return "has logged nothing yet: it loads TensorFlow and its data"
+    if phase not in ("Pending", "Starting", "Queued"):
+        return ""  # an earlier pod may have stored its log
+    found = observe.cause(cluster, job, pods, trains=False)
+    return f"{phase}: no log yet{f': {found.message}' if found else ''}"
 
 
 def _stored(options: argparse.Namespace) -> int:
@@ -106,6 +136,11 @@ def show_stored(folder: Storage, rank: int | None, screen: Screen) -> None:
     lines = (("", number, text) for number, text in logs.read(folder, rank))
     if not show(lines, screen):
         of_rank = "" if rank is None else f" of rank {rank}"
+        if rank and next(logs.read(folder), None):
+            raise ConfigError(
+                f"{folder.uri}/logs: holds no logs{of_rank}, which has logged nothing; the run's "
+                "progress is in the log of rank 0"
+            )
         raise ConfigError(
             f"{folder.uri}/logs: holds no logs{of_rank}; the run may not have begun, or it was not "
             "in this folder"

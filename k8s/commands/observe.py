@@ -10,8 +10,10 @@ from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
 from k8s.commands import result
+from k8s.diagnosis import evidence, run_phase
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
+from k8s.diagnosis.pod_failures import NATIVE, sidecar_names
 from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line
 
@@ -54,16 +56,45 @@ def cause(
 
 
 def outcome(
-    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]], *, logged: bool
+    cluster: Cluster,
+    job: dict[str, Any],
+    its_pods: list[dict[str, Any]],
+    phase: str,
+    progress: run_phase.Progress,
+    all_events: list[dict[str, Any]] | None = None,
 ) -> tuple[str, Cause | None]:
-    """Return how a run ended whose pods all ended with 0, and what is wrong with it, if anything.
+    """Return how a run in a phase of ``run_phase.OVER`` ended, and what is to be said of it.
 
-    Succeeded   its result is stored
+    Succeeded   its result is stored, whatever became of its Job
     Failed      it left none
     Unproven    the folder cannot be seen from here, and nothing else shows it
+    DeadlineExceeded
     """
+    if phase == "Ended":
+        phase, found = _proven(cluster, job, its_pods, logged=progress.ended)
+        kept = {name for pod in its_pods for name in evidence.sidecars(pod)}
+        return phase, _kept(job, sorted(kept)) if kept and not found else found
+    # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
+    late = phase == "DeadlineExceeded"
+    if run_phase.left_result(its_pods) or (late and result.is_stored(cluster, job)):
+        what = "finished, and its result is stored; its Job failed after that"
+        failed = evidence.condition(job, "Failed")
+        why = evidence.text(failed, "message") or evidence.text(failed, "reason")
+        return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
+    return phase, cause(cluster, job, its_pods, all_events, trains=progress.trains)
+
+
+def _kept(job: dict[str, Any], names: list[str]) -> Cause:
+    ends = f"python -m k8s delete {job['metadata']['name']} ends them; {NATIVE}"
+    return Cause("Sidecar", f"finished; {sidecar_names(names)} the pods: {ends}", final=True)
+
+
+def _proven(
+    cluster: Cluster, job: dict[str, Any], its_pods: list[dict[str, Any]], *, logged: bool
+) -> tuple[str, Cause | None]:
+    """Return how a run ended whose trainers all ended with 0."""
     name = job["metadata"]["name"]
-    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    image = evidence.container(job["spec"]["template"]["spec"]).get("image")
     try:
         result.prove(cluster, job, its_pods, logged=logged)
     except UnavailableError as error:

@@ -18,7 +18,7 @@ from k8s.client.refusals import ConflictError
 from k8s.commands import observe
 from k8s.diagnosis import claims
 from k8s.diagnosis.cause import Cause, diagnose
-from k8s.diagnosis.evidence import Observed, dig, text
+from k8s.diagnosis.evidence import Observed, container, dig, end, text
 from k8s.manifest import INSTANCE, selector
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage import pack
@@ -72,23 +72,25 @@ def reader(pod: Object, path: str, wanted: pack.Wanted, node: str = "") -> Objec
         node: that the pod must be on; empty for any.
     """
     its = deepcopy(pod)
-    for field in ("subdomain", "affinity", "priorityClassName"):
+    # Sidecars need what is missing here, and would outlive the reader.
+    for field in ("subdomain", "affinity", "priorityClassName", "initContainers"):
         its.pop(field, None)
     its["terminationGracePeriodSeconds"] = 1
     its["volumes"] = [each for each in its["volumes"] if "configMap" not in each]
     kept = {each["name"] for each in its["volumes"]}
-    [container] = its["containers"]
+    reads = container(its)
+    its["containers"] = [reads]
     for field in ("args", "ports", "envFrom"):
-        container.pop(field, None)
-    container["command"] = ["python", "-m", "trainer.storage.pack", path, json.dumps(wanted)]
-    container["env"] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - the pod's own
-    container["resources"] = {
+        reads.pop(field, None)
+    reads["command"] = ["python", "-m", "trainer.storage.pack", path, json.dumps(wanted)]
+    reads["env"] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - the pod's own
+    reads["resources"] = {
         "requests": {"cpu": "100m", "memory": "256Mi"},
         "limits": {"cpu": "1", "memory": "256Mi"},  # a tenth takes ten seconds to start Python
     }
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    container["volumeMounts"] = [
-        {**each, "readOnly": True} for each in container["volumeMounts"] if each["name"] in kept
+    reads["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    reads["volumeMounts"] = [
+        {**each, "readOnly": True} for each in reads["volumeMounts"] if each["name"] in kept
     ]
     if node:
         term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
@@ -140,11 +142,13 @@ def _lines(cluster: Cluster, name: str, path: str, job: Object) -> list[str]:
         pods = observe.pods(cluster, job)
         phase = text(pods[-1], "status", "phase") if pods else ""
         waited = time.monotonic() - began
-        if phase == "Succeeded":
+        ended = end(pods[-1]) if pods else None  # its pod may stay, for the sake of a sidecar
+        if ended and ended.code == 0:
             return [line for _, line in cluster.log(pods[-1]["metadata"]["name"])]
-        cause = _cause(cluster, job, pods) if phase == "Failed" or waited > SAID_AFTER else None
+        failed = phase == "Failed" or ended is not None
+        cause = _cause(cluster, job, pods) if failed or waited > SAID_AFTER else None
         why = cause.message if cause else "no reason is known"
-        if phase == "Failed":
+        if failed:
             error = ERRORS.get(cause.kind if cause else "", UnavailableError)
             raise error(f"{path}: the pod that reads it from its claim failed: {why}")
         if waited > DEADLINE:

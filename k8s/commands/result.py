@@ -6,6 +6,7 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.commands import run_store, target
+from k8s.commands.claim_folder import ClaimFolder
 from k8s.diagnosis import run_phase
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
@@ -71,6 +72,18 @@ def prove(
     if stored is None:
         raise ConfigError(f"{folder.uri} holds no {run_folder.RESULT}")
     read(folder, config)
+
+
+def is_stored(cluster: Cluster, job: dict[str, Any]) -> bool:
+    """Whether a run's folder holds its result; False if that takes a pod, or cannot be seen."""
+    try:
+        folder, config = run_store.of_job(cluster, job)
+        if isinstance(folder, ClaimFolder):
+            return False
+        read(folder, config)
+    except UserError:
+        return False
+    return True
 
 
 def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run's folder, in a bucket or on a claim, seen from where the user types."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -10,11 +11,12 @@ from k8s import manifest, stores
 from k8s.client.cluster import Cluster
 from k8s.commands import reader_pod
 from k8s.commands.claim_folder import ClaimFolder
+from k8s.diagnosis import evidence
 from k8s.run_file import RunSpec
 from trainer import presets, yaml_text
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
-from trainer.runs import run_folder
+from trainer.errors import ConfigError, UserError
+from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
@@ -64,6 +66,15 @@ def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
     return _on_claim(cluster, spec.name, pod, spec.run_uri)
 
 
+def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
+    """Return the step of a run's newest checkpoint; 0 if there is none or it is not seen here."""
+    with contextlib.suppress(UserError):
+        folder, _ = of_job(cluster, job)
+        if not isinstance(folder, ClaimFolder):  # which takes a pod
+            return next(iter(checkpoint.steps(folder)), 0)
+    return 0
+
+
 def _on_claim(cluster: Cluster, name: str, pod: dict[str, Any], path: str) -> Storage:
     return ClaimFolder(path, partial(reader_pod.ask, cluster, name, pod, path))
 
@@ -90,8 +101,8 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]
     pod = job["spec"]["template"]["spec"]
     if not service:
         return _on_claim(cluster, name, pod, uri), config
-    container = pod["containers"][0]
-    variables = {each["name"]: each.get("value") or "" for each in container.get("env") or []}
+    its = evidence.container(pod)
+    variables = {each["name"]: each.get("value") or "" for each in its.get("env") or []}
     given = stores.from_here(uri, variables, os.environ)
     if service is stores.AZURE and (endpoint := given.get(service.endpoints[0])):
         # A request to Azure carries a token that opens more than this folder, and whoever may

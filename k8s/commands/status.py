@@ -12,12 +12,14 @@ from rich.text import Text
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
-from k8s.commands import observe, target
+from k8s.commands import observe, result, run_store, target
 from k8s.diagnosis import run_phase
-from trainer.errors import UserError
-from trainer.text import duration, printable
+from k8s.run_file import RunSpec
+from trainer.errors import ConfigError, UserError
+from trainer.text import duration, one_line, printable
 
 TAIL = 1000  # lines of rank 0's log that show its progress
+LOG = 5.0  # seconds for them: the API server waits 30 for a kubelet that is away
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +37,44 @@ def run(options: argparse.Namespace) -> None:
     if options.run is None:
         list_runs(options)
         return
-    cluster, name, _ = target.find(options)
-    values = summary(cluster, target.job(cluster, name))
+    cluster, name, spec = target.find(options)
+    job = cluster.get("Job", name)
+    if job is None and spec:
+        values = _of_folder(cluster, spec)
+    else:
+        values = summary(cluster, target.job(cluster, name))
     if options.output == "json":
         target.print_json(values)
     else:
         show_run(values)
+
+
+def _of_folder(cluster: Cluster, spec: RunSpec) -> dict[str, Any]:
+    """Return what the folder of a run says of it once it is gone from the cluster.
+
+    Raises:
+        ConfigError: it holds no result.
+    """
+    on_claim = spec.run_uri.startswith("/")
+    try:
+        folder = run_store.on_claim(cluster, spec) if on_claim else run_store.of_spec(spec)
+        found = result.read(folder, spec.config)
+    except UserError as error:
+        raise ConfigError(f"{target.no_such_run(cluster, spec.name)}; {one_line(error)}") from None
+    return {
+        "name": spec.name,
+        "namespace": cluster.namespace,
+        "phase": "Succeeded",
+        "step": found.get("steps"),
+        "total_steps": found.get("steps"),
+        "accuracy": run_phase.Progress(result=found).accuracy(),
+        "seconds_left": None,
+        "restarts": None,
+        "age_seconds": None,
+        "cause": f"gone from the cluster; its result is in {spec.run_uri}",
+        "cause_kind": "Gone",
+        "ranks": [],
+    }
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -60,10 +94,12 @@ def summary(
     pods = observe.pods(cluster, job)
     progress = _progress(cluster, pods)
     phase = run_phase.phase(job, pods, trains=progress.trains)
-    if phase == "Ended":
-        phase, cause = observe.outcome(cluster, job, pods, logged=progress.ended)
+    if phase in run_phase.OVER:
+        phase, cause = observe.outcome(cluster, job, pods, phase, progress, events)
     else:
         cause = observe.cause(cluster, job, pods, events, trains=progress.trains)
+    if phase == "Suspended" and not pods:
+        progress.step = run_store.newest_step(cluster, job)
     message = cause.message if cause else ""
     if not message and phase in ("Starting", "Running") and progress.failure:
         message = f"{progress.failure.sentence(run_phase.workers(job))} (restarted)"
@@ -98,10 +134,10 @@ def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> run_phase.Progres
     if leader is not None and run_phase.has_log(leader):
         name = leader["metadata"]["name"]
         with contextlib.suppress(UserError):  # the pod is going
-            for at, text in cluster.log(name, tail=TAIL):
+            for at, text in cluster.log(name, tail=TAIL, deadline=LOG):
                 progress.take(at, run_phase.parse_line(text))
             if not progress.trains:  # a model may print a lot, but the trainer spoke first
-                lines = (run_phase.parse_line(text) for _, text in cluster.log(name))
+                lines = (run_phase.parse_line(t) for _, t in cluster.log(name, deadline=LOG))
                 progress.trains = any(map(run_phase.is_report, lines))
     return progress
 
@@ -158,7 +194,9 @@ def _text(words: str, style: str = "") -> Text:
 
 
 def _cells(run: dict[str, Any]) -> list[str]:
-    step = f"{run['step']}/{run['total_steps']}" if run["step"] else "-"
+    of = f"/{run['total_steps']}" if run["total_steps"] else ""
+    step = f"{run['step']}{of}" if run["step"] else "-"
     accuracy = f"{run['accuracy']:.2%}" if run["accuracy"] is not None else "-"
-    age = duration(run["age_seconds"])
-    return [run["name"], run["phase"], step, accuracy, str(run["restarts"]), age]
+    age = "-" if run["age_seconds"] is None else duration(run["age_seconds"])
+    restarts = "-" if run["restarts"] is None else str(run["restarts"])
+    return [run["name"], run["phase"], step, accuracy, restarts, age]

@@ -11,7 +11,7 @@ from typing import Any
 from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
-from k8s.commands import doctor, follow, run_store, target
+from k8s.commands import doctor, follow, observe, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec, difference
 from trainer.errors import ConfigError, UnavailableError, UserError
@@ -139,7 +139,7 @@ def _start(cluster: Cluster, spec: RunSpec, say: Say) -> None:
 
 
 def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> None:
-    state = run_phase.phase(job, [])
+    state = run_phase.phase(job, observe.pods(cluster, job))
     if state in ("Suspended", "Queued"):  # also a run whose submitting was interrupted
         *companions, _ = manifest.objects(spec)
         _create_companions(cluster, companions, job, say)
@@ -191,9 +191,14 @@ def _code_there(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> bytes |
 
 
 def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:
-    """Wait for pods of an earlier run of this name: they would answer to its peers' names."""
+    """Wait for pods of an earlier run of this name: they would answer to its peers' names.
+
+    A Job of this name means that somebody submits it at the same time, whose pods they are.
+    """
     until, said = time.monotonic() + LEFTOVERS, False
     while pods := cluster.list("Pod", labels=manifest.selector(name)):
+        if cluster.get("Job", name):
+            return
         if time.monotonic() > until:
             pod = pods[0]["metadata"]["name"]
             raise UnavailableError(

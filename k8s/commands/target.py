@@ -101,14 +101,17 @@ def job(there: Cluster, name: str) -> dict[str, Any]:
     """
     found = there.get("Job", name)
     if found is None:
-        raise ConfigError(
-            f"{name}: no such run in namespace {there.namespace}; see python -m k8s list, or "
-            "give --namespace"
-        )
+        raise ConfigError(no_such_run(there, name))
     labels = found["metadata"].get("labels") or {}
     if labels.get("app.kubernetes.io/name") != "trainyard":
         raise ConfigError(f"{name}: this Job is no run; leave it to whoever made it")
     return found
+
+
+def no_such_run(there: Cluster, name: str) -> str:
+    """Say that a run is not in the cluster."""
+    where = f"no such run in namespace {there.namespace}"
+    return f"{name}: {where}; see python -m k8s list, or give --namespace"
 
 
 def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:

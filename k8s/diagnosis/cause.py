@@ -212,7 +212,7 @@ def _deadline(first: Symptom | None, failed: Object, observed: Observed) -> Symp
 def _cause(first: Symptom, symptoms: Sequence[Symptom], observed: Observed) -> Cause:
     """Put the first cause into one line: whose, when, what, the remedy, and who followed."""
     ranks = {first.rank}
-    if not first.ended:  # others may wait for the same
+    if not first.ended or first.kind == "NodeLost":  # others may wait for the same
         alike = partial(replace, rank=first.rank, at=first.at)
         ranks |= {each.rank for each in symptoms if alike(each) == first}
     whose = _whose(ranks, observed)

@@ -13,15 +13,18 @@ from k8s.diagnosis.evidence import (
     Observed,
     Symptom,
     condition,
+    container,
     dig,
     end,
     moment,
     rank,
     seen,
+    sidecars,
     since,
     text,
 )
 from k8s.diagnosis.pod_pending import (
+    beside,
     image,
     missing_reference,
     no_trainer,
@@ -51,17 +54,23 @@ KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; othe
 }
 ENDURED = ("Evicted", "Preempted", "NodeLost")  # kinds that do not count against a rank's retries
 # https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+JOB = "batch.kubernetes.io/job-name"  # label
+# Seconds without a node after which its pods are to be replaced by hand. They tolerate 30, and only
+# then are asked to end.
+AWAY = 90.0
 NODE_LOST = ("DeletionByTaintManager", "DeletionByPodGC")
 
 
 def _replace_by_hand(pod: Object) -> str:
+    """Return the command that frees all pods of the run from their node."""
     namespace = text(pod, "metadata", "namespace") or "default"
-    name = text(pod, "metadata", "name")
-    return f"kubectl --namespace {namespace} delete pod {name} --force --grace-period=0"
+    its = f"-l job-name={text(pod, 'metadata', 'labels', JOB)}"
+    on = f"--field-selector spec.nodeName={text(pod, 'spec', 'nodeName')}"
+    return f"kubectl -n {namespace} delete pods {its} {on} --force"
 
 
 def _see_log(pod: Object) -> str:
-    name = text(pod, "metadata", "labels", "batch.kubernetes.io/job-name") or "NAME"
+    name = text(pod, "metadata", "labels", JOB) or "NAME"
     return f"see python -m k8s logs {name} --rank {rank(pod)}"
 
 
@@ -83,7 +92,9 @@ def node_lost(pod: Object, observed: Observed) -> Symptom | None:
         return None
     if ended:
         return Symptom("NodeLost", what, GOES_ON, at, ended=True)
-    remedy = f"if it stays away, replace the pod: {_replace_by_hand(pod)}"
+    remedy = "wait for it to come back"
+    if observed.age(at) > AWAY:
+        remedy = f"if it stays away: {_replace_by_hand(pod)}"
     return Symptom("NodeLost", what, remedy, at, ended=bool(leaving))
 
 
@@ -160,17 +171,12 @@ def out_of_memory(pod: Object, _: Observed) -> Symptom | None:
         remedy = ended.failure.remedy or remedy
     # The reason is also OOMKilled where an earlier kill was overcome and something else ended it.
     elif ended.reason == "OOMKilled" and (not ended.words or ended.code == 137):
-        limits = [dig(each, "resources", "limits", "memory") for each in _containers(pod)]
-        limit = f"limit {show('memory', parse(limits[0]))}" if limits and limits[0] else "no limit"
+        given = dig(container(dig(pod, "spec")), "resources", "limits", "memory")
+        limit = f"limit {show('memory', parse(given))}" if given else "no limit"
         what = f"it was killed for lack of memory ({limit})"
     else:
         return None
     return Symptom("OutOfMemory", what, remedy, ended.at, ended=True)
-
-
-def _containers(pod: Object) -> list[Object]:
-    containers = dig(pod, "spec", "containers") or []
-    return sorted(containers, key=lambda each: each.get("name") != "trainer")
 
 
 def reported(pod: Object, _: Observed) -> Symptom | None:
@@ -226,6 +232,7 @@ RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
     missing_reference,
     start,
     node_trouble,
+    beside,
     consequence,
     out_of_memory,
     reported,
@@ -240,5 +247,23 @@ def examine(pod: Object, observed: Observed) -> Symptom | None:
         return None if observed.trains else replace(_idle(pod, observed), rank=rank(pod))
     for recognise in RECOGNISERS:
         if symptom := recognise(pod, observed):
-            return replace(symptom, rank=rank(pod))
+            return replace(_kept(symptom, pod), rank=rank(pod))
     return None
+
+
+def _kept(symptom: Symptom, pod: Object) -> Symptom:
+    """Say of a trainer that has failed whether its Job does not learn of it."""
+    names = sidecars(pod)
+    if not symptom.ended or not names or dig(pod, "metadata", "deletionTimestamp"):
+        return symptom
+    keeps = f"{sidecar_names(names)} its pod, so that the Job starts no other"
+    return replace(symptom, what=f"{symptom.what}; {keeps}", remedy=f"{NATIVE}, or delete the pod")
+
+
+# https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+NATIVE = "make it an init container with restartPolicy: Always, which ends with the trainer"
+
+
+def sidecar_names(names: list[str]) -> str:
+    """Return containers that keep a pod as the subject and verb of a sentence."""
+    return f"sidecar{'s' * (len(names) > 1)} {', '.join(names)} keep{'s' * (len(names) == 1)}"

@@ -9,6 +9,7 @@ from k8s.diagnosis.evidence import (
     Observed,
     Symptom,
     condition,
+    container,
     dig,
     end,
     rank,
@@ -166,6 +167,20 @@ def start(pod: Object, observed: Observed) -> Symptom | None:
     return Symptom("Start", what, remedy, at, ended=ended is not None)
 
 
+def beside(pod: Object, _: Observed) -> Symptom | None:
+    """A container that the trainer waits for has failed, or does not stay up."""
+    for status in dig(pod, "status", "initContainerStatuses") or []:
+        crashes = dig(status, "state", "waiting", "reason") == "CrashLoopBackOff"
+        its = dig(status, "lastState" if crashes else "state", "terminated") or {}
+        if code := its.get("exitCode"):
+            name, of = text(status, "name"), text(pod, "metadata", "name")
+            what = f"its pod does not start: {name} ended with code {code}"
+            namespace = text(pod, "metadata", "namespace") or "default"
+            see = f"see kubectl -n {namespace} logs {of} -c {name}"
+            return Symptom("Start", what, see, since(pod), ended=not crashes)
+    return None
+
+
 def node_trouble(pod: Object, observed: Observed) -> Symptom | None:
     """The node has the pod, but not yet what its containers need: a network, a volume."""
     troubles = _troubles(pod, observed)
@@ -188,9 +203,9 @@ def silent(observed: Observed) -> Symptom | None:
 
 def no_trainer(job: Object | None) -> tuple[str, str]:
     """Return what is wrong with a container that runs and does not train, and the remedy."""
-    containers = dig(job, "spec", "template", "spec", "containers") or [{}]
+    its = container(dig(job, "spec", "template", "spec"))
     what = "its container runs, but its log holds nothing that the trainer says"
-    remedy = f"see whether image {containers[0].get('image')} is the trainer's"
+    remedy = f"see whether image {its.get('image')} is the trainer's"
     return what, f"{remedy}; if it is, its data are still being loaded or peers are missing"
 
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeGuard
 
-from k8s.diagnosis.evidence import Object, condition, json_object, moment, rank, status_of
+from k8s.diagnosis.evidence import (
+    Object,
+    condition,
+    end,
+    json_object,
+    moment,
+    rank,
+    sidecars,
+    status_of,
+)
 from trainer import progress
 from trainer.failure import Failure, parse
 
@@ -53,8 +62,11 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     Pending     none of its pods runs
     Starting    some of them do, or the trainer has not reported yet
     Running     all of them do, and it has
-    Ended       every pod ended with 0; only the run's result says whether it succeeded
+    Ended       every trainer ended with 0; only the run's result says whether it succeeded
     Failed, DeadlineExceeded
+
+    The last two are the Job's, which waits for sidecars. It is not waited for where all trainers
+    have ended with 0, or one with a code that fails the Job.
     """
     if condition(job, "Complete"):
         return "Ended"
@@ -64,6 +76,11 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     if job["spec"].get("suspend"):
         queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
         return "Queued" if queued else "Suspended"
+    ends = [each for pod in current(pods).values() if (each := end(pod))]
+    if len(ends) == workers(job) and all(each.code == 0 for each in ends):
+        return "Ended"
+    if any(sidecars(pod) and _fails_job(pod) for pod in pods):
+        return "Failed"
     running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
     if not running:
         return "Pending"
@@ -71,6 +88,14 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
 
 
 OVER = ("Ended", "Failed", "DeadlineExceeded")
+
+
+FAIL_JOB = (2, 65)  # exit codes of the Job's podFailurePolicy
+
+
+def _fails_job(pod: Object) -> bool:
+    its = end(pod)
+    return its is not None and its.code in FAIL_JOB
 
 
 def left_result(pods: list[Object]) -> bool:

@@ -49,6 +49,10 @@ def test_whatever_is_no_quantity_is_none_of_it(text: str) -> None:
         ("cpu", "1250m", "1.25"),
         ("requests.cpu", "10", "10"),
         ("cpu", "0", "0"),
+        ("cpu", "45m", "45m"),
+        ("requests.cpu", "0.9", "900m"),
+        ("cpu", "0.0001", "1m"),
+        ("cpu", "1925m", "1.925"),
         ("nvidia.com/gpu", "8", "8"),
         ("pods", "1200", "1,200"),
         ("memory", "512Mi", "512 MiB"),
@@ -70,6 +74,11 @@ def test_a_pod_asks_for_its_containers_together_or_for_the_one_before_them() -> 
     assert asked(spec) == {"cpu": Decimal("1.5"), "memory": Decimal(2**30), "pods": 1}
     spec["initContainers"] = [container(cpu="2")]
     assert asked(spec)["cpu"] == 2
+    beside = {**container(cpu="100m"), "restartPolicy": "Always"}
+    spec["initContainers"] = [beside, container(cpu="1450m"), container(cpu="100m")]
+    assert asked(spec)["cpu"] == Decimal("1.6")  # all that run for good, beside the sidecar
+    spec["initContainers"] = [container(cpu="1700m"), beside]
+    assert asked(spec)["cpu"] == Decimal("1.7")
     limited = {"containers": [{"resources": {"limits": {"cpu": "3", "memory": "1Mi"}}}]}
     assert asked(limited) == {"cpu": 3, "memory": Decimal(2**20), "pods": 1}
     assert asked({"containers": None}) == {"pods": 1}

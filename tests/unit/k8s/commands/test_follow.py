@@ -95,7 +95,7 @@ CAUSE = "data: gs://bucket/mnist: train-labels-idx1-ubyte is torn; put it there 
     ("condition", "reason", "codes", "exit_code", "words"),
     [
         ("Failed", "PodFailurePolicy", {1: (65, CAUSE), 0: (75, CAUSE)}, 1, CAUSE),
-        ("Failed", "DeadlineExceeded", {}, 124, "DeadlineExceeded"),
+        ("Failed", "DeadlineExceeded", {0: (137, ""), 1: (137, "")}, 124, "DeadlineExceeded"),
         ("Complete", "CompletionsReached", {}, 0, "Succeeded after 1m5s"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_follower_ends_when_the_run_is_cancelled_and_outlives_a_silent_server(
     thread = in_background(live)
     assert main(["submit", str(run_file), "--wait"]) == 1
     thread.join()
-    assert "was asked to stop; submit it again to resume" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("was asked to stop; submit it again to resume") == 1
     assert controller.job()["spec"]["suspend"] is True
 
 

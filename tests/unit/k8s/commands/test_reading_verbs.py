@@ -13,7 +13,7 @@ from tests.support.controller import Controller
 from tests.support.stores import Server
 from tests.support.verbs import RESULT, STEP, change, finish
 from trainer.failure import Failure
-from trainer.runs import run_folder
+from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 
 
@@ -89,6 +89,56 @@ def test_logs_come_from_the_pods_and_from_the_folder_once_they_are_gone(
     assert main(["logs", "mnist"]) == 2
     assert "give its run file instead of its name, or --folder" in capsys.readouterr().err
     assert main(["logs"]) == 2
+
+
+def test_logs_of_a_rank_that_logs_nothing_and_of_a_run_that_has_no_log_yet(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    change(run_file, storage_endpoint="http://127.0.0.1:9")  # the store is not needed for any
+    api.push("mnist-0-00000", "first", "2026-01-01T00:00:01.5Z")
+    capsys.readouterr()
+    assert main(["logs", "mnist", "--rank", "1"]) == 0
+    assert capsys.readouterr().err == (
+        "mnist: rank 1 has logged nothing; the run's progress is in the log of rank 0\n"
+    )
+    for pod in controller.pods(controller.job()):
+        pod["status"] = {"phase": "Pending", "containerStatuses": []}
+    assert main(["logs", str(run_file)]) == 0
+    assert capsys.readouterr().err == "mnist: Pending: no log yet\n"
+
+
+def test_the_status_of_a_run_that_is_gone_from_the_cluster(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not api.objects.get(("Job", "default", "mnist"))
+    assert main(["status", str(run_file)]) == 2
+    assert "no such run in namespace default" in capsys.readouterr().err
+    finish(run_file)
+    assert main(["status", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert "Succeeded" in out
+    assert "99.22%" in out
+    assert "gone from the cluster; its result is in gs://bucket/runs/" in out
+    assert main(["status", str(run_file), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == RESULT["steps"]
+    change(run_file, train={"validation": 100, "seed": 7})  # another run's result is none of it
+    assert main(["status", str(run_file)]) == 2
+
+
+def test_a_stopped_run_shows_the_step_that_it_resumes_from(
+    run_file: Path, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    for step in (80, 120):
+        folder.create(checkpoint.object_name(step), b"x")
+    assert main(["cancel", "mnist"]) == 0
+    assert controller.pods(controller.job()) == []
+    capsys.readouterr()
+    assert main(["status", "mnist", "-o", "json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["phase"], status["step"]) == ("Suspended", 120)
 
 
 def test_result_is_read_from_the_folder_and_downloaded(

@@ -148,6 +148,26 @@ def test_pods_of_an_earlier_run_of_the_name_are_waited_for(
     assert "waiting for 2 pods of an earlier run to end" in capsys.readouterr().out
 
 
+def test_pods_of_the_same_run_submitted_at_the_same_time_are_not_waited_for(
+    run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    job, there = api.objects["Job", "default", "mnist"], api.objects
+    capsys.readouterr()
+    del there["Job", "default", "mnist"]  # as the second one saw it when it looked
+
+    def other() -> None:
+        processes.wait_until(lambda: len(api.sent("list", "pods")) > seen)
+        there["Job", "default", "mnist"] = job
+
+    seen = len(api.sent("list", "pods"))
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert main(["submit", str(run_file)]) == 0
+    thread.join()
+    assert controller.job()["metadata"]["uid"] == job["metadata"]["uid"]
+
+
 def test_a_job_that_is_no_run_is_left_alone(
     run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
