@@ -20,6 +20,7 @@ RUN ?= runs/local.yaml
 LATEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t '$(STORE)'/runs/*/config.json 2>/dev/null)))
 PICTURES ?=
 SWEEP ?= docs/sweep.yaml
+ON ?=
 PRESET ?= cnn
 WORKERS ?= 2
 FAULTS ?= 100
@@ -68,8 +69,8 @@ compare: RUN = $(STORE)/runs
 compare: $(VENV)/trainer  ## Compare all runs below RUN in a table and in compare.html
 	@$(BIN)/python -m trainer compare $(RUN) $(ARGS)
 
-sweep: $(VENV)/trainer  ## Train the runs that SWEEP describes and compare them
-	@$(BIN)/python -m trainer sweep '$(SWEEP)' $(ARGS)
+sweep: $(VENV)/trainer $(if $(ON),$(VENV)/k8s)  ## Train the runs that SWEEP describes and compare them (ON=run file: in a cluster)
+	@$(BIN)/python -m $(if $(ON),k8s,trainer) sweep '$(SWEEP)' $(if $(ON),--on '$(ON)') $(ARGS)
 
 ##@ Kubernetes: RUN is a run file; python -m k8s --help has all commands
 doctor:  ## Check everything that can be checked before submitting RUN
@@ -168,7 +169,7 @@ help:  ## Show this help
 	@printf '\nSettings and their current values\n'
 	@printf '  %-12s %s\n' STORE '$(STORE)' DATA '$(DATA)' FOLDER '$(FOLDER)' PRESET '$(PRESET)' \
 		RUN '$(RUN) (a run file, for Kubernetes)' '' '$(or $(LATEST),none yet) (a folder, to inspect)' \
-		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' SWEEP '$(SWEEP)' \
+		WORKERS '$(WORKERS)' FAULTS '$(FAULTS)' SWEEP '$(SWEEP)' ON '$(ON)' \
 		PICTURES '$(PICTURES)' ARGS '$(ARGS)' PYTHON '$(PYTHON)' DOCKER '$(DOCKER)'
 
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes

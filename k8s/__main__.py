@@ -23,6 +23,7 @@ VERBS = {
         "schema": "Print the JSON Schema of run files.",
         "doctor": "Check all that can be known before submitting.",
         "submit": "Check a run file and start the run.",
+        "sweep": "Train the runs of a sweep file, each as a Job, and compare them.",
         "status": "Show a run's phase and progress, and what is wrong.",
         "list": "Show all runs in the namespace.",
         "watch": "Show a run on a page while it trains.",

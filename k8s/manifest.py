@@ -21,6 +21,7 @@ FILES = ("config.yaml", "networkpolicy.yaml", "service.yaml", "job.yaml")
 INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
 RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.canonical writes it
+SWEEP = "trainyard/sweep"  # label with the name of the sweep that a run is a part of
 GPU = "nvidia.com/gpu"
 # https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html
 AZURE_IDENTITY = "azure.workload.identity/use"
@@ -106,6 +107,8 @@ def _fill_job(job: Object, spec: RunSpec) -> None:
     job["metadata"]["annotations"] = {RUN_FILE: spec.canonical()}
     if spec.queue:
         job["metadata"]["labels"][QUEUE] = spec.queue
+    if spec.sweep:
+        job["metadata"]["labels"][SWEEP] = spec.sweep
     body = job["spec"]
     body["completions"] = body["parallelism"] = spec.workers
     body["backoffLimitPerIndex"] = spec.retries

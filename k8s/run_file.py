@@ -223,6 +223,7 @@ class RunSpec(_Model):
     )
 
     _archive: user_code.Archive | None = PrivateAttr(None)
+    _sweep: str | None = PrivateAttr(None)
 
     @property
     def archive(self) -> user_code.Archive | None:
@@ -233,6 +234,17 @@ class RunSpec(_Model):
         """Return the run with this code of the user's."""
         spec = self.model_copy(update={"code": archive.reference})
         spec._archive = archive
+        return spec
+
+    @property
+    def sweep(self) -> str | None:
+        """Name of the sweep that the run is a part of."""
+        return self._sweep
+
+    def within(self, sweep: str) -> "RunSpec":
+        """Return the run as a part of this sweep."""
+        spec = self.model_copy()
+        spec._sweep = sweep
         return spec
 
     @field_validator("name")

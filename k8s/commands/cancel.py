@@ -1,8 +1,10 @@
 """``cancel``: ask a run to store a checkpoint and stop."""
 
 import argparse
+from typing import Any
 
 from k8s import manifest
+from k8s.client.cluster import Cluster
 from k8s.commands import observe, target
 from k8s.diagnosis import run_phase
 
@@ -27,9 +29,17 @@ def run(options: argparse.Namespace) -> None:
         target.say(f"{name}: has finished; there is nothing to stop")
     elif state == "Suspended":
         target.say(f"{name}: is stopped already; {again}")
-    elif manifest.QUEUE in (job["metadata"].get("labels") or {}):
-        cluster.delete("Job", name)
+    elif ask(cluster, job):
         target.say(f"{name}: stores a checkpoint and leaves its queue; {again}")
     else:
-        cluster.patch("Job", name, {"spec": {"suspend": True}})
         target.say(f"{name}: stores a checkpoint and stops; {again}")
+
+
+def ask(cluster: Cluster, job: dict[str, Any]) -> bool:
+    """Have a run store a checkpoint and stop; return whether its Job had to go from its queue."""
+    queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
+    if queued:
+        cluster.delete("Job", job["metadata"]["name"])
+    else:
+        cluster.patch("Job", job["metadata"]["name"], {"spec": {"suspend": True}})
+    return queued

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -107,6 +108,7 @@ def summary(
     return {
         "name": job["metadata"]["name"],
         "namespace": job["metadata"]["namespace"],
+        "sweep": (job["metadata"].get("labels") or {}).get(manifest.SWEEP, ""),
         "phase": phase,
         "step": progress.step or progress.result.get("steps"),
         "total_steps": progress.total or progress.result.get("steps"),
@@ -150,6 +152,29 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
     return [summary(cluster, job, events) for job in jobs]
 
 
+def with_sweeps(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs in their order, with those of a sweep together below a line for it."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        lines.setdefault(run["sweep"] or f"/{run['name']}", []).append(run)
+    found: list[dict[str, Any]] = []
+    for sweep, its in lines.items():
+        if sweep.startswith("/"):
+            found += its
+            continue
+        phases = Counter(run["phase"] for run in its)
+        line = {
+            "name": sweep,
+            "phase": ", ".join(f"{count} {phase}" for phase, count in phases.items()),
+            "step": None,
+            "accuracy": max((a for run in its if (a := run["accuracy"]) is not None), default=None),
+            "restarts": sum(run["restarts"] for run in its),
+            "age_seconds": max(run["age_seconds"] for run in its),
+        }
+        found += [line, *({**run, "name": f"  {run['name']}"} for run in its)]
+    return found
+
+
 def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
     """Print one line for each run, and below the table what is wrong with each."""
     console = Console(highlight=False, soft_wrap=True)
@@ -157,9 +182,8 @@ def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
         hint = "--namespace gives another, make submit starts one"
         console.print(_text(f"no runs in namespace {namespace}; {hint}"))
         return
-    console.print(
-        _table(("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE"), map(_cells, runs))
-    )
+    titles = ("NAME", "PHASE", "STEP", "ACCURACY", "RESTARTS", "AGE")
+    console.print(_table(titles, map(_cells, with_sweeps(runs))))
     for run in runs:
         if run["cause"]:
             console.print(_text(f"{run['name']}: {run['cause']}", "yellow"))
@@ -168,7 +192,7 @@ def show_table(runs: list[dict[str, Any]], namespace: str) -> None:
 def show_run(run: dict[str, Any]) -> None:
     """Print one run with its ranks."""
     console = Console(highlight=False, soft_wrap=True)
-    show_table([{**run, "cause": ""}], run["namespace"])
+    show_table([{**run, "cause": "", "sweep": ""}], run["namespace"])
     if run["ranks"]:
         rows = [[str(r["rank"]), r["pod"], r["state"], r["node"]] for r in run["ranks"]]
         console.print()

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     spec = target.read(options)
     cluster = target.cluster(options, spec)
     if cluster.get("Job", spec.name) is None:  # else it was checked when it was started
-        _check(cluster, spec)
+        check(cluster, spec)
         send_code(spec)
     submit(cluster, spec, target.say)
     if options.follow or options.wait:
@@ -57,7 +57,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(cluster: Cluster, spec: RunSpec) -> None:
+def check(cluster: Cluster, spec: RunSpec) -> None:
+    """Check all that can be known before submitting, and show what is wrong.
+
+    Raises:
+        ConfigError: a check failed.
+    """
     failed = 0
     for check in doctor.examine(cluster, spec):
         failed += check.state == "failed"
@@ -105,7 +110,7 @@ def submit(cluster: Cluster, spec: RunSpec, say: Say) -> None:
     if job is None:
         _start(cluster, spec, say)
     else:
-        _check_same(cluster, job, spec)
+        check_same(cluster, job, spec)
         _resume(cluster, job, spec, say)
 
 
@@ -126,7 +131,7 @@ def _start(cluster: Cluster, spec: RunSpec, say: Say) -> None:
                 f"{spec.name}: was deleted while it was submitted; try again"
             ) from None
         job = found
-    _check_same(cluster, job, spec)
+    check_same(cluster, job, spec)
     try:
         _create_companions(cluster, companions, job, say)
     except UserError:
@@ -156,7 +161,12 @@ def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> N
         say(f"{spec.name}: is running already")
 
 
-def _check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
+def check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
+    """Check that a Job was submitted from this run file.
+
+    Raises:
+        ConfigError: it was not; with what differs.
+    """
     there = (job["metadata"].get("annotations") or {}).get(manifest.RUN_FILE, "")
     remedy = f"give another name, or first: python -m k8s delete {spec.name}{cluster.flags}"
     try:

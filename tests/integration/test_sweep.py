@@ -140,7 +140,7 @@ def test_the_plan_and_mistakes_are_told_without_training(tmp_path: Path, digits:
     code, out, err = sweep(path)
     assert (code, out) == (2, "")
     assert err == f"trainer: {path}: unknown setting 'gird'; did you mean grid? " + (
-        "(known: folder, settings, grid, random)\n"
+        "(known: folder, settings, grid, random, halving, parallel)\n"
     )
     assert not (tmp_path / "planned").exists()
 

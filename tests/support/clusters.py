@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("TRAINYARD_E2E_IMAGE", "")
 
 
-LIMIT = 300.0  # seconds for any command
+LIMIT = float(os.environ.get("TRAINYARD_E2E_LIMIT", "300"))  # seconds for any command
 
 
 STEPS = 600

@@ -24,8 +24,11 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Act
 
 
 def test_commands_and_verbs_have_names_of_their_own() -> None:
-    # `watch` shows a run in a folder or in a cluster; the verb takes the command's flags, too.
-    assert COMMANDS.keys() & VERBS.keys() == {"watch"}
+    # `watch` shows a run in a folder or in a cluster, and `sweep` trains runs here or there; the
+    # verbs take the commands' flags, too.
+    assert COMMANDS.keys() & VERBS.keys() == {"watch", "sweep"}
+    PROGRAM.parse(["sweep", "docs/sweep.yaml", "--plan"])
+    PROGRAM.parse(["sweep", "docs/sweep.yaml", "--on", "runs/gcs.yaml"])
     PROGRAM.parse(["watch", "--run", "bucket/runs/first", "--port", "0"])
     PROGRAM.parse(["watch", "mnist-cnn"])
 

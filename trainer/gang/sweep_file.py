@@ -62,6 +62,17 @@ class Draws(_Model):
     )
 
 
+class Halving(_Model):
+    """When to stop the worse half of the runs, see ``sweep_decision``."""
+
+    first: int = Field(
+        ge=1, description="compare the runs after this many steps, and again after each doubling"
+    )
+    metric: Literal["accuracy", "loss"] = Field(
+        "accuracy", description="compare them by this, on the validation images"
+    )
+
+
 class Sweep(_Model):
     """A sweep file."""
 
@@ -73,6 +84,10 @@ class Sweep(_Model):
         default_factory=dict, description="values by setting; all their combinations are run"
     )
     random: Draws | None = Field(None, description="drawn runs")
+    halving: Halving | None = Field(None, description="stop the worse half of the runs early")
+    parallel: int = Field(
+        1, ge=1, le=MOST_RUNS, description="how many runs train in a cluster at the same time"
+    )
 
     @field_validator("folder")
     @classmethod
@@ -137,14 +152,28 @@ def plan(sweep: Sweep) -> list[Planned]:
     for values in itertools.chain(_grid(sweep.grid), _draws(sweep.random)):
         try:
             config = presets.configure(
-                {**DEFAULTS, **sweep.settings}, {**values, "run": f"{sweep.folder}/{{digest}}"}
+                {**defaults(sweep), **sweep.settings},
+                {**values, "run": f"{sweep.folder}/{{digest}}"},
             )
         except ConfigError as error:
             chosen = ", ".join(f"{name} {value}" for name, value in values.items())
             raise ConfigError(f"run with {chosen or 'the settings'}: {error}") from None
+        if sweep.halving and not (config.validation and config.eval_epochs):
+            raise ConfigError(
+                f"halving: needs validations, but validation is {config.validation} and "
+                f"eval_epochs {config.eval_epochs:g}; set both above 0"
+            )
         config = config.model_copy(update={"run": run_folder.uri(config)})
         found.setdefault(config.run, Planned(config, {n: getattr(config, n) for n in varied}))
     return list(found.values())
+
+
+def defaults(sweep: Sweep) -> dict[str, Any]:
+    """Return settings that runs of a sweep have unless its file gives others; none decides weights.
+
+    Metrics are stored with checkpoints, so where they are compared there is one in time.
+    """
+    return DEFAULTS | ({"checkpoint_steps": sweep.halving.first} if sweep.halving else {})
 
 
 def arguments(config: TrainConfig) -> list[str]:
@@ -252,7 +281,7 @@ def _problem(error: ValidationError) -> str:
     path = [part for part in problem.path if part not in ("range", "list")]
     field = ".".join(path)
     if problem.kind == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"": Sweep, "random": Draws}
+        models: dict[str, type[BaseModel]] = {"": Sweep, "random": Draws, "halving": Halving}
         known = models.get(".".join(path[:-1]), Range).model_fields
         hint = nearest(path[-1], known)
         if path[-1] in TrainConfig.model_fields:

@@ -8,11 +8,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.folders import result
 from trainer import presets
 from trainer.cli.main import PROGRAM
-from trainer.config import RUNTIME_SETTINGS
-from trainer.errors import ConfigError
+from trainer.config import RUNTIME_SETTINGS, TrainConfig
+from trainer.data import dataset, sources
+from trainer.errors import ConfigError, StoppedError
 from trainer.gang import sweep, sweep_file
+from trainer.runs import run_folder
+from trainer.storage.base import open_storage
 
 ROOT = Path(__file__).parents[3]
 LISTS: dict[str, list[Any]] = {
@@ -262,3 +266,44 @@ def test_the_example_is_good() -> None:
     text = sweep.as_text(runs)
     assert text.splitlines()[0].startswith("1/8  learning_rate 0.001, batch_size 32  bucket/")
     assert len(text.splitlines()) == 8
+
+
+def test_here_the_worse_half_is_stopped_and_resumed_if_worse_ones_follow(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    digits = tmp_path / "data"
+    sources.put("digits", str(digits), train_count=600, test_count=100, seed=0)
+    accuracy = {0.9: 0.9, 0.5: 0.5, 0.4: 0.4, 0.3: 0.3}  # by learning rate
+    trained = []
+
+    def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:
+        """Validate once, and after a while finish, as long as nobody asks to stop."""
+        trained.append(config.learning_rate)
+        share, folder = accuracy[config.learning_rate], open_storage(config.run)
+        run_folder.claim(folder, config, dataset.load(config.data, config.validation).sha256)
+        line = {"step": 100, "train_seconds": 1, "validation_accuracy": share, "validation_loss": 1}
+        folder.replace(run_folder.METRICS, run_folder.lines([line]))
+        if stop.wait(0.5):
+            return StoppedError.exit_code, "stopped"
+        folder.replace(run_folder.RESULT, run_folder.pretty(result(share)))
+        return 0, ""
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "WATCH", 0.01)
+    values = {
+        "folder": str(tmp_path / "sweep"),
+        "settings": {"preset": "softmax", "data": str(digits), "validation": 200},
+        "grid": {"learning_rate": list(accuracy)},
+        "halving": {"first": 100},
+    }
+    sweep.execute(sweep_file.parse(values), threading.Event())
+    assert trained == [0.9, 0.5, 0.4, 0.5, 0.3]
+    out = capsys.readouterr().out
+    assert "3/4  learning_rate 0.4  stopped early: 40.00% on validation images" in out
+    assert "4/4  learning_rate 0.3  stopped early: 30.00% on validation images" in out
+    assert "~ 2 of 4 not finished" in out
+    trained.clear()
+    sweep.execute(sweep_file.parse(values), threading.Event())
+    assert not trained

@@ -1,0 +1,125 @@
+"""A sweep in a real cluster: a Job a run, whatever fails or dies, and a comparison at its end."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.clusters import Space, figure
+from trainer.storage.base import open_storage
+
+RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1e37]  # the last one's loss becomes NaN
+SETTINGS = {"preset": "softmax", "steps": 600, "tensorboard": "off", "report": False}
+SMALL = {"cpu": "400m", "memory": "1Gi"}
+PARALLEL = 3
+
+
+def sweep_file(space: Space, **changes: Any) -> str:
+    values = {
+        "folder": f"gs://bucket/{space.name}/sweep",
+        "parallel": PARALLEL,
+        "settings": SETTINGS,
+        "grid": {"learning_rate": RATES},
+        **changes,
+    }
+    path = space.folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def finished(space: Space) -> set[str]:
+    entries = open_storage(f"gs://bucket/{space.name}/sweep").list()
+    return {e.name for e in entries if e.name.endswith("/result.json")}
+
+
+def active(space: Space) -> list[str]:
+    jobs = space.objects("jobs")
+    return [job["metadata"]["name"] for job in jobs if (job.get("status") or {}).get("active")]
+
+
+def evict(space: Space, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    where = f"/api/v1/namespaces/{space.name}/pods/{pod}/eviction"
+    space.kubectl("create", "--raw", where, "-f", "-", stdin=json.dumps(eviction))
+
+
+def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space: Space) -> None:
+    sweep, run = sweep_file(space), space.run_file(name="rates", workers=1, resources=SMALL)
+    most, over = [0], threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.5):
+            most.append(len(active(space)))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        with space.start("sweep", sweep, "--on", run) as process:
+            space.until(lambda: finished(space) and len(active(space)) == PARALLEL, 600)
+            evicted = active(space)[0]
+            pods = [p["metadata"]["name"] for p in space.objects("pods")]
+            evict(space, next(pod for pod in pods if pod.startswith(f"{evicted}-0-")))
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, out + err
+        assert "its runs in progress continue; the same command resumes the sweep" in out
+        before, jobs = finished(space), {j["metadata"]["name"] for j in space.objects("jobs")}
+        assert before
+        assert len(jobs) < len(RATES)
+        line = space.k8s("list", "--namespace", space.name).out.splitlines()[1]
+        assert line.startswith("rates "), line
+        done = space.k8s("sweep", sweep, "--on", run)
+    finally:
+        over.set()
+        counting.join()
+    assert done.code == 1, done.out + done.err
+    assert "1 of 8 runs failed" in done.err
+    assert done.out.count("finished before") >= len(before)
+    [failed] = [line for line in done.out.splitlines() if "  failed: " in line]
+    assert "learning_rate 1e+37" in failed
+    assert max(most) == PARALLEL
+    assert len(finished(space)) == len(RATES) - 1
+    rows = [line for line in done.out.splitlines() if line.endswith(("  0", "  1", "  2"))]
+    assert len(rows) == len(RATES)
+    page = open_storage(f"gs://bucket/{space.name}/sweep").read("compare.html")
+    assert b"<table" in page
+    pods = [p for p in space.objects("pods") if p["metadata"]["name"].startswith(f"{evicted}-0-")]
+    assert len(pods) == 1  # the one that was evicted is replaced
+    names = [
+        each["name"]
+        for each in json.loads(space.k8s("list", "--namespace", space.name, "-o", "json").out)
+    ]
+    assert len(names) == len(set(names)) == len(RATES)
+    again = space.k8s("sweep", sweep, "--on", run)
+    assert again.out.count("finished before") == len(RATES) - 1
+    assert "started" not in again.out
+    figure("a sweep of 8 runs, 3 at a time", f"{done.seconds:.0f} s from where it was left")
+    figure("the failed one", failed)
+
+
+def test_the_worse_half_of_a_sweep_is_stopped_early(space: Space) -> None:
+    settings = {**SETTINGS, "steps": 4000, "eval_epochs": 1, "checkpoint_steps": 500}
+    halving = {"first": 500, "metric": "accuracy"}
+    grid = {"learning_rate": [1e-7, 1e-3, 2e-7, 3e-3]}
+    sweep = sweep_file(space, settings=settings, grid=grid, halving=halving)
+    run = space.run_file(name="halved", workers=1, resources=SMALL)
+    done = space.k8s("sweep", sweep, "--on", run)
+    assert done.code == 0, done.out + done.err
+    early = [line for line in done.out.splitlines() if "stopped early: " in line]
+    assert early
+    assert all("learning_rate 1e-07" in line or "learning_rate 2e-07" in line for line in early)
+    assert len(finished(space)) == 4 - len(early)
+    jobs = {job["metadata"]["name"]: job["spec"].get("suspend") for job in space.objects("jobs")}
+    assert sum(map(bool, jobs.values())) == len(early)
+    for line in early:
+        figure("stopped early", line)
+
+
+def test_a_sweep_whose_folder_pods_cannot_see_is_refused(space: Space) -> None:
+    sweep = Path(sweep_file(space, folder="bucket/sweeps/first"))
+    done = space.k8s("sweep", str(sweep), "--on", space.run_file(workers=1))
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "folder: 'bucket/sweeps/first'" in done.err
