@@ -31,7 +31,7 @@ PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", ("get", "create")),
     ("", "services", ("get", "create")),
-    ("networking.k8s.io", "networkpolicies", ("get", "create")),
+    ("networking.k8s.io", "networkpolicies", ("get", "list", "create")),
     ("", "pods", ("get", "list", "watch", "delete")),
     ("", "pods/log", ("get",)),
     ("", "events", ("list",)),

@@ -14,6 +14,7 @@ from k8s.diagnosis import evidence, run_phase
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
 from k8s.diagnosis.pod_failures import NATIVE, sidecar_names
+from k8s.diagnosis.policies import UNREACHED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line
 
@@ -35,7 +36,8 @@ def cause(
 ) -> Cause | None:
     """Return what is wrong with a run whose Job is not complete, or None.
 
-    Quotas and queues are read only if the first diagnosis needs them, and if the user may.
+    Quotas, queues and policies are read only if the first diagnosis needs them, and if the user
+    may.
     """
     now = datetime.now(UTC)
     if all_events is None:
@@ -48,6 +50,8 @@ def cause(
         job=job, pods=its_pods, events=events, namespace=namespace, trains=trains, now=now
     )
     found = diagnose(observed)
+    if found and found.kind in UNREACHED:
+        return diagnose(replace(observed, policies=_allowed(cluster, "NetworkPolicy")))
     queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
     if not queued and (found is None or found.kind != "Quota"):
         return found

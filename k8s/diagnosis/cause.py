@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from functools import partial
 
+from k8s.diagnosis import policies
 from k8s.diagnosis.evidence import (
     STOPPED,
     Object,
@@ -211,10 +212,11 @@ def _deadline(first: Symptom | None, failed: Object, observed: Observed) -> Symp
 
 def _cause(first: Symptom, symptoms: Sequence[Symptom], observed: Observed) -> Cause:
     """Put the first cause into one line: whose, when, what, the remedy, and who followed."""
+    alone, first = first, policies.suspect(first, observed)
     ranks = {first.rank}
     if not first.ended or first.kind == "NodeLost":  # others may wait for the same
         alike = partial(replace, rank=first.rank, at=first.at)
-        ranks |= {each.rank for each in symptoms if alike(each) == first}
+        ranks |= {each.rank for each in symptoms if alike(each) == alone}
     whose = _whose(ranks, observed)
     if whose and first.ended and (then := moment(first.at)):
         whose = f"{whose.removesuffix(': ')} at {then.astimezone(UTC):%H:%M:%S} UTC: "

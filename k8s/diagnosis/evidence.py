@@ -27,6 +27,7 @@ class Observed:
         events: v1 Events of the Job and its pods, in any order.
         quotas: ResourceQuotas of the namespace, where readable.
         workload: Kueue's, of the Job.
+        policies: NetworkPolicies of the namespace, where readable.
         namespace: that they are in, where readable.
         trains: whether rank 0 has reported that it trains.
         now: with a time zone.
@@ -37,6 +38,7 @@ class Observed:
     events: Sequence[Object]
     quotas: Sequence[Object] = ()
     workload: Object | None = None
+    policies: Sequence[Object] = ()
     namespace: Object | None = None
     trains: bool = True
     now: datetime = field(kw_only=True)

@@ -9,12 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer import processor
 from trainer.cluster_spec import Cluster
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
+from trainer.gang import memory
 from trainer.gang.coordinator import FEW
 from trainer.worker_events import STATUS_FD
 
+# What TensorFlow, Python and the C library say where a thread or process cannot be made (EAGAIN).
+NO_PROCESS = re.compile(
+    r"pthread_create\(\) failed|pthread_create failed|can't start new thread|"
+    r"fork.*Resource temporarily unavailable|BlockingIOError: \[Errno 11\]"
+)
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows its content
 
 
@@ -35,6 +42,16 @@ def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failur
             message=f"its worker was killed for lack of memory ({out_of_memory})",
             remedy="give it more memory or lower batch_size",
         )
+    # An emulator of another architecture may not say what it lacks, so nobody refused it before.
+    if code == -signal.SIGILL or "compiled to use AVX" in log:
+        what = "its worker met an instruction that this processor lacks, such as AVX"
+        return Failure(kind="config", rank=rank, code=2, message=what, remedy=processor.REMEDY)
+    if NO_PROCESS.search(log):
+        limit = memory.process_limit()
+        what = f"the limit of {limit} (pids.max)" if limit else "a limit, such as the kubelet's,"
+        message = f"its worker could start no further thread or process: {what} is reached"
+        remedy = "raise it: --pids-limit of docker, podPidsLimit of the kubelet"
+        return Failure(kind="crashed", rank=rank, code=1, message=message, remedy=remedy)
     if code < 0:
         names = {each.value: each.name for each in signal.Signals}
         message = f"its worker was killed by {names.get(-code, f'signal {-code}')}"

@@ -1,4 +1,4 @@
-"""The memory of this container: its limit, its peak, and how often the kernel killed for it."""
+"""What this container may use: its memory's limit and peak, how often it ran out, its processes."""
 
 import contextlib
 from pathlib import Path
@@ -62,16 +62,28 @@ class Memory:
         return ""
 
 
-def _group(folder: Path, membership: Path) -> Path:
-    """Return the folder of the group that counts this process's memory."""
+def process_limit(
+    folder: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return how many processes and threads may run here, or None where that is not known.
+
+    The limit of a pod, as kubelets set it, is not seen from its containers.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return int((_group(folder, membership, "pids") / "pids.max").read_text())
+    return None
+
+
+def _group(folder: Path, membership: Path, controller: str = "memory") -> Path:
+    """Return the folder of the group that counts what this process uses."""
     with contextlib.suppress(OSError):
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            version_1 = folder / "memory" / path.strip("/")
-            if controllers == "memory" and version_1.is_dir():
+            version_1 = folder / controller / path.strip("/")
+            if controllers == controller and version_1.is_dir():
                 return version_1
             version_2 = folder / path.strip("/")
-            if not controllers and (version_2 / "memory.events").exists():
+            if not controllers and (version_2 / f"{controller}.events").exists():
                 return version_2
     # A container sees its own group as the root, whatever it is called outside.
-    return folder / "memory" if (folder / "memory").is_dir() else folder
+    return folder / controller if (folder / controller).is_dir() else folder

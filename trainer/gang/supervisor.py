@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer import failure, progress, sockets
+from trainer import failure, processor, progress, sockets
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
@@ -59,9 +59,11 @@ def supervise(
     """Run the worker of one rank, with these arguments of the trainer, until it is done.
 
     Raises:
+        ConfigError: the processor is none that TensorFlow runs on.
         FailedError: the gang failed, by its root cause; peers were not there before the deadline;
             the port is taken; or it was asked to stop.
     """
+    processor.check()
     sockets.allow_many_files()
     if config.ship_logs:
         shipper = logs.LogShipper(
@@ -456,7 +458,8 @@ class Supervisor:
         lost = (loading.lost if loading else 0) + 1
         log, memory = self._log.read_text(errors="replace"), self._out_of_memory(code)
         found = found_failures.of_exit(self._cluster.rank, code, log, memory)
-        if lost > self._config.max_restarts or (code > 0 and loading):
+        in_vain = found.code in FINAL or (code > 0 and loading is not None)
+        if lost > self._config.max_restarts or in_vain:
             self._show(log)
             raise self._failed(found)
         if not isinstance(state, Running | Leaving):  # else the attempt's end says so

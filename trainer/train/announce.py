@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import processor
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import run_folder
@@ -33,7 +34,10 @@ def announce(run: Run, loop: Loop, step: int, started: float, *, first: bool) ->
         _announce_plan(run, loop, plan)
         _warn_of_classes(run)
         if run.cluster.rank == 0:
-            _store(run, loop, {"started": round(started, 3), **plan})
+            here = processor.describe()
+            if step:
+                _warn_of_processor(run, here)
+            _store(run, loop, {"started": round(started, 3), **plan, "processor": here})
     if step or not first:
         run.reporter.say(f"resuming at step {step}", event="resumed", step=step)
 
@@ -47,6 +51,19 @@ def _warn_of_classes(run: Run) -> None:
         run.warn(
             f"{words} training image; classes go from 0 to the largest label: check the labels, or "
             "put the data again, which makes them start at 0"
+        )
+
+
+def _warn_of_processor(run: Run, here: dict[str, str]) -> None:
+    """Warn if the command before this one ran on a processor that may compute other bits."""
+    there = None
+    with contextlib.suppress(UserError):
+        there = (run_folder.read_start(run.storage) or {}).get("processor")
+    if isinstance(there, dict) and there.get("instructions") not in (None, here["instructions"]):
+        run.warn(
+            f"resumes on another kind of processor: {processor.name(there)} before, now "
+            f"{processor.name(here)}; the last bits of the weights may differ from those of a run "
+            "on one kind"
         )
 
 

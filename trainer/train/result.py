@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import trainer
-from trainer import metrics
+from trainer import metrics, processor
 from trainer.runs import checkpoint, predictions, run_folder
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.predictions import Predictions
@@ -65,6 +65,7 @@ def finish(
             "python": sys.version.split()[0],
             "numpy": np.__version__,
         },
+        "processor": processor.describe(),  # of rank 0
     }
 
 

@@ -63,6 +63,41 @@ def test_an_end_becomes_a_failure(
     assert failure.remedy == ("give it more memory or lower batch_size" if limit else "")
 
 
+@pytest.mark.parametrize(
+    ("code", "log"),
+    [
+        (-signal.SIGILL, ""),
+        (-signal.SIGABRT, "F0000 The TensorFlow library was compiled to use AVX instructions, but"),
+    ],
+)
+def test_a_missing_instruction_is_no_reason_to_start_again(code: int, log: str) -> None:
+    failure = of_exit(1, code, log, None)
+    assert (failure.kind, failure.code) == ("config", 2)
+    assert "this processor lacks, such as AVX" in failure.message
+    assert "arm64" in failure.remedy
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "F0000 env.cc:88] Check failed: ret == 0 (11 vs. 0)Thread t creation via pthread_create() "
+        "failed.",
+        "Traceback\nRuntimeError: can't start new thread",
+        "BlockingIOError: [Errno 11] Resource temporarily unavailable",
+        "bash: fork: retry: Resource temporarily unavailable",
+    ],
+)
+@pytest.mark.parametrize("limit", [40, None])
+def test_the_limit_on_processes_is_named(
+    log: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.gang.memory.process_limit", lambda: limit)
+    failure = of_exit(0, -signal.SIGABRT, log, None)
+    assert failure.kind == "crashed"
+    assert ("the limit of 40 (pids.max) is reached" in failure.message) == (limit == 40)
+    assert "podPidsLimit" in failure.remedy
+
+
 def test_every_signal_has_a_name() -> None:
     messages = {of_exit(0, -number, "", None).message for number in range(1, signal.NSIG)}
     assert len(messages) == signal.NSIG - 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.gang.memory import CGROUPS, Memory
+from trainer.gang.memory import CGROUPS, Memory, process_limit
 
 LIMIT = 20.0  # seconds after which something that should happen did not
 NO_LIMIT = "9223372036854771712"  # version 1
@@ -136,3 +136,16 @@ def test_limit_and_peak_are_told_as_far_as_they_are_known(
 ) -> None:
     write(tmp_path, **files)
     assert Memory(tmp_path, tmp_path / "none").summary() == told
+
+
+@pytest.mark.parametrize(("limit", "known"), [("40", 40), ("max", None)])
+def test_the_limit_on_processes_in_either_version(
+    tmp_path: Path, limit: str, known: int | None
+) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("3:pids:/docker/a\n4:memory:/docker/b\n0::/c\n")
+    assert process_limit(tmp_path, membership) is None
+    write(tmp_path / "c", pids__max=limit, pids__events="max 1")
+    assert process_limit(tmp_path, membership) == known
+    write(tmp_path / "pids" / "docker" / "a", pids__max=limit)
+    assert process_limit(tmp_path, membership) == known

@@ -10,6 +10,7 @@ from trainer.cluster_spec import ALONE
 from trainer.config import parse
 from trainer.data.dataset import Dataset, Split
 from trainer.progress import Reporter
+from trainer.runs import run_folder
 from trainer.storage.local import LocalStorage
 from trainer.train import announce
 from trainer.train.run import Run
@@ -25,18 +26,49 @@ class Warnings(Reporter):
         self.found.append(message)
 
 
-@pytest.mark.parametrize(("first", "warned"), [(0, 0), (1, 1)])
-def test_classes_without_an_image_to_train_on_cost_a_warning(
-    tmp_path: Path, first: int, warned: int
-) -> None:
+def alone(folder: Path, first: int = 0) -> tuple[Run, Warnings]:
     labels = np.arange(first, 27).astype(np.int32)
     split = Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels)
     data = Dataset(train=split, validation=split, test=split, classes=27, sha256="0" * 64)
     warnings = Warnings()
-    run = Run(parse({}), ALONE, data, LocalStorage(str(tmp_path)), "", warnings)
+    return Run(parse({}), ALONE, data, LocalStorage(str(folder)), "", warnings), warnings
+
+
+@pytest.mark.parametrize(("first", "warned"), [(0, 0), (1, 1)])
+def test_classes_without_an_image_to_train_on_cost_a_warning(
+    tmp_path: Path, first: int, warned: int
+) -> None:
+    run, warnings = alone(tmp_path, first)
     announce._warn_of_classes(run)
     assert len(warnings.found) == warned
     assert all(
         each.startswith("class 0 of 27 has no training image; ") and "\n" not in each
         for each in warnings.found
     )
+
+
+XEON = {"model": "Intel(R) Xeon(R) CPU @ 2.80GHz", "instructions": "x86_64 avx avx2 fma avx512f"}
+EPYC = {"model": "AMD EPYC 7B12", "instructions": "x86_64 avx avx2 fma"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "warned"),
+    [
+        ({"processor": XEON}, 0),
+        ({"processor": {**XEON, "model": "another of these"}}, 0),
+        ({"processor": EPYC}, 1),
+        ({}, 0),  # of an earlier version
+        ({"processor": "EPYC"}, 0),
+        (None, 0),
+    ],
+)
+def test_another_kind_of_processor_costs_a_warning(
+    stored: dict[str, Any] | None, warned: int, tmp_path: Path
+) -> None:
+    run, warnings = alone(tmp_path)
+    if stored is not None:
+        run.storage.replace(run_folder.START, run_folder.pretty(stored))
+    announce._warn_of_processor(run, XEON)
+    assert len(warnings.found) == warned
+    for words in warnings.found:
+        assert "AMD EPYC 7B12 (x86_64 avx avx2 fma) before, now Intel(R) Xeon(R)" in words
