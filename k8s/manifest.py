@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from k8s import quantity, stores, volumes
-from k8s.run_file import RunSpec
+from k8s import patches, quantity, stores, volumes
+from k8s.run_file import Resources, RunSpec
 from trainer import yaml_text
 from trainer.runs import code as user_code
 
@@ -35,7 +35,11 @@ def _manifests() -> tuple[Object, ...]:
 
 
 def objects(spec: RunSpec) -> list[Object]:
-    """Return ConfigMap, NetworkPolicy, Service and Job of a run, in this order."""
+    """Return ConfigMap, NetworkPolicy, Service and Job of a run, in this order.
+
+    Raises:
+        ConfigError: a patch does not apply, or breaks the gang.
+    """
     config, policy, service, job = copy.deepcopy(_manifests())
     for item in (config, policy, service, job):
         _name(item, spec)
@@ -46,7 +50,7 @@ def objects(spec: RunSpec) -> list[Object]:
     _set_instance(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], spec)
     _set_instance(service["spec"]["selector"], spec)
     _fill_job(job, spec)
-    return [config, policy, service, job]
+    return patches.apply([config, policy, service, job], spec.patches)
 
 
 def as_yaml(items: list[Object]) -> str:
@@ -85,10 +89,19 @@ def selector(name: str | None = None) -> str:
     return f"{ours},{INSTANCE}={name}" if name else ours
 
 
-def requests(spec: RunSpec) -> dict[str, str]:
-    """Return what each worker asks for, by Kubernetes' names of resources."""
-    asked = {"cpu": spec.resources.cpu, "memory": spec.resources.memory}
-    return asked | ({GPU: str(spec.resources.gpus)} if spec.resources.gpus else {})
+def pod(job: Object) -> Object:
+    """Return the spec of a Job's pods."""
+    return dict(job["spec"]["template"]["spec"])
+
+
+def _requests(resources: Resources) -> dict[str, str]:
+    asked = {"cpu": resources.cpu, "memory": resources.memory}
+    return asked | ({GPU: str(resources.gpus)} if resources.gpus else {})
+
+
+def _limits(resources: Resources) -> dict[str, str]:
+    limits = _requests(resources) | resources.limits
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _name(item: Object, spec: RunSpec) -> None:
@@ -96,7 +109,14 @@ def _name(item: Object, spec: RunSpec) -> None:
     metadata["name"] = spec.name
     if spec.namespace:
         metadata["namespace"] = spec.namespace
+    _describe(metadata, spec)
+
+
+def _describe(metadata: Object, spec: RunSpec) -> None:
+    metadata["labels"].update(spec.labels)
     _set_instance(metadata["labels"], spec)
+    if spec.annotations:
+        metadata["annotations"] = dict(spec.annotations)
 
 
 def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
@@ -104,7 +124,7 @@ def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
 
 
 def _fill_job(job: Object, spec: RunSpec) -> None:
-    job["metadata"]["annotations"] = {RUN_FILE: spec.canonical()}
+    job["metadata"]["annotations"] = {**spec.annotations, RUN_FILE: spec.canonical()}
     if spec.queue:
         job["metadata"]["labels"][QUEUE] = spec.queue
     if spec.sweep:
@@ -116,8 +136,8 @@ def _fill_job(job: Object, spec: RunSpec) -> None:
     body["ttlSecondsAfterFinished"] = spec.ttl
     if spec.queue:
         body["suspend"] = True  # Kueue lifts it when it admits the run
+    _describe(body["template"]["metadata"], spec)
     labels = body["template"]["metadata"]["labels"]
-    _set_instance(labels, spec)
     if spec.service_account and stores.AZURE in map(stores.of, (spec.data, spec.run)):
         labels[AZURE_IDENTITY] = "true"
     _fill_pod(body["template"]["spec"], spec)
@@ -131,24 +151,50 @@ def _fill_pod(pod: Object, spec: RunSpec) -> None:
     pod["tolerations"] += [each.model_dump(exclude_none=True) for each in spec.tolerations]
     if spec.resources.gpus:  # as nodes with GPUs are tainted, by most clouds
         pod["tolerations"].append({"key": GPU, "operator": "Exists", "effect": "NoSchedule"})
-    if spec.priority_class:
-        pod["priorityClassName"] = spec.priority_class
-    if spec.service_account:
-        pod["serviceAccountName"] = spec.service_account
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
-    if spec.one_node:
-        pod["affinity"] = {"podAffinity": _same_node(spec)}
+    named = {
+        "priorityClassName": spec.priority_class,
+        "runtimeClassName": spec.runtime_class,
+        "schedulerName": spec.scheduler_name,
+        "serviceAccountName": spec.service_account,
+        "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+        "affinity": _affinity(spec),
+        "topologySpreadConstraints": [
+            {"labelSelector": _pods(spec), **each} for each in spec.topology_spread
+        ],
+        "hostAliases": copy.deepcopy(spec.host_aliases),
+        "dnsConfig": copy.deepcopy(spec.dns_config),
+    }
+    pod.pop("serviceAccountName")  # of the example
+    pod |= {name: value for name, value in named.items() if value}
     _fill_container(pod["containers"][0], spec)
-    volumes.fill_pod(pod, spec.volumes, spec.groups)
+    volumes.fill_pod(pod, spec.volumes, spec.groups, _set_user(pod["securityContext"], spec))
+    volumes.add_files(pod, spec.files)
+    if spec.shm:
+        volumes.add_memory(pod, spec.shm)
 
 
-def _same_node(spec: RunSpec) -> Object:
-    """Return the rule that a run's pods go to the node of those that are there."""
+def _affinity(spec: RunSpec) -> Object:
+    affinity: Object = copy.deepcopy(spec.affinity)
+    if spec.one_node:  # pods go to the node of those that are there
+        term = {"labelSelector": _pods(spec), "topologyKey": "kubernetes.io/hostname"}
+        affinity["podAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return affinity
+
+
+def _pods(spec: RunSpec) -> Object:
+    """Return the label selector of a run's pods."""
     labels = {"app.kubernetes.io/name": "trainyard"}
     _set_instance(labels, spec)
-    term = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return {"matchLabels": labels}
+
+
+def _set_user(context: Object, spec: RunSpec) -> int | None:
+    """Set the pods' user in their security context; return its group, None if not known."""
+    if spec.run_as_user == "cluster":
+        del context["runAsUser"], context["runAsGroup"]
+        return None
+    context["runAsUser"] = context["runAsGroup"] = spec.run_as_user
+    return spec.run_as_user
 
 
 def _fill_container(container: Object, spec: RunSpec) -> None:
@@ -163,4 +209,5 @@ def _fill_container(container: Object, spec: RunSpec) -> None:
     container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     if spec.environment_secrets:
         container["envFrom"] = [{"secretRef": {"name": n}} for n in spec.environment_secrets]
-    container["resources"] = {"requests": requests(spec), "limits": requests(spec)}
+    resources = spec.resources
+    container["resources"] = {"requests": _requests(resources), "limits": _limits(resources)}

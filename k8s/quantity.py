@@ -1,6 +1,7 @@
 """Kubernetes' quantities. Pure."""
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -10,22 +11,20 @@ from trainer.text import size
 Amounts = dict[str, Decimal]
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+_FACTORS = {unit: Decimal(1000) ** power for power, unit in enumerate(" kMGTPE") if power}
+_FACTORS |= {unit: Decimal(1000) ** -power for power, unit in enumerate(" mun") if power}
+_FACTORS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate(" KMGTPE") if power}
+_QUANTITY = re.compile(
+    r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?)([KMGTPE]i|[numkMGTPE])?"
+)
 
 
 def parse(text: object) -> Decimal:
     """Return a quantity such as ``500m`` or ``2Gi`` as a number; 0 if it is none."""
-    number, factor = str(text).strip(), Decimal(1)
-    if number[-2:] in _BINARY:
-        number, factor = number[:-2], Decimal(2 ** _BINARY[number[-2:]])
-    elif number[-1:] in _DECIMAL:
-        number, factor = number[:-1], Decimal(10) ** _DECIMAL[number[-1]]
-    try:
-        value = Decimal(number) * factor
-    except ArithmeticError:  # no number, or one too large
+    parts = _QUANTITY.fullmatch(str(text).strip())
+    if parts is None or (parts[2] and "e" in parts[1].lower()):
         return Decimal(0)
-    return value if value.is_finite() else Decimal(0)
+    return Decimal(parts[1]) * (_FACTORS[parts[2]] if parts[2] else 1)
 
 
 def show(resource: str, amount: Decimal) -> str:

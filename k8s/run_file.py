@@ -7,19 +7,22 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PrivateAttr,
     ValidationError,
     WithJsonSchema,
     field_validator,
 )
 
-from k8s import stores
+from k8s import quantity, stores
 from k8s import volumes as mounts
-from k8s.volumes import Volume
+from k8s.patches import PREFIX, RESERVED, Patch
+from k8s.volumes import Files, Volume
 from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -27,8 +30,6 @@ from trainer.runs import code as user_code
 from trainer.runs import run_folder
 from trainer.text import first_problem, nearest
 
-# Set by the Job, so neither the environment nor the training settings of a run file may.
-RESERVED = ("JOB_COMPLETION_INDEX", "TF_CONFIG", "STORAGE_EMULATOR_HOST")
 OURS = {
     "code": "code",
     "data": "data",
@@ -37,11 +38,17 @@ OURS = {
     "port": "nothing: it is the Job's",
     "ship_logs": "nothing: the Job sets it",
 }
-TEXTS = ("environment", "node_selector")  # values that are text, whatever they look like
+# Settings whose values are text, whatever they look like.
+TEXTS = ("environment", "labels", "annotations", "node_selector", "resources", "shm")
 LONGEST_NAME = 63  # characters of a label of a host name, RFC 1123; Kubernetes' limit for both
 POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
+USER = 65532  # of the image
+# Beginnings of labels and annotations that belong to the Job, its controller or Kueue.
+TAKEN = ("app.kubernetes.io/", "batch.kubernetes.io/", "trainyard/", "job-name", "controller-uid")
+TAKEN += ("kueue.x-k8s.io/queue-name",)
 
+_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _REFERENCE = (
@@ -59,8 +66,6 @@ _SECRET_VALUE = re.compile(
     r"|\b(AccountKey|SharedAccessKey|SharedAccessSignature|sig)=",
     re.I,
 )
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -79,6 +84,12 @@ def _text(value: Any) -> Any:
     return str(value).removesuffix(".0") if number else value
 
 
+def _quantity(value: str) -> str:
+    if quantity.parse(value) <= 0:
+        raise ValueError("must be a quantity above 0, such as 2, 500m, 1.5Gi or 1e9")
+    return value
+
+
 Duration = Annotated[
     int,
     BeforeValidator(_duration),
@@ -87,6 +98,7 @@ Duration = Annotated[
 Quantity = Annotated[
     str,
     BeforeValidator(_text),
+    AfterValidator(_quantity),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
 ]
 
@@ -96,32 +108,28 @@ class _Model(BaseModel):
 
 
 class Resources(_Model):
-    """What each worker gets; request and limit are equal, so that no neighbour takes it."""
+    """What each worker gets."""
 
     cpu: Quantity = Field(
         "1", description="Give each worker this many processor cores, such as 2 or 500m."
     )
     memory: Quantity = Field(
-        "2Gi", description="Give each worker this much memory, such as 2Gi; at least 512Mi."
+        "2Gi", description="Give each worker this much memory, such as 1.5Gi; at least 512Mi."
     )
     gpus: int = Field(
         0, ge=0, le=64, description="Give each worker this many NVIDIA GPUs; it uses all of them."
     )
-
-    @field_validator("cpu")
-    @classmethod
-    def _cpu_is_a_quantity(cls, value: str) -> str:
-        if not re.fullmatch(r"\d+(\.\d{1,3})?|\d+m", value) or not value.strip("0.m"):
-            raise ValueError("must be cores above 0, such as 2, 0.5 or 500m")
-        return value
+    limits: dict[str, Quantity | None] = Field(
+        default_factory=dict,
+        description="Limit these resources, by Kubernetes' names, to other amounts than are given "
+        "above; null for no limit. Otherwise limits equal what is given, so that no neighbour "
+        "takes it.",
+    )
 
     @field_validator("memory")
     @classmethod
-    def _memory_is_a_quantity(cls, value: str) -> str:
-        parts = re.fullmatch(r"(\d+)(\w*)", value)
-        if parts is None or parts[2] not in _UNITS:
-            raise ValueError("must be bytes such as 2Gi or 2000M")
-        if int(parts[1]) * _UNITS[parts[2]] < SMALLEST_MEMORY:
+    def _memory_suffices(cls, value: str) -> str:
+        if quantity.parse(value) < SMALLEST_MEMORY:
             raise ValueError("must be at least 512Mi: TensorFlow alone takes 500 MB")
         return value
 
@@ -183,13 +191,50 @@ class RunSpec(_Model):
         False,
         description="Run all workers on one node, as they must to share a ReadWriteOnce claim.",
     )
+    files: list[Files] = Field(
+        default_factory=list,
+        description="Mount these ConfigMaps and Secrets, such as a certificate authority's, in "
+        "every pod.",
+    )
+    shm: Quantity | None = Field(
+        None,
+        description="Make /dev/shm this large, of the pod's memory; default: the node's, 64 MiB.",
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Give all objects and pods these labels, too."
+    )
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="Give all objects and pods these annotations, too."
+    )
+    run_as_user: Annotated[int, Field(ge=1, lt=2**31)] | Literal["cluster"] = Field(
+        USER,
+        description="Run the pods as this user and group; cluster: as the cluster chooses, as "
+        "OpenShift does for each namespace.",
+    )
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="Run on nodes with these labels only."
+    )
+    affinity: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="Place the pods by this affinity, in Kubernetes' words."
+    )
+    topology_spread: list[dict[str, JsonValue]] = Field(
+        default_factory=list,
+        description="Spread the pods by these constraints, in Kubernetes' words; the labelSelector "
+        "is the run's unless given.",
     )
     tolerations: list[Toleration] = Field(
         default_factory=list, description="Run also on nodes with these taints."
     )
     priority_class: str | None = Field(None, description="Give the pods this PriorityClass.")
+    runtime_class: str | None = Field(None, description="Give the pods this RuntimeClass.")
+    scheduler_name: str | None = Field(None, description="Let this scheduler place the pods.")
+    host_aliases: list[dict[str, JsonValue]] = Field(
+        default_factory=list,
+        description="Add these lines to /etc/hosts: {ip: ADDRESS, hostnames: [NAME]}.",
+    )
+    dns_config: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Give the pods this dnsConfig, in Kubernetes' words."
+    )
     service_account: str | None = Field(
         None,
         description="Run the pods as this account, by Workload Identity; its token is not mounted.",
@@ -220,6 +265,10 @@ class RunSpec(_Model):
     )
     storage_endpoint: str | None = Field(
         None, description="Reach the store at this URL, where it is not the cloud's own."
+    )
+    patches: list[Patch] = Field(
+        default_factory=list,
+        description="Change the objects by these steps of JSON Patch, for what has no setting.",
     )
 
     _archive: user_code.Archive | None = PrivateAttr(None)
@@ -259,7 +308,9 @@ class RunSpec(_Model):
     def _namespace_is_a_label(cls, value: str | None) -> str | None:
         return _matching(value, _LABEL, LONGEST_NAME, "must be a namespace's name")
 
-    @field_validator("priority_class", "service_account", "queue")
+    @field_validator(
+        "priority_class", "runtime_class", "scheduler_name", "service_account", "queue"
+    )
     @classmethod
     def _is_an_objects_name(cls, value: str | None) -> str | None:
         return _matching(value, _SUBDOMAIN, 253, "must be an object's name")
@@ -310,7 +361,7 @@ class RunSpec(_Model):
         for name, value in values.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} must be a variable's name: letters, digits and _")
-            if name in RESERVED or name.startswith("TRAINYARD_"):
+            if name in RESERVED or name.startswith(PREFIX):
                 raise ValueError(f"{name} is set by the Job; leave it out")
             if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
                 raise ValueError(
@@ -319,15 +370,37 @@ class RunSpec(_Model):
                 )
         return values
 
-    @field_validator("node_selector")
+    @field_validator("node_selector", "labels")
     @classmethod
     def _labels_are_labels(cls, values: dict[str, str]) -> dict[str, str]:
-        name = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
         for key, value in values.items():
-            prefix, _, last = key.rpartition("/")
-            fits = re.fullmatch(name, last) and (not prefix or re.fullmatch(_SUBDOMAIN, prefix))
-            if not fits or not (value == "" or re.fullmatch(name, value)):
+            if not _is_key(key) or not (value == "" or re.fullmatch(_LABEL_NAME, value)):
                 raise ValueError(f"{key!r}: {value!r} must be a label and its value")
+        return values
+
+    @field_validator("annotations")
+    @classmethod
+    def _annotations_are_annotations(cls, values: dict[str, str]) -> dict[str, str]:
+        for key, value in values.items():
+            if not _is_key(key):
+                raise ValueError(f"{key!r} must be an annotation's name")
+            if _SECRET_VALUE.search(value):
+                raise ValueError(f"{key} looks like a secret, which a manifest is no place for")
+        return values
+
+    @field_validator("patches")
+    @classmethod
+    def _patches_hold_no_secret(cls, values: list[Patch]) -> list[Patch]:
+        if _SECRET_VALUE.search(json.dumps([each.value for each in values])):
+            raise ValueError("hold what looks like a secret, which a manifest is no place for")
+        return values
+
+    @field_validator("labels", "annotations")
+    @classmethod
+    def _are_free(cls, values: dict[str, str]) -> dict[str, str]:
+        for key in values:
+            if key.startswith(TAKEN):
+                raise ValueError(f"{key} is set by the Job, its controller or queue; leave it out")
         return values
 
     @field_validator("storage_endpoint")
@@ -372,6 +445,12 @@ class RunSpec(_Model):
         # The namespace is in the objects themselves, or in the context.
         values = self.model_dump(mode="json", exclude_defaults=True, exclude={"namespace"})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _is_key(key: str) -> bool:
+    prefix, _, last = key.rpartition("/")
+    named = re.fullmatch(_LABEL_NAME, last)
+    return bool(named) and (not prefix or bool(re.fullmatch(_SUBDOMAIN, prefix)))
 
 
 def _matching(value: str | None, pattern: str, longest: int, rule: str) -> str | None:
@@ -432,7 +511,7 @@ def _problem(error: ValidationError) -> str:
         return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
     meaning = known[path[-1]].description if path[-1] in known else None
     # A value may be a mistyped secret, or hold one.
-    hidden = path[0] in ("environment", "storage_endpoint")
+    hidden = path[0] in ("environment", "annotations", "storage_endpoint")
     hidden = hidden or bool(_SECRET_VALUE.search(str(problem.value)))
     value = "..." if hidden else problem.value
     return f"{field}: {str(value)[:60]!r}: {problem.rule}" + (f" ({meaning})" if meaning else "")
@@ -440,7 +519,7 @@ def _problem(error: ValidationError) -> str:
 
 def _fields(path: list[str]) -> dict[str, Any]:
     models: dict[str, type[BaseModel]] = {"resources": Resources, "tolerations": Toleration}
-    models["volumes"] = Volume
+    models |= {"volumes": Volume, "files": Files, "patches": Patch}
     return dict(models.get(path[0] if path else "", RunSpec).model_fields)
 
 
@@ -461,13 +540,15 @@ def _check_names(spec: RunSpec, where: str) -> None:
 
 
 def _check_volumes(spec: RunSpec, where: str) -> None:
-    """Check that folders of pods lie below mounts.
+    """Check that folders of pods lie below mounts, and which nodes may have the pods.
 
     Raises:
-        ConfigError: one does not, or a mount is there twice.
+        ConfigError: one does not, a mount is there twice, or so is a rule for nodes.
     """
-    if mount := mounts.twice(spec.volumes):
+    if mount := mounts.twice([*spec.volumes, *spec.files]):
         raise ConfigError(f"{where}: volumes: {mount!r}: is mounted twice; give each its own mount")
+    if spec.one_node and "podAffinity" in spec.affinity:
+        raise ConfigError(f"{where}: one_node: is a podAffinity, and affinity has one; keep one")
     for field, path in (("data", spec.data), ("run", spec.run_uri)):
         if path.startswith("/"):
             fault = mounts.fault(path, spec.volumes, written=field == "run")

@@ -5,23 +5,37 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from trainer.storage.base import name_fault
 
 Object = dict[str, Any]
 
-GROUP = 65532  # of the image's user; volumes that take a group are made its own
 # Folders of the image, and of every Linux system.
 TAKEN = re.compile(r"/(app|bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|tmp|usr|)(/|$)")
 CLAIM = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
 
-class Volume(BaseModel, frozen=True, extra="forbid"):
+class Mount(BaseModel, frozen=True, extra="forbid"):
+    """What is mounted in every pod."""
+
+    mount: str = Field(description="Mount it at this absolute path, such as /data.")
+
+    @field_validator("mount")
+    @classmethod
+    def _mount_is_free(cls, value: str) -> str:
+        value = clean(value)
+        if ":" in value:
+            raise ValueError("must hold no colon")
+        if TAKEN.match(value):
+            raise ValueError("must be a path that the image does not use, such as /data or /mnt/a")
+        return value
+
+
+class Volume(Mount, frozen=True, extra="forbid"):
     """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
 
     claim: str = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
-    mount: str = Field(description="Mount it at this absolute path, such as /data.")
     read_only: bool = Field(False, description="Let nothing be written to it.")
     sub_path: str | None = Field(
         None, description="Mount this folder of the claim instead of all of it."
@@ -34,22 +48,32 @@ class Volume(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("must be the name of a PersistentVolumeClaim")
         return value
 
-    @field_validator("mount")
-    @classmethod
-    def _mount_is_free(cls, value: str) -> str:
-        value = clean(value)
-        if ":" in value:
-            raise ValueError("must hold no colon")
-        if TAKEN.match(value):
-            raise ValueError("must be a path that the image does not use, such as /data or /mnt/a")
-        return value
-
     @field_validator("sub_path")
     @classmethod
     def _sub_path_is_inside(cls, value: str | None) -> str | None:
         if value is not None and name_fault(value):
             raise ValueError("must be a relative path such as team/mnist, without '..'")
         return value
+
+
+class Files(Mount, frozen=True, extra="forbid"):
+    """The files of a ConfigMap or a Secret of the run's namespace, in every pod."""
+
+    config_map: str | None = Field(None, description="Mount this ConfigMap, a file for each key.")
+    secret: str | None = Field(None, description="Mount this Secret, a file for each key.")
+
+    @field_validator("config_map", "secret")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(CLAIM, value):
+            raise ValueError("must be an object's name")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Files":
+        if (self.config_map is None) == (self.secret is None):
+            raise ValueError("must name a config_map or a secret, one of them")
+        return self
 
 
 def clean(path: str) -> str:
@@ -82,7 +106,7 @@ def fault(path: str, volumes: Sequence[Volume], *, written: bool) -> str | None:
     return None
 
 
-def twice(volumes: Sequence[Volume]) -> str | None:
+def twice(volumes: Sequence[Mount]) -> str | None:
     """Return a mount that two volumes have, None if there is none."""
     mounts = [each.mount for each in volumes]
     return next((mount for mount in mounts if mounts.count(mount) > 1), None)
@@ -93,8 +117,17 @@ def written(claim: str, volumes: Sequence[Volume]) -> bool:
     return any(not each.read_only for each in volumes if each.claim == claim)
 
 
-def fill_pod(pod: Object, volumes: Sequence[Volume], groups: Sequence[int]) -> None:
-    """Add the volumes to a pod and its container, and what lets the image's user write there."""
+def fill_pod(
+    pod: Object, volumes: Sequence[Volume], groups: Sequence[int], group: int | None
+) -> None:
+    """Add the volumes to a pod and its container, and what lets its user write there.
+
+    Args:
+        pod: a PodSpec.
+        volumes: of the run.
+        groups: supplemental groups of the pod's user.
+        group: of the pod's user; None where the cluster chooses it, and with it the volumes' group.
+    """
     claims = list(dict.fromkeys(each.claim for each in volumes))
     for number, claim in enumerate(claims):
         source: Object = {"claimName": claim}
@@ -106,9 +139,32 @@ def fill_pod(pod: Object, volumes: Sequence[Volume], groups: Sequence[int]) -> N
         mount |= {"readOnly": True} if each.read_only else {}
         mount |= {"subPath": each.sub_path} if each.sub_path else {}
         pod["containers"][0]["volumeMounts"].append(mount)
-    if any(written(claim, volumes) for claim in claims):
+    if group is not None and any(written(claim, volumes) for claim in claims):
         # Disks are made this group's at their first mount; NFS and hostPath stay as they are.
-        pod["securityContext"]["fsGroup"] = GROUP
+        pod["securityContext"]["fsGroup"] = group
         pod["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
     if groups:
         pod["securityContext"]["supplementalGroups"] = list(groups)
+
+
+def add_files(pod: Object, files: Sequence[Files]) -> None:
+    """Add ConfigMaps and Secrets to a pod and its container, to be read only."""
+    for number, each in enumerate(files):
+        name = f"files-{number}"
+        source = (
+            {"configMap": {"name": each.config_map}}
+            if each.config_map
+            else {"secret": {"secretName": each.secret}}
+        )
+        _mount(pod, {"name": name, **source}, {"mountPath": each.mount, "readOnly": True})
+
+
+def add_memory(pod: Object, size: str) -> None:
+    """Make /dev/shm of a pod's container so large."""
+    source = {"emptyDir": {"medium": "Memory", "sizeLimit": size}}
+    _mount(pod, {"name": "shm", **source}, {"mountPath": "/dev/shm"})  # noqa: S108 - the pod's own
+
+
+def _mount(pod: Object, volume: Object, mount: Object) -> None:
+    pod["volumes"].append(volume)
+    pod["containers"][0]["volumeMounts"].append({"name": volume["name"], **mount})

@@ -20,6 +20,7 @@ from k8s.diagnosis import claims
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed, container, dig, end, text
 from k8s.manifest import INSTANCE, selector
+from k8s.run_file import TAKEN
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage import pack
 from trainer.text import printable
@@ -28,6 +29,7 @@ DEADLINE = 90  # seconds for a pod to be placed, to start and to read
 KEPT = 60  # seconds that an ended Job stays if nobody deletes it
 PAUSE = 0.3  # seconds between two requests for the pod
 SAID_AFTER = 5.0  # seconds of waiting after which it is said why
+CLAIM = "persistentVolumeClaim"
 OVER = ("Succeeded", "Failed")  # phases of a pod
 
 # By the kind of cause; any other may be gone at another try.
@@ -36,13 +38,13 @@ ERRORS: dict[str, type[UserError]] = {"Config": ConfigError, "Data": DataError}
 Object = dict[str, Any]
 
 
-def ask(cluster: Cluster, name: str, pod: Object, path: str, wanted: pack.Wanted) -> pack.Pack:
+def ask(cluster: Cluster, name: str, template: Object, path: str, wanted: pack.Wanted) -> pack.Pack:
     """Return what a pod finds in a folder.
 
     Args:
         cluster: of the run.
         name: of the run.
-        pod: the spec of the run's pods.
+        template: of the run's pods.
         path: of the folder in them.
         wanted: objects, see ``pack.pack``.
 
@@ -50,7 +52,9 @@ def ask(cluster: Cluster, name: str, pod: Object, path: str, wanted: pack.Wanted
         ConfigError: the pod cannot read the folder.
         UnavailableError: no pod has read it within DEADLINE.
     """
-    job = _job(name, reader(pod, path, wanted, _node(cluster, name, pod)))
+    pod = template["spec"]
+    metadata = template.get("metadata") or {}
+    job = _job(name, reader(pod, path, wanted, _node(cluster, name, pod)), metadata)
     its_name = job["metadata"]["name"]
     try:
         try:
@@ -73,10 +77,11 @@ def reader(pod: Object, path: str, wanted: pack.Wanted, node: str = "") -> Objec
     """
     its = deepcopy(pod)
     # Sidecars need what is missing here, and would outlive the reader.
-    for field in ("subdomain", "affinity", "priorityClassName", "initContainers"):
+    placed = ("affinity", "topologySpreadConstraints", "priorityClassName")
+    for field in ("subdomain", "initContainers", *placed):
         its.pop(field, None)
     its["terminationGracePeriodSeconds"] = 1
-    its["volumes"] = [each for each in its["volumes"] if "configMap" not in each]
+    its["volumes"] = [each for each in its["volumes"] if {"emptyDir", CLAIM} & each.keys()]
     kept = {each["name"] for each in its["volumes"]}
     reads = container(its)
     its["containers"] = [reads]
@@ -99,24 +104,27 @@ def reader(pod: Object, path: str, wanted: pack.Wanted, node: str = "") -> Objec
     return its
 
 
-def _job(name: str, pod: Object) -> Object:
+def _job(name: str, pod: Object, metadata: Object) -> Object:
+    """Return the Job of a reader; policies see the labels and annotations of the run's pods."""
     labels = {
+        **{k: v for k, v in (metadata.get("labels") or {}).items() if not k.startswith(TAKEN)},
         "app.kubernetes.io/name": "trainyard-reader",  # which the run's policy lets in nowhere
         INSTANCE: name,
         "app.kubernetes.io/managed-by": "trainyard",
     }
+    annotations = metadata.get("annotations") or {}
     its_name = f"{name[:40].rstrip('-')}-reader-{uuid.uuid4().hex[:8]}"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": its_name, "labels": labels},
+        "metadata": {"name": its_name, "labels": labels, "annotations": annotations},
         "spec": {
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": 0,
             "activeDeadlineSeconds": DEADLINE,
             "ttlSecondsAfterFinished": KEPT,
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
         },
     }
 

@@ -62,8 +62,8 @@ def of_spec(spec: RunSpec) -> Storage:
 
 def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
     """Return the folder of a run file, which must be on a claim."""
-    pod = manifest.objects(spec)[-1]["spec"]["template"]["spec"]
-    return _on_claim(cluster, spec.name, pod, spec.run_uri)
+    template = manifest.objects(spec)[-1]["spec"]["template"]
+    return _on_claim(cluster, spec.name, template, spec.run_uri)
 
 
 def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
@@ -75,8 +75,8 @@ def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
     return 0
 
 
-def _on_claim(cluster: Cluster, name: str, pod: dict[str, Any], path: str) -> Storage:
-    return ClaimFolder(path, partial(reader_pod.ask, cluster, name, pod, path))
+def _on_claim(cluster: Cluster, name: str, template: dict[str, Any], path: str) -> Storage:
+    return ClaimFolder(path, partial(reader_pod.ask, cluster, name, template, path))
 
 
 def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]:
@@ -98,10 +98,10 @@ def of_job(cluster: Cluster, job: dict[str, Any]) -> tuple[Storage, TrainConfig]
         raise ConfigError(
             f"{name}: its ConfigMap does not name the run's folder; give its run file"
         )
-    pod = job["spec"]["template"]["spec"]
+    template = job["spec"]["template"]
     if not service:
-        return _on_claim(cluster, name, pod, uri), config
-    its = evidence.container(pod)
+        return _on_claim(cluster, name, template, uri), config
+    its = evidence.container(template["spec"])
     variables = {each["name"]: each.get("value") or "" for each in its.get("env") or []}
     given = stores.from_here(uri, variables, os.environ)
     if service is stores.AZURE and (endpoint := given.get(service.endpoints[0])):

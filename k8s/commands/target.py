@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from k8s import run_file
+from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
 from k8s.commands import run_store
 from k8s.run_file import RunSpec
@@ -71,7 +71,12 @@ def read(options: argparse.Namespace) -> RunSpec:
     Raises:
         ConfigError: it cannot be read, or breaks a rule.
     """
-    return run_file.read(options.run, namespace=options.namespace)
+    spec = run_file.read(options.run, namespace=options.namespace)
+    try:
+        manifest.objects(spec)  # raises what is wrong with its patches
+    except ConfigError as error:
+        raise ConfigError(f"{options.run}: {error}") from None
+    return spec
 
 
 def cluster(options: argparse.Namespace, run: RunSpec | None = None) -> Cluster:

@@ -20,7 +20,12 @@ FULL: dict[str, Any] = {
     "data": "gs://bucket/fashion",
     "run": "gs://bucket/runs/{name}-{preset}-{digest}",
     "workers": 12,
-    "resources": {"cpu": 3.5, "memory": "12Gi", "gpus": 2},
+    "resources": {
+        "cpu": 3.5,
+        "memory": "12Gi",
+        "gpus": 2,
+        "limits": {"cpu": None, "memory": "1.6e10", "ephemeral-storage": "4Gi"},
+    },
     "train": {"preset": "mlp-100", "epochs": 3, "seed": 7, "log_format": "text"},
     "environment": {"TF_CPP_MIN_LOG_LEVEL": 1, "LANG": "C.UTF-8"},
     "environment_secrets": ["proxy"],
@@ -36,6 +41,56 @@ FULL: dict[str, Any] = {
     "ttl": "7d",
     "retries": 10,
     "storage_endpoint": "http://store:4443",
+    "labels": {"team": "vision", "cost-center": "010"},
+    "annotations": {"sidecar.istio.io/inject": "false"},
+    "run_as_user": 1000650000,
+    "affinity": {
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 1,
+                    "preference": {"matchExpressions": [{"key": "new", "operator": "Exists"}]},
+                }
+            ]
+        }
+    },
+    "topology_spread": [
+        {
+            "maxSkew": 1,
+            "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "ScheduleAnyway",
+        }
+    ],
+    "runtime_class": "nvidia",
+    "scheduler_name": "bin-packing",
+    "host_aliases": [{"ip": "10.0.0.1", "hostnames": ["store.corp"]}],
+    "dns_config": {"searches": ["corp"], "options": [{"name": "ndots", "value": "2"}]},
+    "files": [
+        {"config_map": "corporate-ca", "mount": "/certificates"},
+        {"secret": "federation", "mount": "/federation"},
+    ],
+    "shm": "1Gi",
+    "patches": [
+        {"op": "add", "path": "/spec/template/spec/dnsPolicy", "value": "ClusterFirst"},
+        {
+            "op": "add",
+            "path": "/spec/template/spec/containers/-",
+            "value": {
+                "name": "logs",
+                "image": "example.org/logs:1",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            },
+        },
+        {
+            "kind": "NetworkPolicy",
+            "op": "add",
+            "path": "/spec/ingress/-",
+            "value": {"from": [{"namespaceSelector": {}}], "ports": [{"port": 9090}]},
+        },
+    ],
 }
 # Both folders on claims: one that is only read, and one that is mounted twice.
 VOLUMES: dict[str, Any] = {
@@ -78,7 +133,13 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "namespace": _name | st.none(),
     "workers": st.integers(0, 1100),
     "resources": st.fixed_dictionaries(
-        {}, optional={"cpu": _quantity, "memory": _quantity, "gpus": st.integers(-1, 9)}
+        {},
+        optional={
+            "cpu": _quantity,
+            "memory": _quantity,
+            "gpus": st.integers(-1, 9),
+            "limits": st.dictionaries(_name, _quantity | st.none(), max_size=2),
+        },
     ),
     "train": st.fixed_dictionaries(
         {},
@@ -100,6 +161,42 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         max_size=3,
     ),
     "groups": st.lists(st.integers(-1, 2**32), max_size=2),
+    "files": st.lists(
+        st.fixed_dictionaries({"mount": _path}, optional={"config_map": _name, "secret": _name}),
+        max_size=2,
+    ),
+    "shm": _quantity,
+    "labels": st.dictionaries(_name, _name, max_size=2),
+    "annotations": st.dictionaries(_name, st.text(max_size=6), max_size=2),
+    "run_as_user": st.integers(-1, 2**32) | st.sampled_from(["cluster", "root"]),
+    "affinity": st.dictionaries(st.sampled_from(["podAffinity", "nodeAffinity"]), st.just({})),
+    "topology_spread": st.lists(
+        st.just({"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}),
+        max_size=1,
+    ),
+    "runtime_class": _name | st.none(),
+    "scheduler_name": _name | st.none(),
+    "host_aliases": st.lists(st.just({"ip": "1.2.3.4", "hostnames": ["a"]}), max_size=1),
+    "dns_config": st.fixed_dictionaries({}, optional={"searches": st.lists(_name, max_size=2)}),
+    "patches": st.lists(
+        st.fixed_dictionaries(
+            {
+                "op": st.sampled_from(["add", "replace", "remove", "move"]),
+                "path": st.sampled_from(
+                    [
+                        "/metadata/labels/a",
+                        "/spec/completions",
+                        "/spec/template/spec/dnsPolicy",
+                        "/spec/template/spec/containers/0",
+                        "/a/b",
+                        "a",
+                    ]
+                ),
+            },
+            optional={"value": st.sampled_from(["None", "Default", 3, None])},
+        ),
+        max_size=2,
+    ),
     "one_node": st.booleans(),
     "node_selector": st.dictionaries(_name, _name, max_size=2),
     "tolerations": st.lists(

@@ -13,11 +13,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import manifest
+from k8s import manifest, restricted
 from k8s import run_file as spec
 from k8s.commands import doctor
 from k8s.diagnosis import claims
-from tests.support import processes, restricted
+from tests.support import processes
 from tests.support.processes import ROOT
 
 INFRA = ROOT / "infra"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from k8s import manifest, run_file
-from tests.support import restricted, series
+from k8s import manifest, restricted, run_file
+from tests.support import series
 from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
 from trainer import config, presets
 from trainer.cluster_spec import from_environment
@@ -149,9 +149,38 @@ def test_only_the_runs_own_pods_reach_its_ports() -> None:
     own = {"app.kubernetes.io/name": "trainyard", "app.kubernetes.io/instance": "fashion"}
     assert policy["spec"]["podSelector"]["matchLabels"] == own == service["spec"]["selector"]
     assert own.items() <= labels
-    [rule] = policy["spec"]["ingress"]
+    rule, patched = policy["spec"]["ingress"]
+    assert patched == FULL["patches"][-1]["value"]
     assert rule["from"] == [{"podSelector": {"matchLabels": own}}]
     assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_limits_differ_from_what_is_given_where_they_are_told_to() -> None:
+    resources = {"cpu": "500m", "limits": {"cpu": None, "memory": "3Gi", "ephemeral-storage": "1G"}}
+    container = pod(objects({**PLAIN, "resources": resources})[-1])["containers"][0]
+    assert container["resources"] == {
+        "requests": {"cpu": "500m", "memory": "2Gi"},
+        "limits": {"memory": "3Gi", "ephemeral-storage": "1G"},
+    }
+    plain = pod(objects(PLAIN)[-1])["containers"][0]["resources"]
+    assert plain["requests"] == plain["limits"] == {"cpu": "1", "memory": "2Gi"}
+
+
+def test_the_user_is_the_images_one_of_the_file_or_the_clusters() -> None:
+    for user, ids in ((65532, (65532,) * 3), (1000650000, (1000650000,) * 3), ("cluster", ())):
+        context = pod(objects({**VOLUMES, "run_as_user": user})[-1])["securityContext"]
+        given = [context.get(name) for name in ("runAsUser", "runAsGroup", "fsGroup")]
+        assert tuple(filter(None, given)) == ids
+        assert context["runAsNonRoot"] is True
+
+
+def test_all_workers_of_one_node_and_a_given_affinity_hold_together() -> None:
+    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    values = {**PLAIN, "one_node": True, "affinity": {"nodeAffinity": node}}
+    affinity = pod(objects(values)[-1])["affinity"]
+    assert affinity["nodeAffinity"] == node
+    [term] = affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["labelSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "mnist"
 
 
 def test_a_queue_admits_a_suspended_job_and_never_part_of_it() -> None:
@@ -181,5 +210,6 @@ def test_random_run_files_render_valid_objects_or_end_in_one_line() -> None:
         rendered.append(values)
 
     check()
-    assert all(line.startswith("run.yaml: ") and "\n" not in line for line in refused)
+    named = ("run.yaml: ", "patches.")
+    assert all(line.startswith(named) and "\n" not in line for line in refused)
     assert min(len(rendered), len(refused)) > RUN_FILES / 20

@@ -9,10 +9,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import manifest, run_file
+from k8s import manifest, restricted, run_file
 from k8s.__main__ import main
 from k8s.commands import doctor, reader_pod
-from tests.support import restricted, runfiles
+from tests.support import runfiles
 from tests.support.apiserver import ApiServer, Fault
 from trainer.runs import run_folder
 from trainer.storage import pack
@@ -124,7 +124,7 @@ def test_the_pod_reads_and_nothing_else(node: str) -> None:
     assert ("podAffinity" in json.dumps(pod)) is False
     assert (node in json.dumps(pod.get("affinity", {}))) is True
     # Job names of runs with the longest names are still names.
-    job = reader_pod._job("a" * 50 + "-b", pod)
+    job = reader_pod._job("a" * 50 + "-b", pod, {})
     assert len(job["metadata"]["name"]) <= 57
     assert manifest.selector("mnist") not in json.dumps(job["metadata"]["labels"])
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.restricted import violations
+from k8s.restricted import violations
 
 Path = tuple[str | int, ...]
 KINDS = ("containers", "initContainers", "ephemeralContainers")
