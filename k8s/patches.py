@@ -27,8 +27,10 @@ _LABELS = "app.kubernetes.io~1name app.kubernetes.io~1instance app.kubernetes.io
 _POD = "/spec/template/spec"
 _TRAINER = f"{_POD}/containers/0"
 # What a gang meets, counts its ranks and restarts by, as pointers into its objects (RFC 6901).
-_EVERY = ("/apiVersion", "/kind", "/metadata/name", "/metadata/namespace")
-_EVERY += _below("/metadata/labels", _LABELS)
+_EVERY = (
+    *("/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"),
+    *_below("/metadata/labels", _LABELS),
+)
 _FIXED = {
     "Job": (
         "/metadata/annotations/trainyard~1run-file",

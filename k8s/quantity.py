@@ -59,6 +59,15 @@ def asked(spec: Mapping[str, Any]) -> Amounts:
     return total
 
 
+def limited(spec: Mapping[str, Any]) -> Amounts:
+    """Return the sum of the limits of a pod's containers, by resource."""
+    total: Amounts = {}
+    for container in spec.get("containers") or []:
+        limits = (container.get("resources") or {}).get("limits") or {}
+        total = _sum(total, {name: parse(amount) for name, amount in limits.items()})
+    return total
+
+
 def _sum(one: Amounts, other: Amounts) -> Amounts:
     return one | {each: one.get(each, Decimal(0)) + amount for each, amount in other.items()}
 

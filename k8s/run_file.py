@@ -45,8 +45,14 @@ POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at 
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
 USER = 65532  # of the image
 # Beginnings of labels and annotations that belong to the Job, its controller or Kueue.
-TAKEN = ("app.kubernetes.io/", "batch.kubernetes.io/", "trainyard/", "job-name", "controller-uid")
-TAKEN += ("kueue.x-k8s.io/queue-name",)
+TAKEN = (
+    "app.kubernetes.io/",
+    "batch.kubernetes.io/",
+    "controller-uid",
+    "job-name",
+    "kueue.x-k8s.io/queue-name",
+    "trainyard/",
+)
 
 _LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"

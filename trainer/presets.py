@@ -23,6 +23,7 @@ class Preset:
         source: who reports it, or "" for a model designed for this project, whose goal is
             ``accuracy``.
         hidden: units of the hidden layers, if all layers are dense; None if some convolve.
+        smallest: pixels that each side of an image must have at least.
     """
 
     summary: str
@@ -30,6 +31,7 @@ class Preset:
     accuracy: float
     source: str = ""
     hidden: tuple[int, ...] | None = None
+    smallest: int = 1
 
 
 PRESETS: dict[str, Preset] = {
@@ -100,6 +102,7 @@ PRESETS: dict[str, Preset] = {
             "eval_epochs": 0,
         },
         0.99,
+        smallest=13,
     ),
     "cnn-best": Preset(
         "A larger convolutional network, made for accuracy.",
@@ -112,6 +115,7 @@ PRESETS: dict[str, Preset] = {
             "validation": 0,
         },
         0.996,
+        smallest=17,
     ),
 }
 
@@ -149,6 +153,19 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
                     "choose one, or write your own model"
                 )
     return config
+
+
+def check_images(preset: str, height: int, width: int) -> None:
+    """Check that a preset takes images of this size.
+
+    Raises:
+        ConfigError: a convolution's output would have no pixels.
+    """
+    if min(height, width) < PRESETS[preset].smallest:
+        raise ConfigError(
+            f"preset: {preset}: cannot take images of {height} x {width} pixels; "
+            "give larger ones, a preset without convolutions, or --model"
+        )
 
 
 def hidden_units(config: TrainConfig) -> tuple[int, ...] | None:

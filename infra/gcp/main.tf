@@ -9,7 +9,7 @@ data "google_project" "this" {
 }
 
 resource "google_project_service" "this" {
-  for_each = toset(["artifactregistry", "compute", "container", "iam", "storage"])
+  for_each = toset(["artifactregistry", "cloudresourcemanager", "compute", "container", "iam", "storage"])
 
   project            = var.project_id
   service            = "${each.key}.googleapis.com"

@@ -29,6 +29,7 @@ KINDS = {
     "ServiceAccount": ("v1", "serviceaccounts", True),
     "Event": ("v1", "events", True),
     "Namespace": ("v1", "namespaces", False),
+    "Node": ("v1", "nodes", False),
     "ResourceQuota": ("v1", "resourcequotas", True),
     "LimitRange": ("v1", "limitranges", True),
     "PersistentVolumeClaim": ("v1", "persistentvolumeclaims", True),
@@ -100,8 +101,8 @@ class Cluster:
                 return None
             raise
 
-    def list(self, kind: str, *, labels: str = "") -> list[Object]:
-        """Return all objects of a kind that match a label selector.
+    def list(self, kind: str, *, labels: str = "", everywhere: bool = False) -> list[Object]:
+        """Return all objects of a kind that match a label selector, of all namespaces if asked to.
 
         The API server leaves ``kind`` and ``apiVersion`` out of a list's items. A kind of Kueue's
         that the cluster does not know has no objects.
@@ -110,7 +111,7 @@ class Cluster:
         items: list[Object] = []
         while True:
             try:
-                path = self._route(kind)
+                path = self._route(kind, namespace="" if everywhere else None)
                 page = self._json("GET", path, query)
             except ClusterError as error:
                 if error.status == 404 and KINDS[kind][0] in OPTIONAL:

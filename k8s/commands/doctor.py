@@ -2,22 +2,23 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from rich.console import Console
 from rich.text import Text
 
-from k8s import manifest, quantity, volumes
+from k8s import manifest, quantity, restricted, volumes
 from k8s.client.cluster import Cluster
-from k8s.client.refusals import ConflictError, ForbiddenError
-from k8s.commands import model_check, run_store, target
+from k8s.client.refusals import ForbiddenError
+from k8s.commands import admission, model_check, run_store, target
 from k8s.commands.model_check import State
-from k8s.diagnosis import claims
+from k8s.diagnosis import claims, room
 from k8s.diagnosis.evidence import shorten
 from k8s.run_file import POD_SUFFIX, RunSpec
 from k8s.volumes import Volume
+from trainer import presets
 from trainer.data import dataset, stream
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, UnavailableError, UserError
@@ -47,7 +48,12 @@ QUEUE_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("kueue.x-k8s.io", "localqueues", ("get",)),
     ("kueue.x-k8s.io", "workloads", ("list",)),
 )
+# Only to ask whether a policy refuses the pods; who may create Jobs can create pods by them.
+POD_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (("", "pods", ("create",)),)
 ROLE = "infra/cluster/submitter.yaml"
+MOST_NODES = 50  # of which all pods are read, to see what is free
+# Names of the files in runs/ that everyone replaces.
+SAMPLE_IMAGE, SAMPLE_FOLDER = "trainyard:latest", re.compile(r"\w+://my-(bucket|container)(/|$)")
 LEVEL = "pod-security.kubernetes.io/enforce"
 
 
@@ -98,28 +104,33 @@ def show(check: Check) -> None:
 def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     """Yield every check of a run file in a cluster, as it is done."""
     try:
-        yield Check("cluster", "ok", f"{cluster.version()} at {cluster.server}")
+        version = cluster.version()
     except UserError as error:
         yield Check("cluster", "failed", one_line(error))
         return
-    checks = (
-        _permissions,
-        _namespace,
-        _quota,
-        _limits,
-        _queue,
-        _references,
-        _volumes,
-        _names,
-        _image,
-        _folders,
-        _dry_run,
-    )
-    for check in checks:
+    old = admission.is_older(version)
+    words = f"{version} at {cluster.server}" + (f": older than {admission.SUPPORTED}" * old)
+    yield Check("cluster", "warning" if old else "ok", words)
+    checks = {
+        "permissions": _permissions,
+        "namespace": _namespace,
+        "run file": _run_file,
+        "quota": _quota,
+        "limits": _limits,
+        "nodes": _nodes,
+        "queue": _queue,
+        "service account": _service_account,
+        "volume": _volumes,
+        "names": _names,
+        "image": _image,
+        "data": _folders,
+        "objects": _objects,
+    }
+    for name, check in checks.items():
         try:
             yield from check(cluster, spec)
         except UserError as error:
-            yield Check(check.__name__.strip("_"), "failed", one_line(error))
+            yield Check(name, "failed", one_line(error))
 
 
 def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
@@ -174,6 +185,21 @@ def _namespace(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         )
 
 
+def _run_file(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    del cluster
+    folders = [each for each in (spec.data, spec.run) if SAMPLE_FOLDER.match(each)]
+    if left := [SAMPLE_IMAGE] * (spec.image == SAMPLE_IMAGE) + folders:
+        text = f"{', '.join(left)}: as in the sample; put in your own image and bucket"
+        yield Check("run file", "warning", text)
+    if found := restricted.violations(_pod(spec), spec.annotations):
+        text = f"patches: beyond the restricted level, which many namespaces enforce: {found[0]}"
+        yield Check("run file", "warning", text)
+
+
+def _pod(spec: RunSpec) -> manifest.Object:
+    return manifest.pod(manifest.objects(spec)[-1])
+
+
 def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     asked = demand(spec)
     quotas = cluster.list("ResourceQuota")
@@ -203,32 +229,67 @@ def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
 
 def demand(spec: RunSpec) -> quantity.Amounts:
     """Return what a run counts for in quotas, by their names of resources."""
-    each = {name: quantity.parse(value) for name, value in manifest.requests(spec).items()}
+    pod = _pod(spec)
     singles = ("count/jobs.batch", "services", "count/services", "configmaps", "count/configmaps")
     asked = dict.fromkeys(singles, Decimal(1))
     asked |= dict.fromkeys(("pods", "count/pods"), Decimal(spec.workers))
-    for name, amount in each.items():
-        for prefix in ("requests.", "limits."):
-            asked[prefix + name] = amount * spec.workers
+    for name, amount in quantity.asked(pod).items():
+        asked[f"requests.{name}"] = amount * spec.workers
         if name in ("cpu", "memory"):
             asked[name] = amount * spec.workers
-    return asked
+    limits = quantity.limited(pod).items()
+    return asked | {f"limits.{name}": amount * spec.workers for name, amount in limits}
 
 
 def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    asked = {name: quantity.parse(value) for name, value in manifest.requests(spec).items()}
+    resources = _pod(spec)["containers"][0].get("resources") or {}
     for limits in cluster.list("LimitRange"):
         for item in limits["spec"].get("limits") or []:
             if item.get("type") not in ("Container", "Pod"):
                 continue
-            for bound, breaks in (("max", 1), ("min", -1)):
+            for bound, breaks, given in (
+                ("max", 1, resources.get("limits") or {}),
+                ("min", -1, resources.get("requests") or {}),
+            ):
                 for resource, value in (item.get(bound) or {}).items():
-                    excess = asked.get(resource, quantity.parse(value)) - quantity.parse(value)
-                    if excess * breaks > 0:
+                    its = given.get(resource, value)
+                    if (quantity.parse(its) - quantity.parse(value)) * breaks > 0:
                         most = "most" if bound == "max" else "least"
-                        name, given = limits["metadata"]["name"], manifest.requests(spec)[resource]
-                        text = f"resources.{resource}: {given}: LimitRange {name} allows at {most}"
+                        name = limits["metadata"]["name"]
+                        text = f"resources.{resource}: {its}: LimitRange {name} allows at {most}"
                         yield Check("limits", "failed", f"{text} {value}")
+
+
+def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+    """Say whether the pods have room now, where the user may see all nodes and pods."""
+    try:
+        nodes = cluster.list("Node")
+        pods = cluster.list("Pod", everywhere=True) if len(nodes) <= MOST_NODES else []
+    except ForbiddenError:
+        return
+    if not nodes or len(nodes) > MOST_NODES:
+        return
+    pod = _pod(spec)
+    asked, free = quantity.asked(pod), room.free(pod, nodes, pods)
+    places = {name: room.pods(asked, amounts) for name, amounts in free.items()}
+    fitting = (max if spec.one_node else sum)(places.values() or [0])
+    if fitting >= spec.workers:
+        yield Check("nodes", "ok", "room for all")
+        return
+    each = _amounts(asked, asked)
+    rest = "; ".join(f"{name}: {_amounts(asked, free[name])}" for name in list(free)[:3])
+    yield Check(
+        "nodes",
+        "warning",
+        f"{spec.workers} pods ask for {each} each, and there is room for {fitting} now (free on "
+        f"{rest or 'no node that takes them'}); the others wait: lower resources or workers if "
+        "none will come",
+    )
+
+
+def _amounts(names: Iterable[str], amounts: quantity.Amounts) -> str:
+    shown = (f"{quantity.show(n, amounts.get(n, Decimal(0)))} {n}" for n in names if n != "pods")
+    return " and ".join(shown)
 
 
 def _queue(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
@@ -245,7 +306,7 @@ def _queue(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         yield Check("queue", "ok", spec.queue)
 
 
-def _references(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _service_account(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     account = spec.service_account
     if account and cluster.get("ServiceAccount", account) is None:
         yield Check(
@@ -306,7 +367,9 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             data = _data(spec)
             sha256 = data.sha256
             yield Check("data", "ok", _described(spec, data))
-            if config.model is not None:
+            if config.model is None:
+                yield from _preset(config.preset, data)
+            else:
                 state, text = model_check.examine(spec, data.input_shape, data.classes)
                 yield Check("model", state, text)
     except UnavailableError as error:
@@ -326,6 +389,13 @@ def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         yield Check("run folder", state, one_line(error))
     else:
         yield Check("run folder", "ok", f"{config.run}: can be written, once where it must")
+
+
+def _preset(name: str, data: Dataset) -> Iterator[Check]:
+    try:
+        presets.check_images(name, *data.input_shape[:2])
+    except ConfigError as error:
+        yield Check("model", "failed", one_line(error))
 
 
 def _later(volume: Volume) -> str:
@@ -360,24 +430,8 @@ def _claim(spec: RunSpec, data_sha256: str | None) -> None:
     probe.check(folder)
 
 
-def _dry_run(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _objects(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     if cluster.get("Job", spec.name) is not None:
         yield Check("objects", "ok", f"{spec.name} is there already")
         return
-    for item in manifest.objects(spec):
-        kind, warned = item["kind"], len(cluster.warnings)
-        try:
-            cluster.create(item, dry_run=True)
-        except ConflictError:
-            left = (
-                f"{kind} {spec.name} of an earlier run is there; submitting waits until it is gone"
-            )
-            yield Check("objects", "warning", left)
-        except ConfigError as error:
-            yield Check("objects", "failed", f"{kind}: {one_line(error)}")
-            return
-        for warning in cluster.warnings[warned:]:
-            refused = re.search("violate PodSecurity", warning) is not None
-            state: State = "failed" if refused else "warning"
-            yield Check("objects", state, f"{kind}: {warning}")
-    yield Check("objects", "ok", "the API server would take all of them")
+    yield from (Check(*said) for said in admission.examine(cluster, manifest.objects(spec)))

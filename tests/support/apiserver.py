@@ -15,6 +15,7 @@ dependants go with it at once. Left out: watches, validation, defaults, finalize
 import base64
 import contextlib
 import copy
+import functools
 import itertools
 import json
 import re
@@ -42,6 +43,7 @@ KINDS = {
     ("v1", "serviceaccounts"): "ServiceAccount",
     ("v1", "events"): "Event",
     ("v1", "namespaces"): "Namespace",
+    ("v1", "nodes"): "Node",
     ("v1", "resourcequotas"): "ResourceQuota",
     ("v1", "limitranges"): "LimitRange",
     ("v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
@@ -50,7 +52,7 @@ KINDS = {
 }
 KUEUE = "kueue.x-k8s.io"
 KUEUE_KINDS = {"localqueues": "LocalQueue", "workloads": "Workload"}
-CLUSTER_WIDE = {"Namespace"}
+CLUSTER_WIDE = {"Namespace", "Node"}
 REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -157,6 +159,9 @@ class ApiServer:
     - ``token``: "" takes any; another one answers 401 to all others.
     - ``denied``: (verb, resource) pairs that RBAC refuses, such as ("get", "pods/log").
     - ``warnings``: sent with every create.
+    - ``version``: of the release.
+    - ``drops``: paths such as "spec.suspend" that creates of Jobs lose, as an older release does.
+    - ``policy``: called with each created object; returns why it is refused, or "".
     - ``kueue``: the versions of its API group that are served, best first; () for no Kueue.
     - ``gone``: pods whose container, and so log, is no longer on its node.
     - ``react``: called with (verb, object) after each write, dry runs excepted.
@@ -170,6 +175,9 @@ class ApiServer:
         self.token = ""
         self.denied: set[tuple[str, str]] = set()
         self.warnings: list[str] = []
+        self.version = "v1.36.2"
+        self.drops: set[str] = set()
+        self.policy: Callable[[Object], str] = lambda _obj: ""
         self.kueue: tuple[str, ...] = ()
         self.gone: set[str] = set()
         self.react: Callable[[str, Object], object] = lambda _verb, _obj: None
@@ -258,7 +266,7 @@ class ApiServer:
         if self.token and request.token != self.token:
             raise RefusedError(401, "Unauthorized")
         if request.resource == "/version":
-            return {"major": "1", "minor": "36", "gitVersion": "v1.36.2"}
+            return {"major": "1", "minor": "36", "gitVersion": self.version}
         if request.resource == f"/apis/{KUEUE}" and self.kueue:
             versions = [{"groupVersion": f"{KUEUE}/{v}", "version": v} for v in self.kueue]
             return {"kind": "APIGroup", "name": KUEUE, "versions": versions}
@@ -355,6 +363,12 @@ class ApiServer:
         if (kind, namespace, name) in self.objects:
             text = f'{_qualified(request)} "{name}" already exists'
             raise RefusedError(409, text, "AlreadyExists", name=name)
+        if denied := self.policy(obj):
+            raise RefusedError(403, f'{_qualified(request)} "{name}" is forbidden: {denied}')
+        obj = copy.deepcopy(obj)
+        for path in self.drops if kind == "Job" else ():
+            *parents, last = path.split(".")
+            functools.reduce(lambda at, key: at[key], parents, obj).pop(last, None)
         if request.dry:
             return {**obj, "metadata": {**obj["metadata"], "uid": str(uuid.uuid4())}}
         metadata = obj["metadata"] | ({"namespace": namespace} if namespace else {})

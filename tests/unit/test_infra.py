@@ -95,7 +95,10 @@ def test_the_namespace_refuses_all_but_restricted_pods() -> None:
         assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
-ALL_PERMISSIONS = doctor.PERMISSIONS + doctor.QUEUE_PERMISSIONS + doctor.VOLUME_PERMISSIONS
+ALL_PERMISSIONS = (
+    *(*doctor.PERMISSIONS, *doctor.POD_PERMISSIONS),
+    *(*doctor.QUEUE_PERMISSIONS, *doctor.VOLUME_PERMISSIONS),
+)
 
 
 def test_the_submitter_may_do_what_the_program_needs_and_nothing_else() -> None:

@@ -15,8 +15,8 @@ import keras
 from keras import layers
 
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, DataError
-from trainer.presets import hidden_units
+from trainer.errors import DataError
+from trainer.presets import check_images, hidden_units
 from trainer.runs.trained_weights import Restored, weights
 from trainer.train import own_model
 from trainer.train.own_model import Shape as Shape
@@ -255,15 +255,14 @@ def multiply_adds(config: TrainConfig, input_shape: Shape, classes: int) -> int 
 
 
 def _preset(config: TrainConfig, input_shape: Shape, classes: int) -> Any:
+    check_images(config.preset, *input_shape[:2])
     stack = BUILDERS[config.preset](config, classes)
-    try:
-        return keras.Sequential([keras.Input(input_shape), *stack])
-    except ValueError:  # Keras: a convolution's output would have no pixels
-        raise _too_small(config.preset, input_shape) from None
+    return keras.Sequential([keras.Input(input_shape), *stack])
 
 
 def _kernel_weights(config: TrainConfig, input_shape: Shape, classes: int) -> int:
     """Return how many weights the kernels of a preset have, without allocating them."""
+    check_images(config.preset, *input_shape[:2])
     count, shape = 0, (None, *input_shape)
     for layer in BUILDERS[config.preset](config, classes):
         channels = shape[-1] or 1
@@ -273,16 +272,5 @@ def _kernel_weights(config: TrainConfig, input_shape: Shape, classes: int) -> in
             count += channels * layer.filters * math.prod(layer.kernel_size)
         elif not isinstance(layer, layers.Flatten):
             continue  # it keeps the shape
-        try:
-            shape = layer.compute_output_shape(shape)
-        except ValueError:
-            raise _too_small(config.preset, input_shape) from None
+        shape = layer.compute_output_shape(shape)
     return count
-
-
-def _too_small(preset: str, input_shape: Shape) -> ConfigError:
-    height, width, _ = input_shape
-    return ConfigError(
-        f"preset: {preset}: cannot take images of {height} x {width} pixels; "
-        "give larger ones, a preset without convolutions, or --model"
-    )

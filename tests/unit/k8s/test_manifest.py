@@ -175,7 +175,7 @@ def test_the_user_is_the_images_one_of_the_file_or_the_clusters() -> None:
 
 
 def test_all_workers_of_one_node_and_a_given_affinity_hold_together() -> None:
-    node = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    node: Any = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
     values = {**PLAIN, "one_node": True, "affinity": {"nodeAffinity": node}}
     affinity = pod(objects(values)[-1])["affinity"]
     assert affinity["nodeAffinity"] == node

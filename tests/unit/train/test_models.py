@@ -137,6 +137,16 @@ def test_a_model_larger_than_the_weights_that_are_there_is_not_built(preset: str
         models.load(restored(preset, 2048, arrays))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_smallest_images_of_a_preset_are_the_smallest_that_keras_takes(preset: str) -> None:
+    side = PRESETS[preset].smallest
+    build((side, side, 1), 10, preset=preset)
+    if side > 1:
+        stack = models.BUILDERS[preset](parse({"preset": preset}), 10)
+        with pytest.raises(ValueError, match="zero or negative"):
+            keras.Sequential([keras.Input((side - 1, side, 1)), *stack])
+
+
 def test_images_too_small_for_a_preset_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         build((4, 3, 1), 10, preset="cnn")

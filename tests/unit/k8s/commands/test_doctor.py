@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from k8s.__main__ import main
-from k8s.commands import doctor
+from k8s.commands import admission, doctor
 from tests.support.apiserver import ApiServer
 from tests.support.verbs import change
 from trainer.runs import run_folder
@@ -40,6 +40,223 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(
     ]
     assert main(["doctor", str(run_file)]) == 0
     assert "✓ run folder" in capsys.readouterr().out
+
+
+def _node(name: str, cpu: str, **spec: Any) -> dict[str, Any]:
+    about = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"a": "b"}}}
+    amounts = {"cpu": cpu, "memory": "64Gi", "pods": "110"}
+    return {**about, "spec": spec, "status": {"allocatable": amounts}}
+
+
+def _running(cpu: str, node: str, phase: str = "Running") -> dict[str, Any]:
+    container = {"name": "a", "resources": {"requests": {"cpu": cpu}}}
+    about = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p-{phase.lower()}"}}
+    about["metadata"] |= {"namespace": "kube-system"}  # type: ignore[operator]
+    return {
+        **about,
+        "spec": {"nodeName": node, "containers": [container]},
+        "status": {"phase": phase},
+    }
+
+
+TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("objects", "changes", "words"),
+    [
+        ([], {}, None),
+        ([_node("n", "4")], {}, "room for all"),
+        (
+            [_node("n", "2"), _running("955m", "n")],
+            {},
+            "2 pods ask for 1 cpu and 2 GiB memory each",
+        ),
+        (
+            [_node("n", "2"), _running("955m", "n")],
+            {},
+            "room for 1 now (free on n: 1.045 cpu and 64 GiB memory)",
+        ),
+        ([_node("n", "2"), _running("955m", "n", "Succeeded")], {}, "room for all"),
+        ([_node("n", "1"), _node("m", "1")], {}, "room for all"),
+        ([_node("n", "1"), _node("m", "1")], {"one_node": True}, "room for 1 now"),
+        ([_node("n", "4", unschedulable=True)], {}, "free on no node that takes them"),
+        ([_node("n", "4", taints=[TAINT])], {}, "free on no node that takes them"),
+        ([_node("n", "4", taints=[TAINT])], {"tolerations": [{"key": "gpu"}]}, "on no node"),
+        ([_node("n", "4", taints=[TAINT])], {"tolerations": [{"operator": "Exists"}]}, "for all"),
+        (
+            [_node("n", "4", taints=[TAINT])],
+            {"tolerations": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]},
+            "room for all",
+        ),
+        ([_node("n", "4")], {"node_selector": {"a": "c"}}, "free on no node that takes them"),
+        ([_node("n", "4")], {"node_selector": {"a": "b"}}, "room for all"),
+    ],
+)
+def test_doctor_says_whether_nodes_have_room(
+    objects: list[dict[str, Any]],
+    changes: dict[str, Any],
+    words: str | None,
+    run_file: Path,
+    api: ApiServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for each in objects:
+        api.add(each)
+    change(run_file, **changes)
+    code, found = checks(capsys, run_file)
+    assert code == 0
+    assert words is None or words in found["nodes"][1]
+    assert ("nodes" in found) == (words is not None)
+    api.denied = {("list", "nodes")}
+    assert "nodes" not in checks(capsys, run_file)[1]
+
+
+def _policy(obj: dict[str, Any]) -> str:
+    denies = "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}"
+    if obj["kind"] in ("Job", "Pod") and "team" not in obj["metadata"].get("labels", {}):
+        return denies.format("team", "team", "a label team is needed")
+    user = obj.get("spec", {}).get("securityContext", {}).get("runAsUser", 0)
+    if obj["kind"] == "Pod" and not 1000650000 <= user < 1000660000:
+        return denies.format("uids", "uids", "runAsUser must be from 1000650000 on")
+    return ""
+
+
+def test_doctor_says_what_policies_refuse_objects_and_pods(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.policy = _policy
+    code, found = checks(capsys, run_file)
+    assert code == 2
+    assert found["objects"][0] == found["pods"][0] == "failed"
+    assert "Job: jobs.batch" in found["objects"][1]
+    assert "a label team is needed" in found["objects"][1]
+    change(run_file, labels={"team": "vision"})
+    code, found = checks(capsys, run_file)
+    assert (code, found["objects"][0]) == (2, "ok")
+    assert "runAsUser must be from 1000650000 on" in found["pods"][1]
+    change(run_file, run_as_user=1000650000)
+    code, found = checks(capsys, run_file)
+    assert (code, found["pods"]) == (0, ("ok", "the API server would take them"))
+    pods = [r.body for r in api.sent("create", "pods") if r.dry]
+    assert pods[-1]["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "0"
+    assert not [key for key in api.objects if key[0] in ("Pod", "Job")]
+
+
+def test_doctor_does_without_the_right_to_try_a_pod(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied = {("create", "pods")}
+    code, found = checks(capsys, run_file)
+    assert (code, found["pods"][0]) == (0, "warning")
+    assert "policies for pods were not tried: jane may not create pods" in found["pods"][1]
+
+
+def test_doctor_says_what_an_old_release_or_a_policy_drops(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.version = "v1.27.16"
+    api.drops = {"spec.backoffLimitPerIndex", "spec.maxFailedIndexes", "spec.podReplacementPolicy"}
+    assert main(["doctor", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert "! cluster      v1.27.16 at" in out
+    assert "older than 1.29, the oldest release that Trainyard supports" in out
+    assert (
+        "drops spec.backoffLimitPerIndex, spec.maxFailedIndexes, spec.podReplacementPolicy: it is "
+        "older than 1.29"
+    ) in out
+    api.version, api.drops = "v1.29.0", {"spec.template.spec.tolerations"}
+    _, found = checks(capsys, run_file)
+    assert found["cluster"][0] == "ok"
+    assert main(["doctor", str(run_file)]) == 0
+    assert "drops spec.template.spec.tolerations; the run will be" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept", "lost"),
+    [
+        ({"a": 0}, {}, ["a"]),
+        ({"a": False, "b": [], "c": "", "d": None, "e": {}}, {}, []),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1]}}, ["a.b[1]"]),
+        ({"a": [{"name": "x", "v": 1}]}, {"a": [{"name": "y"}, {"name": "x"}]}, ["a[x].v"]),
+        ({"a": [{"name": "x"}]}, {"a": [{"name": "y"}]}, ["a[x]"]),
+        ({"a": "1000m"}, {"a": "1", "b": 2}, []),
+    ],
+)
+def test_what_is_dropped_is_what_is_not_in_the_answer(sent: Any, kept: Any, lost: Any) -> None:
+    assert list(admission.dropped(sent, kept)) == lost
+
+
+def test_doctor_refuses_a_field_that_the_server_does_not_know(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.warnings = ['unknown field "spec.template.spec.affinity.podAfinity"']
+    code, _ = checks(capsys, run_file)
+    assert code == 2
+    api.warnings = ['unknown field "spec.podReplacementPolicy"', "deprecated"]
+    code, found = checks(capsys, run_file)
+    assert found["objects"] == ("ok", "the API server would take all of them")
+
+
+@pytest.mark.usefixtures("api")
+def test_doctor_names_what_is_left_of_a_sample_and_what_patches_open(
+    run_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.5)
+    change(run_file, image="trainyard:latest", data="gs://my-bucket/data")
+    _, found = checks(capsys, run_file)
+    state, text = found["run file"]
+    assert state == "warning"
+    assert text.startswith("trainyard:latest, gs://my-bucket/data: as in the sample; put in")
+    patch = {"op": "add", "path": "/spec/template/spec/hostNetwork", "value": True}
+    change(run_file, image="a:1", data="gs://bucket/mnist", patches=[patch])
+    _, found = checks(capsys, run_file)
+    assert found["run file"][0] == "warning"
+    assert (
+        "beyond the restricted level, which many namespaces enforce: spec.hostNetwork"
+        in (found["run file"][1])
+    )
+
+
+def test_doctor_says_which_check_failed_in_words(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.denied = {("list", "limitranges"), ("get", "serviceaccounts"), ("get", "jobs")}
+    change(run_file, service_account="trainer")
+    code, found = checks(capsys, run_file)
+    assert code == 2
+    assert {"limits", "service account", "objects"} <= {
+        name for name, (state, _) in found.items() if state == "failed"
+    }
+    assert not any("_" in name for name in found)
+
+
+def test_a_patch_that_breaks_the_gang_is_refused_before_anything_is_sent(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run_file, patches=[{"op": "replace", "path": "/spec/completions", "value": 1}])
+    for verb in ("doctor", "submit", "render"):
+        assert main([verb, str(run_file)]) == 2
+        assert f"{run_file}: patches.0: replace '/spec/completions'" in capsys.readouterr().err
+    assert not api.requests
+
+
+@pytest.mark.usefixtures("api")
+@pytest.mark.parametrize(("preset", "state"), [("cnn", "failed"), ("softmax", None)])
+def test_doctor_says_that_images_are_too_small_as_training_would(
+    preset: str,
+    state: str | None,
+    run_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.data.dataset.Dataset.input_shape", (1, 1, 1))
+    change(run_file, train={"preset": preset, "validation": 100})
+    _, found = checks(capsys, run_file)
+    assert found.get("model", (None, ""))[0] == state
+    assert state is None or found["model"][1].startswith(
+        "preset: cnn: cannot take images of 1 x 1 pixels; give larger ones"
+    )
 
 
 @pytest.mark.parametrize(
