@@ -213,7 +213,7 @@ def test_a_pod_security_warning_of_the_dry_run_keeps_a_run_back(
     assert main(["submit", str(run_file)]) == 2
     captured = capsys.readouterr()
     assert "would violate PodSecurity" in captured.out
-    assert "mnist: not submitted: 4 of the checks failed, see above" in captured.err
+    assert "mnist: not submitted: 5 of the checks failed, see above" in captured.err
 
 
 def test_a_cluster_that_is_not_there_ends_in_one_line(
