@@ -170,7 +170,10 @@ class RunSpec(_Model):
     workers: int = Field(
         1, ge=1, le=1024, description="Start this many workers, each in a pod of its own."
     )
-    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
+    resources: Resources = Field(
+        default_factory=lambda: Resources.model_validate({}),
+        description="Give each worker these resources.",
+    )
     train: dict[str, Any] = Field(
         default_factory=dict,
         description="Train with these settings of python -m trainer train; the log is always JSON.",

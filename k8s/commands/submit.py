@@ -14,6 +14,7 @@ from k8s.client.refusals import ConflictError
 from k8s.commands import doctor, follow, observe, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec, difference
+from trainer import yaml_text
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import code as user_code
 
@@ -255,8 +256,32 @@ def _create(cluster: Cluster, item: dict[str, Any]) -> bool:
         there = cluster.get(item["kind"], item["metadata"]["name"])
         owners = (there or {}).get("metadata", {}).get("ownerReferences") or []
         uid = item["metadata"]["ownerReferences"][0]["uid"]
-        return any(owner.get("uid") == uid for owner in owners)
+        ours = any(owner.get("uid") == uid for owner in owners)
+        if ours and there and item["kind"] == "ConfigMap":
+            _check_unedited(cluster, there, item)
+        return ours
     return True
+
+
+def _check_unedited(cluster: Cluster, there: dict[str, Any], sent: dict[str, Any]) -> None:
+    """Check that a run's ConfigMap still has the settings that it was submitted with.
+
+    Raises:
+        ConfigError: somebody has edited it, so that the run's folder would refuse the run.
+    """
+    name, file = sent["metadata"]["name"], "config.yaml"
+    wanted = yaml_text.parse(sent["data"][file])
+    try:
+        found = yaml_text.parse((there.get("data") or {}).get(file, ""))
+    except ConfigError:
+        found = None
+    found = found if isinstance(found, dict) else {}
+    names = sorted(wanted.keys() | found.keys(), key=str)
+    if differing := [each for each in names if wanted.get(each) != found.get(each)]:
+        raise ConfigError(
+            f"{name}: its ConfigMap was edited after it was submitted ({file}: "
+            f"{', '.join(map(str, differing))}); first: python -m k8s delete {name}{cluster.flags}"
+        )
 
 
 def _lift(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:

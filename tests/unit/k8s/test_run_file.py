@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import run_file, stores
+from k8s import manifest, run_file, stores
 from k8s.run_file import RunSpec
 from tests.support.runfiles import FULL, PLAIN, VOLUMES
 from trainer.errors import ConfigError
@@ -390,6 +391,38 @@ def test_the_run_files_of_the_project_are_good() -> None:
     own = read.pop("own")
     assert own.archive is not None
     assert {spec.name for spec in read.values()} == {"mnist-cnn"}  # the same run everywhere
+
+
+def _row(name: str, field: dict[str, Any], required: list[str]) -> str:
+    value = field.get("default")
+    shown = value if isinstance(value, str) else json.dumps(value)
+    default = "" if value in (None, {}, []) else f"`{shown}`"
+    default = "required" if name.rpartition(".")[2] in required else default
+    return f"| `{name}` | {default} | {field['description']} |"
+
+
+def test_the_page_of_run_files_has_every_setting_as_the_schema_has_it() -> None:
+    page = (ROOT / "docs/run-file.md").read_text()
+    schema, models = run_file.schema(), {"resources": "Resources", "volumes": "Volume"}
+    rows = [_row(name, each, schema["required"]) for name, each in schema["properties"].items()]
+    for field, model in (models | {"files": "Files", "patches": "Patch"}).items():
+        its = schema["$defs"][model]
+        required = its.get("required", [])
+        rows += [
+            _row(f"{field}.{name}", each, required) for name, each in its["properties"].items()
+        ]
+    assert re.findall(r"^\| `.*", page, re.MULTILINE) == rows
+
+
+def test_the_run_files_of_the_page_are_good(tmp_path: Path) -> None:
+    page = (ROOT / "docs/run-file.md").read_text()
+    blocks = re.findall(r"^( *)```yaml\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 5
+    for indent, block in blocks:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(PLAIN) + re.sub(f"^{indent}", "", block, flags=re.MULTILINE))
+        for item in manifest.objects(run_file.read(str(path))):
+            kubernetes_validate.validate(item, "1.29", strict=True)
 
 
 def test_the_page_of_stores_has_run_files_and_every_setting() -> None:

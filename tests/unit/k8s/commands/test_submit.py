@@ -201,6 +201,22 @@ def test_a_run_whose_submitting_was_broken_off_is_completed(
 
 
 @pytest.mark.usefixtures("controller")
+@pytest.mark.parametrize("text", ["workers: 3", "", "a: [", "- 1"])
+def test_a_config_map_that_was_edited_is_named(
+    text: str, run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["cancel", str(run_file)]) == 0
+    config = api.objects["ConfigMap", "default", "mnist"]
+    edited = config["data"]["config.yaml"].replace("workers: 2", text) if "w" in text else text
+    config["data"]["config.yaml"] = edited
+    assert main(["submit", str(run_file)]) == 2
+    err = capsys.readouterr().err
+    assert "mnist: its ConfigMap was edited after it was submitted (config.yaml: " in err
+    assert "workers); first: python -m k8s delete mnist" in err
+    assert api.objects["Job", "default", "mnist"]["spec"]["suspend"] is True
+
+
 def test_the_namespace_is_no_part_of_the_run(run_file: Path) -> None:
     assert main(["submit", str(run_file)]) == 0
     assert main(["submit", str(run_file), "--namespace", "default"]) == 0

@@ -1,0 +1,97 @@
+"""Namespaces whose policies refuse what they were not asked about: doctor names them before."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.clusters import Space, kubectl, trained_here, weights
+
+TRAIN = {"preset": "cnn", "steps": 100, "chunk_steps": 20}
+PODS = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+JOBS = {**PODS, "apiGroups": ["batch"], "resources": ["jobs"]}
+USER = "object.spec.?securityContext.?runAsUser.orValue(0)"
+POLICIES: dict[str, tuple[list[dict[str, Any]], str, str]] = {
+    "users": (
+        [PODS],
+        f"{USER} >= 1000650000 && {USER} <= 1000659999",
+        "runAsUser must be from 1000650000 to 1000659999",
+    ),
+    "team": (
+        [PODS, JOBS],
+        "'team' in object.metadata.?labels.orValue({})",
+        "the label team must be there",
+    ),
+}
+
+
+def policy(name: str, namespace: str) -> list[dict[str, Any]]:
+    """A ValidatingAdmissionPolicy, and its binding to a namespace."""
+    rules, expression, message = POLICIES[name]
+    group = "admissionregistration.k8s.io/v1"
+    metadata = {"name": f"{namespace}-{name}"}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    return [
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": metadata,
+            "spec": {
+                "matchConstraints": {"resourceRules": rules},
+                "validations": [{"expression": expression, "message": message}],
+            },
+        },
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": metadata,
+            "spec": {
+                "policyName": metadata["name"],
+                "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": here},
+            },
+        },
+    ]
+
+
+@pytest.fixture
+def guarded(space: Space) -> Iterator[Space]:
+    """A namespace that allows some users only, and demands a label."""
+    items = yaml.safe_dump_all(each for name in POLICIES for each in policy(name, space.name))
+    kubectl("apply", "-f", "-", stdin=items)
+    try:
+        yield space
+    finally:
+        kubectl("delete", "-f", "-", "--ignore-not-found", stdin=items)
+
+
+def said(space: Space, path: str) -> list[dict[str, str]]:
+    return list(json.loads(space.k8s("doctor", path, "-o", "json").out))
+
+
+def failed(space: Space, path: str) -> str:
+    return "\n".join(each["text"] for each in said(space, path) if each["state"] == "failed")
+
+
+def test_two_lines_more_train_where_users_are_given_and_a_label_is_demanded(
+    guarded: Space,
+) -> None:
+    plain = {"train": TRAIN, "resources": {"cpu": "400m"}}
+    path = guarded.run_file(**plain)
+    words = [message for _, _, message in POLICIES.values()]
+    # A policy counts some moments after it was created.
+    guarded.until(lambda: all(each in failed(guarded, path) for each in words), 30)
+    assert guarded.k8s("submit", path).code == 2
+    assert not guarded.objects("jobs")
+    path = guarded.run_file(**plain, labels={"team": "vision"}, run_as_user=1000650000)
+    assert failed(guarded, path) == ""
+    assert {"check": "pods", "state": "ok", "text": "the API server would take them"} in said(
+        guarded, path
+    )
+    done = guarded.k8s("submit", path, "--wait")
+    assert done.code == 0, done.out + done.err
+    [uid] = {pod["spec"]["securityContext"]["runAsUser"] for pod in guarded.objects("pods")}
+    assert uid == 1000650000
+    assert weights(guarded.stored(path).uri) == trained_here(TRAIN)
