@@ -21,6 +21,7 @@ from trainer.text import duration, one_line
 LOOK = 1.0  # seconds between two requests for the run
 CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running
 SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
+SILENT = 10.0  # seconds until it is said what a rank 0 that runs and logs nothing is at
 DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SAID_AT_THE_END = (TERMINATING, "Suspended")  # kinds of causes
@@ -134,6 +135,7 @@ class Follower:
         self._looked = float("-inf")
         self._began = time.monotonic()
         self._said_unanswered = False
+        self._silent_since: float | None = None
         shown = range(run_phase.workers(self._job)) if self.rank is None else (self.rank,)
         # Rank 0 in any case: its log has the run's progress.
         self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
@@ -172,6 +174,7 @@ class Follower:
                 return self._end(job, pods, phase)
             self._show_phase(phase, there)
             self._show_cause(job, pods)
+            self._show_silence(there)
             if phase == "Suspended" and not there:
                 self._show_rest()
                 self._screen.say(f"{self.name}: was asked to stop; submit it again to resume")
@@ -236,6 +239,26 @@ class Follower:
         if self._cause and self._cause.kind == "NodeLost" and not found:
             self._screen.say(f"{self.name}: the node is back, and all ranks run", "bold")
         self._cause = found
+
+    def _show_silence(self, pods: list[dict[str, Any]]) -> None:
+        """Say once what rank 0 is at before its first line."""
+        leader = run_phase.current(pods).get(0)
+        running = leader and evidence.dig(evidence.status_of(leader), "state", "running")
+        if not running or self._progress.trains:
+            self._silent_since = None
+            return
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > SILENT:
+            self._silent_since = float("inf")
+            others = (
+                ", then it waits for the other ranks" if run_phase.workers(self._job) > 1 else ""
+            )
+            self._screen.say(
+                f"{self.name}: rank 0 imports TensorFlow and loads its data{others}; its first "
+                "line comes when all are ready"
+            )
 
     def _give_up(self, job: dict[str, Any], waited: float) -> int:
         cause = self._cause.message if self._cause else "; ".join(pod_pending.no_trainer(job))

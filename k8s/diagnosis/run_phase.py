@@ -76,10 +76,11 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     if job["spec"].get("suspend"):
         queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
         return "Queued" if queued else "Suspended"
+    kept = [pod for pod in current(pods).values() if sidecars(pod)]
     ends = [each for pod in current(pods).values() if (each := end(pod))]
-    if len(ends) == workers(job) and all(each.code == 0 for each in ends):
+    if kept and len(ends) == workers(job) and all(each.code == 0 for each in ends):
         return "Ended"
-    if any(sidecars(pod) and _fails_job(pod) for pod in pods):
+    if any(map(_fails_job, kept)):
         return "Failed"
     running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
     if not running:

@@ -45,6 +45,30 @@ def test_follow_shows_all_ranks_and_ends_as_the_run_does(
     assert out.endswith("mnist: Succeeded after 1m5s\n")
 
 
+def test_a_rank_0_that_runs_and_says_nothing_yet_is_explained_once(
+    run_file: Path,
+    api: ApiServer,
+    controller: Controller,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("k8s.commands.follow.SILENT", 0.1)
+
+    def live() -> None:
+        while len(api.sent("list", "pods")) < 30:
+            time.sleep(0.01)
+        controller.report(controller.pods(controller.job())[0]["metadata"]["name"])
+        time.sleep(0.2)
+        controller.end("Complete")
+
+    thread = in_background(live)
+    assert main(["submit", str(run_file), "--follow"]) == 0
+    thread.join()
+    out = capsys.readouterr().out
+    assert out.count("rank 0 imports TensorFlow and loads its data, then it waits for the") == 1
+    assert out.index("rank 0 imports") < out.index("cnn: 200 steps")
+
+
 def test_wait_shows_only_warnings_and_the_end(
     run_file: Path, api: ApiServer, controller: Controller, capsys: pytest.CaptureFixture[str]
 ) -> None:
