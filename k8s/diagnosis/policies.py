@@ -18,7 +18,7 @@ def suspect(symptom: Symptom, observed: Observed) -> Symptom:
         return symptom
     policies = f"NetworkPolic{'y' if len(names) == 1 else 'ies'} {', '.join(names[:3])}"
     limits = f"{policies} limit{'s' * (len(names) == 1)} what its pods reach"
-    return replace(symptom, remedy=f"{limits}, which must be {NEEDS}")
+    return replace(symptom, remedy=f"{limits}: let them reach {NEEDS}")
 
 
 def limiting(observed: Observed) -> list[str]:
