@@ -1,5 +1,6 @@
 """Where data come from: the mirrors of MNIST, a folder, or the program itself."""
 
+import glob
 import http.client
 import itertools
 import math
@@ -344,7 +345,9 @@ def _collect_idx(source: str, path: Path, options: Options) -> Collection | None
     of, folder = "", source
     if "://" not in source and not path.exists():
         of, folder = path.name, str(path.parent)
-        if not path.parent.is_dir():
+        # The folder may be where the user stands, with all of a project below.
+        start = f"{glob.escape(of)}*"
+        if not any(any(path.parent.glob(each)) for each in (start, f"*/{start}")):
             return None
     storage = open_storage(folder)
     plain = not of and options == Options(seed=options.seed)

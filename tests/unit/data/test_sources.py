@@ -1,3 +1,4 @@
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -211,6 +212,23 @@ def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
             f"{unknown}: no file, folder or dataset of this name; give auto, mnist, digits, a "
             "folder or URI of IDX files, a folder of pictures, an .npz, a .csv or a .parquet file"
         )
+
+
+def test_a_name_is_not_looked_for_below_the_folders_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "venv/lib/package").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    seen, scandir = list[Path](), os.scandir
+
+    def recorded(path: str) -> Any:
+        seen.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", recorded)
+    assert "no file, folder or dataset" in refusal(ConfigError, "mnits", tmp_path / "to")
+    assert seen
+    assert not any("lib" in path.parts for path in seen)
 
 
 @pytest.mark.parametrize(
