@@ -81,7 +81,7 @@ def board(uri: str, env: Mapping[str, str] | None = None) -> Iterator[Board]:
         process.send_signal(signal.SIGINT)
         code, _, err = processes.finish(process, 60)
         assert (code, err) == (0, "")
-        processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+    processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
 
 
 def expected(metrics: bytes, field: str) -> dict[int, Any]:
@@ -240,4 +240,4 @@ def test_tensorboard_ends_with_us_however_we_end(tmp_path: Path) -> None:
         os.kill(ours.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             ours.wait(10)
-        processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)
+    processes.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 20)

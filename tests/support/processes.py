@@ -17,6 +17,8 @@ BROKER = "broker"  # what a process calls itself that starts others for another 
 WORKERS, PORTS = 8, 1500  # of pytest that have ports of their own, and how many each
 LIMIT = 300.0  # seconds after which a test process is killed
 
+_under_watch: list[subprocess.Popen[str]] = []
+
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what would make a trainer part of a gang."""
@@ -148,10 +150,13 @@ def kill_all(pid: int) -> None:
 
 
 def wait_until(condition: Callable[[], object], limit: float = LIMIT) -> None:
-    """Wait until the condition holds."""
+    """Wait until the condition holds, for as long as every process under ``ending`` runs."""
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "the condition never held"
+        for process in _under_watch:
+            if process.poll() is not None and not condition():
+                raise AssertionError(f"ended while it was waited for: {finish(process)}")
         time.sleep(0.02)
 
 
@@ -165,9 +170,11 @@ def running(
 @contextlib.contextmanager
 def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """See that nothing of a process is left at the end."""
+    _under_watch.append(process)
     try:
         yield process
     finally:
+        _under_watch.remove(process)
         kill_all(process.pid)
         process.communicate()
 
