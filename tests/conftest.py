@@ -62,6 +62,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("fast") or config.getoption("slow"):
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+    _have_early_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _have_early_first(items: list[pytest.Item], count: int) -> None:
+    """Have each of pytest's processes begin with tests that take long, so that none ends last.
+
+    They take equal parts, one after the other, and then each other's last tests (worksteal).
+    """
+    early = [item for item in items if item.get_closest_marker("early")]
+    others = [item for item in items if item not in {*early}]
+    items.clear()
+    for part in range(count):
+        start, end = (len(others) * each // count for each in (part, part + 1))
+        items += early[part::count] + others[start:end]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -109,6 +109,7 @@ STRIKES = {
 }
 
 
+@pytest.mark.early
 def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_lost_worker_comes_back_in_place_and_at_most_a_chunk_is_lost(
         assert finished - (CHUNK if rank == 0 else 0) <= resumed <= finished + CHUNK
 
 
+@pytest.mark.early
 def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_worker_held_inside_a_step_is_found_though_it_is_alive(
     assert (tmp_path / "held").exists()
 
 
+@pytest.mark.early
 def test_any_process_of_a_gang_may_be_killed_and_none_outlives_it(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -389,6 +392,7 @@ def test_a_reader_that_leaves_does_not_end_the_training(digits: Path, tmp_path: 
     assert (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.early
 def test_chaos_leaves_the_weights_alone(stores: Stores) -> None:
     with opened(stores("s3")) as folder:
         code, out, err = warm.run(

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import processes
+import pytest
+
+from tests.support import processes, warm
 from tests.support.hosts import ipv6_hosts, need_namespaces
 from trainer.cluster_spec import environment
 
@@ -18,16 +20,18 @@ PROXY = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"
 THREADS, FILES = 32, 200  # of a supervisor, whoever calls it
 
 
-@contextlib.contextmanager
-def gang(
-    hosts: list[list[str]], data: Path, run: Path, steps: int
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a supervisor on each host, as a Job does in pods."""
-    arguments = (
+def job(data: Path, run: Path) -> tuple[str, ...]:
+    return (
         *("train", "--model", "tests.support.tiny:noisy", "--validation", "400"),
-        *("--chunk-steps", "20", "--steps", str(steps), "--xla", "off", "--no-report"),
+        *("--chunk-steps", "20", "--steps", "400", "--xla", "off", "--no-report"),
         *("--data", str(data), "--run", str(run)),
     )
+
+
+@contextlib.contextmanager
+def gang(hosts: list[list[str]], data: Path, run: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a supervisor on each host, as a Job does in pods."""
+    arguments = job(data, run)
     started = []
     try:
         for rank, prefix in enumerate(hosts):
@@ -59,38 +63,39 @@ def end(run: Path, started: list[subprocess.Popen[str]]) -> tuple[dict[str, Any]
     return json.loads((run / "result.json").read_text()), "".join(text for _, text in out)
 
 
+@pytest.mark.early
 def test_a_gang_meets_by_ipv6_past_a_proxy_and_strangers_change_nothing(
     digits: Path, tmp_path: Path
 ) -> None:
     need_namespaces()
-    with ipv6_hosts(SERVICE) as hosts:
-        with gang(hosts, digits, tmp_path / "quiet", 400) as started:
-            quiet, _ = end(tmp_path / "quiet", started)
-        with gang(hosts, digits, tmp_path / "bothered", 400) as started:
-            # From rank 1's host: the network keeps nobody else out here either.
-            command = [
-                *hosts[1],
-                sys.executable,
-                "-m",
-                "tests.support.stranger",
-                "fd00::1",
-                "2000",
-                *PORTS,
-            ]
-            stranger = subprocess.Popen(command, env=processes.environment())
-            try:
-                most = {"Threads": 0, "files": 0}
-                while started[0].poll() is None:
-                    with contextlib.suppress(OSError, StopIteration):
-                        for name, value in usage(started[0].pid).items():
-                            most[name] = max(most[name], value)
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        started[0].wait(0.5)
-                bothered, out = end(tmp_path / "bothered", started)
-                assert stranger.poll() is None
-            finally:
-                stranger.kill()
-                stranger.wait()
+    code, _, err = warm.run(*job(digits, tmp_path / "quiet"), "--workers", "2")
+    assert (code, err) == (0, "")
+    quiet = json.loads((tmp_path / "quiet/result.json").read_text())
+    with ipv6_hosts(SERVICE) as hosts, gang(hosts, digits, tmp_path / "bothered") as started:
+        # From rank 1's host: the network keeps nobody else out here either.
+        command = [
+            *hosts[1],
+            sys.executable,
+            "-m",
+            "tests.support.stranger",
+            "fd00::1",
+            "2000",
+            *PORTS,
+        ]
+        stranger = subprocess.Popen(command, env=processes.environment())
+        try:
+            most = {"Threads": 0, "files": 0}
+            while started[0].poll() is None:
+                with contextlib.suppress(OSError, StopIteration):
+                    for name, value in usage(started[0].pid).items():
+                        most[name] = max(most[name], value)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    started[0].wait(0.5)
+            bothered, out = end(tmp_path / "bothered", started)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
     assert bothered["weights_sha256"] == quiet["weights_sha256"]
     assert "STRANGER" not in out
     assert "\x1b" not in out

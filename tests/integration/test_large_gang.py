@@ -46,6 +46,7 @@ def ended(run: Path) -> tuple[list[float], dict[str, Any]]:
     return [line["loss"] for line in lines if "loss" in line], runs.read_result(storage) or {}
 
 
+@pytest.mark.early
 def test_the_number_of_workers_may_change_to_more_than_ten_and_back(
     digits: Path, tmp_path: Path
 ) -> None:

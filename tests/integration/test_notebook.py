@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.processes import ROOT, environment
 from trainer import notebook
 from trainer.errors import ConfigError, DataError, UserError
 
 pytestmark = [pytest.mark.process, pytest.mark.tensorflow]
+KERNEL = "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 
 
 def texts(cell: Any) -> str:
@@ -21,6 +23,7 @@ def texts(cell: Any) -> str:
     return "".join(found)
 
 
+@pytest.mark.early
 def test_the_notebook_trains_loses_a_worker_stops_resumes_and_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,7 +34,12 @@ def test_the_notebook_trains_loses_a_worker_stops_resumes_and_looks(
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     content = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    [cell] = [each for each in content.cells if each.source.startswith("settings")]
+    # XLA's compiler would cost each of the workers two seconds.
+    cell.source = cell.source.replace('"report": False', '"report": False, "xla": "off"')
+    requests = warm.lend(tmp_path / "python")
+    program = f"from tests.support import warm; warm.borrow({requests}); {KERNEL}"
+    command = [sys.executable, "-P", "-c", program, "-f", "{connection_file}"]
     spec = {"name": "tests", "display_name": "tests", "language": "python", "argv": command}
     folder = tmp_path / "jupyter/kernels/tests"
     folder.mkdir(parents=True)
@@ -40,7 +48,7 @@ def test_the_notebook_trains_loses_a_worker_stops_resumes_and_looks(
     client = nbclient.NotebookClient(
         content, timeout=300, kernel_name="tests", resources={"metadata": {"path": str(tmp_path)}}
     )
-    client.execute()
+    client.execute(pass_fds=[requests])
     cells = [each for each in content.cells if each.cell_type == "code"]
     shown = [texts(each) for each in cells]
     assert "batch: 32 images a step = 2 x 16, workers: 2" in shown[2]

@@ -98,6 +98,7 @@ def test_a_run_is_trained_and_reported(run: Run) -> None:
     assert run("python", "-m", "trainer", "report", "--run", "run", "--text")
 
 
+@pytest.mark.early
 def test_modules_in_the_current_folder_are_not_imported(run: Run) -> None:
     """It may be somebody else's, such as one with a run in it."""
     folder = Path(run("python", "-c", "print(__import__('os').getcwd())").strip())
@@ -107,7 +108,7 @@ def test_modules_in_the_current_folder_are_not_imported(run: Run) -> None:
     try:
         counts = ("--train-count", "1000", "--test-count", "300")
         run("trainyard", "data", "put", "--from", "digits", "--to", "few", *counts)
-        few = ("--steps", "20", "--validation", "0", "--workers", "2")
+        few = ("--steps", "20", "--validation", "0", "--xla", "off")
         run("trainyard", "train", "--preset", "softmax", "--data", "few", "--run", "other", *few)
         run("trainyard", "evaluate", "--run", "other")
     finally:

@@ -35,15 +35,17 @@ def read(trained: Path) -> Reader:
     return lambda images: np.asarray(model(images[..., None])).argmax(axis=1)
 
 
+@pytest.mark.early
 def test_hostile_pictures_are_read_as_their_originals(data: Path, read: Reader) -> None:
-    """Of 204 pictures 97% and more; of the same scaled to 28 x 28 at most 60%.
+    """Of 60 pictures 95% and more, of 204 97%; of the same scaled to 28 x 28 at most 60%.
 
     A model trained on drawn digits alone is not as steady: 95.1% when this was written.
     """
     images = dataset.load(str(data)).test.images[..., 0]
-    figures = np.array([lot.right(read) for _, lot in lots(images, 17, seed=11)])
-    naive, ours = figures.sum(axis=0) / (17 * len(hostile.KINDS))
-    assert ours >= (0.97 if find_mnist() else 0.92), figures
+    count = 17 if series.LONG else 5
+    figures = np.array([lot.right(read) for _, lot in lots(images, count, seed=11)])
+    naive, ours = figures.sum(axis=0) / (count * len(hostile.KINDS))
+    assert ours >= (0.97 if series.LONG else 0.95) - (0 if find_mnist() else 0.05), figures
     assert naive <= 0.6, figures
 
 

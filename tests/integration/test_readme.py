@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from k8s import run_file
+from tests.support import warm
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
@@ -54,8 +55,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_file = (ROOT / "runs/gcs.yaml").read_text()
     (folder / "runs/gcs.yaml").write_text(f"{run_file}  validation: 400\n")
     (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (folder / ".venv" / "bin" / "python").chmod(0o755)
     (folder / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     for stamp in ("trainer", "k8s", "onnx", "dev"):
         (folder / ".venv" / stamp).touch()
@@ -69,8 +68,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.early
 def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
     assert len(COMMANDS) > 10
+    requests = warm.lend(project / ".venv/bin/python")
     script = "set -e\n"
     for command in COMMANDS:
         dry = command.replace("make", "make -n", 1) if command in DRY else command
@@ -123,6 +124,7 @@ def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
             ["bash", "-c", script],
             cwd=project,
             env=env,
+            pass_fds=[requests],
             timeout=4 * LIMIT,
             capture_output=True,
             text=True,

@@ -72,6 +72,7 @@ def test_killed_within_a_window_a_run_ends_with_the_same_weights(
     assert "shuffle_shards (2 there, 1 here)" in err
 
 
+@pytest.mark.early
 def test_two_workers_see_the_samples_of_one_and_a_killed_one_costs_nothing(
     sharded: Path, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_flaky_store_costs_nothing(
 
 
 # In a short series gs:// is left to test_tensorboard.py, which kills and resumes a run there.
+@pytest.mark.early
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "gs" or series.length(0, 1)])
 def test_a_run_killed_and_resumed_in_any_store_ends_as_in_a_folder(
     digits: Path, undisturbed: Callable[[int], str], stores: Stores, kind: str
@@ -184,6 +185,7 @@ def _fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
+@pytest.mark.early
 def test_a_full_disk_ends_in_69_and_the_run_goes_on_once_there_is_room(
     digits: Path, undisturbed: Callable[[int], str], small_disk: Path
 ) -> None:

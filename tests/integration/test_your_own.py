@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.support import warm
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
@@ -42,9 +42,11 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.early
 def test_every_command(place: Path, stores: Stores) -> None:
-    commands = "".join(block("sh")).replace("python -m", f"{sys.executable} -P -m")
+    commands = "".join(block("sh")).replace("python -m", "./python -P -m")
     commands = commands.replace("trainer train", "trainer train --tensorboard off")
+    requests = warm.lend(place / "python")
     server = stores("gs")
     assert make_bucket(server.url, "my-bucket")
     with server.entered(), ApiServer() as api:
@@ -58,6 +60,7 @@ def test_every_command(place: Path, stores: Stores) -> None:
             ["bash", "-ec", commands],
             cwd=place,
             env=environment(own),
+            pass_fds=[requests],
             timeout=LIMIT,
             capture_output=True,
             text=True,

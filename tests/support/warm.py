@@ -135,6 +135,40 @@ def running(
     return processes.ending(start(*arguments, env=env))
 
 
+def lend(program: Path) -> int:
+    """Write a program that is this Python, except that its ``-m trainer`` is a fork.
+
+    Returns:
+        The file that who starts it must leave open, also for what that starts.
+    """
+    requests = _broker().fileno()
+    ask = f"from tests.support import warm; warm.ask({requests})"
+    program.write_text(
+        f"""#!/bin/sh
+case "$*" in
+"-m trainer "* | "-P -m trainer "*) exec {sys.executable} -P -c "{ask}" "$@" ;;
+esac
+exec {sys.executable} "$@"
+"""
+    )
+    program.chmod(0o755)
+    return requests
+
+
+def ask(requests: int) -> NoReturn:
+    """Be the process of a program that ``lend`` has written."""
+    borrow(requests)
+    code = Fork([sys.executable, *sys.argv[1:]]).wait()
+    sys.exit(128 - code if code < 0 else code)
+
+
+def borrow(requests: int) -> None:
+    """Have the trainer start its processes in this one by the broker of another."""
+    global _requests
+    _requests = socket.socket(fileno=requests)
+    vars(process)["subprocess"] = types.SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE)
+
+
 def _broker() -> socket.socket:
     """Return where the broker of this process takes requests; of pytest's, start it first."""
     global _requests
@@ -259,7 +293,7 @@ def _have_broker(files: list[int]) -> None:
             os.dup2(nothing, number)
         _serve(theirs)
     theirs.close()
-    vars(process)["subprocess"] = types.SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE)
+    borrow(_requests.detach())
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ def the_store(folder: Path, port: int, keys: dict[str, str]) -> Iterator[None]:
         store.wait()
 
 
+@pytest.mark.early
 @pytest.mark.process
 def test_the_store_and_its_data_work_together_and_outlive_its_pod(tmp_path: Path) -> None:
     (job,) = found("Job/data")["spec"]["template"]["spec"]["containers"]

@@ -40,6 +40,7 @@ def examine(folder: Path, function: str) -> tuple[str, str]:
     return model_check.examine(run_file.read(str(folder / "run.yaml")), (6, 5, 1), 4)
 
 
+@pytest.mark.early
 def test_a_model_is_built_as_a_pod_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
