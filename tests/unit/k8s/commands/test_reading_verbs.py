@@ -197,3 +197,23 @@ def test_each_run_of_a_list_is_looked_up_in_its_own_store(
     assert main(["list", "-o", "json"]) == 0
     phases = {run["name"]: run["phase"] for run in json.loads(capsys.readouterr().out)}
     assert phases == {"mnist": "Succeeded", "other": "Unproven"}
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_policy_that_keeps_pods_from_the_store_is_read_if_the_user_may(
+    may: bool, run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    words = "cannot list gs://bucket/mnist: no good answer within 120 s"
+    record = Failure(kind="unavailable", rank=0, code=69, message=words).record()
+    controller.end("Failed", "BackoffLimitExceeded", {0: (69, json.dumps(record))})
+    spec = {"podSelector": {}, "policyTypes": ["Egress"]}
+    metadata = {"name": "deny-all", "namespace": "default"}
+    of = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+    api.add({**of, "metadata": metadata, "spec": spec})
+    api.denied = set() if may else {("list", "networkpolicies")}
+    capsys.readouterr()
+    assert main(["status", "mnist", "-o", "json"]) == 0
+    cause = json.loads(capsys.readouterr().out)["cause"]
+    assert words in cause
+    assert ("NetworkPolicy deny-all limits what its pods reach" in cause) == may
