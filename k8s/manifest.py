@@ -50,6 +50,8 @@ def objects(spec: RunSpec) -> list[Object]:
     _set_instance(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], spec)
     _set_instance(service["spec"]["selector"], spec)
     _fill_job(job, spec)
+    if port := spec.config.metrics_port:
+        _serve_metrics(policy, job, port)
     return patches.apply([config, policy, service, job], spec.patches)
 
 
@@ -171,6 +173,14 @@ def _fill_pod(pod: Object, spec: RunSpec) -> None:
     volumes.add_files(pod, spec.files)
     if spec.shm:
         volumes.add_memory(pod, spec.shm)
+
+
+def _serve_metrics(policy: Object, job: Object, port: int) -> None:
+    """Let the pods of all namespaces read the run's metrics; only rank 0 listens there."""
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    container["ports"].append({"name": "metrics", "containerPort": port, "protocol": "TCP"})
+    ports = [{"port": "metrics", "protocol": "TCP"}]
+    policy["spec"]["ingress"].append({"from": [{"namespaceSelector": {}}], "ports": ports})
 
 
 def _affinity(spec: RunSpec) -> Object:

@@ -40,6 +40,7 @@ OURS = {
 }
 # Settings whose values are text, whatever they look like.
 TEXTS = ("environment", "labels", "annotations", "node_selector", "resources", "shm")
+GANG_PORTS = (2222, 2223, 2224)  # in k8s/manifests/job.yaml
 LONGEST_NAME = 63  # characters of a label of a host name, RFC 1123; Kubernetes' limit for both
 POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
@@ -498,6 +499,11 @@ def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
     if "{" in config.run:
         raise ConfigError(
             f"{where}: run: {spec.run!r}: only {{name}}, {{preset}} and {{digest}} are filled in"
+        )
+    if config.metrics_port in GANG_PORTS:
+        raise ConfigError(
+            f"{where}: train.metrics_port: {config.metrics_port}: is a port of the workers; give "
+            "another, such as 9400"
         )
     _check_names(spec, where)
     _check_volumes(spec, where)

@@ -22,7 +22,7 @@ DISTRIBUTION = "trainyard-batch"  # its name on the package index
 OPTIONAL = frozenset(
     (
         *("jinja2", "keras", "kubernetes", "PIL", "safetensors", "scipy"),
-        *("tensorboard", "tensorflow", "werkzeug"),
+        *("prometheus_client", "tensorboard", "tensorflow", "werkzeug"),
     )
 )
 INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it

@@ -17,6 +17,7 @@ RUNTIME_SETTINGS = frozenset(
         "run",
         "workers",
         "port",
+        "metrics_port",
         "peer_deadline",
         "max_restarts",
         "chunk_steps",
@@ -158,6 +159,13 @@ class TrainConfig(BaseModel):
         le=65535,
         description="Have rank r of a local gang listen on port N + r, and their rendezvous on the "
         "port after the last rank's; 0: on free ports.",
+    )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Serve metrics for Prometheus on this port of rank 0, in a cluster to all its "
+        "pods, else to this machine alone; 0: nowhere.",
     )
     peer_deadline: float = Field(
         300.0, gt=0, description="Wait at most X seconds for all workers to meet."

@@ -2,12 +2,18 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 STATUS_FD = "TRAINYARD_STATUS_FD"
 
 TRAINING, EVALUATING, GATHERING = "training", "evaluating", "gathering"
+SHOWN = (
+    *("step", "loss", "accuracy", "images_per_second"),
+    *("validation_loss", "validation_accuracy"),
+)
+RANKS = 64  # in an event: a pipe takes 4,096 bytes at once
 AT_THE_STORE = ""  # or other work that has limits of its own
 
 Event = dict[str, Any]
@@ -39,3 +45,13 @@ def tell_parent(**event: Any) -> bool:
     except OSError:  # the parent is gone; then standard error is all there is
         return False
     return True
+
+
+def tell_metrics(record: Mapping[str, Any], total: int) -> None:
+    """Report a line of metrics.jsonl and the steps of the run, for those who ask the supervisor."""
+    shown = {name: record[name] for name in SHOWN if name in record}
+    tell_parent(event="metrics", total=total, **shown)
+    of_ranks = {name: record[name] for name in ("compute_ms", "wait_ms") if name in record}
+    for first in range(0, len(of_ranks.get("compute_ms", [])), RANKS):
+        part = {name: values[first : first + RANKS] for name, values in of_ranks.items()}
+        tell_parent(event="ranks", first=first, **part)

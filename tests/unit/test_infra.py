@@ -23,7 +23,13 @@ from tests.support.processes import ROOT
 INFRA = ROOT / "infra"
 RELEASES = ("1.29", "1.33", "1.37")
 # Kueue's, kind's and kustomize's own kinds, and an object of EKS.
-FOREIGN = ("queue.yaml", "kind.yaml", "kustomization.yaml", "network-policy.yaml")
+FOREIGN = (
+    "queue.yaml",
+    "podmonitor.yaml",
+    "kind.yaml",
+    "kustomization.yaml",
+    "network-policy.yaml",
+)
 README = (INFRA / "README.md").read_text()
 
 Object = dict[str, Any]

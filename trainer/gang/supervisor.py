@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer import failure, processor, progress, sockets
 from trainer.cluster_spec import Cluster
@@ -49,6 +49,9 @@ from trainer.gang.wire import Link
 from trainer.runs import code, logs, run_folder
 from trainer.storage.base import open_storage
 from trainer.worker_events import Event, Pulse, tell_parent
+
+if TYPE_CHECKING:
+    from trainer.gang.exporter import Exporter
 
 WORKER = "TRAINYARD_WORKER"  # marks a fork server: it gets the same arguments as its supervisor
 
@@ -119,6 +122,7 @@ class Supervisor:
             self._rendezvous = RendezvousHost(
                 config, cluster, self._keyring, self._reporter, self._later, self._obey
             )
+        self._exporter: Exporter | None = None  # of rank 0, if it is wanted
         self._link: Link | None = None  # of any other rank
         self._missing = list(range(1, cluster.workers)) if cluster.rank == 0 else [0]
         self._child: Child | None = None
@@ -127,6 +131,7 @@ class Supervisor:
     def run(self) -> None:
         """Work until the worker is done; see ``supervise`` for what it raises."""
         process.pass_signals(lambda number: self._child.signal(number) if self._child else None)
+        self._exporter = _exporter(self._config, self._cluster)
         self._child = self._spawn()
         while not self._is_over():
             with contextlib.suppress(queue.Empty):
@@ -139,6 +144,8 @@ class Supervisor:
         """End the worker and all connections."""
         if self._child:
             self._child.kill()
+        if self._exporter:
+            self._exporter.close()
         if self._link:
             self._link.close()
         if self._rendezvous:
@@ -315,6 +322,8 @@ class Supervisor:
                 event="restarting",
                 failure=cause.record(),
             )
+            if self._exporter:
+                self._exporter.restarted(cause.kind)
         loading = state if isinstance(state, Loading) else None
         self._state = Running(WorkerAttempt(order["attempt"], log_start, now, now, loading))
         self._stall.begin(now)
@@ -365,6 +374,8 @@ class Supervisor:
             case {"result": dict(result)} if self._cluster.rank == 0:
                 tell_parent(result=result)
                 found_failures.leave_message({"event": "finished", **result})
+        if self._exporter:
+            self._exporter.take(event)
         if isinstance(self._state, Running | Leaving):
             self._attempt_says(self._state, event)
         if event.get("event") in ("started", "joined", "resumed", "step", "committed", "ended"):
@@ -482,6 +493,19 @@ class Supervisor:
     def _later(self, call: Callable[..., None]) -> Callable[..., None]:
         """Return what puts a call into our queue, from any thread."""
         return lambda *values: self._events.put(partial(call, *values))
+
+
+def _exporter(config: TrainConfig, cluster: Cluster) -> "Exporter | None":
+    """Return what serves the run's metrics, on rank 0 and where it is asked for.
+
+    Raises:
+        UnavailableError: its port is taken.
+    """
+    if not config.metrics_port or cluster.rank > 0:
+        return None
+    from trainer.gang.exporter import Exporter
+
+    return Exporter(config, cluster)
 
 
 def _port_trouble(cluster: Cluster, config: TrainConfig) -> tuple[int, str] | None:

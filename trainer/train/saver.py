@@ -13,7 +13,7 @@ from trainer.runs.uploader import Uploader
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
-from trainer.worker_events import tell_parent
+from trainer.worker_events import tell_metrics, tell_parent
 
 
 class Latch:
@@ -95,6 +95,8 @@ class Saver:
             for record in at.records[at.reported :]:
                 if record.keys() & {"images_per_second", "validation_loss"}:  # not a first step
                     self.run.reporter.step(record, self.run.total)
+                    if self.run.config.metrics_port and self.run.cluster.rank == 0:
+                        tell_metrics(record, self.run.total)
             at.reported = len(at.records)
             tell_parent(event="step", step=at.step)
 

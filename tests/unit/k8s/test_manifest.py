@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from k8s import manifest, restricted, run_file
 from tests.support import series
 from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
+from tests.support.runfiles import spec as run_spec
 from trainer import config, presets
 from trainer.cluster_spec import from_environment
 from trainer.errors import ConfigError
@@ -213,3 +214,29 @@ def test_random_run_files_render_valid_objects_or_end_in_one_line() -> None:
     named = ("run.yaml: ", "patches.")
     assert all(line.startswith(named) and "\n" not in line for line in refused)
     assert min(len(rendered), len(refused)) > RUN_FILES / 20
+
+
+def test_metrics_are_reachable_only_where_they_are_asked_for() -> None:
+    def parts(**train: Any) -> tuple[list[Any], list[Any]]:
+        _, policy, _, job = manifest.objects(run_spec(train=train))
+        ports = job["spec"]["template"]["spec"]["containers"][0]["ports"]
+        return policy["spec"]["ingress"], ports
+
+    closed, ports = parts()
+    assert parts(metrics_port=0) == (closed, ports)
+    assert "metrics" not in [port["name"] for port in ports]
+    [gang, anybody], more = parts(metrics_port=9400)
+    assert [gang] == closed
+    assert anybody == {
+        "from": [{"namespaceSelector": {}}],
+        "ports": [{"port": "metrics", "protocol": "TCP"}],
+    }
+    assert more == [*ports, {"name": "metrics", "containerPort": 9400, "protocol": "TCP"}]
+
+
+@pytest.mark.parametrize("port", run_file.GANG_PORTS)
+def test_metrics_have_a_port_of_their_own(port: int) -> None:
+    with pytest.raises(ConfigError, match=f"train.metrics_port: {port}: is a port of the workers"):
+        run_spec(train={"metrics_port": port})
+    ports = manifest.objects(run_spec())[3]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert port in [each["containerPort"] for each in ports]
