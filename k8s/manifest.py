@@ -21,6 +21,7 @@ FILES = ("config.yaml", "networkpolicy.yaml", "service.yaml", "job.yaml")
 INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
 RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.canonical writes it
+ENDED = "trainyard/ended"  # annotation that says how a run ended, of whoever watched it
 SWEEP = "trainyard/sweep"  # label with the name of the sweep that a run is a part of
 GPU = "nvidia.com/gpu"
 # https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html

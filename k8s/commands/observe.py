@@ -16,8 +16,9 @@ from k8s.diagnosis.evidence import Observed
 from k8s.diagnosis.pod_failures import NATIVE, sidecar_names
 from k8s.diagnosis.policies import UNREACHED
 from trainer.errors import UnavailableError, UserError
-from trainer.text import one_line
+from trainer.text import one_line, printable
 
+LONGEST_NOTE = 1000  # characters
 UID = "batch.kubernetes.io/controller-uid"
 
 
@@ -86,6 +87,19 @@ def outcome(
         why = evidence.text(failed, "message") or evidence.text(failed, "reason")
         return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
     return phase, cause(cluster, job, its_pods, all_events, trains=progress.trains)
+
+
+def note_end(cluster: Cluster, job: dict[str, Any], phase: str, found: Cause | None) -> None:
+    """Write how a run ended into its Job, for those who look with kubectl.
+
+    The pods may not: they have no rights in the cluster.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    words = printable(f"{phase}: {found.message}" if found else phase)[:LONGEST_NOTE]
+    annotations = {manifest.ENDED: words}
+    cluster.patch("Job", job["metadata"]["name"], {"metadata": {"annotations": annotations}})
 
 
 def _kept(job: dict[str, Any], names: list[str]) -> Cause:

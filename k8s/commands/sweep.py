@@ -273,7 +273,8 @@ class InCluster:
 
     def _why(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> str:
         """Return the first cause of a run that has ended without a result."""
-        _, cause = observe.outcome(self._cluster, job, pods, phase, run_phase.Progress())
+        phase, cause = observe.outcome(self._cluster, job, pods, phase, run_phase.Progress())
+        observe.note_end(self._cluster, job, phase, cause)
         return cause.message if cause else "no cause is known"
 
     def _say_cause(self, place: int, run: Run, job: dict[str, Any]) -> None:

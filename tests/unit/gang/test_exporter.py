@@ -14,13 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support import processes
 from trainer import cluster_spec as clusters
 from trainer import failure, worker_events
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, parse
 from trainer.errors import UnavailableError
 from trainer.gang import supervisor
 from trainer.gang.exporter import Exporter
 
 RECORD = {"step": 40, "loss": 0.5, "accuracy": 0.75, "images_per_second": 3200.0, "epoch": 1.0}
 PLAIN = clusters.Cluster(0, ("127.0.0.1:0",), local=True)
+
+
+def config(**values: Any) -> TrainConfig:
+    return parse(values)
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def port() -> int:
 
 @pytest.fixture
 def exporter(port: int) -> Iterator[Exporter]:
-    made = Exporter(TrainConfig(metrics_port=port, run='gs://b/"odd"\n', batch_size=64), PLAIN)
+    made = Exporter(config(metrics_port=port, run='gs://b/"odd"\n', batch_size=64), PLAIN)
     yield made
     made.close()
 
@@ -143,9 +147,9 @@ def test_every_cause_has_a_series(exporter: Exporter, port: int) -> None:
 
 
 def test_nothing_listens_unless_asked_and_on_rank_0_alone(port: int) -> None:
-    assert supervisor._exporter(TrainConfig(), PLAIN) is None
+    assert supervisor._exporter(config(), PLAIN) is None
     other = clusters.Cluster(1, ("127.0.0.1:0",) * 2, local=True)
-    assert supervisor._exporter(TrainConfig(metrics_port=port, workers=2), other) is None
+    assert supervisor._exporter(config(metrics_port=port, workers=2), other) is None
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
@@ -153,7 +157,7 @@ def test_nothing_listens_unless_asked_and_on_rank_0_alone(port: int) -> None:
 @pytest.mark.parametrize("local", [True, False])
 def test_a_gang_on_this_machine_is_seen_by_it_alone(port: int, local: bool) -> None:
     exporter = Exporter(
-        TrainConfig(metrics_port=port), clusters.Cluster(0, ("127.0.0.1:0",), local=local)
+        config(metrics_port=port), clusters.Cluster(0, ("127.0.0.1:0",), local=local)
     )
     host = exporter._server.socket.getsockname()[0]
     exporter.close()
@@ -164,7 +168,7 @@ def test_a_gang_on_this_machine_is_seen_by_it_alone(port: int, local: bool) -> N
 def test_a_port_that_is_taken_is_one_line(exporter: Exporter, port: int) -> None:
     del exporter
     with pytest.raises(UnavailableError) as caught:
-        Exporter(TrainConfig(metrics_port=port), PLAIN)
+        Exporter(config(metrics_port=port), PLAIN)
     assert str(caught.value) == (
         f"metrics_port: {port}: cannot listen there: Address already in use; give another port"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from k8s import manifest
 from k8s.__main__ import main
 from tests.support import processes
 from tests.support.apiserver import ApiServer, Fault
@@ -145,7 +146,12 @@ def test_the_exit_code_mirrors_the_run(
     thread = in_background(live)
     assert main(["submit", str(run_file), flag]) == exit_code
     thread.join()
-    assert words in capsys.readouterr().out.splitlines()[-1]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert words in said
+    # For those who look at the Job with kubectl.
+    noted = controller.job()["metadata"]["annotations"][manifest.ENDED]
+    assert noted.startswith(("Succeeded", "Failed: ", "DeadlineExceeded: "))
+    assert noted.partition(": ")[2] in said
 
 
 @pytest.mark.long
