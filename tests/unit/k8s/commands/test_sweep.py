@@ -15,7 +15,7 @@ from k8s.client.cluster import Cluster
 from k8s.commands import status, sweep, target
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import Controller
-from tests.support.runfiles import spec
+from tests.support.runfiles import FULL, spec
 from tests.support.verbs import RESULT
 from trainer.data import dataset
 from trainer.errors import ConfigError
@@ -344,3 +344,10 @@ def test_a_list_has_one_line_for_a_sweep_and_its_runs_below() -> None:
     assert found[0]["phase"] == "1 Running, 2 Succeeded"
     assert (found[0]["accuracy"], found[0]["restarts"], found[0]["age_seconds"]) == (0.75, 2, 9)
     assert status.with_sweeps([runs[1]]) == [runs[1]]
+
+
+def test_whatever_a_run_file_holds_its_runs_hold_too() -> None:
+    run = run_file.parse({**FULL, "train": {"preset": "mlp-100"}}, "full.yaml")
+    _, [one] = plan(run, grid={"seed": [7]})
+    theirs, ours = run.model_dump(), one.model_dump()
+    assert {name for name in ours if ours[name] != theirs[name]} == {"name", "run", "train"}
