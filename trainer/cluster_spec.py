@@ -34,7 +34,7 @@ class Cluster:
         addresses: host:port of each worker, by rank, an IPv6 address in brackets.
         local: whether all workers share this machine.
         rendezvous: host:port where rank 0's supervisor accepts the others.
-        service: the headless Service's name.
+        service: the headless Service's name, LOCAL outside of a cluster.
     """
 
     rank: int
@@ -117,7 +117,7 @@ def from_environment(env: Mapping[str, str]) -> Cluster | None:
     last_port = 65535 - (workers if service == LOCAL else 2)
     port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
     if workers == 1:
-        return Cluster(0, (f"localhost:{port}",), local=True)
+        return Cluster(0, (f"localhost:{port}",), local=True, service=service or LOCAL)
     if not service:
         raise ConfigError(
             "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"

@@ -22,7 +22,7 @@ def test_the_pair_trains(space: Space) -> None:
     placed = {name: ours[name] for name in ("namespace", "image", "data", "storage_endpoint")}
     kept |= {**placed, "run": f"gs://bucket/{space.name}/{{name}}"}
     # Fewer steps, and processors of one machine that does other work, too.
-    kept["resources"] = {"cpu": "500m", "memory": "2Gi"}
+    kept["resources"] = {"cpu": "50m", "memory": "2Gi", "limits": {"cpu": "1"}}
     kept["train"] = {**kept["train"], "steps": 100, "chunk_steps": 20}
     path = space.folder / "mnist.yaml"
     path.write_text(yaml.safe_dump(kept))

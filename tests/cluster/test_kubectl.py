@@ -6,7 +6,7 @@ import shlex
 
 from tests.support.clusters import ROOT, Space, figure
 
-SMALL = {"cpu": "400m", "memory": "1Gi"}
+SMALL = {"cpu": "50m", "memory": "1Gi", "limits": {"cpu": "1"}}
 SOFTMAX = {"preset": "softmax", "steps": 300, "report": False, "tensorboard": "off"}
 PAGE = (ROOT / "docs/kubectl.md").read_text()
 

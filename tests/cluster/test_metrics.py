@@ -77,7 +77,7 @@ def query(url: str, expression: str) -> dict[str, float]:
 
 
 def test_prometheus_reads_a_run_that_asks_for_it_and_no_other(space: Space) -> None:
-    small = {"cpu": "400m", "memory": "1Gi"}
+    small = {"cpu": "50m", "memory": "1Gi", "limits": {"cpu": "1"}}
     seen = space.run_file(
         name="seen", workers=1, resources=small, train={**LONG, "metrics_port": PORT}
     )
@@ -85,7 +85,7 @@ def test_prometheus_reads_a_run_that_asks_for_it_and_no_other(space: Space) -> N
     for path in (seen, unseen):
         assert space.k8s("submit", path).code == 0
     with prometheus(space) as url:
-        space.until(lambda: query(url, "trainyard_steps > 500"), 300)
+        space.until(lambda: query(url, "trainyard_steps > 500"), 600)
         began = query(url, "trainyard_steps")["seen"]
         space.until(lambda: query(url, "trainyard_steps")["seen"] > began)
         assert set(query(url, "up")) == {"seen"}

@@ -13,7 +13,7 @@ from trainer.storage.base import open_storage
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1e37]  # the last one's loss becomes NaN
 SETTINGS = {"preset": "softmax", "steps": 600, "tensorboard": "off", "report": False}
-SMALL = {"cpu": "400m", "memory": "1Gi"}
+SMALL = {"cpu": "50m", "memory": "1Gi", "limits": {"cpu": "1"}}
 PARALLEL = 3
 
 

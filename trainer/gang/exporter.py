@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from trainer import sockets
-from trainer.cluster_spec import Cluster
+from trainer.cluster_spec import LOCAL, Cluster
 from trainer.config import TrainConfig
 from trainer.errors import UnavailableError
 from trainer.failure import KINDS, Kind
@@ -79,7 +79,8 @@ class Exporter:
         handler = _Handler.factory(self._registry)
         self._server = ThreadingHTTPServer(("", 0), handler, bind_and_activate=False)
         self._server.socket.close()
-        host, port = sockets.loopback() if cluster.local else "", config.metrics_port
+        outside = cluster.service == LOCAL  # a gang of one pod is local, too
+        host, port = sockets.loopback() if outside else "", config.metrics_port
         try:
             self._server.socket = sockets.listen(host, port)
         except OSError as error:

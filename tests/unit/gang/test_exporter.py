@@ -154,15 +154,17 @@ def test_nothing_listens_unless_asked_and_on_rank_0_alone(port: int) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_a_gang_on_this_machine_is_seen_by_it_alone(port: int, local: bool) -> None:
-    exporter = Exporter(
-        config(metrics_port=port), clusters.Cluster(0, ("127.0.0.1:0",), local=local)
-    )
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("service", [clusters.LOCAL, "mnist"])
+def test_a_gang_on_this_machine_is_seen_by_it_alone(port: int, workers: int, service: str) -> None:
+    env = clusters.environment(0, workers, 4000) | {"TRAINYARD_SERVICE": service}
+    cluster = clusters.from_environment(env)
+    assert cluster
+    exporter = Exporter(config(metrics_port=port), cluster)
     host = exporter._server.socket.getsockname()[0]
     exporter.close()
-    assert host == ("127.0.0.1" if local else host)
-    assert (host in ("::", "0.0.0.0")) is not local
+    assert (host in ("127.0.0.1", "::1")) is (service == clusters.LOCAL)
+    assert (host in ("::", "0.0.0.0")) is (service == "mnist")
 
 
 def test_a_port_that_is_taken_is_one_line(exporter: Exporter, port: int) -> None:
