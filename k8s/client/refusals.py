@@ -94,7 +94,10 @@ def _refusal(
     if code == 409:
         return ConflictError(f"{text}; choose another name or delete it", code, reason)
     if code == 422 and details.get("causes"):
-        causes = [f"{c.get('field')}: {c.get('message')}" for c in details["causes"]]
+        causes = [
+            ": ".join(str(each[key]) for key in ("field", "message") if each.get(key))
+            for each in details["causes"]
+        ]
         name = f"{details.get('kind')} {details.get('name')}"
         text = f"{name} is invalid: {'; '.join(causes)}"
     if code in (400, 422):
@@ -110,6 +113,8 @@ _DENIED = re.compile(
 _REMEDIES = {
     "violates PodSecurity": "change what it names; the namespace's label "
     "pod-security.kubernetes.io/enforce forbids it",
+    "denied request": "give what the policy asks for in the run file (docs/run-file.md), or ask "
+    "the cluster's administrator",
     "exceeded quota": "ask for less, wait until other runs end, or have the quota raised",
     "failed quota": "give what it names in resources",
     "being terminated": "wait until the namespace is gone and create it again, or use another",

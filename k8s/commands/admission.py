@@ -111,7 +111,8 @@ def _tried(cluster: Cluster, item: Object) -> Iterator[Said]:
             f"the API server drops {', '.join(since_then)}: it is older than {SUPPORTED}; a rank "
             "that is lost may be counted or replaced wrongly",
         )
-    if others := [path for path in lost if path not in _SINCE_THEN]:
+    said = " ".join(cluster.warnings[warned:])
+    if others := [each for each in lost if each not in _SINCE_THEN and f'"{each}"' not in said]:
         words = "the API server, or a policy, drops"
         yield "warning", f"{words} {', '.join(others)}; the run will be without"
 

@@ -127,13 +127,17 @@ def missing_reference(pod: Object, observed: Observed) -> Symptom | None:
 
 def _missing(kind: str, name: str, pod: Object) -> Symptom:
     namespace = text(pod, "metadata", "namespace") or "default"
-    what, remedy = (
-        f"ConfigMap {name} is not there",
-        "it was created with the run: submit the run again",
-    )
-    if kind == "secret":
-        what = f"Secret {name} is not there"
-        remedy = f"create it in namespace {namespace}, or correct environment_secrets"
+    volumes = dig(pod, "spec", "volumes") or []
+    files = [
+        text(each, "configMap", "name") or text(each, "secret", "secretName")
+        for each in volumes
+        if text(each, "name").startswith("files-")
+    ]
+    what = f"{'Secret' if kind == 'secret' else 'ConfigMap'} {name} is not there"
+    remedy = "it was created with the run: submit the run again"
+    if kind == "secret" or name in files:
+        setting = "files" if name in files else "environment_secrets"
+        remedy = f"create it in namespace {namespace}, or correct {setting}"
     return Symptom("MissingReference", what, remedy, since(pod))
 
 

@@ -161,7 +161,8 @@ class ApiServer:
     - ``warnings``: sent with every create.
     - ``version``: of the release.
     - ``drops``: paths such as "spec.suspend" that creates of Jobs lose, as an older release does.
-    - ``policy``: called with each created object; returns why it is refused, or "".
+    - ``policy``: called with each created object; returns why a ValidatingAdmissionPolicy refuses
+      it, or "".
     - ``kueue``: the versions of its API group that are served, best first; () for no Kueue.
     - ``gone``: pods whose container, and so log, is no longer on its node.
     - ``react``: called with (verb, object) after each write, dry runs excepted.
@@ -364,7 +365,10 @@ class ApiServer:
             text = f'{_qualified(request)} "{name}" already exists'
             raise RefusedError(409, text, "AlreadyExists", name=name)
         if denied := self.policy(obj):
-            raise RefusedError(403, f'{_qualified(request)} "{name}" is forbidden: {denied}')
+            about = {"name": name, "kind": request.resource, "causes": [{"message": denied}]}
+            raise RefusedError(
+                422, f'{_qualified(request)} "{name}" is forbidden: {denied}', **about
+            )
         obj = copy.deepcopy(obj)
         for path in self.drops if kind == "Job" else ():
             *parents, last = path.split(".")

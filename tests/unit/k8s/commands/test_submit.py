@@ -217,6 +217,7 @@ def test_a_config_map_that_was_edited_is_named(
     assert api.objects["Job", "default", "mnist"]["spec"]["suspend"] is True
 
 
+@pytest.mark.usefixtures("controller")
 def test_the_namespace_is_no_part_of_the_run(run_file: Path) -> None:
     assert main(["submit", str(run_file)]) == 0
     assert main(["submit", str(run_file), "--namespace", "default"]) == 0

@@ -215,6 +215,11 @@ def test_what_the_pod_names_is_missing() -> None:
     assert cause
     assert cause.kind == "MissingReference"
     assert cause.message.startswith("ConfigMap mnist is not there")
+    stuck["spec"]["volumes"] = [{"name": "files-0", "configMap": {"name": "mnist"}}]
+    cause = look(job(1), [stuck], mount)
+    assert cause
+    assert cause.message.endswith("create it in namespace team, or correct files")
+    stuck["spec"]["volumes"] = []
     pulling = event(stuck, "Pulling", f'Pulling image "{IMAGE}"', "14:00:20", "Normal")
     assert look(job(1), [stuck], pulling, mount) is None
     assert look(job(2), [stuck, pod(1)], event(pod(1), "FailedMount", words)) is None
