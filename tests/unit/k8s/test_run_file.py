@@ -432,7 +432,7 @@ def test_the_page_of_stores_has_run_files_and_every_setting() -> None:
     for values in written:
         if "data" in values:
             run_file.parse({**PLAIN, **values}, "docs/storage.md")
-        assert set(values) <= set(RunSpec.model_fields)
+        assert "kind" in values or set(values) <= set(RunSpec.model_fields)
     for service in stores.SERVICES:
         assert service.example.partition("://")[0] + "://" in page
         assert all(f"`{name}`" in page for name in service.endpoints)
