@@ -1,7 +1,5 @@
 """Finds printed lines among ink: those of a notebook, squares, and boxes around digits."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -12,7 +10,7 @@ LONG = 0.7  # share of its piece that a printed line spans, at least
 FINE = 400  # pixels of the longer side at which lines are looked for
 SLANT = 0.3  # of a line, at most: 17 degrees
 MOST = 12  # pieces that are looked at, the largest
-THIN = 0.07  # share of a box's shorter side that its lines are thick; those of digits are thicker
+THIN = 0.11  # share of a box's shorter side that its lines are thick; those of digits are thicker
 LEAST = 24  # pixels of the shorter side of a box
 
 
@@ -64,23 +62,28 @@ def _straight(piece: Mask) -> tuple[Mask, int, float]:
     wide = cells.shape[1]
     offset = int(SLANT * wide) + 1
     on = np.zeros(len(rows), bool)
-    best: npt.NDArray[Any] = np.zeros(1)
+    most, straightest, middles = 0, on, []
     for slant in np.arange(-SLANT, SLANT, 1 / wide):
         line = rows - np.rint(slant * columns).astype(int) + offset
         counts = np.bincount(line, minlength=cells.shape[0] + 2 * offset)
         full = counts >= LONG * wide
         if full.any():
             on |= full[line]
-            if counts.max() > best.max():
-                best = counts
+            middles += [np.flatnonzero(full) - offset + slant * wide / 2]
+            if counts.max() > most:
+                most, straightest = int(counts.max()), full[line]
     if not on.any():
         return np.zeros(piece.shape, bool), 0, 0.0
-    count = int(ndimage.label(best >= LONG * wide)[1])
-    lines = np.zeros(cells.shape, bool)
-    lines[rows[on], columns[on]] = True
-    fine = lines.repeat(step, axis=0).repeat(step, axis=1)[:height, :width] & piece
+    count = 1 + int((np.diff(np.sort(np.concatenate(middles))) > 2).sum())
     runs = _runs(piece)
-    thick = float(np.median(runs[fine]))
+
+    def inked(cells_on: Mask) -> Mask:
+        lines = np.zeros(cells.shape, bool)
+        lines[rows[cells_on], columns[cells_on]] = True
+        return lines.repeat(step, axis=0).repeat(step, axis=1)[:height, :width] & piece
+
+    fine = inked(on)
+    thick = float(np.quantile(runs[inked(straightest)], 0.4))
     around = ndimage.binary_dilation(fine, np.ones((3, 1), bool), iterations=max(1, round(thick)))
     return piece & around & (runs <= 1.7 * thick + 1), count, thick
 

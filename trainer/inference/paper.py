@@ -15,12 +15,14 @@ Labels = npt.NDArray[np.integer[Any]]
 CELLS = 160  # of the longer side of the grid that separates the parts of a picture
 STEP = 0.035  # difference of neighbouring cells of one part, at most
 JUMP = 16  # cells between two cells of a part: a stroke or a printed line may lie between them
-PART = 0.03  # share of the picture that a part takes, at least
-MOST = 12  # parts that are looked at, the largest
+PART = 0.015  # share of the picture that a part takes, at least
+MOST = 16  # parts that are looked at, the largest
 ROUGH = 0.06  # of paper's pixels, in shares of the range of brightness; tables have a grain
-CONVEX = 0.4  # share of its convex hull that a sheet fills
+CONVEX = 0.3  # share of its convex hull that a sheet fills
 SOLID = 0.82  # share of the tightest rectangle that a sheet fills; a disc fills 0.785
 SHEET = 32  # pixels of a sheet's shorter side, at least
+SAME = 0.25  # share of what lies around a sheet that is like it, at most
+AROUND = 20  # cells around a sheet in which something else is seen; strokes are narrower
 WHOLE = 0.97  # share of the picture from which on a sheet is all of it
 
 
@@ -61,10 +63,23 @@ def find_sheets(cells: Floats, rough: Floats, across: float) -> list[Sheet]:
                 others |= each
         for parts, strange in ((shaded, others), (core, others | shaded & ~core)):
             shape = _sheet(parts, strange, across)
-            if shape is not None:
-                sheets.append(Sheet(shape, _spread(even, parts)))
+            colours = _spread(even, parts)
+            if shape is not None and _ends(shape, np.abs(even - colours).max(axis=2)):
+                sheets.append(Sheet(shape, colours))
                 break
     return sorted(sheets, key=lambda sheet: int(sheet.inside.sum()))
+
+
+def _ends(inside: Mask, away: Floats) -> bool:
+    """Whether what lies around a sheet differs from it, nearly all the way.
+
+    Args:
+        inside: bool [h, w], the sheet.
+        away: float32 [h, w], how much a cell differs from the sheet's nearest.
+    """
+    around = ndimage.binary_dilation(inside, iterations=AROUND)
+    around &= ~ndimage.binary_dilation(inside, iterations=1)
+    return not around.any() or float((away[around] < 2 * STEP).mean()) < SAME
 
 
 def _spread(even: Floats, known: Mask) -> Floats:
@@ -78,16 +93,19 @@ def _linked(even: Floats, smooth: Mask) -> Labels:
     height, width = even.shape[:2]
     flat = smooth & (np.ptp(_around(even), axis=0).max(axis=2) < 2 * STEP)
     number = np.arange(height * width).reshape(height, width)
-    ones, others = [], []
-    for step in range(1, JUMP + 1):
-        for one, other in (
-            ((slice(None), slice(step, None)), (slice(None), slice(None, -step))),
-            ((slice(step, None), slice(None)), (slice(None, -step), slice(None))),
-        ):
-            equal = np.abs(even[one] - even[other]).max(axis=2) < STEP
-            equal &= flat[one] & flat[other]
-            ones.append(number[one][equal])
-            others.append(number[other][equal])
+    ones, others = [number[:0, 0]], [number[:0, 0]]
+    for turned in (False, True):
+        colours, flats, numbers = (
+            each.swapaxes(0, 1) if turned else each for each in (even, flat, number)
+        )
+        clear = flats.copy()  # no other colour lies between a cell and the one a step away
+        for step in range(1, min(JUMP, len(flats) - 1) + 1):
+            equal = np.abs(colours[step:] - colours[:-step]).max(axis=2) < STEP
+            clear = clear[: len(equal)]
+            joined = clear & equal & flats[step:]
+            ones.append(numbers[step:][joined])
+            others.append(numbers[:-step][joined])
+            clear &= equal | np.logical_not(flats[step:])
     first, second = np.concatenate(ones), np.concatenate(others)
     links = sparse.coo_array((np.ones(len(first), bool), (first, second)), (number.size,) * 2)
     labels: Labels = csgraph.connected_components(links, directed=False)[1].reshape(height, width)
