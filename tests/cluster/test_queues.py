@@ -100,9 +100,9 @@ def test_a_queue_admits_preempts_and_admits_again(queue: Queue) -> None:
     space.until(lambda: space.step(low) > 0, 240)
     high = queue.run_file(name="high", priority_class=queue.high)
     process = space.start("submit", high, "--wait")
-    status = space.until(lambda: (s := space.status(low))["phase"] == "Queued" and s)
+    status = space.until(lambda: (s := space.status(low))["cause_kind"] == "Queue" and s)
     figure("preempted by Kueue", f"{status['phase']}: {status['cause']}")
-    assert status["cause_kind"] == "Queue"
+    assert status["phase"] == "Queued"
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     step = space.until(lambda: resumed_at(space, low), 240)

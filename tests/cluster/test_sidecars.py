@@ -10,6 +10,7 @@ import yaml
 from tests.support.clusters import IMAGE, Space, figure
 
 SMALL = {"preset": "mlp-100", "steps": 40, "chunk_steps": 20}
+ONE = {"cpu": "400m", "memory": "1500Mi"}
 SAFE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 FEW = {"cpu": "10m", "memory": "64Mi"}
 
@@ -39,7 +40,7 @@ def start(space: Space, path: str, kind: str, args: list[str] | None = None) -> 
 
 
 def test_a_run_is_done_though_a_sidecar_keeps_its_pods(space: Space) -> None:
-    path = space.run_file(train=SMALL, resources={"cpu": "400m", "memory": "2Gi"})
+    path = space.run_file(train=SMALL, resources=ONE)
     start(space, path, "regular")
     began = time.monotonic()
     done = space.k8s("submit", path, "--follow")
@@ -64,7 +65,7 @@ def test_a_run_is_done_though_a_sidecar_keeps_its_pods(space: Space) -> None:
 
 
 def test_a_native_sidecar_ends_with_the_trainer(space: Space) -> None:
-    path = space.run_file(train=SMALL, resources={"cpu": "400m", "memory": "2Gi"})
+    path = space.run_file(train=SMALL, resources=ONE)
     start(space, path, "native")
     done = space.k8s("submit", path, "--wait")
     assert done.code == 0, done.out + done.err
@@ -76,7 +77,7 @@ def test_a_native_sidecar_ends_with_the_trainer(space: Space) -> None:
 
 @pytest.mark.parametrize("kind", ["regular", "native"])
 def test_a_trainer_that_fails_beside_a_sidecar_ends_the_run(kind: str, space: Space) -> None:
-    path = space.run_file(retries=0)
+    path = space.run_file(retries=0, resources=ONE)
     start(space, path, kind, ["train", "--preset", "none"])
     done = space.k8s("submit", path, "--wait")
     assert done.code == 1, done.out + done.err
