@@ -30,6 +30,7 @@ DOCKER ?= docker
 PYTHON_IMAGE ?= python:3.11-slim
 IMAGE ?= trainyard
 REQUIREMENTS ?= trainer
+PLATFORMS ?= linux/amd64,linux/arm64
 
 ##@ Train
 run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS workers
@@ -105,9 +106,14 @@ kind-down:  ## Remove the local cluster and everything in it
 	@kind delete cluster --name $(CLUSTER)
 
 ##@ Container
+BUILD = --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg REQUIREMENTS=$(REQUIREMENTS) \
+	--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer/__init__.py) \
+	--build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) -t $(IMAGE)
 image:  ## Build the trainer's image (REQUIREMENTS=gpu adds CUDA)
-	$(DOCKER) build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) \
-		--build-arg REQUIREMENTS=$(REQUIREMENTS) -t $(IMAGE) .
+	$(DOCKER) build $(BUILD) .
+
+publish:  ## Build IMAGE for PLATFORMS, with SBOM and provenance, and push it (needs buildx)
+	$(DOCKER) buildx build --platform $(PLATFORMS) --sbom=true --provenance=mode=max --push $(BUILD) .
 
 # It works where the store has the name that it has here, so that what it prints is found here.
 IN_CONTAINER = $(DOCKER) run --rm -v '$(CURDIR)/bucket:/work/bucket' --workdir /work \
@@ -201,5 +207,5 @@ $(BENCH)/stamp: requirements/bench.txt
 		&& touch $@ || echo 'no PyTorch: its columns will say "not installed"' >&2
 
 .PHONY: run presets bench chaos report predict export watch tensorboard compare sweep \
-	doctor submit status logs result cancel delete list kind-up kind-down image docker-run \
+	doctor submit status logs result cancel delete list kind-up kind-down image publish docker-run \
 	test test-fast test-long e2e check format schema golden lock pictures clean help

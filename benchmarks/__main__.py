@@ -14,6 +14,7 @@ NAMES = (
     "safeties",
     "startup",
     "limits",
+    "distance",
     "streaming",
     "scaling",
 )

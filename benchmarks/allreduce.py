@@ -1,18 +1,21 @@
-"""A side: one of two processes that add up vectors, by the means that the arguments name.
+"""A side: one of several processes that add up vectors, by the means that the arguments name.
 
-    python -m benchmarks.allreduce ring|tensorflow|torch|sockets|"round trip" RANK PORT
+    python -m benchmarks.allreduce ours|tensorflow|torch|sockets|"round trip" RANK PORT [HOST ...]
+
+Without hosts these are two on the loopback interface; ``sockets`` and ``round trip`` always are.
 
 ``torch`` runs where nothing of the trainer is installed, so each imports what it needs itself.
 Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
 """
 
+import contextlib
 import functools
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.common import Answer, serve
@@ -20,49 +23,47 @@ from benchmarks.common import Answer, serve
 Sums = Callable[[int, int], object]  # takes floats and repeats
 # Of what a step sums: gradients, running statistics, loss, accuracy and the request to stop.
 FLOATS = {"softmax": 7_853, "mlp-100": 79_513, "cnn": 80_685, "4 MB": 1_000_000}
-PATIENCE = 60.0  # seconds for the other process to be there
+PATIENCE = 60.0  # seconds for the other processes to be there
+LOOPBACK = "127.0.0.1"
 
 
-def ring(rank: int, port: int) -> Sums:
-    """Return sums by the trainer's ring."""
+def ours(rank: int, port: int, hosts: Sequence[str]) -> Sums:
+    """Return sums by the trainer's all-reduce."""
     import numpy as np
 
-    from trainer.train.all_reduce import RingAllReduce
-
-    there = connected(rank, port)
+    from trainer.train.all_reduce import AllReduce
 
     def gather(own: Any) -> Any:
-        there.sendall(own.tobytes())
-        other = np.frombuffer(there.recv(own.nbytes, socket.MSG_WAITALL), own.dtype)
-        return np.stack([own, other] if rank == 0 else [other, own])
+        everybody = b"".join(gathered(rank, port, hosts, own.tobytes()))
+        return np.frombuffer(everybody, own.dtype).reshape(len(hosts), -1)
 
-    mine = RingAllReduce(rank, ("127.0.0.1",) * 2, ("127.0.0.1", 0), gather)
+    mine = AllReduce(rank, hosts, (hosts[rank] if LOOPBACK in hosts else "", 0), gather)
 
     def sums(floats: int, repeats: int) -> None:
         values = np.ones(floats, np.float32)
         for _ in range(repeats):
             values = mine.sum(values)
-            values /= 2
+            values /= len(hosts)
 
     return sums
 
 
-def tensorflow(rank: int, port: int) -> Sums:
+def tensorflow(rank: int, port: int, hosts: Sequence[str]) -> Sums:
     """Return sums by TensorFlow's collective, in a loop of the graph."""
     import tensorflow as tf
 
     from trainer.cluster_spec import Cluster
     from trainer.train.devices import keep_to_part, make_strategy
 
-    addresses = tuple(f"127.0.0.1:{port + r}" for r in range(2))
-    cluster = Cluster(rank, addresses, local=True)
+    addresses = tuple(f"{host}:{port + r}" for r, host in enumerate(hosts))
+    cluster = Cluster(rank, addresses, local=LOOPBACK in hosts)
     tf.config.threading.set_intra_op_parallelism_threads(keep_to_part(cluster))
     strategy = make_strategy(cluster)
 
     def add(values: Any) -> Any:
         context = tf.distribute.get_replica_context()
         # A tensor that comes from outside has no device, which the strategy looks for.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values)) / 2
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values)) / len(hosts)
 
     def loop(values: Any, repeats: Any) -> Any:
         return tf.while_loop(
@@ -75,27 +76,28 @@ def tensorflow(rank: int, port: int) -> Sums:
     return lambda floats, repeats: graph(tf.ones([floats]), tf.constant(repeats)).numpy()
 
 
-def torch(rank: int, port: int) -> Sums:
+def torch(rank: int, port: int, hosts: Sequence[str]) -> Sums:
     """Return sums by PyTorch's gloo."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": hosts[0], "MASTER_PORT": str(port)}
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo" if LOOPBACK in hosts else "eth0"}
     import torch as package
     from torch import distributed
 
     package.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", rank=rank, world_size=len(hosts))
 
     def sums(floats: int, repeats: int) -> None:
         values = package.ones(floats)
         for _ in range(repeats):
             distributed.all_reduce(values)
-            values /= 2
+            values /= len(hosts)
 
     return sums
 
 
-def sockets(rank: int, port: int) -> Sums:
+def sockets(rank: int, port: int, hosts: Sequence[str]) -> Sums:
     """Return what moves the bytes of a sum: half the vector each way, twice."""
+    del hosts
     there = connected(rank, port)
 
     def sums(floats: int, repeats: int) -> None:
@@ -107,8 +109,9 @@ def sockets(rank: int, port: int) -> Sums:
     return sums
 
 
-def round_trip(rank: int, port: int) -> Sums:
+def round_trip(rank: int, port: int, hosts: Sequence[str]) -> Sums:
     """Return what sends a byte and waits for it to come back."""
+    del hosts
     there = connected(rank, port)
 
     def sums(floats: int, repeats: int) -> None:
@@ -123,24 +126,45 @@ def round_trip(rank: int, port: int) -> Sums:
     return sums
 
 
+def gathered(rank: int, port: int, hosts: Sequence[str], own: bytes) -> list[bytes]:
+    """Return what each rank gave, as many bytes each; rank 0 collects them."""
+    size, count = len(own), len(hosts)
+    if rank:
+        with _called(hosts[0], port) as there:
+            there.sendall(bytes([rank]) + own)
+            everybody = there.recv(size * count, socket.MSG_WAITALL)
+        return [everybody[size * r : size * (r + 1)] for r in range(count)]
+    found = {0: own}
+    with contextlib.ExitStack() as opened:
+        server = opened.enter_context(socket.create_server(("", port)))
+        callers = [opened.enter_context(server.accept()[0]) for _ in range(count - 1)]
+        for caller in callers:
+            told = caller.recv(1 + size, socket.MSG_WAITALL)
+            found[told[0]] = told[1:]
+        rows = [found[r] for r in range(count)]
+        for caller in callers:
+            caller.sendall(b"".join(rows))
+    return rows
+
+
 def connected(rank: int, port: int) -> socket.socket:
-    """Return a connection to the other process."""
+    """Return a connection to the other of two processes."""
     if rank == 0:
-        with socket.create_server(("127.0.0.1", port)) as server:
+        with socket.create_server((LOOPBACK, port)) as server:
             server.settimeout(PATIENCE)
             there = server.accept()[0]
     else:
-        there = _called(port)
+        there = _called(LOOPBACK, port)
     there.settimeout(PATIENCE)
     there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return there
 
 
-def _called(port: int) -> socket.socket:
+def _called(host: str, port: int) -> socket.socket:
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), PATIENCE)
+            return socket.create_connection((host, port), PATIENCE)
         except ConnectionRefusedError:
             if time.monotonic() > end:
                 raise
@@ -162,8 +186,8 @@ def exchange(there: socket.socket, ours: bytearray, theirs: bytearray) -> None:
         thread.join()
 
 
-KINDS: dict[str, Callable[[int, int], Sums]] = {
-    "ring": ring,
+KINDS: dict[str, Callable[[int, int, Sequence[str]], Sums]] = {
+    "ours": ours,
     "tensorflow": tensorflow,
     "torch": torch,
     "sockets": sockets,
@@ -172,9 +196,9 @@ KINDS: dict[str, Callable[[int, int], Sums]] = {
 
 
 def main() -> None:
-    """Be one of the two."""
-    kind, rank, port = sys.argv[1:]
-    make = functools.cache(lambda: KINDS[kind](int(rank), int(port)))
+    """Be one of them."""
+    kind, rank, port, *hosts = sys.argv[1:]
+    make = functools.cache(lambda: KINDS[kind](int(rank), int(port), hosts or [LOOPBACK] * 2))
 
     def work(floats: int, repeats: int) -> Answer:
         sums = make()

@@ -79,7 +79,7 @@ def arithmetic(name: str, chosen: argparse.Namespace) -> list[str]:
 
 
 NAMES = {
-    "ring": "ours",
+    "ours": "ours",
     "tensorflow": "TensorFlow",
     "torch": "PyTorch gloo",
     "sockets": "bare sockets",
@@ -108,7 +108,7 @@ def collectives(chosen: argparse.Namespace) -> list[list[str]]:
         for kind in NAMES:
             found_times = [t * 1e3 for t in times.get(kind, [])]
             row.append(Spread.of(found_times).text(".2f") if found_times else ABSENT)
-        rows.append([*row, ratios(times["sockets"], times["ring"]).text(".0%")])
+        rows.append([*row, ratios(times["sockets"], times["ours"]).text(".0%")])
     return rows
 
 

@@ -20,6 +20,7 @@ from benchmarks import common
 from benchmarks.allreduce import FLOATS
 from benchmarks.common import Spread, table, take_turns
 from benchmarks.workers import CHUNKS, Case, train
+from trainer.train.all_reduce import rounds
 
 WORKERS = (1, 2, 3, 4)
 BATCHES = (96, 384, 1536)  # shared out evenly by each number of workers
@@ -51,7 +52,7 @@ class Costs:
     Attributes:
         step: seconds a worker takes for a step, however small its batch.
         image: seconds for each image of its batch.
-        hop: seconds for a message to the next worker of the ring, beside its bytes.
+        hop: seconds of an exchange between two workers, beside its bytes.
     """
 
     step: float
@@ -80,10 +81,7 @@ def step_seconds(
     floats: int = 0,
     network: Network = LOOPBACK,
 ) -> float:
-    """Return the seconds of a step: the arithmetic, then the ring's sum.
-
-    Each part of the vector passes 2 (workers - 1) times from a worker to the next, and the parts
-    do so side by side.
+    """Return the seconds of a step: the arithmetic, then the sum.
 
     Args:
         costs: of this model.
@@ -93,9 +91,18 @@ def step_seconds(
         floats: that are summed.
         network: between workers.
     """
-    hops = 2 * (workers - 1)
-    message = costs.hop + network.latency + floats * FLOAT / workers / network.bandwidth
-    return crowd * (costs.step + costs.image * batch / workers) + hops * message
+    sending = floats * FLOAT / network.bandwidth
+    ways = [
+        hops * (costs.hop + network.latency) + vectors * sending for hops, vectors in sums(workers)
+    ]
+    return crowd * (costs.step + costs.image * batch / workers) + min(ways)
+
+
+def sums(workers: int) -> list[tuple[int, float]]:
+    """Return the ways to sum: exchanges one after the other, and vectors that each worker sends."""
+    hops = len(rounds(workers))
+    scattered = (2 * hops, 2 * (workers - 1) / workers)
+    return [(hops, hops), scattered] if workers.bit_count() == 1 else [scattered]
 
 
 def fit(measured: Mapping[tuple[int, int], float], cores: int) -> Costs:
@@ -107,7 +114,7 @@ def fit(measured: Mapping[tuple[int, int], float], cores: int) -> Costs:
     """
     rows = np.array(
         [
-            [crowd(workers, cores), crowd(workers, cores) * batch / workers, 2 * (workers - 1)]
+            [crowd(workers, cores), crowd(workers, cores) * batch / workers, sums(workers)[0][0]]
             for workers, batch in measured
         ]
     )

@@ -158,23 +158,38 @@ def status(pid: int) -> Memory:
 
 
 def image_size() -> float:
-    """Return the MiB of what the Dockerfile copies into the image."""
+    """Return the MiB of what the Dockerfile copies into the image; needs ``strip``."""
     locked = (common.ROOT / "requirements" / "trainer.txt").read_text()
     names = set(re.findall(r"^([\w.-]+)==", locked, re.MULTILINE))  # once a Python version
+    names.discard("libclang")
     code = (each for each in (common.ROOT / "trainer").rglob("*.*") if each.suffix != ".pyc")
     ours = sum(each.stat().st_size for each in code)
     return sum(map(package_size, names)) + ours / 2**20
 
 
 def package_size(name: str) -> float:
-    """Return the MiB of an installed package, without headers for C++; 0 on other platforms."""
+    """Return the MiB of an installed package as the Dockerfile trims it; 0 on other platforms."""
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
         return 0.0
-    kept = {each for each in files if each.parts[:2] != ("tensorflow", "include")}
+    kept = {
+        each
+        for each in files
+        if each.parts[:2] != ("tensorflow", "include")
+        and not (each.parts[0] in ("numpy", "scipy") and "tests" in each.parts)
+    }
     paths = (Path(str(each.locate())) for each in kept)
-    return sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
+    return sum(trimmed(path) for path in paths if path.is_file()) / 2**20
+
+
+def trimmed(path: Path) -> int:
+    """Return the bytes of a file, of TensorFlow's libraries those without symbols."""
+    if ".so" not in path.name or "tensorflow" not in path.parts:
+        return path.stat().st_size
+    with tempfile.NamedTemporaryFile() as copy:
+        subprocess.run(["strip", "--strip-unneeded", "-o", copy.name, path], check=True)
+        return Path(copy.name).stat().st_size
 
 
 def submit() -> tuple[float, float]:

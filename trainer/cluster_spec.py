@@ -8,10 +8,10 @@ The contract is that of a Kubernetes Indexed Job with a headless Service of the 
     TRAINYARD_WORKERS      number of workers
     TRAINYARD_SERVICE      name of the Service; worker r answers at SERVICE-r.SERVICE
     TRAINYARD_PORT         port every worker listens on, default 2222; rank 0's supervisor
-                           listens on the next one, and the workers' ring on the one after
+                           listens on the next one, and the workers' all-reduce on the one after
 
 With the service ``localhost`` all workers share one machine, rank r listens on port + r, and
-rank 0's supervisor on port + number of workers; the ring takes free ports.
+rank 0's supervisor on port + number of workers; the all-reduce takes free ports.
 """
 
 import json
@@ -65,8 +65,8 @@ class Cluster:
         return tuple(sockets.split_endpoint(address)[0] for address in self.addresses)
 
     @property
-    def ring_address(self) -> tuple[str, int]:
-        """Address on which this worker accepts its neighbour; port 0: any."""
+    def all_reduce_address(self) -> tuple[str, int]:
+        """Address on which this worker is called by others to add up with; port 0: any."""
         # The port of a pod is known ahead, for its NetworkPolicy.
         port = sockets.split_endpoint(self.addresses[self.rank])[1] + 2
         return (self.hosts[self.rank], 0) if self.local else ("", port)

@@ -1,9 +1,9 @@
 """Every setting of a training run: its meaning, unit, default and check."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from trainer import text
 from trainer.errors import ConfigError
@@ -35,6 +35,12 @@ RUNTIME_SETTINGS = frozenset(
 )
 
 MOST_UNITS = 65_536
+
+
+def _without_ring(value: Any) -> Any:
+    """Return a setting as it is called today; earlier versions wrote "ring" for "tcp"."""
+    return "tcp" if value == "ring" else value
+
 
 # Left out of config.json at these values, so that runs older than the setting still resume.
 LEGACY_DEFAULTS = {"shuffle_shards": 1, "code": None, "units": None, "dropout": 0.0}
@@ -133,10 +139,12 @@ class TrainConfig(BaseModel):
         description="Compile the steps with XLA; auto: on GPUs, and on CPUs if one device trains "
         "a model without convolutions.",
     )
-    all_reduce: Literal["auto", "ring", "tensorflow"] = Field(
-        "auto",
-        description="Add up the workers' gradients over a TCP ring or by TensorFlow's "
-        "collectives; auto: the ring on CPUs, TensorFlow on GPUs.",
+    all_reduce: Annotated[Literal["auto", "tcp", "tensorflow"], BeforeValidator(_without_ring)] = (
+        Field(
+            "auto",
+            description="Add up the workers' gradients over TCP connections of our own or by "
+            "TensorFlow's collectives; auto: our own on CPUs, TensorFlow on GPUs.",
+        )
     )
     layers: Literal["auto", "keras"] = Field(
         "auto",

@@ -15,7 +15,7 @@ from trainer.text import one_line
 Kind = Literal[
     "config",  # bad arguments, configuration or permissions
     "data",  # bad data, or a damaged checkpoint
-    "unavailable",  # storage, a port or a neighbour was not reached in time
+    "unavailable",  # storage, a port or a peer was not reached in time
     "peers_missing",  # the gang did not meet in time
     "out_of_memory",  # the kernel killed the worker
     "killed",  # by any other signal

@@ -1,37 +1,51 @@
-"""A gang on machines of its own, as pods are: by IPv6, past a proxy, with strangers about."""
+"""A gang on machines of its own, as pods are, and on networks that lose, delay and cut."""
 
 import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import processes, warm
+from tests.support import processes, series, switch, warm
 from tests.support.hosts import ipv6_hosts, need_namespaces
 from trainer.cluster_spec import environment
 
 SERVICE = "yard"
-PORTS = ("2222", "2223", "2224")  # TensorFlow's, the rendezvous's, the ring's
+PORTS = ("2222", "2223", "2224")  # TensorFlow's, the rendezvous's, the all-reduce's
 PROXY = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+STEPS = 600
 THREADS, FILES = 32, 200  # of a supervisor, whoever calls it
 
 
-def job(data: Path, run: Path) -> tuple[str, ...]:
+def job(data: Path, run: Path, steps: int = 400) -> tuple[str, ...]:
     return (
         *("train", "--model", "tests.support.tiny:noisy", "--validation", "400"),
-        *("--chunk-steps", "20", "--steps", "400", "--xla", "off", "--no-report"),
+        *(
+            "--batch-size",
+            "120",
+            "--eval-epochs",
+            "20",
+            "--chunk-steps",
+            "20",
+            "--checkpoint-steps",
+            "200",
+        ),
+        *("--steps", str(steps), "--xla", "off", "--no-report"),
         *("--data", str(data), "--run", str(run)),
     )
 
 
 @contextlib.contextmanager
-def gang(hosts: list[list[str]], data: Path, run: Path) -> Iterator[list[subprocess.Popen[str]]]:
+def gang(
+    hosts: list[list[str]], data: Path, run: Path, steps: int = 400
+) -> Iterator[list[subprocess.Popen[str]]]:
     """Start a supervisor on each host, as a Job does in pods."""
-    arguments = job(data, run)
+    arguments = job(data, run, steps)
     started = []
     try:
         for rank, prefix in enumerate(hosts):
@@ -104,6 +118,61 @@ def test_a_gang_meets_by_ipv6_past_a_proxy_and_strangers_change_nothing(
     assert 0 < most["files"] <= FILES
     attempts = (tmp_path / "bothered" / "attempts.jsonl").read_text().splitlines()
     assert [json.loads(line)["last_step"] for line in attempts] == [400]
+
+
+def undisturbed(workers: int, data: Path, run: Path) -> str:
+    """Train a local gang and return the digest of its weights."""
+    code, _, err = warm.run(*job(data, run, STEPS), "--workers", str(workers))
+    assert (code, err) == (0, "")
+    return str(json.loads((run / "result.json").read_text())["weights_sha256"])
+
+
+@series.only_long
+@pytest.mark.parametrize("ranks", [5, 8, 20, 30])
+def test_many_hosts_end_with_the_weights_of_as_many_processes(
+    ranks: int, digits: Path, tmp_path: Path
+) -> None:
+    switch.need_switch()
+    quiet = undisturbed(ranks, digits, tmp_path / "quiet")
+    run = tmp_path / "run"
+    with (
+        switch.network(SERVICE, ranks) as network,
+        gang(network.hosts, digits, run, STEPS) as started,
+    ):
+        assert end(run, started)[0]["weights_sha256"] == quiet
+
+
+@pytest.mark.parametrize(
+    ("cut", "seconds"),
+    [
+        pytest.param(lambda network: network.isolate(1), 3.0, id="a host"),
+        pytest.param(
+            lambda network: network.cut.add((1, 2)), 3.0, id="one way", marks=series.only_long
+        ),
+        pytest.param(
+            lambda network: network.isolate(0), 40.0, id="rank 0's host", marks=series.only_long
+        ),
+        pytest.param(
+            lambda network: network.cut.add((2, 0)), 40.0, id="to rank 0", marks=series.only_long
+        ),
+    ],
+)
+def test_delays_lost_packets_and_a_cut_that_heals_change_no_weights(
+    cut: Callable[[switch.Network], None], seconds: float, digits: Path, tmp_path: Path
+) -> None:
+    switch.need_switch()
+    run = tmp_path / "run"
+    quiet = undisturbed(3, digits, tmp_path / "quiet")
+    with (
+        switch.network(SERVICE, 3) as network,
+        gang(network.hosts, digits, run, STEPS) as started,
+    ):
+        network.delay, network.loss = 5e-4, 0.01
+        processes.wait_until(lambda: list(run.glob("checkpoints/*")), 120)
+        cut(network)
+        time.sleep(seconds)
+        network.cut.clear()
+        assert end(run, started)[0]["weights_sha256"] == quiet
 
 
 def usage(pid: int) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 import os
 import re
+import subprocess
 import tomllib
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.imports import ROOT
+from trainer import __version__
 from trainer.cluster_spec import DEFAULT_PORT
 
 
@@ -24,6 +27,26 @@ def test_ci_runs_what_a_change_must_pass_on_every_python_that_is_supported() -> 
     bounds = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
     assert bounds is not None
     assert pythons == [f"3.{minor}" for minor in range(int(bounds[1]), int(bounds[2]))]
+
+
+@pytest.mark.process
+def test_a_tag_publishes_the_image_of_this_version_for_both_processors() -> None:
+    job = load(".github/workflows/publish.yml")["jobs"]["image"]
+    [command] = [step["run"] for step in job["steps"] if "run" in step]
+    asked = subprocess.run(
+        ["bash", "-c", f"make --dry-run {command.removeprefix('make ')}"],
+        cwd=ROOT,
+        env={**os.environ, "GITHUB_REPOSITORY": "An/Owner", "GITHUB_REF_NAME": "v0.1.0"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "--platform linux/amd64,linux/arm64 --sbom=true --provenance=mode=max --push" in asked
+    assert "-t ghcr.io/an/owner:0.1.0 " in asked
+    version = re.search(r"VERSION=\$\((.*?)\) ", asked)
+    assert version is not None
+    told = subprocess.run(version[1], shell=True, cwd=ROOT, check=True, capture_output=True)
+    assert told.stdout.decode().strip() == __version__
 
 
 def test_dependabot_looks_into_folders_that_are_there() -> None:

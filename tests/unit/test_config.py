@@ -26,7 +26,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("shuffle_shards", 0, "Input should be greater than or equal to 1"),
     ("memory", 0, "Input should be greater than or equal to 1"),
     ("threads", -1, "Input should be greater than or equal to 0"),
-    ("all_reduce", "gloo", "Input should be 'auto', 'ring' or 'tensorflow'"),
+    ("all_reduce", "gloo", "Input should be 'auto', 'tcp' or 'tensorflow'"),
     ("layers", "torch", "Input should be 'auto' or 'keras'"),
     ("optimizer", "adamw", "Input should be 'sgd', 'adam' or 'adagrad'"),
     ("learning_rate", 0, "Input should be greater than 0"),

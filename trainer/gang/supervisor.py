@@ -512,12 +512,12 @@ def _port_trouble(cluster: Cluster, config: TrainConfig) -> tuple[int, str] | No
     """Return a port on which this rank's worker cannot listen, and why, if there is one.
 
     Its peers would wait for it. Its ports are TensorFlow's and, unless TensorFlow does the
-    all-reduce, the ring's.
+    all-reduce, and our own.
     """
     if cluster.workers == 1:
         return None
     host, port = sockets.split_endpoint(cluster.addresses[cluster.rank])
-    listening = [(host if cluster.local else "", port), cluster.ring_address]
+    listening = [(host if cluster.local else "", port), cluster.all_reduce_address]
     for address in listening[: 1 if config.all_reduce == "tensorflow" else None]:
         try:
             sockets.listen(*address).close()

@@ -1,20 +1,23 @@
-"""The sum of a vector over all workers, by TCP around a ring.
+"""The sum of a vector over all workers, by TCP.
 
 TensorFlow's collectives on CPUs go through gRPC, which costs each worker 2 ms of a processor and 30
 context switches per sum, more than the arithmetic of a small model. This one costs a quarter.
 
-The vector is cut into as many parts as there are workers. The sums travel around the ring part by
-part, and each worker adds its own (reduce-scatter); then the finished sums travel around it
-(all-gather). Part p is ((x[p] + x[p+1]) + x[p+2]) + ..., where x[r] is rank r's vector and rank 0
-follows the last: this order never changes, so all workers get the same bits, run after run.
+Scattered: the vector is cut into as many blocks as there are workers. In ceil(log2 N) exchanges
+each worker gets the sum of the block of its rank (reduce-scatter), and in as many more the blocks
+of the others (all-gather); it sends 2 (N - 1) / N of the vector, for any N. The exchanges are those
+of Traeff, "Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms", arXiv 2410.14234.
+
+Whole: if N is a power of two, pairs may exchange and add their whole vectors instead (recursive
+doubling). That takes half as many exchanges, with log2 N times the vector sent: faster for short
+vectors and for networks with a long delay. The workers time some exchanges as they meet, to choose.
+
+Both add in the same order, which is always the same for one N: all workers get the same bits, run
+after run.
 """
 
-import contextlib
-import hmac
-import itertools
-import secrets
+import math
 import select
-import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -22,34 +25,32 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trainer import sockets
 from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
+from trainer.train import mesh
+from trainer.train.mesh import Gather, PeerGoneError, UnreachableError
 
 Vector = npt.NDArray[np.float32]
-Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
-TOKEN = 32  # bytes that a worker must send to be accepted
-CONNECT = 30.0  # seconds for the neighbours to be connected
-FIRST_SUM = 45.0  # seconds; longer, so that a worker that cannot connect fails first
-CALLERS = 32  # open connections that have not sent the token yet
-PROOF = 5.0  # seconds that each has to send it
-OPEN = "; open this port between all workers, or give --all-reduce tensorflow"
-# Seconds without an answer from a neighbour's machine after which the neighbour counts as gone. A
-# worker that stores something may not read for 150 s, but its machine answers.
-SILENCE = 180
+FIRST_SUM = 45.0  # seconds; longer than mesh.CONNECT, so that who cannot connect fails first
+TIMED = 3  # sums whose quickest is taken
+TIMED_FLOATS = 65_536  # of the longer ones
 
 
-class RingError(Exception):
-    """A neighbour is gone."""
+def rounds(count: int) -> list[tuple[int, int]]:
+    """Return the exchanges of a gang that scatters: blocks held before, and after.
+
+    In each, rank r sends the blocks that it holds beyond the second number to rank r + that number.
+    """
+    found = []
+    while count > 1:
+        found.append((count, count - count // 2))
+        count -= count // 2
+    return found
 
 
-class RingUnreachableError(RingError):
-    """These workers cannot form a ring, and another try would fail in the same way."""
-
-
-class RingAllReduce:
-    """A worker's place in the ring.
+class AllReduce:
+    """A worker's part in the sums of its gang.
 
     Args:
         rank: this worker's rank.
@@ -63,269 +64,187 @@ class RingAllReduce:
         sums: when each sum was entered and left, ``time.perf_counter``; the reader empties it.
 
     Raises:
-        RingError: a neighbour was lost.
-        RingUnreachableError: a neighbour was not reached, or the first sum is wrong.
+        PeerGoneError: a peer was lost.
+        UnreachableError: a peer was not reached, or the first sum is wrong.
     """
 
     def __init__(
         self, rank: int, hosts: Sequence[str], listen: tuple[str, int], gather: Gather
     ) -> None:
-        self.error: RingError | None = None
+        self.error: PeerGoneError | None = None
         self.summing = False
         self.sums: list[tuple[float, float]] = []
         self._rank, self._count = rank, len(hosts)
+        self._rounds = rounds(self._count)
         self._received = np.empty(0, np.float32)
         self._deadline = float("inf")
-        with _listen(listen) as server:
-            token = np.frombuffer(secrets.token_bytes(TOKEN), np.int64)
-            rows = gather(np.array([server.getsockname()[1], *token], np.int64))
-            right = (rank + 1) % self._count
-            self._right = _call(hosts[right], int(rows[right][0]), right)
-            try:
-                self._right.sendall(rows[right][1:].tobytes())
-                self._left = _accept(server, token.tobytes(), (rank - 1) % self._count)
-            except RingError:
-                self._right.close()
-                raise
-            except OSError as error:
-                self._right.close()
-                raise RingError(f"the ring did not close: {error.strerror or error}") from None
-        for each in (self._left, self._right):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _limit_silence(each)
-            each.setblocking(False)
+        # Bytes that take as long as an exchange of none; with 0, no vector is sent whole.
+        self._hop_bytes = math.inf if self._count == 2 else 0.0
+        skips = [kept for _, kept in self._rounds]
+        peers = {(rank + sign * skip) % self._count for skip in skips for sign in (-1, 1)}
+        self._sockets = mesh.connect(rank, hosts, listen, gather, peers)
         try:
+            self._deadline = time.monotonic() + FIRST_SUM
             self._prove()
-        except RingError:
+            if self._count > 2 and self._count.bit_count() == 1:
+                self._hop_bytes = self._measured()
+        except PeerGoneError:
             self.close()
             raise
+        finally:
+            self._deadline = float("inf")
+        self.sums.clear()
 
     def sum(self, vector: Vector) -> Vector:
         """Return the sum of all workers' vectors, float32 [n], n alike on all; n may be any.
 
         Raises:
-            RingError: a neighbour is gone.
+            PeerGoneError: a peer is gone.
         """
+        return self._timed(
+            self._whole if self.sends_whole(vector.nbytes) else self._scattered, vector
+        )
+
+    def sends_whole(self, size: int) -> bool:
+        """Return whether a vector of so many bytes is exchanged as a whole; all agree."""
+        hops = len(self._rounds)
+        more = hops - 2 * (self._count - 1) / self._count  # times the vector, beside the other way
+        return size * more < hops * self._hop_bytes if more else self._hop_bytes > 0
+
+    def share(self, mine: Vector) -> Vector:
+        """Return what each worker gave, float32 of [workers, *the shape of ``mine``], by rank.
+
+        Raises:
+            PeerGoneError: a peer is gone.
+        """
+        rows = np.zeros((self._count, *mine.shape), np.float32)
+        rows[self._rank] = mine
+        return self.sum(rows.ravel()).reshape(rows.shape)
+
+    def close(self) -> None:
+        """Leave the gang."""
+        for each in self._sockets.values():
+            each.close()
+
+    def _timed(self, way: Callable[[Vector], Vector], vector: Vector) -> Vector:
         self.summing = True
         entered = time.perf_counter()
         try:
-            total = self._sum(vector)
+            total = way(vector)
         except OSError as error:
-            self.error = RingError(f"the ring is broken: {error.strerror or error}")
+            self.error = PeerGoneError(f"a sum broke off: {error.strerror or error}")
             raise self.error from None
         finally:
             self.summing = False
         self.sums.append((entered, time.perf_counter()))
         return total
 
-    def share(self, mine: Vector) -> Vector:
-        """Return what each worker gave, float32 of [workers, *the shape of ``mine``], by rank.
-
-        Raises:
-            RingError: a neighbour is gone.
-        """
-        rows = np.zeros((self._count, *mine.shape), np.float32)
-        rows[self._rank] = mine
-        return self.sum(rows.ravel()).reshape(rows.shape)
-
     def _prove(self) -> None:
-        """Check a sum that every rank knows: with wrong neighbours only some parts add up.
+        """Check a sum that every rank knows: with wrong peers only some blocks add up.
 
         Raises:
-            RingError: a neighbour is gone, or the sum takes too long.
-            RingUnreachableError: the sum is wrong.
+            PeerGoneError: a peer is gone, or the sum takes too long.
+            UnreachableError: the sum is wrong.
         """
         vector = np.zeros(self._count, np.float32)
         vector[self._rank] = self._rank + 1
-        self._deadline = time.monotonic() + FIRST_SUM
-        try:
-            total = self.sum(vector)
-        finally:
-            self._deadline = float("inf")
+        total = self._timed(self._scattered, vector)
         if not np.array_equal(total, np.arange(1, self._count + 1)):
-            raise RingUnreachableError(
+            raise UnreachableError(
                 f"the all-reduce's first sum is wrong ({total[:8].tolist()} ...); "
                 "give --all-reduce tensorflow"
             )
 
-    def _sum(self, vector: Vector) -> Vector:
-        count, rank = self._count, self._rank
-        cuts = [len(vector) * part // count for part in range(count + 1)]
-        total = vector.copy()
-        parts = [total[a:b] for a, b in itertools.pairwise(cuts)]
-        if len(self._received) < len(vector) // count + 1:
-            self._received = np.empty(len(vector) // count + 1, np.float32)
-        for turn in range(count - 1):
-            mine, theirs = parts[(rank - turn) % count], parts[(rank - turn - 1) % count]
-            received = self._received[: len(theirs)]
-            self._exchange(mine, received)
-            np.add(received, theirs, out=theirs)
-        for turn in range(count - 1):
-            mine, theirs = parts[(rank + 1 - turn) % count], parts[(rank - turn) % count]
-            self._exchange(mine, theirs)
+    def _measured(self) -> float:
+        """Return the bytes that take as long as an exchange of none, in the median of all ranks."""
+        seconds = []
+        for size in (1, TIMED_FLOATS):
+            vector = np.zeros(size, np.float32)
+            self.sums.clear()
+            for _ in range(TIMED):
+                self._timed(self._whole, vector)
+            seconds.append(min(left - entered for entered, left in self.sums))
+        short, longer = seconds
+        each = 4 * (TIMED_FLOATS - 1) * short / max(longer - short, 1e-9)
+        return float(np.median(self.share(np.array([each], np.float32))))
+
+    def _whole(self, vector: Vector) -> Vector:
+        total, received = vector, self._room(len(vector))
+        for _, skip in self._rounds:
+            peer = self._rank ^ skip
+            self._exchange(peer, total, peer, received)
+            total = total + received
         return total
 
-    def _exchange(self, mine: Vector, theirs: Vector) -> None:
-        """Send to the right and receive from the left at once: neither can wait for the other."""
+    def _scattered(self, vector: Vector) -> Vector:
+        count, rank, size = self._count, self._rank, len(vector)
+        cuts = [size * block // count for block in range(2 * count + 1)]
+        at = [cuts[rank + place] - cuts[rank] for place in range(count + 1)]
+        # The blocks from the one of this rank on, as peers exchange ranges of them.
+        turned = np.concatenate((vector[cuts[rank] :], vector[: cuts[rank]]))
+        for held, kept in self._rounds:
+            mine, theirs = turned[at[kept] : at[held]], turned[: at[held - kept]]
+            received = self._room(len(theirs))
+            self._exchange(rank + kept, mine, rank - kept, received)
+            np.add(theirs, received, out=theirs)
+        for held, kept in reversed(self._rounds):
+            mine, theirs = turned[: at[held - kept]], turned[at[kept] : at[held]]
+            self._exchange(rank - kept, mine, rank + kept, theirs)
+        start = size - cuts[rank]
+        return np.concatenate((turned[start:], turned[:start]))
+
+    def _room(self, size: int) -> Vector:
+        if len(self._received) < size:
+            self._received = np.empty(size, np.float32)
+        return self._received[:size]
+
+    def _exchange(self, to: int, mine: Vector, source: int, theirs: Vector) -> None:
+        """Send to one peer and receive from another at once: neither can wait for the other."""
+        receiver, sender = self._sockets[to % self._count], self._sockets[source % self._count]
         out, into = mine.view(np.uint8).data, theirs.view(np.uint8).data
         while out or into:
             moved = False
             if out:
                 try:
-                    out = out[self._right.send(out) :]
+                    out = out[receiver.send(out) :]
                     moved = True
                 except BlockingIOError:
                     pass
             if into:
                 try:
-                    size = self._left.recv_into(into)
+                    size = sender.recv_into(into)
                     if not size:
-                        raise ConnectionResetError("the worker before has left the ring")
+                        raise ConnectionResetError("a peer has left")
                     into = into[size:]
                     moved = True
                 except BlockingIOError:
                     pass
             if not moved:
-                self._wait(reading=bool(into), writing=bool(out))
+                self._wait(receiver if out else None, sender if into else None)
 
-    def _wait(self, *, reading: bool, writing: bool) -> None:
+    def _wait(self, receiver: socket.socket | None, sender: socket.socket | None) -> None:
         poll = select.poll()  # select() takes no file above number 1,023
-        if reading:
-            poll.register(self._left, select.POLLIN)
-        if writing:
-            poll.register(self._right, select.POLLOUT)
+        if receiver is not None and receiver is sender:
+            poll.register(receiver, select.POLLIN | select.POLLOUT)
+        else:
+            for each, event in ((receiver, select.POLLOUT), (sender, select.POLLIN)):
+                if each is not None:
+                    poll.register(each, event)
         if self._deadline == float("inf"):
             poll.poll()
         elif not poll.poll(max(0.0, 1000 * (self._deadline - time.monotonic()))):
             raise TimeoutError(f"no first sum within {FIRST_SUM:g} s")
 
-    def close(self) -> None:
-        """Leave the ring."""
-        self._left.close()
-        self._right.close()
 
-
-def join(cluster: Cluster, gather: Gather) -> RingAllReduce:
-    """Connect to both neighbours and return the ring.
+def join(cluster: Cluster, gather: Gather) -> AllReduce:
+    """Connect to the peers and return this worker's part.
 
     Raises:
-        RingError: a neighbour was lost meanwhile.
-        UnavailableError: a neighbour was not reached, although it took part in the rendezvous:
+        PeerGoneError: a peer was lost meanwhile.
+        UnavailableError: a peer was not reached, although it took part in the rendezvous:
             another try would fail in the same way.
     """
     try:
-        return RingAllReduce(cluster.rank, cluster.hosts, cluster.ring_address, gather)
-    except RingUnreachableError as error:
+        return AllReduce(cluster.rank, cluster.hosts, cluster.all_reduce_address, gather)
+    except UnreachableError as error:
         raise UnavailableError(str(error)) from None
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    try:
-        return sockets.listen(*address)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RingUnreachableError(
-            f"port {address[1]} cannot be listened on: {reason}; free it or give another --port"
-        ) from None
-
-
-def _limit_silence(connection: socket.socket) -> None:
-    """Have the kernel end a connection that no packet gets through.
-
-    Nothing else would notice lost packets between two workers that both reach rank 0.
-    """
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    settings = {"KEEPIDLE": SILENCE // 3, "KEEPINTVL": SILENCE // 9, "KEEPCNT": 6}
-    settings["USER_TIMEOUT"] = SILENCE * 1000  # of what was sent; in ms
-    for name, value in settings.items():
-        if option := getattr(socket, f"TCP_{name}", None):  # macOS lacks some
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _call(host: str, port: int, rank: int) -> socket.socket:
-    """Return a connection to a worker, which is already listening."""
-    deadline = time.monotonic() + CONNECT
-    while True:
-        try:
-            return socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
-        except OSError as error:  # this node's DNS may not know its name yet
-            reason = error.strerror or str(error)
-        if time.monotonic() + 0.1 > deadline:
-            where = sockets.endpoint(host, port)
-            raise RingUnreachableError(f"rank {rank} cannot be reached at {where}: {reason}{OPEN}")
-        time.sleep(0.1)
-
-
-def _accept(server: socket.socket, token: bytes, rank: int) -> socket.socket:
-    """Return the first caller that sends the token; no other caller can delay it."""
-    deadline = time.monotonic() + CONNECT
-    server.setblocking(False)
-    with contextlib.closing(_Callers(server, token)) as door:
-        while (left := deadline - time.monotonic()) > 0:
-            if caller := door.look(min(0.5, left)):
-                return caller
-    port = server.getsockname()[1]
-    raise RingUnreachableError(f"rank {rank} did not call port {port}{OPEN}")
-
-
-class _Callers:
-    """Callers that have not sent the token yet."""
-
-    def __init__(self, server: socket.socket, token: bytes) -> None:
-        self._server, self._token = server, token
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(server, selectors.EVENT_READ)
-        self._said: dict[socket.socket, tuple[bytes, float]] = {}  # and until when; oldest first
-
-    def look(self, seconds: float) -> socket.socket | None:
-        """Wait so long for something to happen; return a caller that has sent the token."""
-        now = time.monotonic()
-        for late in [each for each, (_, until) in self._said.items() if until < now]:
-            self._drop(late)
-        for key, _ in self._selector.select(seconds):
-            caller = key.fileobj
-            assert isinstance(caller, socket.socket)
-            if caller is self._server:
-                self._let_in(now)
-            elif caller in self._said and self._hear(caller):
-                self._selector.unregister(caller)
-                del self._said[caller]
-                return caller
-        return None
-
-    def close(self) -> None:
-        """Drop all callers."""
-        for caller in list(self._said):
-            self._drop(caller)
-        self._selector.close()
-
-    def _let_in(self, now: float) -> None:
-        try:
-            caller, _ = self._server.accept()
-        except OSError:  # it has left, or too many files are open for now
-            time.sleep(0.01)
-            return
-        if len(self._said) == CALLERS:
-            self._drop(next(iter(self._said)))
-        caller.setblocking(False)
-        self._said[caller] = b"", now + PROOF
-        self._selector.register(caller, selectors.EVENT_READ)
-
-    def _hear(self, caller: socket.socket) -> bool:
-        """Read from a caller; return whether it has sent the token."""
-        said, until = self._said[caller]
-        try:
-            more = caller.recv(len(self._token) - len(said))
-        except OSError:
-            more = b""
-        self._said[caller] = (said := said + more), until
-        if hmac.compare_digest(said, self._token):
-            return True
-        if not more or len(said) == len(self._token):
-            self._drop(caller)
-        return False
-
-    def _drop(self, caller: socket.socket) -> None:
-        self._selector.unregister(caller)
-        del self._said[caller]
-        caller.close()

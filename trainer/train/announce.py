@@ -84,7 +84,7 @@ def _plan(run: Run, loop: Loop) -> dict[str, Any]:
         "xla": loop.xla,
         "layers": "reordered" if loop.reordered else "keras",
         "microbatches": loop.microbatches,
-        "all_reduce": "ring" if loop.all_reduce else "TensorFlow",
+        "all_reduce": "TCP" if loop.all_reduce else "TensorFlow",
     }
 
 

@@ -1,4 +1,4 @@
-"""Choices by device: the threads that compute, the strategy, the ring, XLA."""
+"""Choices by device: the threads that compute, the strategy, the all-reduce, XLA."""
 
 import os
 from typing import Any
@@ -52,14 +52,14 @@ def is_reordered(config: TrainConfig) -> bool:
     return config.precision == "float32" and not on_gpus()
 
 
-def is_ring_used(config: TrainConfig, replicas: Replicas) -> bool:
-    """Return whether our ring sums the gradients, see benchmarks/results.md.
+def is_tcp_used(config: TrainConfig, replicas: Replicas) -> bool:
+    """Return whether our all-reduce sums the gradients, see benchmarks/results.md.
 
-    GPUs have NCCL, and a ring needs a neighbour.
+    GPUs have NCCL, and a sum needs a peer.
     """
     if replicas.count == 1 or replicas.local > 1:
         return False
-    return config.all_reduce == "ring" or (config.all_reduce == "auto" and not on_gpus())
+    return config.all_reduce == "tcp" or (config.all_reduce == "auto" and not on_gpus())
 
 
 def _is_cut(config: TrainConfig) -> bool:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from trainer.data import stream
 from trainer.train import forward, models
-from trainer.train.all_reduce import RingAllReduce
+from trainer.train.all_reduce import AllReduce
 from trainer.train.optimizers import Optimizer, Tensor
 from trainer.train.replicas import Replicas, as_graph
 from trainer.train.state import Arrays, State
@@ -80,7 +80,7 @@ class Loop:
         label_smoothing: float = 0.0,
         reordered: bool = False,
         microbatches: int = 1,
-        all_reduce: RingAllReduce | None = None,
+        all_reduce: AllReduce | None = None,
     ) -> None:
         assert microbatches == 1 or (reordered and not xla)
         self.replicas, self.all_reduce, self.xla = replicas, all_reduce, xla

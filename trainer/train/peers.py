@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from trainer.cluster_spec import Cluster
 from trainer.errors import PeerLostError
-from trainer.train.all_reduce import RingAllReduce, RingError
+from trainer.train.all_reduce import AllReduce
+from trainer.train.mesh import PeerGoneError
 from trainer.train.replicas import Replicas
 
 # What TensorFlow raises on a worker whose peer is gone.
@@ -24,7 +25,7 @@ PEER_LOST = (
 @contextlib.contextmanager
 def stop_if_lost(
     cluster: Cluster,
-    all_reduce: RingAllReduce | None = None,
+    all_reduce: AllReduce | None = None,
     rescue: Callable[[], int | None] = lambda: None,
 ) -> Iterator[None]:
     """Rescue the last chunk and stop if the block fails because a peer is gone.
@@ -39,7 +40,7 @@ def stop_if_lost(
     """
     try:
         yield
-    except (*PEER_LOST, RingError, tf.errors.UnknownError) as error:
+    except (*PEER_LOST, PeerGoneError, tf.errors.UnknownError) as error:
         why = _loss(error, cluster, all_reduce)
         if why is None:
             raise
@@ -50,15 +51,15 @@ def stop_if_lost(
         ) from None
 
 
-def _loss(error: Exception, cluster: Cluster, all_reduce: RingAllReduce | None) -> str | None:
+def _loss(error: Exception, cluster: Cluster, all_reduce: AllReduce | None) -> str | None:
     """Return how a peer was lost, or None if the error means something else."""
     if cluster.workers == 1:
         return None
     if isinstance(error, PEER_LOST):
         return type(error).__name__
-    if isinstance(error, RingError):
+    if isinstance(error, PeerGoneError):
         return str(error)
-    # An error that the ring raises inside the graph leaves it as an unknown error.
+    # An error that our all-reduce raises inside the graph leaves it as an unknown error.
     broken = all_reduce.error if all_reduce else None
     return str(broken) if broken else None
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.train.all_reduce import RingAllReduce, RingError
+from trainer.train.all_reduce import AllReduce
+from trainer.train.mesh import PeerGoneError
 
 SHOWN_STEPS = 4  # single steps that a record holds, for a picture of them
 SHOWN_RANKS = 8  # in gangs of at most so many
@@ -22,21 +23,21 @@ Seconds = npt.NDArray[np.float32]
 
 
 class Clock:
-    """Times the steps of the chunk that begins as this is made; only the ring's can be timed."""
+    """Times the steps of the chunk that begins as this is made, if our own all-reduce sums."""
 
-    def __init__(self, ring: RingAllReduce | None) -> None:
-        self._ring = ring
-        if ring:
-            ring.sums.clear()
+    def __init__(self, sums: AllReduce | None) -> None:
+        self._all_reduce = sums
+        if sums:
+            sums.sums.clear()
         self._began = time.perf_counter()
 
     def read(self, *, single_steps: bool) -> dict[str, Any]:
         """Return ``record`` of all ranks' steps since then, empty where they are not known."""
-        if self._ring is None:
+        if self._all_reduce is None:
             return {}
         try:
-            seconds = self._ring.share(of_rank(self._began, self._ring.sums))
-        except RingError:  # the chunk is whole all the same; the next one meets the error
+            seconds = self._all_reduce.share(of_rank(self._began, self._all_reduce.sums))
+        except PeerGoneError:  # the chunk is whole all the same; the next one meets the error
             return {}
         return record(seconds, single_steps=single_steps)
 

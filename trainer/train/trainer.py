@@ -24,7 +24,7 @@ from trainer.train import (
     step_parts,
     validation,
 )
-from trainer.train.all_reduce import RingAllReduce
+from trainer.train.all_reduce import AllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
 from trainer.train.loop import Loop
@@ -44,7 +44,7 @@ class Trainer:
     Raises:
         ConfigError: the batch does not fit the data or the devices, or the model cannot be built.
         PeerLostError: a peer was lost.
-        UnavailableError: a neighbour of the ring was not reached.
+        UnavailableError: a peer was not reached.
     """
 
     def __init__(self, run: Run) -> None:
@@ -55,7 +55,7 @@ class Trainer:
         with peers.stop_if_lost(run.cluster):
             self.all_reduce = (
                 all_reduce.join(run.cluster, replicas.gather)
-                if devices.is_ring_used(config, replicas)
+                if devices.is_tcp_used(config, replicas)
                 else None
             )
         self.loop = assemble(config, dataset, replicas, self.all_reduce, run.warn)
@@ -170,7 +170,7 @@ def assemble(
     config: TrainConfig,
     dataset: Dataset,
     replicas: Replicas,
-    all_reduce: RingAllReduce | None = None,
+    all_reduce: AllReduce | None = None,
     warn: Warn = lambda _: None,
 ) -> Loop:
     """Return the loop over a dataset.

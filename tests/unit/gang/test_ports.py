@@ -12,7 +12,7 @@ from trainer.gang.supervisor import _port_trouble
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-@pytest.mark.parametrize("taken", [0, 2], ids=["TensorFlow's", "the ring's"])
+@pytest.mark.parametrize("taken", [0, 2], ids=["TensorFlow's", "the all-reduce's"])
 def test_a_pods_ports_are_tried(taken: int, family: int) -> None:
     port = processes.free_ports(3)
     pod = Cluster(0, (f"a-0.a:{port}", f"a-1.a:{port}"), local=False)

@@ -120,7 +120,7 @@ def test_a_pod_is_told_of_its_gang_as_the_trainer_reads_it() -> None:
     assert gang.addresses[3] == "fashion-3.fashion:2222"
     assert gang.rendezvous == "fashion-0.fashion:2223"
     ports = {port["containerPort"] for port in container["ports"]}
-    assert gang.ring_address == ("", 2224)
+    assert gang.all_reduce_address == ("", 2224)
     assert ports == {2222, 2223, 2224}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.train import step_parts
-from trainer.train.all_reduce import RingAllReduce
+from trainer.train.all_reduce import AllReduce
 
 pytestmark = pytest.mark.tensorflow  # trainer.train imports it
 
@@ -45,7 +45,7 @@ def test_single_steps_are_left_out_where_they_are_many_or_not_wanted() -> None:
 
 
 class Pair:
-    """What a clock needs of a ring, between two threads."""
+    """What a clock needs of an all-reduce, between two threads."""
 
     def __init__(self, rank: int, rows: list[np.ndarray], barrier: threading.Barrier) -> None:
         self.sums: list[tuple[float, float]] = [(0.0, 1.0)]  # of before the chunk
@@ -67,10 +67,10 @@ def test_the_rank_that_computes_longer_makes_the_other_one_wait() -> None:
     rows, barrier = [np.empty(0)] * 2, threading.Barrier(2)
 
     def rank(number: int) -> dict[str, list[float]]:
-        ring = Pair(number, rows, barrier)
-        clock = step_parts.Clock(ring)  # type: ignore[arg-type]
+        pair = Pair(number, rows, barrier)
+        clock = step_parts.Clock(pair)  # type: ignore[arg-type]
         for _ in range(3):
-            ring.step(0.05 if number else 0.0)
+            pair.step(0.05 if number else 0.0)
         return clock.read(single_steps=False)
 
     with ThreadPoolExecutor(2) as pool:
@@ -80,6 +80,6 @@ def test_the_rank_that_computes_longer_makes_the_other_one_wait() -> None:
     assert first["wait_ms"][0] > first["wait_ms"][1]
 
 
-def test_without_a_ring_nothing_is_known() -> None:
-    ring: RingAllReduce | None = None
-    assert step_parts.Clock(ring).read(single_steps=True) == {}
+def test_without_our_all_reduce_nothing_is_known() -> None:
+    none: AllReduce | None = None
+    assert step_parts.Clock(none).read(single_steps=True) == {}

@@ -22,7 +22,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import all_reduce, peers, validation
+from trainer.train import mesh, peers, validation
 from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
@@ -437,14 +437,14 @@ def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
     def fail(workers: int) -> None:
         cluster = Cluster(0, ("a:1",) * workers, local=True)
         with peers.stop_if_lost(cluster, rescue=lambda: 8):
-            raise all_reduce.RingError("the ring is broken: reset")
+            raise mesh.PeerGoneError("a sum broke off: reset")
 
     with pytest.raises(PeerLostError) as caught:
         fail(2)
     assert str(caught.value) == (
-        "lost a peer (the ring is broken: reset) after step 8; the same command resumes from there"
+        "lost a peer (a sum broke off: reset) after step 8; the same command resumes from there"
     )
-    with pytest.raises(all_reduce.RingError):
+    with pytest.raises(mesh.PeerGoneError):
         fail(1)
 
 
