@@ -79,7 +79,10 @@ def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
     server = stores("gs")
     assert make_bucket(server.url, "my-bucket")
     with server.entered(), ApiServer() as api:
+        # What `kubectl apply -k infra/cluster` makes, of what submit looks at.
         api.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "trainyard"}})
+        account = {"name": "trainer", "namespace": "trainyard"}
+        api.add({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
         controller, bucket = Controller(api), open_storage("gs://my-bucket")
 
         def react(verb: str, item: dict[str, Any]) -> None:
