@@ -174,7 +174,9 @@ def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = Fa
             )
     foot = _ROW * len(steps)
     for tick in _ticks(longest):
-        drawn.append(_text(_LEFT + tick * scale, foot + 16, f"{tick:g} ms", "middle"))
+        at = _LEFT + tick * scale
+        anchor = "middle" if at < _WIDTH - 20 else "end"
+        drawn.append(_text(min(at, _WIDTH - 2), foot + 16, f"{tick:g} ms", anchor))
     if words:
         for place, part in enumerate(PARTS):
             left = _LEFT + 130 * place
