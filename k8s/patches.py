@@ -1,7 +1,7 @@
 """Patches of a run file: JSON Patch (RFC 6902) for what it has no setting for. Pure.
 
 JSON Patch says of each list which item it changes. A strategic merge would need to know, of every
-list in Kubernetes' API, by which field its items are told apart.
+list in Kubernetes' API, which field identifies its items.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""``watch`` of a run in a real cluster: what its page is told, from its pods to its report."""
+"""``watch`` of a run in a real cluster: what its page shows, from its pods to its report."""
 
 import json
 import re

@@ -157,7 +157,7 @@ def _wide(along: Floats) -> float:
 
 
 def _opened(values: Floats, side: float) -> Floats:
-    """Return values [h, w] without what is narrower than a square; the edge goes on outwards."""
+    """Return values [h, w] without what is narrower than a square; the edge continues outwards."""
     reach = max(1, round(side // 2))
     padded = np.pad(values, reach, mode="edge")
     opened: Floats = ndimage.grey_opening(padded, size=(2 * reach + 1, 2 * reach + 1))
