@@ -21,7 +21,7 @@ FILES = ("config.yaml", "networkpolicy.yaml", "service.yaml", "job.yaml")
 INSTANCE = "app.kubernetes.io/instance"
 QUEUE = "kueue.x-k8s.io/queue-name"  # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
 RUN_FILE = "trainyard/run-file"  # annotation with the run file, as RunSpec.canonical writes it
-ENDED = "trainyard/ended"  # annotation that says how a run ended, of whoever watched it
+ENDED = "trainyard/ended"  # annotation that says how a run ended, of who looked first
 SWEEP = "trainyard/sweep"  # label with the name of the sweep that a run is a part of
 GPU = "nvidia.com/gpu"
 # https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html
@@ -119,7 +119,7 @@ def _describe(metadata: Object, spec: RunSpec) -> None:
     metadata["labels"].update(spec.labels)
     _set_instance(metadata["labels"], spec)
     if spec.annotations:
-        metadata["annotations"] = dict(spec.annotations)
+        metadata.setdefault("annotations", {}).update(spec.annotations)
 
 
 def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
@@ -127,7 +127,7 @@ def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
 
 
 def _fill_job(job: Object, spec: RunSpec) -> None:
-    job["metadata"]["annotations"] = {**spec.annotations, RUN_FILE: spec.canonical()}
+    job["metadata"]["annotations"][RUN_FILE] = spec.canonical()
     if spec.queue:
         job["metadata"]["labels"][QUEUE] = spec.queue
     if spec.sweep:

@@ -11,20 +11,31 @@ from k8s.diagnosis import run_phase
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.description = "Ask a run to store a checkpoint and stop. Submitting it again resumes it."
-    target.add_run(parser)
+    parser.description = (
+        "Ask a run, or all runs of a sweep, to store a checkpoint and stop. The command that "
+        "started it resumes it."
+    )
+    target.add_run(parser, target.RUN_OR_SWEEP)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Suspend the run's Job, or remove it from its queue, which would start it again.
+    """Stop the run, or each run of the sweep.
 
     Raises:
         ConfigError: there is no such run.
     """
     cluster, name, _ = target.find(options)
-    job = target.job(cluster, name)
+    for job in target.jobs(cluster, name):
+        _stop(cluster, job)
+
+
+def _stop(cluster: Cluster, job: dict[str, Any]) -> None:
+    """Suspend a run's Job, or remove it from its queue, which would start it again."""
+    name = job["metadata"]["name"]
     state = run_phase.phase(job, observe.pods(cluster, job))
     again = "submit it again to resume from there"
+    if manifest.SWEEP in job["metadata"]["labels"]:
+        again = "the sweep's command resumes it from there"
     if state in run_phase.OVER:
         target.say(f"{name}: has finished; there is nothing to stop")
     elif state == "Suspended":

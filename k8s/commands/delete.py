@@ -7,17 +7,20 @@ from k8s.commands import target
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.description = "Remove a run from the cluster. Its folder in the bucket stays."
-    target.add_run(parser)
+    parser.description = (
+        "Remove a run from the cluster, or all runs of a sweep. Folders in the bucket stay."
+    )
+    target.add_run(parser, target.RUN_OR_SWEEP)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Delete the run's Job, which owns its other objects.
+    """Delete the Job of each run, which owns its other objects.
 
     Raises:
         ConfigError: there is no such run.
     """
     cluster, name, _ = target.find(options)
-    target.job(cluster, name)
-    cluster.delete("Job", name)
-    target.say(f"{name}: removed from the cluster; its folder in the bucket stays")
+    for job in target.jobs(cluster, name):
+        its_name = job["metadata"]["name"]
+        cluster.delete("Job", its_name)
+        target.say(f"{its_name}: removed from the cluster; its folder in the bucket stays")

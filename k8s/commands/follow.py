@@ -283,7 +283,6 @@ class Follower:
         found = None
         with contextlib.suppress(UserError):  # the run has ended, whatever fails here
             phase, found = observe.outcome(self.cluster, job, pods, phase, self._progress)
-            observe.note_end(self.cluster, job, phase, found)
         if phase == "Succeeded":
             more = f": {found.message}" if found else ""
             self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")

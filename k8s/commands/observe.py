@@ -70,11 +70,31 @@ def outcome(
 ) -> tuple[str, Cause | None]:
     """Return how a run in a phase of ``run_phase.OVER`` ended, and what is to be said of it.
 
+    The first who asks writes it into the Job, for those who look with kubectl: the pods may not.
+
     Succeeded   its result is stored, whatever became of its Job
     Failed      it left none
     Unproven    the folder cannot be seen from here, and nothing else shows it
     DeadlineExceeded
     """
+    phase, found = _outcome(cluster, job, its_pods, phase, progress, all_events)
+    annotations = job["metadata"].get("annotations") or {}
+    if phase != "Unproven" and manifest.ENDED not in annotations:
+        words = printable(f"{phase}: {found.message}" if found else phase)[:LONGEST_NOTE]
+        note = {"metadata": {"annotations": {manifest.ENDED: words}}}
+        with contextlib.suppress(UserError):  # this user may only look
+            cluster.patch("Job", job["metadata"]["name"], note)
+    return phase, found
+
+
+def _outcome(
+    cluster: Cluster,
+    job: dict[str, Any],
+    its_pods: list[dict[str, Any]],
+    phase: str,
+    progress: run_phase.Progress,
+    all_events: list[dict[str, Any]] | None,
+) -> tuple[str, Cause | None]:
     if phase == "Ended":
         phase, found = _proven(cluster, job, its_pods, logged=progress.ended)
         kept = {name for pod in its_pods for name in evidence.sidecars(pod)}
@@ -87,19 +107,6 @@ def outcome(
         why = evidence.text(failed, "message") or evidence.text(failed, "reason")
         return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
     return phase, cause(cluster, job, its_pods, all_events, trains=progress.trains)
-
-
-def note_end(cluster: Cluster, job: dict[str, Any], phase: str, found: Cause | None) -> None:
-    """Write how a run ended into its Job, for those who look with kubectl.
-
-    The pods may not: they have no rights in the cluster.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    words = printable(f"{phase}: {found.message}" if found else phase)[:LONGEST_NOTE]
-    annotations = {manifest.ENDED: words}
-    cluster.patch("Job", job["metadata"]["name"], {"metadata": {"annotations": annotations}})
 
 
 def _kept(job: dict[str, Any], names: list[str]) -> Cause:

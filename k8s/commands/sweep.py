@@ -77,9 +77,7 @@ def run(options: argparse.Namespace) -> int:
         target.say(
             f"{spec.name}: its runs in progress continue; the same command resumes the sweep"
         )
-        target.say(
-            f"or stop it with: kubectl delete jobs -l {manifest.SWEEP}={spec.name}{cluster.flags}"
-        )
+        target.say(f"or stop it with: python -m k8s cancel {spec.name}{cluster.flags}")
         return INTERRUPTED
     sweeps.conclude(sweep, planned, shared.width())
     if failed:
@@ -273,8 +271,7 @@ class InCluster:
 
     def _why(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> str:
         """Return the first cause of a run that has ended without a result."""
-        phase, cause = observe.outcome(self._cluster, job, pods, phase, run_phase.Progress())
-        observe.note_end(self._cluster, job, phase, cause)
+        _, cause = observe.outcome(self._cluster, job, pods, phase, run_phase.Progress())
         return cause.message if cause else "no cause is known"
 
     def _say_cause(self, place: int, run: Run, job: dict[str, Any]) -> None:

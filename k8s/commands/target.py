@@ -14,6 +14,8 @@ from trainer.errors import ConfigError
 from trainer.storage.base import Storage
 from trainer.text import printable
 
+RUN_OR_SWEEP = "Find the run by its run file or its name, or a sweep's runs by the sweep's."
+
 
 def add_run(
     parser: argparse.ArgumentParser,
@@ -111,6 +113,23 @@ def job(there: Cluster, name: str) -> dict[str, Any]:
     if labels.get("app.kubernetes.io/name") != "trainyard":
         raise ConfigError(f"{name}: this Job is no run; leave it to whoever made it")
     return found
+
+
+def jobs(there: Cluster, name: str) -> list[dict[str, Any]]:
+    """Return a run's Job; where no run has this name, the Jobs of the sweep that has it.
+
+    Raises:
+        ConfigError: there is neither, or a Job that is no run.
+    """
+    if there.get("Job", name) is None:
+        runs = there.list("Job", labels=manifest.selector())
+        labels = [run["metadata"].get("labels") or {} for run in runs]
+        its = [
+            run for run, its in zip(runs, labels, strict=True) if its.get(manifest.SWEEP) == name
+        ]
+        if its:
+            return sorted(its, key=lambda run: str(run["metadata"]["name"]))
+    return [job(there, name)]
 
 
 def no_such_run(there: Cluster, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A server in a store's place that gives every request the same answer."""
+"""Servers in a store's place: one with a certificate, one that answers all requests alike."""
 
 import ssl
 from pathlib import Path
@@ -14,25 +14,12 @@ def error(code: str, words: str = "planned") -> bytes:
     ).encode()
 
 
-class Says(Proxy):
-    """Answers every request in the same way; ``tls``: a file of a key and its certificate.
+class Certified(Proxy):
+    """Passes requests on; ``tls``: a file of a key and its certificate, which it shows."""
 
-    Attributes:
-        last: the request before, the names of its headers in small letters.
-    """
-
-    last: Request
-
-    def __init__(
-        self, status: int, code: str = "", words: str = "", *, tls: Path | None = None
-    ) -> None:
-        super().__init__("http://nowhere")
+    def __init__(self, upstream: str, tls: Path | None) -> None:
+        super().__init__(upstream)
         self._tls = tls
-        self.says(status, code, words)
-
-    def says(self, status: int, code: str = "", words: str = "") -> None:
-        """Give this answer from now on: an error of a store, or only words."""
-        self._answer = Answer(status, [], error(code) if code else words.encode())
 
     def start(self) -> None:
         """Listen, with the certificate if there is one."""
@@ -43,6 +30,26 @@ class Says(Proxy):
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
+
+
+class Says(Certified):
+    """Answers every request in the same way; ``tls``: as above.
+
+    Attributes:
+        last: the request before, the names of its headers in small letters.
+    """
+
+    last: Request
+
+    def __init__(
+        self, status: int, code: str = "", words: str = "", *, tls: Path | None = None
+    ) -> None:
+        super().__init__("http://nowhere", tls)
+        self.says(status, code, words)
+
+    def says(self, status: int, code: str = "", words: str = "") -> None:
+        """Give this answer from now on: an error of a store, or only words."""
+        self._answer = Answer(status, [], error(code) if code else words.encode())
 
     def forward(self, request: Request) -> Answer:
         """Answer."""

@@ -8,8 +8,10 @@ import http.client
 import mimetypes
 import os
 import re
+import ssl
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
@@ -206,7 +208,7 @@ class GCSStorage:
             raise unanswered(
                 what, self.endpoint, self._deadline, _last_words(error.last)
             ) from error
-        except (GoogleAPICallError, GoogleAuthError) as error:
+        except (GoogleAPICallError, GoogleAuthError, OSError) as error:
             reason = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
             raise _refusal(reason, error) from error
 
@@ -217,6 +219,7 @@ def _gcs_client() -> Any:
         raise ConfigError(
             f"STORAGE_EMULATOR_HOST={endpoint!r} is no URL; give http://HOST:PORT or unset it"
         )
+    _check_bundle(os.environ.get("REQUESTS_CA_BUNDLE"))
     # Releases from 3.17 on ask for the bucket's location in the background, for tracing that is
     # off by default and by a permission (storage.buckets.get) that nothing here needs.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
@@ -229,7 +232,21 @@ def _gcs_client() -> Any:
         ) from error
 
 
+def _check_bundle(path: str | None) -> None:
+    """Refuse a bundle that requests would only find unusable, again and again."""
+    if not path or Path(path).is_dir():
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # also ssl.SSLError
+        raise ConfigError(
+            f"REQUESTS_CA_BUNDLE={path!r}: {error.strerror}; give a file of PEM certificates"
+        ) from None
+
+
 def _is_transient(error: Exception) -> bool:
+    if _is_untrusted(error):
+        return False
     if isinstance(error, GoogleAPICallError):
         return error.code in (408, 409, 429) or (error.code or 0) >= 500
     if isinstance(error, GoogleAuthError):
@@ -245,8 +262,17 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
+def _is_untrusted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _refusal(reason: str, error: Exception) -> UserError:
     """Return what to raise for an error that another try at once cannot fix."""
+    if _is_untrusted(error):
+        remedy = "put the file of its certificate's authority in REQUESTS_CA_BUNDLE"
+        return ConfigError(f"{reason}: {_last_words(error)}; {remedy}")
     if isinstance(error, GoogleAuthError):
         return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
     words = _last_words(error)

@@ -4,6 +4,7 @@ import gzip
 import json
 import threading
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from urllib.parse import quote
 import pytest
 from google.cloud import storage
 
+from tests.support import certificates
+from tests.support.answers import Certified
 from tests.support.stores import Proxied, Stores, proxied
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, open_storage, read_at_most
@@ -325,6 +328,38 @@ def test_an_emulator_without_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:4443")
     said = message(ConfigError, lambda: GCSStorage("bucket"))
     assert "STORAGE_EMULATOR_HOST='localhost:4443'" in said
+
+
+def test_certificates_of_a_private_authority(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = stores("gs")
+    authority, pem = certificates.signed(tmp_path)
+    with Certified(store.url, pem) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url.replace("http:", "https:"))
+        uri = f"{store.uri}/{uuid.uuid4().hex}"
+        said = message(ConfigError, lambda: open_storage(uri).read("a"))  # at once
+        assert "CERTIFICATE_VERIFY_FAILED" in said
+        assert said.endswith("of its certificate's authority in REQUESTS_CA_BUNDLE")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        trusting = open_storage(uri)
+        assert trusting.create("a", SMALL)
+        assert trusting.read("a") == SMALL
+        assert trusting.list() == [Entry("a", len(SMALL))]
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_bundle_without_certificates_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content:
+        path.write_text(content)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "https://127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    said = message(ConfigError, lambda: open_storage("gs://bucket/run"))
+    assert said.startswith(f"REQUESTS_CA_BUNDLE={str(path)!r}: ")
+    assert said.endswith("give a file of PEM certificates")
 
 
 @pytest.mark.parametrize("key", ["missing.json", ""])  # no such file, and a folder

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from k8s import manifest
 from k8s.__main__ import main
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
@@ -217,3 +218,25 @@ def test_a_policy_that_keeps_pods_from_the_store_is_read_if_the_user_may(
     cause = json.loads(capsys.readouterr().out)["cause"]
     assert words in cause
     assert ("NetworkPolicy deny-all limits what its pods reach" in cause) == may
+
+
+@pytest.mark.parametrize("may", [True, False])
+@pytest.mark.parametrize("verb", ["status", "list"])
+def test_who_looks_first_at_a_run_that_failed_writes_why_into_its_job(
+    verb: str, may: bool, run_file: Path, api: ApiServer, controller: Controller, capsys: Any
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    record = Failure(kind="config", rank=0, code=2, message="loss became inf").record()
+    controller.end("Failed", "PodFailurePolicy", {0: (2, json.dumps(record))})
+    api.denied = set() if may else {("patch", "jobs")}
+    assert main([verb, *["mnist"] * (verb == "status")]) == 0
+    assert "loss became inf" in capsys.readouterr().out
+    noted = controller.job()["metadata"]["annotations"].get(manifest.ENDED, "")
+    assert noted.startswith("Failed: rank 0 ") == may
+    assert ("loss became inf" in noted) == may
+    # Whoever looks later, when the pods are gone, knows less.
+    for pod in controller.pods(controller.job()):
+        del api.objects["Pod", "default", pod["metadata"]["name"]]
+    assert main(["list"]) == 0
+    if may:
+        assert controller.job()["metadata"]["annotations"][manifest.ENDED] == noted

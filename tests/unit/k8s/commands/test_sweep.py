@@ -177,7 +177,7 @@ def test_a_sweep_that_was_left_takes_up_what_runs(
     assert main(["sweep", str(file), "--on", str(run_file)]) == 130
     out = capsys.readouterr().out
     assert "the same command resumes the sweep" in out
-    assert "kubectl delete jobs -l trainyard/sweep=mnist --namespace default" in out
+    assert "python -m k8s cancel mnist --namespace default" in out
     assert len(player.jobs()) == 3
     player.script = [player.finish_all] * 3
     assert main(["sweep", str(file), "--on", str(run_file)]) == 0
@@ -201,6 +201,47 @@ def test_a_run_that_somebody_stops_is_left_alone(
     player.script = [player.finish_all]
     assert main(["sweep", str(file), "--on", str(run_file)]) == 0
     assert not any(job["spec"]["suspend"] for job in player.jobs().values())
+
+
+def test_a_sweep_is_cancelled_resumed_and_deleted_by_its_name(
+    player: Player,
+    file: Path,
+    run_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(run_file.read_text())
+    change(other, name="other", run=f"gs://bucket/other/{tmp_path.name}")
+    assert main(["submit", str(other)]) == 0
+    player.script = [lambda: player.finish(next(n for n in player.active() if n != "other"))]
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 130
+    capsys.readouterr()
+    assert main(["cancel", "mnist"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("has finished; there is nothing to stop") == 1
+    assert out.count("stores a checkpoint and stops; the sweep's command resumes it") == 2
+    assert player.active() == ["other"]
+    player.script = [player.finish_all] * 3
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 0
+    capsys.readouterr()
+    assert not any(job["spec"]["suspend"] for job in player.jobs().values())
+    assert main(["delete", str(run_file)]) == 0
+    assert capsys.readouterr().out.count("removed from the cluster") == len(RATES)
+    assert list(player.jobs()) == ["other"]
+    assert main(["delete", "mnist"]) == 2
+    assert "mnist: no such run in namespace default" in capsys.readouterr().err
+
+
+def test_a_run_goes_before_a_sweep_of_its_name(
+    player: Player, file: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(run_file)]) == 0
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 130
+    capsys.readouterr()
+    assert main(["delete", "mnist"]) == 0
+    assert capsys.readouterr().out.startswith("mnist: removed from the cluster")
+    assert len(player.jobs()) == 2
 
 
 def test_the_worse_half_is_suspended_and_counts_as_no_failure(
