@@ -29,6 +29,7 @@ VERBS = {
         "watch": "Show a run on a page while it trains.",
         "logs": "Print a run's logs, also when its pods are gone.",
         "result": "Print a run's result, from its folder.",
+        "scale": "Change the number of a run's workers while it trains.",
         "cancel": "Ask a run to store a checkpoint and stop.",
         "delete": "Remove a run from the cluster.",
     }.items()

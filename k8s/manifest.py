@@ -137,6 +137,8 @@ def _fill_job(job: Object, spec: RunSpec) -> None:
     body["backoffLimitPerIndex"] = spec.retries
     body["activeDeadlineSeconds"] = spec.deadline
     body["ttlSecondsAfterFinished"] = spec.ttl
+    if spec.config.min_workers:  # the run has ended when rank 0 has, whoever is away
+        body["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     if spec.queue:
         body["suspend"] = True  # Kueue lifts it when it admits the run
     _describe(body["template"]["metadata"], spec)

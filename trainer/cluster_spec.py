@@ -22,6 +22,7 @@ from trainer import sockets
 from trainer.errors import ConfigError
 
 DEFAULT_PORT = 2222
+MOST_WORKERS = 1024
 LOCAL = "localhost"
 
 
@@ -71,14 +72,22 @@ class Cluster:
         port = sockets.split_endpoint(self.addresses[self.rank])[1] + 2
         return (self.hosts[self.rank], 0) if self.local else ("", port)
 
-    def seen_at(self, hosts: Mapping[int, str]) -> list[str]:
-        """Return each worker's address, by rank, on the host from which it has called rank 0.
+    def address(self, rank: int) -> str:
+        """Return the host:port of a worker, also of one that the gang did not have at first."""
+        if rank < self.workers:
+            return self.addresses[rank]
+        port = sockets.split_endpoint(self.addresses[0])[1]
+        return f"{self.service}-{rank}.{self.service}:{port}"
+
+    def seen_at(self, hosts: Mapping[int, str], ranks: Sequence[int]) -> list[str]:
+        """Return addresses of workers on the hosts from which they have called rank 0.
 
         Args:
             hosts: by rank; a worker whose host is not there keeps its address.
+            ranks: of the workers.
         """
-        named = map(sockets.split_endpoint, self.addresses)
-        return [sockets.endpoint(hosts.get(r, host), port) for r, (host, port) in enumerate(named)]
+        named = ((rank, *sockets.split_endpoint(self.address(rank))) for rank in ranks)
+        return [sockets.endpoint(hosts.get(rank, host), port) for rank, host, port in named]
 
     def tf_config(self) -> str:
         """Return the value of TF_CONFIG that makes TensorFlow form this gang."""
@@ -103,17 +112,24 @@ def environment(rank: int, workers: int, port: int) -> dict[str, str]:
     }
 
 
-def from_environment(env: Mapping[str, str]) -> Cluster | None:
+def from_environment(env: Mapping[str, str], *, may_grow: bool = False) -> Cluster | None:
     """Return the gang this process belongs to, or None outside of one.
+
+    Args:
+        env: the environment.
+        may_grow: whether a gang of pods may have more of them than it began with. Those know of
+            no rank above their own.
 
     Raises:
         ConfigError: a variable of the contract is missing, no number, or out of range.
     """
     if "JOB_COMPLETION_INDEX" not in env:
         return None
-    workers = _number(env, "TRAINYARD_WORKERS", 1, 1024, "1")
-    rank = _number(env, "JOB_COMPLETION_INDEX", 0, workers - 1)
+    workers = _number(env, "TRAINYARD_WORKERS", 1, MOST_WORKERS, "1")
     service = env.get("TRAINYARD_SERVICE", "")
+    last = MOST_WORKERS if may_grow and workers > 1 and service != LOCAL else workers
+    rank = _number(env, "JOB_COMPLETION_INDEX", 0, last - 1)
+    workers = max(workers, rank + 1)
     last_port = 65535 - (workers if service == LOCAL else 2)
     port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
     if workers == 1:

@@ -16,6 +16,8 @@ RUNTIME_SETTINGS = frozenset(
         "data",
         "run",
         "workers",
+        "min_workers",
+        "resize_after",
         "port",
         "metrics_port",
         "peer_deadline",
@@ -161,6 +163,19 @@ class TrainConfig(BaseModel):
         False, description="End with the weights of the best validation instead of the last ones."
     )
     workers: int = Field(1, ge=1, le=1024, description="Train with a gang of N worker processes.")
+    min_workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Train on with as few as N workers while others are away, and with them again "
+        "once they are back; 0: wait for all.",
+    )
+    resize_after: float = Field(
+        30.0,
+        gt=0,
+        description="Train on without a worker that has been away for X seconds, if min_workers "
+        "allows it.",
+    )
     port: int = Field(
         0,
         ge=0,
@@ -272,6 +287,7 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             f"code: {config.code!r}: is for a model of your own; name its function: "
             "--model package.module:function"
         )
+    _check_sizes(config)
     if (config.early_stopping or config.keep_best) and not (
         config.validation and config.eval_epochs
     ):
@@ -281,6 +297,25 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
             f"{config.validation} and eval_epochs {config.eval_epochs:g}; set both above 0"
         )
     return config
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    """Check the sizes that a gang may have.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    least, most, wait = config.min_workers, config.workers, config.resize_after
+    if least and (most == 1 or least > most):
+        raise ConfigError(
+            f"min_workers: {least}: is for a gang, of at least as many workers, but workers is "
+            f"{most}; raise that, or leave it out"
+        )
+    if least and wait >= config.peer_deadline:
+        raise ConfigError(
+            f"resize_after: {wait:g}: must be below peer_deadline, {config.peer_deadline:g}, which "
+            "ends the run; lower it, or raise that"
+        )
 
 
 def read_yaml(path: str) -> dict[str, Any]:

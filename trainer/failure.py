@@ -22,6 +22,7 @@ Kind = Literal[
     "crashed",  # ended with an exit code of its own
     "stalled",  # gave no sign of life, or finished no step
     "stopped",  # somebody asked for it
+    "resized",  # made room for another number of workers
     "peer_lost",  # left because another rank had failed
     "supervisor_lost",  # the connection to its supervisor broke
     "unknown",  # a record of another version
@@ -79,7 +80,7 @@ class Failure(BaseModel):
     @property
     def names_a_cause(self) -> bool:
         """Whether it says more than that this worker left or another one is gone."""
-        return self.kind not in ("stopped", "peer_lost", "supervisor_lost")
+        return self.kind not in ("stopped", "resized", "peer_lost", "supervisor_lost")
 
     def but(self, **changes: Any) -> "Failure":
         """Return a copy with some values changed."""

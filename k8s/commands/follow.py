@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,14 +136,19 @@ class Follower:
         self._began = time.monotonic()
         self._said_unanswered = False
         self._silent_since: float | None = None
-        shown = range(run_phase.workers(self._job)) if self.rank is None else (self.rank,)
-        # Rank 0 in any case: its log has the run's progress.
-        self._followed = {0, *shown[:STREAMS]} if self.with_logs else {0}
+        shown = self._shown(self._job)
         if self.with_logs and len(shown) > STREAMS:
             self._screen.say(
                 f"{self.name}: shows ranks 0 to {STREAMS - 1} of {len(shown)}; "
                 "--rank K shows another"
             )
+
+    def _shown(self, job: dict[str, Any]) -> Sequence[int]:
+        return range(run_phase.workers(job)) if self.rank is None else (self.rank,)
+
+    def _followed(self, job: dict[str, Any]) -> set[int]:
+        """Return the ranks to read the logs of, in any case rank 0, whose has the progress."""
+        return {0, *self._shown(job)[:STREAMS]} if self.with_logs else {0}
 
     def run(self) -> int:
         """Follow until the run ends and return the exit code that says how."""
@@ -168,7 +173,8 @@ class Follower:
                 self._show_rest()
                 self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
                 return FAILED
-            self._streams.follow([pod for pod in pods if evidence.rank(pod) in self._followed])
+            followed = self._followed(job)
+            self._streams.follow([pod for pod in pods if evidence.rank(pod) in followed])
             phase = run_phase.phase(job, pods, trains=self._progress.trains)
             if phase in run_phase.OVER:
                 return self._end(job, pods, phase)

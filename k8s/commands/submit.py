@@ -180,6 +180,8 @@ def check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
     if differing and spec.archive and (before := _code_there(cluster, job, spec)):
         named = f"code ({user_code.few(user_code.changes(before, spec.archive.data))})"
         differing = [named if each.startswith("code (") else each for each in differing]
+    if [each.partition(" ")[0] for each in differing] == ["workers"] and spec.config.min_workers:
+        remedy = f"python -m k8s scale {spec.name} --workers {spec.workers}{cluster.flags} does it"
     if differing:
         raise ConfigError(
             f"{spec.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"

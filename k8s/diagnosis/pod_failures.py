@@ -49,6 +49,7 @@ KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; othe
     "peers_missing": "Peers",
     "out_of_memory": "OutOfMemory",
     "stopped": STOPPED,
+    "resized": STOPPED,
     "peer_lost": STOPPED,
     "supervisor_lost": STOPPED,
 }

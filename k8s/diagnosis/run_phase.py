@@ -20,6 +20,7 @@ from k8s.diagnosis.evidence import (
 from trainer import progress
 from trainer.failure import Failure, parse
 
+RUN_FILE = "trainyard/run-file"  # annotation of a Job, see ``manifest``
 LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
 # What rank 0 logs as JSON, which the manifest has it do. Only this, its figures and its warnings
 # prove that an image is the trainer's; a line of text is somebody's message.
@@ -49,6 +50,14 @@ def workers(job: Object) -> int:
     return int(job["spec"].get("completions") or 1)
 
 
+def needed(job: Object) -> int:
+    """Return how many of a run's pods it trains with at least."""
+    annotations = job["metadata"].get("annotations") or {}
+    train = (json_object(str(annotations.get(RUN_FILE))) or {}).get("train")
+    least = train.get("min_workers") if isinstance(train, dict) else None
+    return min(least, workers(job)) if type(least) is int and least > 0 else workers(job)
+
+
 def restarted_pods(pods: list[Object]) -> int:
     """Return how many pods were replaced by another of their rank."""
     return sum(len(all_of_it) - 1 for all_of_it in by_rank(pods).values())
@@ -61,7 +70,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     Suspended   was asked to stop
     Pending     none of its pods runs
     Starting    some of them do, or the trainer has not reported yet
-    Running     all of them do, and it has
+    Running     all of them do, or as many as the run needs, and it has
     Ended       every trainer ended with 0; only the run's result says whether it succeeded
     Failed, DeadlineExceeded
 
@@ -85,7 +94,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
     if not running:
         return "Pending"
-    return "Running" if trains and len(running) == workers(job) else "Starting"
+    return "Running" if trains and len(running) >= needed(job) else "Starting"
 
 
 OVER = ("Ended", "Failed", "DeadlineExceeded")

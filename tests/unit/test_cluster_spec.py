@@ -113,6 +113,25 @@ def test_a_gang_without_a_service_is_refused() -> None:
     assert message == "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
 
 
+def test_a_gang_that_may_grow_has_pods_of_any_rank() -> None:
+    newcomer = from_environment({**POD, "JOB_COMPLETION_INDEX": "5"}, may_grow=True)
+    first = from_environment({**POD, "JOB_COMPLETION_INDEX": "0"}, may_grow=True)
+    assert newcomer
+    assert first
+    assert (newcomer.rank, newcomer.addresses[5]) == (5, "train-7-5.train-7:4000")
+    assert (first.workers, first.rendezvous) == (3, newcomer.rendezvous)
+    assert first.address(5) == newcomer.addresses[5]
+    assert first.seen_at({0: "10.0.0.1", 5: "fd00::5"}, [0, 2, 5]) == [
+        "10.0.0.1:4000",
+        "train-7-2.train-7:4000",
+        "[fd00::5]:4000",
+    ]
+    with pytest.raises(ConfigError, match=r"'1024': must be a whole number from 0 to 1023$"):
+        from_environment({**POD, "JOB_COMPLETION_INDEX": "1024"}, may_grow=True)
+    with pytest.raises(ConfigError, match=r"'3': must be a whole number from 0 to 2$"):
+        from_environment(environment(3, 3, 4000), may_grow=True)
+
+
 def test_the_rendezvouss_port_must_exist_too() -> None:
     assert from_environment(environment(0, 3, 65532)) is not None
     message = refusal(environment(0, 3, 65533))

@@ -41,6 +41,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("early_stopping", -1, "Input should be greater than or equal to 0"),
     ("keep_best", "perhaps", "Input should be a valid boolean, unable to interpret input"),
     ("workers", 1025, "Input should be less than or equal to 1024"),
+    ("min_workers", -1, "Input should be greater than or equal to 0"),
+    ("resize_after", 0, "Input should be greater than 0"),
     ("port", 65536, "Input should be less than or equal to 65535"),
     ("metrics_port", 65536, "Input should be less than or equal to 65535"),
     ("peer_deadline", 0, "Input should be greater than 0"),
@@ -156,6 +158,8 @@ def test_where_a_run_executes_is_no_part_of_its_identity() -> None:
         "metrics_port": 9400,
         "peer_deadline": 9,
         "max_restarts": 3,
+        "min_workers": 2,
+        "resize_after": 1.0,
         "chunk_steps": 7,
         "checkpoint_steps": 8,
         "memory": 9,
@@ -275,6 +279,24 @@ def test_a_bad_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixtu
     assert shown.out == ""
     assert shown.err.startswith("trainer: seed: 'many': Input should be a valid integer")
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"min_workers": 1}, r"min_workers: 1: .* but workers is 1; raise that"),
+        ({"min_workers": 4, "workers": 3}, r"min_workers: 4: .* but workers is 3; raise that"),
+        (
+            {"min_workers": 2, "workers": 3, "resize_after": 300},
+            r"resize_after: 300: must be below peer_deadline, 300, .*; lower it",
+        ),
+    ],
+)
+def test_a_gang_has_sizes_that_it_can_have(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse(values)
+    parse({"min_workers": 3, "workers": 3})
+    parse({"resize_after": 300})  # which nothing uses
 
 
 @pytest.mark.parametrize("missing", [{"validation": 0}, {"eval_epochs": 0}])

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
     os.environ.setdefault(worker.STARTED, repr(time.time()))
     os.environ.setdefault(COMMIT, _commit())
-    cluster = clusters.from_environment(os.environ)
+    cluster = clusters.from_environment(os.environ, may_grow=config.min_workers > 0)
     try:
         with user_code.packed(config, Path.cwd()) as packed:
             given = packed.code != config.code

@@ -24,12 +24,14 @@ class GangAttempt:
         number: counted from 1 by this coordinator.
         start: when it began, seconds since the epoch.
         first_step: the step that it started from; the newest known one if it ended before.
+        workers: that took part.
         failures: of its ranks, in the order of their reports.
     """
 
     number: int
     start: float
     first_step: int
+    workers: int
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -43,6 +45,7 @@ class GangAttempt:
         cause = self.root_cause
         return {
             "attempt": self.number,
+            "workers": self.workers,
             "start": round(self.start, 3),
             "end": round(end, 3),
             "first_step": self.first_step,

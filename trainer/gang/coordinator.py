@@ -11,17 +11,23 @@ meet.
     committed  a checkpoint of this step is stored    -> give_up    with the root cause
     stopping   it was asked to stop                   -> dismissed  one that is gone may call again
     ended      its worker ended, with its failure
-    finished   its worker is done
-    gone       its connection was lost
+    finished   its worker is done                     -> resize     end it after a chunk, for more
+    gone       its connection was lost                              workers; to rank 0, which all
+    tick       time has passed; of rank 0                           others stop with
+
+A gang may train with some of its ranks only (elastic.py). Then `members` in an order to start are
+those who take part, by rank; in the attempt they count from 0 in that order.
 
 This is pure: events in, orders out. wire.py carries them between machines.
 """
 
 from typing import Any
 
+from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import StoppedError
 from trainer.failure import FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
+from trainer.gang.elastic import Elastic
 
 Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
@@ -31,11 +37,21 @@ MOST_STEPS = 1 << 53
 
 
 class Coordinator:
-    """The state of a gang as rank 0's supervisor knows it."""
+    """The state of a gang as rank 0's supervisor knows it.
 
-    def __init__(self, workers: int, max_restarts: int) -> None:
+    Args:
+        workers: that the gang has; one of a higher rank that comes later makes it larger.
+        max_restarts: in a row without a new step before it gives up.
+        elastic: how it may train with fewer; None if all must take part.
+    """
+
+    def __init__(self, workers: int, max_restarts: int, elastic: Elastic | None = None) -> None:
         self._workers = workers
         self._max_restarts = max_restarts
+        self._elastic = elastic
+        self._members = tuple(range(workers))  # of the newest attempt
+        self._away: dict[int, float] = {}  # since when ranks are missing
+        self._resizing = False
         self._present: set[int] = set()
         self._ready: set[int] = set()
         self._finished: set[int] = set()
@@ -53,7 +69,8 @@ class Coordinator:
     @property
     def all_finished(self) -> bool:
         """Whether nobody is left who has work."""
-        return self._present <= self._finished and bool(self._finished)
+        working = self._present.intersection(self._members)
+        return working <= self._finished and bool(self._finished)
 
     def missing(self) -> list[int]:
         """Return the ranks whose supervisors are not connected."""
@@ -64,7 +81,7 @@ class Coordinator:
 
         That is ``missing`` without its supervisor, ``loading``, ``ready`` to start with the others,
         ``starting``, ``training``, ``leaving`` an attempt that is broken, or ``finished``. The
-        cause is that of the last end of an attempt, until all train again.
+        cause is that of the last end of an attempt, until all its members train again.
         """
         named = [
             (self._finished, "finished"),
@@ -80,32 +97,37 @@ class Coordinator:
         ]
         attempt = self._attempt  # another thread may end it
         cause = attempt.root_cause if attempt else None
-        if cause is None and not set(ranks) <= {"training", "finished"}:
+        members = self._members
+        if cause is None and not {ranks[each] for each in members} <= {"training", "finished"}:
             cause = self._cause
         record = cause.record() if cause else None
-        return {"attempt": self._number, "ranks": ranks, "cause": record}
+        found = {"attempt": self._number, "ranks": ranks, "cause": record}
+        return found | ({"members": [*members]} if self._elastic else {})
 
     def handle(self, rank: int, event: Event, now: float) -> list[Order]:
         """Take one rank's event, at ``now`` seconds since the epoch, and return the orders."""
         match event["event"]:
             case "here":
                 self._present.add(rank)
+                self._away.pop(rank, None)
+                self._workers = max(self._workers, rank + 1)
                 # A rank lost as it finished has a successor, which must learn that it is finished.
                 self._finished.discard(rank)
                 return self._report_missing(rank)
-            case "ready":
-                if rank not in self._at_work:  # else it reported before it knew of the start
+            case "ready" | "tick" as name:
+                if name == "ready" and rank not in self._at_work:  # else it was before the start
                     self._ready.add(rank)
-                return self._start(now)
+                return self._start(now) or self._grow(now)
             case "resumed" | "committed":
                 return self._know(rank, int(event["step"]), started=event["event"] == "resumed")
             case "stopping":
-                return self._note(_own(rank, "stopped", "it was asked to stop"))
+                return self._note(_own(rank, "stopped", "it was asked to stop"), rank)
             case "ended":
-                self._at_work.discard(rank)
                 failure = parse(event["failure"])
                 assert failure
-                return self._broken(failure, now)
+                late = self._running and rank not in self._at_work  # of an attempt that others left
+                self._at_work.discard(rank)
+                return [] if late and failure.code not in FINAL else self._broken(failure, now)
             case "finished":
                 self._finished.add(rank)
                 self._at_work.discard(rank)
@@ -134,15 +156,17 @@ class Coordinator:
     def _report_missing(self, newcomer: int | None = None) -> list[Order]:
         """Report missing ranks to all, or where many are missing to rank 0 and a newcomer alone.
 
-        Reporting a thousand arrivals to a thousand ranks would keep rank 0 busy for minutes.
+        Reporting a thousand arrivals to a thousand ranks would keep rank 0 busy for minutes. Nobody
+        is waited for while others train.
         """
-        missing = self.missing()
+        missing = [] if self._running else self.missing()
         ranks = [r for r in self._present if len(missing) <= FEW or r in (0, newcomer)]
         return [(rank, {"order": "waiting", "missing": missing}) for rank in sorted(ranks)]
 
     def _lose(self, rank: int, now: float) -> list[Order]:
         self._present.discard(rank)
         self._ready.discard(rank)
+        self._away[rank] = now
         orders = []
         if rank in self._at_work:
             self._at_work.discard(rank)
@@ -150,8 +174,9 @@ class Coordinator:
             orders = self._broken(lost, now)
         return [*orders, (rank, {"order": "dismissed"}), *self._report_missing()]
 
-    def _note(self, failure: Failure) -> list[Order]:
-        if self._attempt and self._running:
+    def _note(self, failure: Failure, rank: int = 0) -> list[Order]:
+        """Take note of why the attempt is about to end; ``rank`` takes part in it if it runs."""
+        if self._attempt and self._running and rank in self._at_work:
             self._attempt.failures.append(failure)
         return []
 
@@ -164,29 +189,61 @@ class Coordinator:
             return []
         self._running = False
         leave = {"order": "leave", "attempt": self._number}
-        return [(rank, leave) for rank in sorted(self._present - self._finished)]
+        orders = [(rank, leave) for rank in sorted(self._present - self._finished)]
+        return orders + (self._report_missing() if self._elastic and self.missing() else [])
+
+    def _next_members(self, now: float) -> tuple[int, ...]:
+        """Return who would train in an attempt that starts now; nobody while others are awaited."""
+        if self._finished:  # the others have only to learn that the result is stored
+            return self._members if self._ready | self._finished >= {*self._members} else ()
+        able = self._ready | self._at_work
+        others = set(range(self._workers)) - able
+        if not others and not self._elastic:
+            return tuple(range(self._workers))
+        if self._elastic is None or others & self._present:
+            return ()
+        since = min((now - self._away.setdefault(rank, now) for rank in others), default=0.0)
+        if others and since < self._elastic.patience:
+            return ()
+        return self._elastic.members(able)
+
+    def _grow(self, now: float) -> list[Order]:
+        """End the attempt after its chunk if more workers could train."""
+        if not self._elastic or not self._running or self._resizing or self._finished:
+            return []
+        before, after = len(self._members), len(self._next_members(now))
+        if after <= before:
+            return []
+        self._resizing = True
+        what = f"the gang grows from {before} to {after} workers"
+        self._note(_own(0, "resized", what).but(rank=None))
+        return [(0, {"order": "resize", "attempt": self._number})]
 
     def _start(self, now: float) -> list[Order]:
-        """Start the next attempt if everybody is there who has not finished."""
-        if self._given_up or self._running:
+        """Start the next attempt if everybody is there who is waited for."""
+        if self._given_up or self._running or self._at_work:
             return []
-        if not self._ready or self._ready | self._finished != set(range(self._workers)):
+        members = self._next_members(now)
+        starting = self._ready.intersection(members)
+        if not starting:
             return []
         cause = None
         if self._attempt:
             cause, progress = self._close(now)
             fault = cause is not None and (cause.kind != "stopped" or cause.consequence)
+            fault = fault and not self._resizing
             without = self._restarts_without_progress + fault
             self._restarts_without_progress = 0 if progress else without
             if cause and self._restarts_without_progress > self._max_restarts:
                 return self._give_up(cause, now)
         self._number += 1
-        self._running = True
-        self._attempt = GangAttempt(self._number, now, self._step)
+        self._running, self._resizing, self._members = True, False, members
+        self._attempt = GangAttempt(self._number, now, self._step, len(members))
         after = cause.record() if cause else None
-        start = {"order": "start", "attempt": self._number, "after": after}
-        self._at_work, self._ready, self._resumed = self._ready, set(), set()
-        return [(rank, start) for rank in sorted(self._at_work)]
+        start = {"order": "start", "attempt": self._number, "after": after, "members": [*members]}
+        self._at_work, self._ready, self._resumed = starting, self._ready - starting, set()
+        awaited = self._report_missing() if self._elastic else []
+        return [*((rank, start) for rank in sorted(starting)), *awaited]
 
     def _close(self, now: float) -> tuple[Failure | None, bool]:
         """Record the attempt as ended; return its root cause, and whether it brought a step."""
@@ -222,16 +279,27 @@ def is_sound(event: Event, rank: int) -> bool:
     return False
 
 
-def is_order(order: Event, workers: int) -> bool:
-    """Return whether an order from outside may be obeyed in a gang of this size."""
+def is_order(order: Event, rank: int) -> bool:
+    """Return whether an order from outside may be obeyed by this rank."""
     match order:
         case {"order": "waiting", "missing": list(ranks)}:
-            return all(type(rank) is int and 0 <= rank < workers for rank in ranks)
-        case {"order": "start", "attempt": int(), "after": after, "addresses": list(each)}:
+            return _are_ranks(ranks)
+        case {
+            "order": "start",
+            "attempt": int(),
+            "after": after,
+            "members": list(ranks),
+            "addresses": list(each),
+        }:
             known = after is None or parse(after) is not None
-            return known and len(each) == workers and all(isinstance(at, str) for at in each)
+            fits = _are_ranks(ranks) and rank in ranks and len(each) == len(ranks)
+            return known and fits and all(isinstance(at, str) for at in each)
         case {"order": "leave", "attempt": int()}:
             return True
         case {"order": "give_up", "cause": cause, "restarts": int()}:
             return parse(cause) is not None
     return False
+
+
+def _are_ranks(values: list[Any]) -> bool:
+    return all(type(each) is int and 0 <= each < MOST_WORKERS for each in values)

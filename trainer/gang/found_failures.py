@@ -89,7 +89,7 @@ def port_taken(rank: int, port: int, why: str) -> Failure:
 
 def peers_missing(cluster: Cluster, missing: list[int], seconds: float, tried: str) -> Failure:
     """Return the failure of a rank whose gang did not meet, and what it ``tried`` to meet it."""
-    named = [f"rank {rank} ({cluster.addresses[rank]})" for rank in missing[:FEW]]
+    named = [f"rank {rank} ({cluster.address(rank)})" for rank in missing[:FEW]]
     if len(missing) > FEW:
         named.append(f"and {len(missing) - FEW} more")
     message = (

@@ -27,7 +27,7 @@ from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import FailedError, Failure, parse
 from trainer.gang import found_failures, gang_key, process
 from trainer.gang.process import TICK, Child
-from trainer.gang.time_limits import ENDING, GRACE, LOST_GRACE
+from trainer.gang.time_limits import ENDING, GRACE, LINGER, LOST_GRACE
 from trainer.worker_events import Event, tell_parent
 
 
@@ -149,8 +149,15 @@ class Gang:
             self.ranks[number] = Rank(self._start(number), lost=rank.lost)
             return
         del self.ranks[number]
-        if code != 0:
+        if number == 0 and code == 0 and self._config.min_workers:
+            self._kill_at = time.monotonic() + LINGER  # a rank that is frozen does not end itself
+        elif code != 0 and not (lost and self._does_without(number)):
             self._failures.append((code, rank.failure or _lost_supervisor(number, code)))
+
+    def _does_without(self, number: int) -> bool:
+        """Return whether the gang needs no rank of this number any more."""
+        least = self._config.min_workers
+        return least > 0 and number > 0 and (0 not in self.ranks or len(self.ranks) >= least)
 
 
 def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:

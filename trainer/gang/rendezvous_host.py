@@ -11,6 +11,7 @@ from trainer import sockets
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+from trainer.gang import elastic
 from trainer.gang.attempts import AttemptLog
 from trainer.gang.coordinator import Coordinator
 from trainer.gang.gang_key import Keyring
@@ -80,7 +81,9 @@ class RendezvousHost:
             self._host = self._listen(self._key)
         open_store = partial(open_storage, run_folder.uri(self._config))
         self._log = AttemptLog(open_store, self._reporter.warn)
-        self._coordinator = Coordinator(self._cluster.workers, self._config.max_restarts)
+        self._coordinator = Coordinator(
+            self._cluster.workers, self._config.max_restarts, elastic.of(self._config)
+        )
         self._states = RankStates(open_store, self._coordinator.states)
         self.tell(event="here")
 
@@ -88,6 +91,11 @@ class RendezvousHost:
         """Report an event of rank 0."""
         if self._coordinator:
             self._hear(0, event)
+
+    def look(self) -> None:
+        """Do what the clock demands."""
+        if self._config.min_workers:
+            self.tell(event="tick")
 
     def close(self, *, finished: bool) -> None:
         """End all connections, and store what is to be kept; a finished run's key has no use."""
@@ -109,7 +117,11 @@ class RendezvousHost:
         address = (host if self._cluster.local else "", port)
         # On the supervisor's thread: a terminal that takes no more must not stop the host.
         hear, warn = self._later(self._hear), self._later(self._reporter.warn)
-        return Host(address, self._cluster.workers, key, hear, warn, self._later(_fail))
+        fail, may_grow = (
+            self._later(_fail),
+            self._config.min_workers > 0 and not self._cluster.local,
+        )
+        return Host(address, self._cluster.workers, key, hear, warn, fail, may_grow=may_grow)
 
     def _make_key(self) -> None:
         """Make the gang's key, on a thread of its own: a store may take its time."""
@@ -132,7 +144,7 @@ class RendezvousHost:
         for to, order in sorted(orders, key=lambda each: -each[0]):
             if order["order"] == "start":
                 hosts = self._host.hosts if self._host else {}
-                order = {**order, "addresses": self._cluster.seen_at(hosts)}
+                order = {**order, "addresses": self._cluster.seen_at(hosts, order["members"])}
             if to == 0:
                 self._obey(order)
             elif self._host:

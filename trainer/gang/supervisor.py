@@ -175,6 +175,8 @@ class Supervisor:
                 self._report_ready(state, now)
             case Running() | Leaving():
                 self._look_at_worker(state, now)
+        if self._rendezvous:
+            self._rendezvous.look()
 
     def _connect(self, state: Ready, now: float) -> None:
         """Join the rendezvous, or hold it; the data are loaded, so this rank can take part."""
@@ -309,6 +311,8 @@ class Supervisor:
                 state.attempt.number == order["attempt"]
             ):
                 self._leave()
+            case "resize" if isinstance(state, Running) and self._child:
+                self._child.say("resize")
             case "give_up":
                 self._give_up(order)
 
@@ -317,18 +321,26 @@ class Supervisor:
         log_start = self._log.stat().st_size
         cause = failure.parse(order["after"])
         if cause and self._cluster.rank == 0:
-            self._reporter.warn(
-                f"{cause.sentence(self._cluster.workers)}; starting again",
-                event="restarting",
-                failure=cause.record(),
-            )
-            if self._exporter:
-                self._exporter.restarted(cause.kind)
+            self._tell_of_restart(cause, len(order["members"]))
         loading = state if isinstance(state, Loading) else None
         self._state = Running(WorkerAttempt(order["attempt"], log_start, now, now, loading))
         self._stall.begin(now)
-        task = {"attempt": order["attempt"], "addresses": order["addresses"]}
+        rank = order["members"].index(self._cluster.rank)
+        task = {"attempt": order["attempt"], "rank": rank, "addresses": order["addresses"]}
         child.say(f"start {json.dumps(task)}")
+
+    def _tell_of_restart(self, cause: Failure, workers: int) -> None:
+        if cause.kind == "resized":
+            self._reporter.say(cause.message, event="resized", workers=workers)
+            return
+        fewer = f" with {workers} workers" if workers < self._cluster.workers else ""
+        self._reporter.warn(
+            f"{cause.sentence(self._cluster.workers)}; starting again{fewer}",
+            event="restarting",
+            failure=cause.record(),
+        )
+        if self._exporter:
+            self._exporter.restarted(cause.kind)
 
     def _give_up(self, order: Event) -> None:
         cause = failure.parse(order["cause"])

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from trainer import sockets
+from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import UserError
 from trainer.gang.coordinator import Event, is_order, is_sound
 from trainer.text import one_line, printable
@@ -78,6 +79,7 @@ class Host:
     Args:
         address: host and port to listen on.
         workers: size of the gang.
+        may_grow: whether ranks beyond it may come.
         key: of the gang.
         tell: called with a rank and its event, from a thread of its own.
         warn: called there with a line about strangers, at most once in COMPLAINTS seconds.
@@ -99,9 +101,11 @@ class Host:
         tell: Callable[[int, Event], object],
         warn: Callable[[str], object] = lambda _: None,
         fail: Callable[[Exception], object] = lambda _: None,
+        *,
+        may_grow: bool = False,
     ) -> None:
         self.hosts: dict[int, str] = {}
-        self._workers, self._key = workers, key
+        self._workers, self._key, self._may_grow = workers, key, may_grow
         self._tell, self._warn, self._fail = tell, warn, fail
         self._places = max(STRANGERS, workers)
         self._lock = threading.Lock()
@@ -281,7 +285,8 @@ class Host:
 
     def _refusal(self, rank: int, workers: int, *hosts: str) -> str | None:
         """Return why a member cannot be admitted, if so."""
-        if workers != self._workers or not 0 < rank < workers:
+        same = workers == self._workers and rank < workers
+        if not 0 < rank < MOST_WORKERS or not (same or self._may_grow):
             return f"rank {rank} of {workers} workers called a gang of {self._workers}"
         if rank in self._members:
             return f"another supervisor of rank {rank} is connected"
@@ -481,7 +486,7 @@ class Link:
         self._tell({"order": "connected"})
         wire.beat()
         while (order := wire.read()) is not None:
-            if is_order(order, self._workers):
+            if is_order(order, self._rank):
                 self._tell(order)
         self._wire = None
         self.trouble = "the connection was lost"

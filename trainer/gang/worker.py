@@ -7,8 +7,9 @@
 Importing takes most of a start, so a broken gang is back in a fraction of that. The forkserver
 calls nothing of TensorFlow, which therefore has no threads and no state when it is forked, and
 leaves it to another process to talk to the store, whose client has threads, too. It
-passes on the supervisor's words: ``start {...}``, then ``stop`` (finish the chunk, commit, leave)
-or ``leave`` (commit the last finished chunk at once).
+passes on the supervisor's words: ``start {...}``, then ``stop`` (finish the chunk, commit, leave),
+``resize`` (the same, however long the chunk takes) or ``leave`` (commit the last finished chunk at
+once).
 """
 
 import contextlib
@@ -44,7 +45,7 @@ STORING = 150.0  # seconds to commit at a fault: a store is given 120 to answer
 IN_SHORT = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 STARTED = "TRAINYARD_STARTED"  # when the run began here, seconds since the epoch
 
-Work = Callable[..., int]  # takes attempt and addresses, returns the exit code
+Work = Callable[..., int]  # takes attempt, rank and addresses, returns the exit code
 
 
 class Rescuer(Protocol):
@@ -74,7 +75,8 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
 
     def prepare() -> tuple[Dataset, dict[str, Any] | None]:
         data = dataset.load_from(source, config.validation)
-        schedule.check_batch(config.batch_size, data.samples, cluster.workers)
+        workers = config.workers if config.min_workers else cluster.workers
+        schedule.check_batch(config.batch_size, data.samples, workers)
         if data.shards:
             stream.plan(data.shards, config)  # refused before TensorFlow is loaded
         given = code.given(config)
@@ -97,8 +99,8 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
 
     tell_parent(event="prepared")
 
-    def work(attempt: int, addresses: list[str]) -> int:
-        gang = dataclasses.replace(cluster, addresses=tuple(addresses))
+    def work(attempt: int, rank: int, addresses: list[str]) -> int:
+        gang = dataclasses.replace(cluster, rank=rank, addresses=tuple(addresses))
         return _attempt(config, gang, data, attempt)
 
     _fork_on_demand(work)
@@ -255,6 +257,8 @@ class Orders:
             if word == "leave":
                 break
             self.stop.set()
+            if word == "resize":
+                continue
             nothing_done = self.trainer is None or self.trainer.finished_step is None
             seconds = 0.0 if nothing_done else PATIENCE
             threading.Thread(target=self._leave_after, args=(seconds,), daemon=True).start()

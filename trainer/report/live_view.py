@@ -90,8 +90,10 @@ def _state(live: Live, seen: Seen) -> tuple[str, str]:
         return "failed", f"{_words(ranks.cause)}. {remedy}"
     if ranks.over:
         return "stopped", status.AGAIN
-    if ranks.attempt and set(ranks.ranks) <= {"training", "finished"}:
-        return "training", seen.cause
+    at_work = sum(state in ("training", "finished") for state in ranks.ranks)
+    if ranks.attempt and at_work == len(ranks.members or ranks.ranks):
+        fewer = f"with {at_work} of {len(ranks.ranks)} workers"
+        return "training", seen.cause or fewer * (at_work < len(ranks.ranks))
     if ranks.cause or ranks.attempt > 1:
         return "restarting", _words(ranks.cause)
     return "starting", beside
@@ -224,7 +226,10 @@ def chart(
 def _ranks(live: Live, seen: Seen) -> Json:
     """Return the table of ranks: what each does, and how its steps pass."""
     states = live.ranks.ranks if live.ranks else ()
-    compute, wait = (_each(live.newest.get(f"{name}_ms")) for name in ("compute", "wait"))
+    members = live.ranks.members if live.ranks else ()
+    compute, wait = (
+        _placed(_each(live.newest.get(f"{name}_ms")), members) for name in ("compute", "wait")
+    )
     pods = {pod.rank: pod for pod in seen.pods}
     count = max(len(states), len(compute), max(pods, default=-1) + 1)
     # Who computes longest is who the others wait for.
@@ -262,6 +267,14 @@ def _ranks(live: Live, seen: Seen) -> Json:
 def _each(values: Any) -> list[float]:
     found = [facts.number(each) for each in values[:1024]] if isinstance(values, list) else []
     return [each or 0.0 for each in found]
+
+
+def _placed(values: list[float], members: Sequence[int]) -> list[float]:
+    """Return by rank the values of an attempt's members, 0 for ranks that took no part."""
+    if len(values) != len(members):  # of all ranks, or of the attempt before
+        return values
+    found = dict(zip(members, values, strict=True))
+    return [found.get(rank, 0.0) for rank in range(max(members, default=-1) + 1)]
 
 
 def _at(values: Sequence[float], place: int) -> float:

@@ -17,7 +17,7 @@ from trainer.report import charts, command, facts, html, lookup, shared_work
 from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
-from trainer.runs import run_folder
+from trainer.runs import reader, run_folder
 from trainer.runs.start import device_line
 from trainer.text import class_label, class_name, plural, size
 
@@ -348,7 +348,9 @@ def run_rows(found: Facts) -> list[tuple[str, str]]:
     if start:
         rows.append(("computed on", device_line(start)))
     if start or found.result:
-        rows.append(("workers", str(_workers(found))))
+        sizes = reader.sizes(attempts)
+        changes = "".join(f", {workers} from step {step:,}" for step, workers in sizes[1:])
+        rows.append(("workers", f"{sizes[0][1]}{changes}" if changes else str(_workers(found))))
     if isinstance(start.get("commit"), str):
         rows.append(("commit", start["commit"]))
     return rows

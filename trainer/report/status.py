@@ -70,6 +70,8 @@ def of(
             f"It trains{again}, or has ended without a trace. This page shows what is stored.",
         )
     last = attempts[-1]
+    if last.cause and last.cause.kind == "resized":
+        return Status("in progress", f"Step {last.last_step:,}: {last.cause.message}.")
     if last.cause is None:
         return Status("in progress", "All steps are done; the result is not stored yet.")
     when = f"{last.ended:%Y-%m-%d %H:%M:%S} UTC, at step {last.last_step:,}"

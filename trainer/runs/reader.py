@@ -74,6 +74,7 @@ class Attempt(BaseModel):
         end: likewise.
         first_step: the newest committed step at its start.
         last_step: the newest committed step at its end.
+        workers: that took part; None in those of earlier versions.
         cause: of its end, None if it finished the run.
     """
 
@@ -82,6 +83,7 @@ class Attempt(BaseModel):
     end: Annotated[float, Field(ge=0, le=2e11)]
     first_step: Steps
     last_step: Steps
+    workers: Steps | None = None
     cause: Cause | None
 
     @property
@@ -111,12 +113,16 @@ class Ranks(BaseModel):
         ranks: state of each rank, in words.
         cause: what ended the attempt before, until the next one trains.
         over: whether the gang has ended, with a result or without.
+        members: ranks of the newest attempt, where not all must take part; else empty.
     """
 
     attempt: Steps
     ranks: Annotated[tuple[Annotated[str, Field(max_length=20)], ...], Field(max_length=1024)]
     cause: Cause | None
     over: bool
+    members: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=1024)], ...], Field(max_length=1024)
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,26 @@ def attempts(storage: Storage) -> tuple[Attempt, ...]:
             "delete it"
         ) from None
     return _checked(Attempt, lines, storage, run_folder.ATTEMPTS, "delete it")
+
+
+def sizes(attempts: Iterable[Attempt], now: int | None = None) -> list[tuple[int, int]]:
+    """Return from which steps on how many workers trained what a run consists of.
+
+    Args:
+        attempts: that have ended; those that brought no step, or were redone, do not count.
+        now: workers of the attempt under way, if there is one.
+    """
+    found: list[tuple[int, int]] = []
+    step = 0
+    for each in attempts:
+        step = each.last_step
+        if each.workers and each.last_step > each.first_step:
+            found = [*(size for size in found if size[0] < each.first_step)]
+            found.append((each.first_step, each.workers))
+    if now:
+        found.append((step, now))
+    pairs = zip(found, [(0, 0), *found], strict=False)
+    return [size for size, before in pairs if size[1] != before[1]]
 
 
 def ranks(storage: Storage) -> Ranks | None:

@@ -1,5 +1,6 @@
 """The end of a run: its final weights, their scores, and what its folder says of them."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -10,7 +11,8 @@ import tensorflow as tf
 
 import trainer
 from trainer import metrics, processor
-from trainer.runs import checkpoint, predictions, run_folder
+from trainer.errors import UserError
+from trainer.runs import checkpoint, predictions, reader, run_folder
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.predictions import Predictions
 from trainer.train.loop import Loop
@@ -44,6 +46,7 @@ def finish(
     usage = resource.getrusage(resource.RUSAGE_SELF)
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     seconds = usage.ru_utime + usage.ru_stime
+    sizes = {"sizes": _sizes(run)} if run.config.min_workers and run.cluster.rank == 0 else {}
     used = np.array([usage.ru_maxrss * scale, round(1000 * seconds)], np.int64)
     return result | {
         "steps": at.step,
@@ -54,6 +57,7 @@ def finish(
         "images_per_second": round(trained / max(at.train_seconds, 1e-9), 1),
         "weights_sha256": digest,
         "workers": run.cluster.workers,
+        **sizes,
         "replicas": loop.replicas.count,
         "ranks": [
             {"peak_memory_bytes": int(peak), "cpu_seconds": int(milliseconds) / 1000}
@@ -67,6 +71,14 @@ def finish(
         },
         "processor": processor.describe(),  # of rank 0
     }
+
+
+def _sizes(run: Run) -> list[dict[str, int]]:
+    """Return how many workers trained from which step on; empty where that is not known."""
+    with contextlib.suppress(UserError):
+        found = reader.sizes(reader.attempts(run.storage), run.cluster.workers)
+        return [{"step": step, "workers": workers} for step, workers in found]
+    return []
 
 
 def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:

@@ -11,6 +11,7 @@ import pytest
 from tests.support import series
 from trainer.failure import FINAL, Failure, parse
 from trainer.gang.coordinator import Coordinator, Event, Order
+from trainer.gang.elastic import Elastic
 
 Move = tuple[Any, ...]  # what to call, and its arguments
 
@@ -30,7 +31,7 @@ class Member:
     """A supervisor and its worker; does what trainer/gang/supervisor.py does."""
 
     rank: int
-    state: str  # up, down, or done
+    state: str  # up, down, away for longer, or done
     line: Line | None = None
     met: bool = False
     told_ready: bool = False
@@ -43,8 +44,8 @@ class Member:
 class Account:
     """What must hold, by the events that a rendezvous was given and what it answered."""
 
-    def __init__(self, max_restarts: int) -> None:
-        self.max_restarts = max_restarts
+    def __init__(self, max_restarts: int, elastic: Elastic | None) -> None:
+        self.max_restarts, self.elastic, self.resizing = max_restarts, elastic, False
         self.number = self.closed = self.step = self.first_step = self.restarts_without_progress = 0
         self.at_work: set[int] = set()
         self.running = False
@@ -54,8 +55,10 @@ class Account:
         name = event["event"]
         if name == "committed":
             self.step = max(self.step, event["step"])
-        elif name == "stopping" and self.running:
+        elif name == "stopping" and self.running and rank in self.at_work:
             self.failures.append(Failure(kind="stopped", rank=rank, code=75, message=""))
+        elif name == "ended" and self._is_late(rank, event):
+            pass
         elif name == "ended" or (name == "gone" and rank in self.at_work):
             gone = Failure(kind="supervisor_lost", rank=rank, code=75, message="")
             self.failures.append(parse(event.get("failure")) or gone)
@@ -64,22 +67,42 @@ class Account:
             self.at_work.discard(rank)
             self.running = self.running and bool(self.at_work)
 
+    def _is_late(self, rank: int, event: Event) -> bool:
+        """Whether a worker has ended whose rank the others have left behind."""
+        left = self.elastic is not None and self.running and rank not in self.at_work
+        return left and event["failure"]["code"] not in FINAL
+
     def check(self, event: Event, orders: list[Order], closed: list[dict[str, Any]]) -> None:
         for line in closed:
             self._check_line(line)
         given = {order["order"] for _, order in orders}
+        if "resize" in given:
+            assert [rank for rank, _ in orders] == [0]
+            assert self.running
+            assert not self.resizing
+            self.resizing = True
+            self.failures.append(Failure(kind="resized", code=75, message=""))
         if event["event"] == "ended" and event["failure"]["code"] in FINAL:
             assert given == {"give_up"}
         elif "give_up" in given:
             assert self.restarts_without_progress == self.max_restarts + 1
         elif "start" in given:
             self.number += 1
-            assert {order["attempt"] for _, order in orders} == {self.number}
+            starts = [(rank, order) for rank, order in orders if order["order"] == "start"]
+            assert {order["attempt"] for _, order in starts} == {self.number}
             assert self.restarts_without_progress <= self.max_restarts
             assert self.closed == self.number - 1
             assert not self.at_work
             self.first_step, self.running, self.failures = self.step, True, []
-            self.at_work = {rank for rank, _ in orders}
+            self.at_work, self.resizing = {rank for rank, _ in starts}, False
+            self._check_members(starts)
+
+    def _check_members(self, starts: list[Order]) -> None:
+        [members] = {tuple(order["members"]) for _, order in starts}
+        assert members == tuple(sorted({0, *members}))
+        assert self.at_work <= {*members}
+        assert self.elastic is None or self.elastic.least <= len(members)
+        assert self.elastic is None or self.elastic.batch_size % len(members) == 0
 
     def _check_line(self, line: dict[str, Any]) -> None:
         self.closed += 1
@@ -91,6 +114,7 @@ class Account:
         assert written == (first and first.but(message="").record())
         assert len(line["others"]) == max(0, len(self.failures) - 1)
         fault = first is not None and (first.kind != "stopped" or first.consequence)
+        fault = fault and not self.resizing
         self.restarts_without_progress = (
             0 if self.step > self.first_step else self.restarts_without_progress + fault
         )
@@ -102,7 +126,14 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.max_restarts = self.random.randint(0, 12)
-        self.members = [Member(rank, "down") for rank in range(self.random.randint(1, 5))]
+        self.workers = self.random.randint(1, 5)
+        self.members = [Member(rank, "down") for rank in range(self.workers)]
+        self.elastic: Elastic | None = None
+        if self.workers > 1 and self.random.random() < 0.6:
+            least = self.random.randint(1, self.workers)
+            batch = 60 if self.workers == 5 else self.random.choice((12, 60))  # 5 cannot share 12
+            self.elastic = Elastic(least, batch, patience=10.0)
+        self.now = 0.0
         self.step = 0
         self.stored = False  # the result of the run
         self.complete = False  # all may finish
@@ -111,9 +142,10 @@ class World:
 
     def _hear(self, rank: int, event: Event) -> None:
         self.account.take(rank, event)
-        orders = self.rendezvous.handle(rank, event, 0.0)
-        if any(order["order"] == "start" for _, order in orders):
-            assert all(m.attempt is None for m in self.members), "a worker still runs"
+        orders = self.rendezvous.handle(rank, event, self.now)
+        starting = [self.members[to] for to, order in orders if order["order"] == "start"]
+        assert all(member.attempt is None for member in starting), "a worker still runs"
+        assert self.elastic or not starting or all(m.attempt is None for m in self.members)
         self._check(event, orders)
         for to, order in sorted(orders, key=lambda each: -each[0]):
             if order["order"] == "give_up":
@@ -125,7 +157,7 @@ class World:
             elif not self.wires[to].cut:
                 self.wires[to].down.append(order)
         if self.members[0].state == "done" and self.rendezvous.all_finished:
-            self.rendezvous.close(0.0)
+            self.rendezvous.close(self.now)
             self._check(event, [])
             assert self.account.closed == self.account.number
             assert not self.account.at_work
@@ -147,8 +179,8 @@ class World:
         if member.rank == 0 and self.stored:
             self.over = True  # it finds the result
         elif member.rank == 0:
-            self.rendezvous = Coordinator(len(self.members), self.max_restarts)
-            self.account = Account(self.max_restarts)
+            self.rendezvous = Coordinator(self.workers, self.max_restarts, self.elastic)
+            self.account = Account(self.max_restarts, self.elastic)
             self.inbox: deque[tuple[int, Event]] = deque()
             self.wires: dict[int, Line] = {}
             self._hear(0, {"event": "here"})
@@ -167,7 +199,7 @@ class World:
         member.met = True
         if order["order"] == "start" and member.attempt is None:
             member.attempt, member.told_ready = order["attempt"], False
-        elif order["order"] == "leave" and member.attempt == order["attempt"]:
+        elif order["order"] in ("leave", "resize") and member.attempt == order["attempt"]:
             member.leaving = True
 
     def _obey_next(self, member: Member, line: Line) -> None:
@@ -180,6 +212,14 @@ class World:
     def _lose(self, member: Member) -> None:
         member.line, member.met, member.told_ready = None, False, False
         member.leaving = member.attempt is not None
+
+    def _tick(self, seconds: float) -> None:
+        self.now += seconds
+        if self.members[0].state != "down":
+            self._hear(0, {"event": "tick"})
+
+    def _scale_up(self) -> None:
+        self.members.append(Member(len(self.members), "down"))
 
     def _stop(self, member: Member) -> None:
         member.stopping = True
@@ -248,6 +288,11 @@ class World:
     def faults(self) -> Iterator[Move]:
         """All else, for one member."""
         member = self.random.choice(self.members)
+        if self.elastic:
+            if len(self.members) < 6:
+                yield (self._scale_up,)
+            if member.rank and member.state in ("down", "away"):
+                yield setattr, member, "state", "away" if member.state == "down" else "down"
         if member.state == "up":
             yield self._exit, member, "down"  # lost with its worker
             yield self._stop, member
@@ -271,15 +316,26 @@ class World:
                 queue.pop()
 
     def together(self) -> bool:
-        """Whether one attempt runs, with all that are not done."""
-        attempts = {m.attempt for m in self.members if m.state != "done"}
-        return len(attempts) == 1 and None not in attempts
+        """Whether one attempt runs, with all that are not done or as many as can take part."""
+        there = [member for member in self.members if member.state not in ("done", "away")]
+        attempts = [member.attempt for member in there if member.attempt is not None]
+        size = len(self.elastic.members([m.rank for m in there]) if self.elastic else there)
+        return len({*attempts}) == 1 and len(attempts) == size
+
+    def is_too_small(self) -> bool:
+        """Whether too many are away."""
+        there = [member.rank for member in self.members if member.state != "away"]
+        return self.elastic is not None and not self.elastic.members(there)
 
     def live(self, moves: int, share_of_faults: float) -> None:
         """Make random moves until nothing can happen, or so many were made."""
         for _ in range(moves):
             faulty = self.random.random() < share_of_faults
             choice = list(self.faults() if faulty else self.moves())
+            resting = not (choice or share_of_faults)
+            if self.elastic and not self.over and (resting or self.random.random() < 0.1):
+                self._tick(self.random.choice((0.1, 3.0, 11.0, 11.0)[resting * 2 :]))
+                choice = list(self.moves())
             if self.over or not (choice or share_of_faults):
                 return
             if choice:
@@ -293,9 +349,11 @@ def test_a_gang_under_faults_is_sound_at_every_message_and_meets_when_they_cease
         world = World(seed)
         world.live(world.random.randint(0, 600), world.random.choice((0.01, 0.05, 0.2)))
         world.live(3000, 0.0)
-        assert world.over or world.stored or world.together(), (
+        assert world.over or world.stored or world.together() or world.is_too_small(), (
             f"seed {seed}: the gang does not meet"
         )
+        for member in world.members:
+            member.state = "down" if member.state == "away" else member.state
         world.stored = world.complete = True
         world.live(3000, 0.0)
         assert world.over, f"seed {seed}: the gang does not finish"
@@ -313,7 +371,8 @@ def orders(rendezvous: Coordinator, *events: tuple[int, str]) -> list[Order]:
 def started(max_restarts: int = 0) -> Coordinator:
     rendezvous = Coordinator(2, max_restarts)
     given = orders(rendezvous, (0, "here"), (1, "here"), (0, "ready"), (1, "ready"))
-    assert given == [(r, {"order": "start", "attempt": 1, "after": None}) for r in (0, 1)]
+    start = {"order": "start", "attempt": 1, "after": None, "members": [0, 1]}
+    assert given == [(r, start) for r in (0, 1)]
     return rendezvous
 
 
@@ -426,3 +485,108 @@ def test_a_resumed_step_is_no_progress() -> None:
     ):
         orders += coordinator.handle(0, event, 0.0)
     assert orders[-1][1]["order"] == "give_up"
+
+
+def elastic_gang(workers: int = 4, max_restarts: int = 3) -> Coordinator:
+    """A gang that trains with all of its workers."""
+    gang = Coordinator(workers, max_restarts, Elastic(least=2, batch_size=12, patience=10.0))
+    for name in ("here", "ready"):
+        for rank in range(workers):
+            given = orders(gang, (rank, name))
+    assert [order["members"] for _, order in given] == [[*range(workers)]] * workers
+    return gang
+
+
+def lose(gang: Coordinator, rank: int, of: int) -> None:
+    """Lose a supervisor; the other workers leave the attempt and are ready."""
+    orders(gang, (rank, "gone"))
+    for other in range(of):
+        if other != rank:
+            orders(gang, (other, "ended"), (other, "ready"))
+
+
+def later(gang: Coordinator, seconds: float) -> list[Order]:
+    """The orders so many seconds after the beginning, without the ones that name missing ranks."""
+    given = gang.handle(0, {"event": "tick"}, seconds)
+    return [(rank, order) for rank, order in given if order["order"] != "waiting"]
+
+
+def test_a_gang_waits_for_a_lost_rank_then_trains_without_and_grows_when_it_is_back() -> None:
+    gang = elastic_gang()
+    lose(gang, 1, of=4)
+    assert later(gang, 9.9) == []
+    started = later(gang, 10.0)
+    assert [rank for rank, _ in started] == [0, 2, 3]
+    assert all(order["members"] == [0, 2, 3] for _, order in started)
+    assert (gang.states()["ranks"][1], gang.states()["members"]) == ("missing", [0, 2, 3])
+    assert orders(gang, (1, "here")) == []
+    assert orders(gang, (1, "ready")) == [(0, {"order": "resize", "attempt": 2})]
+    assert later(gang, 11.0) == []  # it is asked once
+    for rank in (0, 2, 3):
+        grown = orders(gang, (rank, "ended"), (rank, "ready"))
+    assert [order["members"] for _, order in grown] == [[0, 1, 2, 3]] * 4
+    lost, resized = gang.closed
+    assert [each["workers"] for each in gang.closed] == [4, 3]
+    assert (lost["cause"]["kind"], resized["cause"]["kind"]) == ("supervisor_lost", "resized")
+    assert resized["cause"]["message"] == "the gang grows from 3 to 4 workers"
+
+
+def test_who_cannot_share_the_batch_waits_and_is_not_waited_for_at_the_end() -> None:
+    gang = elastic_gang(workers=6)
+    lose(gang, 1, of=6)
+    assert [rank for rank, _ in later(gang, 10.0)] == [0, 2, 3, 4]  # 12 images are no 5 shares
+    assert gang.states()["ranks"] == ["starting", "missing", *["starting"] * 3, "ready"]
+    orders(gang, *((rank, "finished") for rank in (2, 3, 4)))
+    assert not gang.all_finished
+    assert orders(gang, (0, "finished")) == []
+    assert gang.all_finished
+
+
+def test_fewer_than_the_fewest_wait() -> None:
+    gang = elastic_gang(workers=3)
+    orders(gang, (1, "gone"), (2, "gone"), (0, "ended"), (0, "ready"))
+    assert later(gang, 1e6) == []
+    assert gang.missing() == [1, 2]
+
+
+def test_a_worker_that_was_left_behind_ends_nothing_when_its_supervisor_is_back() -> None:
+    gang = elastic_gang()
+    lose(gang, 3, of=4)
+    assert [rank for rank, _ in later(gang, 10.0)] == [0, 1, 2]
+    assert orders(gang, (3, "here"), (3, "stopping")) == []
+    assert orders(gang, (3, "ended")) == []
+    assert orders(gang, (3, "ready")) == [(0, {"order": "resize", "attempt": 2})]
+    gang.close(11.0)
+    assert [line["cause"]["kind"] for line in gang.closed] == ["supervisor_lost", "resized"]
+    assert gang.closed[-1]["others"] == []
+
+
+def test_a_rank_that_the_gang_did_not_have_makes_it_larger() -> None:
+    gang = elastic_gang(workers=2)
+    for rank in (3, 2):  # the last one may come first, and then the others are waited for
+        given = orders(gang, (rank, "here"), (rank, "ready"))
+    assert given == [(0, {"order": "resize", "attempt": 1})]
+    for rank in (0, 1):
+        given = orders(gang, (rank, "ended"), (rank, "ready"))
+    assert [order["members"] for _, order in given] == [[0, 1, 2, 3]] * 4
+
+
+def test_growing_is_no_restart_without_progress() -> None:
+    gang = elastic_gang(workers=2, max_restarts=0)
+    for rank in (2, 3):
+        assert [order["order"] for _, order in orders(gang, (rank, "here"), (rank, "ready"))] == [
+            "resize"
+        ]
+        for other in range(rank):
+            given = orders(gang, (other, "ended"), (other, "ready"))
+        assert {order["order"] for _, order in given} == {"start"}
+
+
+def test_nobody_who_waits_for_its_turn_is_told_that_ranks_are_missing() -> None:
+    gang = elastic_gang()
+    orders(gang, (3, "gone"), *((rank, "ended") for rank in range(3)))
+    told = [gang.handle(rank, {"event": "ready"}, 0.0) for rank in range(3)]
+    told.append(gang.handle(0, {"event": "tick"}, 10.0))
+    told.append(gang.handle(3, {"event": "here"}, 11.0))
+    waiting = [order for given in told for _, order in given if order["order"] == "waiting"]
+    assert [order["missing"] for order in waiting] == [[]] * len(waiting)

@@ -136,6 +136,20 @@ def test_a_rank_that_is_not_of_the_gang_is_refused(
     assert leader.heard.empty()
 
 
+def test_a_gang_that_may_grow_takes_ranks_beyond_its_own(port: int) -> None:
+    heard: SimpleQueue[tuple[int, Event]] = SimpleQueue()
+    host = Host(("127.0.0.1", port), 2, KEY, lambda *what: heard.put(what), may_grow=True)
+    for rank, workers in ((1023, 1024), (1, 2)):
+        with contextlib.closing(Caller(port, rank=rank, workers=workers)):
+            assert heard.get(timeout=LIMIT) == (rank, {"event": "here"})
+        assert heard.get(timeout=LIMIT) == (rank, {"event": "gone"})
+    for rank in (0, 1024):
+        with contextlib.closing(Caller(port, rank=rank, workers=1025)) as caller:
+            why = f"rank {rank} of 1025 workers called a gang of 2"
+            assert caller.order() == {"refused": why}
+    host.close()
+
+
 def test_a_rank_has_one_supervisor_at_a_time(leader: Leader, port: int) -> None:
     with contextlib.closing(Caller(port)) as first:
         assert first.order() == {"order": "waiting", "missing": [2]}
@@ -394,14 +408,27 @@ def test_a_defect_of_the_hosts_thread_is_told_and_its_members_hear_of_it(port: i
     host.close()
 
 
+START = {
+    "order": "start",
+    "attempt": 1,
+    "after": None,
+    "members": [0, 3, 5],
+    "addresses": ["a:1"] * 3,
+}
+
+
 @pytest.mark.parametrize(
     "order",
     [
-        {"order": "waiting", "missing": [3]},
+        {"order": "waiting", "missing": [1024]},
         {"order": "waiting", "missing": [-1]},
         {"order": "waiting", "missing": [True]},
-        {"order": "start", "attempt": 1, "after": None, "addresses": ["a:1", "b:1"]},
-        {"order": "start", "attempt": 1, "after": 7, "addresses": ["a:1"] * 3},
+        {"order": "start", "attempt": 1, "after": None, "addresses": ["a:1"] * 3},
+        {**START, "addresses": ["a:1", "b:1"]},
+        {**START, "after": 7},
+        {**START, "members": [0, 1, 2]},
+        {**START, "members": [0, 3, 1024]},
+        {**START, "members": [0, 3, "1"]},
         {"order": "leave"},
         {"order": "give_up", "cause": {}, "restarts": 1},
         {"order": "connected"},
@@ -409,6 +436,8 @@ def test_a_defect_of_the_hosts_thread_is_told_and_its_members_hear_of_it(port: i
 )
 def test_an_order_that_cannot_be_obeyed_is_none(order: Event) -> None:
     assert not is_order(order, 3)
+    assert is_order(START, 3)
+    assert not is_order(START, 1)
 
 
 @pytest.fixture
@@ -485,7 +514,7 @@ def test_a_link_hears_of_silence_and_connects_again(
         assert [told.get(timeout=LIMIT)["order"] for _ in "ab"] == ["connected", "waiting"]
         leader.hear(0, {"event": "ready"})
         link.send({"event": "ready"})
-        start = {"order": "start", "attempt": 1, "after": None, "addresses": ["a:1"] * 2}
+        start = {**START, "members": [0, 1], "addresses": ["a:1"] * 2}
         assert told.get(timeout=LIMIT) == start
         leader.host.close()
         assert told.get(timeout=LIMIT) == {"order": "lost"}

@@ -49,6 +49,12 @@ def put_ranks(storage: Storage, *states: str, **others: Any) -> None:
         (["training", "training"], {}, ("training", "")),
         (["training", "finished"], {}, ("training", "")),
         (
+            ["training", "missing", "training"],
+            {"members": [0, 2]},
+            ("training", "with 2 of 3 workers"),
+        ),
+        (["starting", "missing", "training"], {"members": [0, 2]}, ("starting", "")),
+        (
             ["leaving", "loading"],
             {"cause": KILLED},
             ("restarting", "rank 1: was killed by signal 9"),

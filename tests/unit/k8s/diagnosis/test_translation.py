@@ -22,6 +22,7 @@ from trainer.failure import Failure
 from trainer.gang import found_failures as gangs
 from trainer.gang import worker
 from trainer.gang.coordinator import Coordinator
+from trainer.gang.elastic import Elastic
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TABLE = str.maketrans(
@@ -73,9 +74,12 @@ def of_the_rendezvous() -> Iterator[Failure]:
             rendezvous.handle(1, {"event": name}, 0.0)
         rendezvous.close(0.0)
         [line] = rendezvous.closed
-        found = failure.parse(line["cause"])
-        assert found
-        yield found
+        yield failure.Failure(**line["cause"])
+    growing = Coordinator(2, 0, Elastic(least=1, batch_size=2, patience=0.0))
+    for rank, name in ((0, "here"), (0, "ready"), (1, "here"), (1, "ready")):
+        growing.handle(rank, {"event": name}, 0.0)
+    growing.close(0.0)
+    yield failure.Failure(**growing.closed[0]["cause"])
 
 
 def failures(rank: int) -> list[Failure]:

@@ -1,0 +1,92 @@
+"""``scale``: change the number of a run's workers while it trains."""
+
+import argparse
+import json
+from typing import Any
+
+from k8s import manifest, run_file
+from k8s.client.cluster import Cluster
+from k8s.client.refusals import InvalidError
+from k8s.commands import observe, target
+from k8s.diagnosis import run_phase
+from k8s.run_file import RunSpec
+from trainer import schedule
+from trainer.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = (
+        "Change the number of a run's workers while it trains, on the same batches. Its run file "
+        "must set train.min_workers."
+    )
+    target.add_run(parser)
+    parser.add_argument(
+        "--workers", type=int, metavar="N", required=True, help="Have N workers from now on."
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Give the run's Job another number of pods.
+
+    Raises:
+        ConfigError: there is no such run, or it cannot have this size.
+    """
+    cluster, name, _ = target.find(options)
+    job = target.job(cluster, name)
+    check(cluster, job, options.workers)
+    before, after = run_phase.workers(job), options.workers
+    if run_phase.phase(job, observe.pods(cluster, job)) in run_phase.OVER:
+        target.say(f"{name}: has finished; there is nothing to scale")
+    elif before == after:
+        target.say(f"{name}: has {after} workers already")
+    else:
+        resize(cluster, name, after)
+        target.say(
+            f"{name}: goes from {before} to {after} workers after a chunk of steps; next: "
+            f"python -m k8s status {name}{cluster.flags}"
+        )
+
+
+def resize(cluster: Cluster, name: str, workers: int) -> None:
+    """Have a run's Job keep so many pods.
+
+    Raises:
+        ConfigError: the API server is older than Kubernetes 1.31.
+    """
+    try:
+        cluster.patch("Job", name, {"spec": {"completions": workers, "parallelism": workers}})
+    except InvalidError as error:
+        raise ConfigError(
+            f"{name}: {error}; before Kubernetes 1.31 a Job keeps its size: cancel, delete and "
+            "submit it with other workers, and it resumes from its last checkpoint"
+        ) from None
+
+
+def check(cluster: Cluster, job: dict[str, Any], workers: int) -> RunSpec:
+    """Return a run's file with so many workers.
+
+    Raises:
+        ConfigError: the run cannot have them.
+    """
+    name, metadata = job["metadata"]["name"], job["metadata"]
+    try:
+        values = json.loads((metadata.get("annotations") or {})[manifest.RUN_FILE])
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name}: was not submitted from a run file; it keeps its size") from None
+    old = run_file.parse(values, name)
+    resubmit = f"python -m k8s delete {name}{cluster.flags}, then submit it with"
+    if not old.config.min_workers:
+        raise ConfigError(
+            f"{name}: train.min_workers is not set, so its size is fixed; {resubmit} it, and it "
+            "resumes from its last checkpoint"
+        )
+    if manifest.QUEUE in (metadata.get("labels") or {}):
+        raise ConfigError(
+            f"{name}: its queue has admitted it with so many pods as it has; {resubmit} other "
+            "workers, and it resumes from its last checkpoint"
+        )
+    spec = run_file.parse({**values, "workers": workers}, name)
+    batch = spec.config.batch_size
+    schedule.check_batch(batch, batch, workers * max(1, spec.resources.gpus))
+    return spec
