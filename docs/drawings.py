@@ -173,7 +173,7 @@ def fault(moments: list[Moment]) -> str:
         return LEFT + (seconds + 0.12 * end) * scale
 
     bar, text = _bar, _text
-    training, gone, waking, saving = "series-1", "mark", "axis", "series-2"
+    training, gone, waking, saving = "series-1", "grid", "series-3", "series-4"
     drawn = [text(4, lane + 20, f"rank {rank}") for rank, lane in enumerate(LANES)]
     drawn += [bar(LEFT, x(0 if rank else noticed), LANES[rank], training) for rank in (0, 1)]
     drawn += [bar(x(noticed), x(saved), LANES[0], saving)]
