@@ -41,7 +41,7 @@ run: $(VENV)/trainer  ## Put data into STORE and train PRESET there with WORKERS
 presets: $(VENV)/trainer  ## Train every preset and write docs/presets.md (20 minutes)
 	@$(BIN)/python -m benchmarks.presets --data '$(DATA)' $(ARGS)
 
-bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure speed beside Keras and PyTorch (2 hours, 6.4 GB)
+bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure speed beside Keras, PyTorch and JAX (2 hours, 7 GB)
 	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
 chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the weights (10 minutes)
@@ -199,12 +199,12 @@ $(VENV)/azurite/node_modules $(VENV)/axe/node_modules: $(VENV)/%/node_modules: \
 	@npm ci --prefix $(@D) --ignore-scripts --silent && touch $@ \
 		|| echo 'no $*: tests that need it will be skipped' >&2
 
-# PyTorch stays out of the product's environment; if it cannot be installed, benchmarks run without it.
+# Peers stay out of the product's environment; if they cannot be installed, benchmarks run without them.
 $(BENCH)/stamp: requirements/bench.txt
-	@echo 'installing PyTorch into $(BENCH), once'
+	@echo 'installing PyTorch and JAX into $(BENCH), once'
 	@$(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install -qq --disable-pip-version-check -r $< \
-		&& touch $@ || echo 'no PyTorch: its columns will say "not installed"' >&2
+		&& touch $@ || echo 'no PyTorch and JAX: their columns will say "not installed"' >&2
 
 .PHONY: run presets bench chaos report predict export watch tensorboard compare sweep \
 	doctor submit status logs result cancel delete list kind-up kind-down image publish docker-run \

@@ -250,18 +250,18 @@ def trainer(*arguments: str) -> list[str]:
 
 
 @functools.cache
-def pytorch_version() -> str | None:
-    """Return the version of PyTorch beside us, or None: see requirements/bench.txt."""
-    code = "from importlib import metadata; print(metadata.version('torch'))"
+def peer_version(package: str) -> str | None:
+    """Return the version of a package for peers, or None: see requirements/bench.txt."""
+    code = f"from importlib import metadata; print(metadata.version('{package}'))"
     with contextlib.suppress(OSError):
         asked = subprocess.run([_bench_python(), "-c", code], capture_output=True, text=True)
         return asked.stdout.strip() or None
     return None
 
 
-def pytorch() -> str | None:
-    """Return the interpreter that has PyTorch, or None where it is not installed."""
-    return _bench_python() if pytorch_version() else None
+def peer_python(package: str) -> str | None:
+    """Return the interpreter that has a peer's package, or None where it is not installed."""
+    return _bench_python() if peer_version(package) else None
 
 
 def _bench_python() -> str:
@@ -289,7 +289,8 @@ def machine() -> str:
     for package in ("tensorflow-cpu", "tensorflow", "keras", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{package} {metadata.version(package)}")
-    versions.append(f"PyTorch {pytorch_version() or ABSENT}")
+    for peer, package in (("PyTorch", "torch"), ("JAX", "jax")):
+        versions.append(f"{peer} {peer_version(package) or ABSENT}")
     return (
         f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB; "
         f"{platform.system()} {platform.release().partition('-')[0]}; {', '.join(versions)}; "

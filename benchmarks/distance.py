@@ -57,7 +57,7 @@ def main() -> None:
 def commands() -> dict[str, list[str]]:
     """Return how a rank of each kind is started."""
     found = {kind: [sys.executable, "-m", "benchmarks.allreduce", kind] for kind in NAMES}
-    if python := common.pytorch():
+    if python := common.peer_python("torch"):
         found["torch"][0] = python
     else:
         del found["torch"]

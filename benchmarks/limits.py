@@ -92,7 +92,7 @@ def collectives(chosen: argparse.Namespace) -> list[list[str]]:
     rows = []
     repeats = 20 if chosen.quick else 300
     commands = {kind: [sys.executable, "-m", "benchmarks.allreduce", kind] for kind in NAMES}
-    if python := common.pytorch():
+    if python := common.peer_python("torch"):
         commands["torch"][0] = python
     else:
         del commands["torch"]

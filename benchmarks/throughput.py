@@ -1,4 +1,4 @@
-"""Images per second in one process: our loop, Keras ``fit`` and a plain PyTorch loop.
+"""Images per second in one process: our loop, Keras ``fit``, and loops in PyTorch and JAX.
 
     python -m benchmarks.throughput --data URI [--only PRESET ...]
 
@@ -29,8 +29,11 @@ ROWS = (*PRESETS, WARPED)
 SECONDS = 2.0  # of one turn of one side
 # One learning rate on all sides: peers' loops would need a schedule of their own.
 SAME = {"schedule": "constant", "learning_rate": 1e-3}
-HEAD = ("preset", "batch", "trainyard", "fit", "best fit", "PyTorch", "best PyTorch")
-TIMES = ("times fit", "times best fit", "times PyTorch", "times best PyTorch")
+# Each peer has its plain loop, and the best of what was tried, in columns of their own.
+PEERS = {"keras": "fit", "torch": "PyTorch", "jax": "JAX"}
+COLUMNS = [name for peer in PEERS.values() for name in (peer, f"best {peer}")]
+HEAD = ("preset", "batch", "trainyard", *COLUMNS)
+TIMES = tuple(f"times {name}" for name in COLUMNS)
 
 
 @dataclass
@@ -79,11 +82,13 @@ def main() -> None:
         "`fit` is Keras's, on arrays in memory, without metrics; best fit has the fastest "
         "`steps_per_execution`. PyTorch is the plain loop over a permutation of tensors of floats "
         "scaled in advance; best PyTorch has the fastest choice of a fused optimizer, one thread "
-        "instead of all, and, for convolutions, channels-last. All sides have their memory in huge "
+        "instead of all, torch.compile, and, for convolutions, channels-last. JAX is the loop of "
+        "Flax's MNIST example, one jitted call a step; best JAX may be one `lax.scan` over 500 "
+        "steps, with the images on the device. All sides have their memory in huge "
         "pages; the plain variants were also tried without. `cnn-best` trains without its random "
-        f"warps on all sides, because PyTorch does not have them; the row `{WARPED}` has them. The "
-        "benchmark checks that all sides have the same number of trainable parameters, and that "
-        "the loss of each falls to less than half."
+        f"warps on all sides, because PyTorch and JAX do not have them; the row `{WARPED}` has "
+        "them. The benchmark checks that all sides have the same number of trainable parameters, "
+        "and that the loss of each falls to less than half."
     )
     body = "\n\n".join([table((*HEAD, *TIMES), rows), explanation, "\n".join(notes)])
     common.publish(chosen, "Throughput", about, body)
@@ -106,13 +111,13 @@ def measure(name: str, chosen: Any) -> tuple[list[str], str]:
     if chosen.quick:
         settings |= {"chunk_steps": 4, "validation": 55_000}
     config = presets.configure({}, settings)
-    with sides(settings, chosen.data, with_torch=name != WARPED) as found:
+    with sides(settings, chosen.data, with_others=name != WARPED) as found:
         before, variants = check_sides(name, found)
         make = partial(calibrated, batch=config.batch_size, seconds=seconds)
         ours = make(found["ours"], "")
         contenders: dict[str, Contender] = {"trainyard": ours}
         best = []
-        for kind, label in (("keras", "fit"), ("torch", "PyTorch")):
+        for kind, label in PEERS.items():
             if kind not in found:
                 continue
             plain = make(found[kind], variants[kind][0])
@@ -137,9 +142,10 @@ def measure(name: str, chosen: Any) -> tuple[list[str], str]:
 def cells(rates: dict[str, list[float]], missing: str) -> list[str]:
     """Return the rates of all sides and our ratios to the peers'."""
     ours = rates["trainyard"]
-    speeds = [Spread.of(rates[k]).text() if k in rates else missing for k in HEAD[2:]]
-    peers = HEAD[3:]
-    times = [ratios(ours, rates[k]).text(".2f") if k in rates else missing for k in peers]
+    speeds = [
+        Spread.of(rates[k]).text() if k in rates else missing for k in ("trainyard", *COLUMNS)
+    ]
+    times = [ratios(ours, rates[k]).text(".2f") if k in rates else missing for k in COLUMNS]
     return speeds + times
 
 
@@ -165,13 +171,12 @@ def check_sides(name: str, found: dict[str, Side]) -> tuple[dict[str, float], di
 
 
 @contextmanager
-def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[dict[str, Side]]:
-    """Start the sides' processes; PyTorch's where it is installed and wanted.
+def sides(settings: dict[str, Any], data: str, *, with_others: bool) -> Iterator[dict[str, Side]]:
+    """Start the sides' processes; those of PyTorch and JAX where these are installed and wanted.
 
     Of each peer there is one as it comes and one with memory in huge pages, which a worker of ours
     has.
     """
-    python = common.pytorch() if with_torch else None
     with ExitStack() as stack:
         commands: dict[str, list[str]] = {
             kind: [
@@ -180,9 +185,10 @@ def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[
             ]
             for kind in ("ours", "keras")
         }
-        if python:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            commands["torch"] = torch_command(python, settings, data, folder)
+        for kind in ("torch", "jax") if with_others else ():
+            if python := common.peer_python(kind):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                commands[kind] = peer_command(python, kind, settings, data, folder)
         huge = process.huge_pages(os.environ)
         made = {"ours": stack.enter_context(Side(commands.pop("ours"), env=huge))}
         for kind, command in commands.items():
@@ -191,11 +197,13 @@ def sides(settings: dict[str, Any], data: str, *, with_torch: bool) -> Iterator[
         yield made
 
 
-def torch_command(python: str, settings: dict[str, Any], data: str, folder: Path) -> list[str]:
-    """Return the command of a side in PyTorch, whose data are put into a folder."""
+def peer_command(
+    python: str, kind: str, settings: dict[str, Any], data: str, folder: Path
+) -> list[str]:
+    """Return the command of a side in ``torch`` or ``jax``, whose data are put into a folder."""
     config = presets.configure({}, settings)
     path = arrays.save(data, config.validation, folder)
-    return [python, "-m", "benchmarks.torch_side", json.dumps(config.model_dump()), path]
+    return [python, "-m", f"benchmarks.{kind}_side", json.dumps(config.model_dump()), path]
 
 
 if __name__ == "__main__":

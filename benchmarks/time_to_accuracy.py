@@ -67,7 +67,7 @@ def main() -> None:
         if not chosen.quick:
             authors.append(run(chosen.data, seed, 0.0, *AUTHORS))
         for kind, found in peers.items():
-            if seed == 1 and (kind == "keras" or common.pytorch()):
+            if seed == 1 and (kind == "keras" or common.peer_python("torch")):
                 found.append(peer(kind, seed, targets, chosen))
                 print(f"{kind} seed {seed}: {found[-1]}", file=sys.stderr, flush=True)
         publish(chosen, seed, targets, ours, peers, authors)
@@ -190,7 +190,7 @@ def example_command(kind: str, seed: int, data: str, folder: Path) -> list[str]:
     """Return the command of an example; see keras_example.py and torch_example.py."""
     if kind == "keras":
         return [sys.executable, "-m", "benchmarks.keras_example", str(seed), data]
-    python = common.pytorch()
+    python = common.peer_python("torch")
     assert python
     return [python, "-m", "benchmarks.torch_example", str(seed), arrays.save(data, 0, folder)]
 

@@ -10,12 +10,13 @@ tensorflow_side.py.
 
 The loop is the plain one: images are tensors of floats, scaled ahead, from which a permutation
 takes the batch; no DataLoader, no metrics. Variants change one thing or more that a user finds in
-the documentation.
+the documentation; torch.compile is tried where there is a C++ compiler.
 """
 
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -122,6 +123,8 @@ class Variant:
         self._labels = labels
         self._batch = settings["batch_size"]
         self._optimizer = _optimizer(settings, self.model, fused="fused" in name)
+        if "compiled" in name:
+            self.model = torch.compile(self.model)
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
         self._batches = self._rows()
 
@@ -177,7 +180,10 @@ def _optimizer(settings: dict[str, Any], trained: nn.Module, *, fused: bool) -> 
 def variants(preset: str) -> list[str]:
     """Return the plain loop and all that may be faster."""
     options = ["fused optimizer", "1 thread"] + ["channels-last"] * ("cnn" in preset)
-    chosen = (c for size in range(1, 4) for c in itertools.combinations(options, size))
+    chosen = [c for size in range(1, 4) for c in itertools.combinations(options, size)]
+    if shutil.which("g++"):
+        options.remove("1 thread")
+        chosen += [("compiled",), ("compiled", *options)]
     return [PLAIN, *(", ".join(each) for each in chosen)]
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import ABSENT, Side, Spread, ratios, table, take_turns
-from benchmarks.throughput import settings_of, torch_command
+from benchmarks.throughput import peer_command, settings_of
 from trainer.cluster_spec import environment
 from trainer.gang import process
 
@@ -160,7 +160,7 @@ def rate(metrics: str, batch: int) -> float:
 @contextmanager
 def peers(case: Case, data: str) -> Iterator[list[Side]]:
     """Start the two processes of DDP; none where PyTorch is not installed."""
-    python = common.pytorch()
+    python = common.peer_python("torch")
     if not python:
         yield []
         return
@@ -168,7 +168,7 @@ def peers(case: Case, data: str) -> Iterator[list[Side]]:
     port = common.free_ports(1)
     gang: list[Side] = []
     with tempfile.TemporaryDirectory() as folder:
-        command = torch_command(python, settings, data, Path(folder))
+        command = peer_command(python, "torch", settings, data, Path(folder))
         for rank in range(2):
             env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
             env |= process.huge_pages(os.environ)

@@ -124,22 +124,23 @@ def test_an_environment_of_ours_makes_nobody_a_member_of_a_gang(
     assert {k for k in found if k.startswith(("JOB_", "TRAINYARD"))} == {"TRAINYARD_PORT"}
 
 
-def test_pytorch_is_absent_where_its_interpreter_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_are_absent_where_their_interpreter_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_PYTHON", "/nowhere/python")
-    common.pytorch_version.cache_clear()
-    assert common.pytorch() is None
-    assert f"PyTorch {common.ABSENT}" in common.machine()
-    common.pytorch_version.cache_clear()
+    common.peer_version.cache_clear()
+    assert common.peer_python("torch") is None is common.peer_python("jax")
+    assert f"PyTorch {common.ABSENT}, JAX {common.ABSENT}" in common.machine()
+    common.peer_version.cache_clear()
 
 
 def test_absent_peers_leave_their_columns_to_say_so() -> None:
     rates = {"trainyard": [300.0], "fit": [100.0], "best fit": [150.0]}
     found = throughput.cells(rates, common.ABSENT)
     assert len(found) == len(throughput.HEAD) + len(throughput.TIMES) - 2
-    assert [text.split()[0] for text in found[:3] + found[5:7]] == [
-        "300", "100", "150", "3.00", "2.00",
-    ]  # fmt: skip
-    assert found[3:5] == found[7:] == [common.ABSENT] * 2
+    rest = len(throughput.COLUMNS) - 2
+    speeds, times = found[: 3 + rest], found[3 + rest :]
+    assert [text.split()[0] for text in speeds[:3]] == ["300", "100", "150"]
+    assert [text.split()[0] for text in times[:2]] == ["3.00", "2.00"]
+    assert speeds[3:] == times[2:] == [common.ABSENT] * rest
 
 
 def test_a_rate_leaves_out_the_first_chunk_and_validations() -> None:
