@@ -1,11 +1,13 @@
 """A side: one of several processes that add up vectors, by the means that the arguments name.
 
-    python -m benchmarks.allreduce ours|tensorflow|torch|sockets|"round trip" RANK PORT [HOST ...]
+    python -m benchmarks.allreduce ours|tensorflow|torch|"round trip" RANK PORT [HOST ...]
+    mpiexec -n N python -m benchmarks.allreduce mpi
 
-Without hosts these are two on the loopback interface; ``sockets`` and ``round trip`` always are.
+Without hosts these are two on the loopback interface; ``round trip`` always is. ``mpi`` is all
+processes as one side: rank 0 takes the requests.
 
-``torch`` runs where nothing of the trainer is installed, so each imports what it needs itself.
-Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
+``torch`` and ``mpi`` run where nothing of the trainer is installed, so each imports what it needs
+itself. Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
 """
 
 import contextlib
@@ -13,7 +15,6 @@ import functools
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,18 +96,31 @@ def torch(rank: int, port: int, hosts: Sequence[str]) -> Sums:
     return sums
 
 
-def sockets(rank: int, port: int, hosts: Sequence[str]) -> Sums:
-    """Return what moves the bytes of a sum: half the vector each way, twice."""
-    del hosts
-    there = connected(rank, port)
+def serve_mpi() -> None:
+    """Be one of the processes that mpiexec has started: rank 0 answers, the others sum with it."""
+    import numpy as np
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
 
     def sums(floats: int, repeats: int) -> None:
-        half = bytearray(max(1, floats * 4 // 2))
-        into = bytearray(len(half))
-        for _ in range(2 * repeats):
-            exchange(there, half, into)
+        values, found = np.ones(floats, np.float32), np.empty(floats, np.float32)
+        for _ in range(repeats):
+            world.Allreduce(values, found)
+            np.divide(found, world.size, values)
 
-    return sums
+    def work(floats: int, repeats: int) -> Answer:
+        world.bcast((floats, repeats))
+        began = time.perf_counter()
+        sums(floats, repeats)
+        return {"seconds": time.perf_counter() - began}
+
+    if world.rank == 0:
+        serve(work)
+        world.bcast(None)
+        return
+    while request := world.bcast(None):
+        sums(*request)
 
 
 def round_trip(rank: int, port: int, hosts: Sequence[str]) -> Sums:
@@ -171,32 +185,19 @@ def _called(host: str, port: int) -> socket.socket:
             time.sleep(0.05)
 
 
-def exchange(there: socket.socket, ours: bytearray, theirs: bytearray) -> None:
-    """Send and receive at once: the kernel's buffers need not hold either."""
-    thread = None
-    if len(ours) > 2**17:  # less than the kernel's buffers hold
-        thread = threading.Thread(target=there.sendall, args=(ours,))
-        thread.start()
-    else:
-        there.sendall(ours)
-    view = memoryview(theirs)
-    while view:
-        view = view[there.recv_into(view) :]
-    if thread:
-        thread.join()
-
-
 KINDS: dict[str, Callable[[int, int, Sequence[str]], Sums]] = {
     "ours": ours,
     "tensorflow": tensorflow,
     "torch": torch,
-    "sockets": sockets,
     "round trip": round_trip,
 }
 
 
 def main() -> None:
     """Be one of them."""
+    if sys.argv[1:] == ["mpi"]:
+        serve_mpi()
+        return
     kind, rank, port, *hosts = sys.argv[1:]
     make = functools.cache(lambda: KINDS[kind](int(rank), int(port), hosts or [LOOPBACK] * 2))
 

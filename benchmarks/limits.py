@@ -4,7 +4,7 @@
 
 In a process for each preset: seconds of a step's matrix products and convolutions, each alone and
 of the step's shapes, over the seconds of the step. Between two: the all-reduce of a gradient
-against bare sockets that carry the same bytes, and against the loopback's round trip.
+against MPICH's, which is written in C, and against the loopback's round trip.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from benchmarks import common
 from benchmarks.allreduce import FLOATS
@@ -37,7 +38,7 @@ def main() -> None:
         chosen.only = chosen.only[:1]
     rows = [arithmetic(name, chosen) for name in chosen.only]
     head = ["preset", "batch", "GFLOP a step", "ms a step", "GFLOP/s", "ms bare", "GFLOP/s bare"]
-    lines = ["gradient", "KiB", *(f"{name}, ms" for name in NAMES.values()), "sockets over ours"]
+    lines = ["gradient", "KiB", *(f"{name}, ms" for name in NAMES.values()), "MPI by TCP over ours"]
     about = (
         "A step beside its matrix products and convolutions alone: median (least to greatest) of "
         f"{chosen.rounds} turns of each."
@@ -51,8 +52,8 @@ def main() -> None:
         "and update. If XLA compiles the step, its products can be faster than the bare ones.",
         "Summing a vector of a gradient's size over two processes on the loopback interface:",
         table(lines, collectives(chosen)),
-        "Bare sockets carry what a sum over two processes needs, half of the vector each way and "
-        "the other half back, without adding anything.",
+        "MPI is MPICH, called from Python (mpi4py), by TCP on the loopback interface as ours, and "
+        "through shared memory, which only processes on one machine have.",
     ]
     common.publish(chosen, "Limits", about, "\n\n".join(body))
 
@@ -82,8 +83,13 @@ NAMES = {
     "ours": "ours",
     "tensorflow": "TensorFlow",
     "torch": "PyTorch gloo",
-    "sockets": "bare sockets",
+    "mpi tcp": "MPI by TCP",
+    "mpi shared": "MPI, shared memory",
     "round trip": "round trip of a byte",
+}
+MPI_ENV = {
+    "mpi tcp": ["MPIR_CVAR_NOLOCAL=1", "UCX_TLS=tcp,self"],
+    "mpi shared": ["UCX_TLS=posix,sysv,self"],
 }
 
 
@@ -91,11 +97,16 @@ def collectives(chosen: argparse.Namespace) -> list[list[str]]:
     """Return a line for each size of a gradient."""
     rows = []
     repeats = 20 if chosen.quick else 300
-    commands = {kind: [sys.executable, "-m", "benchmarks.allreduce", kind] for kind in NAMES}
+    commands = {
+        kind: [sys.executable, "-m", "benchmarks.allreduce", kind]
+        for kind in ("ours", "tensorflow", "round trip")
+    }
     if python := common.peer_python("torch"):
-        commands["torch"][0] = python
-    else:
-        del commands["torch"]
+        commands["torch"] = [python, "-m", "benchmarks.allreduce", "torch"]
+    if python := common.peer_python("mpi4py"):
+        program = [str(Path(python).parent / "mpiexec"), "-n", "2"]
+        for kind, env in MPI_ENV.items():
+            commands[kind] = ["env", *env, *program, python, "-m", "benchmarks.allreduce", "mpi"]
     sizes = dict(list(FLOATS.items())[: 1 if chosen.quick else None])
     for name, floats in sizes.items():
         work: dict[str, Callable[[], float]] = {}
@@ -108,7 +119,8 @@ def collectives(chosen: argparse.Namespace) -> list[list[str]]:
         for kind in NAMES:
             found_times = [t * 1e3 for t in times.get(kind, [])]
             row.append(Spread.of(found_times).text(".2f") if found_times else ABSENT)
-        rows.append([*row, ratios(times["sockets"], times["ours"]).text(".0%")])
+        mpi = times.get("mpi tcp")
+        rows.append([*row, ratios(mpi, times["ours"]).text(".0%") if mpi else ABSENT])
     return rows
 
 
@@ -118,8 +130,11 @@ def gangs(commands: dict[str, list[str]]) -> Iterator[dict[str, list[Side]]]:
     made: dict[str, list[Side]] = {}
     try:
         for kind, command in commands.items():
-            port = str(common.free_ports(2))
-            made[kind] = [Side([*command, str(rank), port]) for rank in range(2)]
+            if kind in MPI_ENV:
+                made[kind] = [Side(command)]
+            else:
+                port = str(common.free_ports(2))
+                made[kind] = [Side([*command, str(rank), port]) for rank in range(2)]
             for side in made[kind]:  # joined before the next looks for free ports
                 side.send(floats=1, repeats=1)
             for side in made[kind]:
