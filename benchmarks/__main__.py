@@ -12,6 +12,7 @@ NAMES = (
     "time_to_accuracy",
     "workers",
     "safeties",
+    "checkpoints",
     "startup",
     "limits",
     "distance",

@@ -11,6 +11,7 @@ from tests.support.controller import Controller
 from tests.support.stores import Server, Stores
 from tests.support.verbs import write
 from trainer.data import sources
+from trainer.storage import probe
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         monkeypatch.setattr(follow, "LOOK", 0.02)
         monkeypatch.setattr(follow, "CAUSE_LOOK", 0.02)
         monkeypatch.setattr(submit, "PAUSE", 0.02)
+        # tests/unit/storage tries stores with as much as a client sends in parts.
+        monkeypatch.setattr(probe, "_LARGE", 1000)
         yield server
 
 
