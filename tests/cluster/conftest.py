@@ -2,8 +2,8 @@
 
 Needs KUBECONFIG with the rights of an administrator, TRAINYARD_E2E_IMAGE with an image that the
 nodes have or can pull, and an address of this machine that pods reach: TRAINYARD_E2E_HOST, by
-default that of this machine's host name. TRAINYARD_E2E_RECORD names a folder that takes the
-objects of each diagnosis.
+default that of this machine's host name. TRAINYARD_E2E_CPU is what a worker asks for, by default
+900m. TRAINYARD_E2E_RECORD names a folder that takes the objects of each diagnosis.
 """
 
 import os

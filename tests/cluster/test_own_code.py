@@ -10,6 +10,7 @@ import yaml
 from tests.support.clusters import (
     IMAGE,
     OWN,
+    RESOURCES,
     ROOT,
     Space,
     figure,
@@ -34,7 +35,8 @@ def run_file(space: Space, folder: Path, **changes: Any) -> str:
         "image": IMAGE,
         "data": "gs://bucket/mnist",
         "run": f"gs://bucket/{space.name}/{{name}}",
-        "resources": {"cpu": "900m", "memory": "2Gi"},
+        "resources": RESOURCES,
+        "service_account": None,  # of a cluster where it has rights in a bucket
         "storage_endpoint": space.store,
         "train": OWN,
     }

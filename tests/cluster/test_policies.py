@@ -67,6 +67,40 @@ def guarded(space: Space) -> Iterator[Space]:
         kubectl("delete", "-f", "-", "--ignore-not-found", stdin=items)
 
 
+@pytest.fixture
+def given(space: Space) -> Iterator[Space]:
+    """A namespace that gives pods a user, as OpenShift's restricted-v2 does, and takes no other."""
+    group = "admissionregistration.k8s.io/v1"
+    metadata = {"name": f"{space.name}-give"}
+    context = "Object.spec.securityContext{runAsUser: 1000650000, fsGroup: 1000650000}"
+    patch = f"Object{{spec: Object.spec{{securityContext: {context}}}}}"
+    here = {"matchLabels": {"kubernetes.io/metadata.name": space.name}}
+    spec = {
+        "matchConstraints": {"resourceRules": [PODS]},
+        "reinvocationPolicy": "Never",
+        "matchConditions": [
+            {"name": "no-user", "expression": "!has(object.spec.securityContext.runAsUser)"}
+        ],
+        "mutations": [
+            {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": patch}}
+        ],
+    }
+    binding = {"policyName": metadata["name"], "matchResources": {"namespaceSelector": here}}
+    kind = "MutatingAdmissionPolicy"
+    items = yaml.safe_dump_all(
+        [
+            {"apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec},
+            {"apiVersion": group, "kind": f"{kind}Binding", "metadata": metadata, "spec": binding},
+            *policy("users", space.name),
+        ]
+    )
+    kubectl("apply", "-f", "-", stdin=items)
+    try:
+        yield space
+    finally:
+        kubectl("delete", "-f", "-", "--ignore-not-found", stdin=items)
+
+
 def said(space: Space, path: str) -> list[dict[str, str]]:
     return list(json.loads(space.k8s("doctor", path, "-o", "json").out))
 
@@ -78,7 +112,7 @@ def failed(space: Space, path: str) -> str:
 def test_two_lines_more_train_where_users_are_given_and_a_label_is_demanded(
     guarded: Space,
 ) -> None:
-    plain = {"train": TRAIN, "resources": {"cpu": "200m", "limits": {"cpu": 1}}}
+    plain = {"train": TRAIN}
     path = guarded.run_file(**plain)
     words = [message for _, _, message in POLICIES.values()]
     # A policy counts some moments after it was created.
@@ -97,3 +131,18 @@ def test_two_lines_more_train_where_users_are_given_and_a_label_is_demanded(
     assert {pod["spec"]["securityContext"]["runAsUser"] for pod in pods} == {1000650000}
     assert {pod["metadata"]["labels"]["team"] for pod in pods} == {"vision"}
     assert weights(guarded.stored(path).uri) == trained_here(TRAIN)
+
+
+def test_a_run_takes_the_user_that_the_cluster_gives(given: Space) -> None:
+    plain = {"train": TRAIN}
+    given.until(lambda: "1000650000" in failed(given, given.run_file(**plain)))
+    path = given.run_file(**plain, run_as_user="cluster")
+    given.until(lambda: failed(given, path) == "")
+    done = given.k8s("submit", path)
+    assert done.code == 0, done.out + done.err
+    who = "import os; print(os.getuid(), os.getgid(), *os.getgroups())"
+    ask = ("exec", given.until(lambda: given.objects("pods") and given.pod_of(path, 1)), "--")
+    ids = given.until(lambda: given.kubectl(*ask, "python", "-c", who, check=False))
+    assert ids.split() == ["1000650000", "0", "0", "1000650000"]
+    given.until(lambda: given.status(path)["phase"] == "Succeeded", 600)
+    assert weights(given.stored(path).uri) == trained_here(TRAIN)

@@ -109,7 +109,8 @@ def test_a_queue_admits_preempts_and_admits_again(queue: Queue) -> None:
     figure("admitted again", f"resumed at step {step}")
     assert step > 0
     assert space.k8s("cancel", low).code == 0
-    space.until(lambda: not space.objects("pods"))
+    left = ("get", "pods", "-l", "app.kubernetes.io/instance=low", "-o", "name")
+    space.until(lambda: not space.kubectl(*left))
 
 
 def test_a_queue_holds_what_it_has_no_room_for(queue: Queue) -> None:

@@ -27,6 +27,14 @@ IMAGE = os.environ.get("TRAINYARD_E2E_IMAGE", "")
 LIMIT = float(os.environ.get("TRAINYARD_E2E_LIMIT", "300"))  # seconds for any command
 
 
+#: Two workers of which, so that a node of two cores has room for them.
+RESOURCES = {
+    "cpu": os.environ.get("TRAINYARD_E2E_CPU", "900m"),
+    "memory": "2Gi",
+    "limits": {"cpu": "1"},
+}
+
+
 STEPS = 600
 
 
@@ -77,7 +85,7 @@ class Space:
             "data": "gs://bucket/mnist",
             "run": f"gs://bucket/{self.name}/{name}",
             "workers": 2,
-            "resources": {"cpu": "900m", "memory": "2Gi"},
+            "resources": RESOURCES,
             "storage_endpoint": self.store,
             "train": {"preset": "cnn", "steps": STEPS, "chunk_steps": 20},
         } | changes
