@@ -18,7 +18,7 @@ def told(address: str) -> Any:
 
 
 def test_a_page_follows_a_run_through_a_lost_worker_to_its_report(space: Space) -> None:
-    path = space.run_file(train=LONG)
+    path = space.run_file(train={**LONG, "report": True})
     assert space.k8s("submit", path).code == 0
     with space.start("watch", path) as watch:
         try:

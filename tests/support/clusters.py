@@ -27,6 +27,10 @@ IMAGE = os.environ.get("TRAINYARD_E2E_IMAGE", "")
 LIMIT = float(os.environ.get("TRAINYARD_E2E_LIMIT", "300"))  # seconds for any command
 
 
+#: Settings of a run whose report is not looked at: charts take longer than most trainings here.
+LIGHT = {"report": False, "tensorboard": "off"}
+
+
 #: Two workers of which, so that a node of two cores has room for them.
 RESOURCES = {
     "cpu": os.environ.get("TRAINYARD_E2E_CPU", "900m"),
@@ -89,6 +93,7 @@ class Space:
             "storage_endpoint": self.store,
             "train": {"preset": "cnn", "steps": STEPS, "chunk_steps": 20},
         } | changes
+        values["train"] = {**LIGHT, **values["train"]}
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values))
         return str(path)
@@ -188,10 +193,11 @@ def trained_here(train: dict[str, Any], folder: Path = ROOT) -> str:
         folder: where the command is given.
     """
     run = f"gs://bucket/local/{uuid.uuid4().hex}"
-    given = {"workers": 2, "run": run, "data": "gs://bucket/mnist", **train}
+    given = {"workers": 2, "run": run, "data": "gs://bucket/mnist", "tensorboard": "off", **train}
+    given.pop("report", None)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     subprocess.run(
-        [sys.executable, "-m", "trainer", "train", *flags],
+        [sys.executable, "-m", "trainer", "train", "--no-report", *flags],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
