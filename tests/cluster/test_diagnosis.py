@@ -138,7 +138,7 @@ CASES = {
         {"environment_secrets": ["nowhere"], **SOON}, "MissingReference", ["nowhere"], 125
     ),
     "missing-priority": Case(
-        {"priority_class": "nowhere", **SOON}, "MissingReference", ["nowhere"], 125
+        {"priority_class": "nowhere", **SOON}, "MissingReference", ["nowhere"], 125, [], unchanged
     ),
     "missing-account": Case(
         {"service_account": "nobody", **SOON}, "MissingReference", ["nobody"], 125, [], unchanged
@@ -156,7 +156,9 @@ CASES = {
         ["512 MiB"],
         1,
     ),
-    "bad-config": Case({"train": {"model": "none.such:net"}}, "Config", ["none.such"], 1),
+    "bad-config": Case(
+        {"train": {"model": "none.such:net"}}, "Config", ["none.such"], 1, [], unchanged
+    ),
     "bad-data": Case({"data": "gs://bucket/torn"}, "Data", ["gs://bucket/torn"], 1, [], unchanged),
     "store-down": Case(
         {"storage_endpoint": "http://127.0.0.1:9", "retries": 0}, "Store", ["127.0.0.1"], 1
