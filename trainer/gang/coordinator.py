@@ -28,6 +28,7 @@ from trainer.errors import StoppedError
 from trainer.failure import FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
 from trainer.gang.elastic import Elastic
+from trainer.gang.time_limits import SETTLE
 
 Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
@@ -51,6 +52,7 @@ class Coordinator:
         self._elastic = elastic
         self._members = tuple(range(workers))  # of the newest attempt
         self._away: dict[int, float] = {}  # since when ranks are missing
+        self._came = 0.0  # when the newest one was ready
         self._resizing = False
         self._present: set[int] = set()
         self._ready: set[int] = set()
@@ -117,6 +119,7 @@ class Coordinator:
             case "ready" | "tick" as name:
                 if name == "ready" and rank not in self._at_work:  # else it was before the start
                     self._ready.add(rank)
+                    self._came = now
                 return self._start(now) or self._grow(now)
             case "resumed" | "committed":
                 return self._know(rank, int(event["step"]), started=event["event"] == "resumed")
@@ -212,7 +215,7 @@ class Coordinator:
         if not self._elastic or not self._running or self._resizing or self._finished:
             return []
         before, after = len(self._members), len(self._next_members(now))
-        if after <= before:
+        if after <= before or now - self._came < SETTLE:
             return []
         self._resizing = True
         what = f"the gang grows from {before} to {after} workers"

@@ -17,6 +17,7 @@ ENDING = 7.0  # more until a local gang kills that supervisor, which stores atte
 RUN_GRACE = 40.0  # seconds in all until a sweep kills a run; a Job's manifest gives pods as many
 LOST_GRACE = LEAVING + 2.0  # seconds for the other supervisors to end when a local gang has failed
 PORT_PATIENCE = 10.0  # seconds for another process to free our port
+SETTLE = 5.0  # seconds that a gang trains on after a rank has come, as others may come with it
 LINGER = 15.0  # seconds that rank 0's supervisor waits for others to finish
 
 FLOOR = 60.0  # seconds; a machine that swaps or is throttled holds up any step for a while

@@ -23,6 +23,7 @@ from trainer.gang import found_failures as gangs
 from trainer.gang import worker
 from trainer.gang.coordinator import Coordinator
 from trainer.gang.elastic import Elastic
+from trainer.gang.time_limits import SETTLE
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TABLE = str.maketrans(
@@ -78,6 +79,7 @@ def of_the_rendezvous() -> Iterator[Failure]:
     growing = Coordinator(2, 0, Elastic(least=1, batch_size=2, patience=0.0))
     for rank, name in ((0, "here"), (0, "ready"), (1, "here"), (1, "ready")):
         growing.handle(rank, {"event": name}, 0.0)
+    growing.handle(0, {"event": "tick"}, SETTLE)
     growing.close(0.0)
     yield failure.Failure(**growing.closed[0]["cause"])
 
