@@ -133,8 +133,8 @@ class Space:
         return list(json.loads(self.kubectl("get", kind, "-o", "json"))["items"])
 
     def until(self, what: Callable[[], Any], seconds: float = 120.0) -> Any:
-        """Wait for something to be true and return it."""
-        end = time.monotonic() + seconds
+        """Wait for something to be true and return it; longer where commands may take longer."""
+        end = time.monotonic() + seconds * LIMIT / 300
         while not (found := what()):
             assert time.monotonic() < end, f"not within {seconds:g} s"
             time.sleep(0.2)
