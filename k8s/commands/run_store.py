@@ -16,7 +16,7 @@ from k8s.run_file import RunSpec
 from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UserError
-from trainer.runs import checkpoint, run_folder
+from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
@@ -68,6 +68,8 @@ def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
 
 def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
     """Return the step of a run's newest checkpoint; 0 if there is none or it is not seen here."""
+    from trainer.runs import checkpoint  # imports NumPy
+
     with contextlib.suppress(UserError):
         folder, _ = of_job(cluster, job)
         if not isinstance(folder, ClaimFolder):  # which takes a pod
