@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
+_ENVIRONMENT = threading.Lock()  # held while it is another run's; `list` opens many folders at once
 
 
 def use(endpoint: str | None) -> None:
@@ -42,17 +44,18 @@ def open_folder(uri: str, variables: Mapping[str, str]) -> Storage:
         uri: of the folder.
         variables: of the run's pods, by which they reach it.
     """
-    given = stores.from_here(uri, variables, os.environ)
-    before = {name: os.environ.get(name) for name in given}
-    os.environ |= given
-    try:
-        return open_storage(uri, deadline=DEADLINE)
-    finally:  # the next run's store may be another one
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _ENVIRONMENT:
+        given = stores.from_here(uri, variables, os.environ)
+        before = {name: os.environ.get(name) for name in given}
+        os.environ |= given
+        try:
+            return open_storage(uri, deadline=DEADLINE)
+        finally:  # the next run's store may be another one
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def of_spec(spec: RunSpec) -> Storage:
