@@ -41,6 +41,7 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
     from trainer.cluster_spec import ALONE
     from trainer.data import dataset
     from trainer.storage.base import open_storage
+    from trainer.train.agreement import Agreement
     from trainer.train.devices import make_strategy
     from trainer.train.replicas import Replicas
     from trainer.train.run import Run
@@ -53,19 +54,25 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
             print(message, file=sys.stderr)
 
     settings: dict[str, Any] = {"model": "benchmarks.checkpoint_side:wide", "optimizer": "adam"}
-    settings |= {"data": data, "run": folder, "tensorboard": "off", "steps": 10**6}
+    settings |= {
+        "data": data,
+        "run": folder,
+        "tensorboard": "off",
+        "steps": 10**6,
+        "checkpoint_steps": 1,
+    }
     config = presets.configure({}, settings)
     images, storage = dataset.load(data, config.validation), open_storage(folder)
     run = Run(config, ALONE, images, storage, "0" * 64, Silent())
     loop = assemble(config, images, Replicas(make_strategy(ALONE)))
-    saver = Saver(run, loop)
+    saver = Saver(run, loop, Agreement(ALONE))
     at = TrainState(0, loop.place(loop.initial_state()), [])
 
     def store() -> Answer:
         at.step += 1
         began = time.perf_counter()
         saver.finish_chunk(at)
-        saver.commit(wait=False)
+        saver.commit_if_due(best=False)
         blocked = time.perf_counter() - began
         saver.uploader.finish(lambda: None)
         return {"blocked": blocked, "stored": time.perf_counter() - began}

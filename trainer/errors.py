@@ -3,6 +3,7 @@
     UserError                 1   anything else a user can fix
     ├── ConfigError           2   bad arguments or configuration; retrying cannot help
     ├── DataError            65   bad data, or no usable checkpoint where one is required
+    ├── CorruptError          1   weights differ between ranks; 71 when it happens again
     ├── UnavailableError     69   storage or peers not reached within the deadline; retry
     └── StoppedError         75   asked to stop; run again to resume
         └── PeerLostError    75   another rank was lost; run again to resume
@@ -34,6 +35,18 @@ class UnavailableError(UserError):
     """Storage or a peer was not reached within its deadline; another try may succeed."""
 
     exit_code = 69
+
+
+class CorruptError(UserError):
+    """Ranks that must have the same weights have others: a machine computes wrong.
+
+    Attributes:
+        rank: that has the wrong ones, None if nobody knows.
+    """
+
+    def __init__(self, message: str, rank: int | None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class StoppedError(UserError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from trainer.errors import PeerLostError, UserError
+from trainer.errors import CorruptError, PeerLostError, UserError
 from trainer.text import one_line
 
 Kind = Literal[
@@ -21,6 +21,7 @@ Kind = Literal[
     "killed",  # by any other signal
     "crashed",  # ended with an exit code of its own
     "stalled",  # gave no sign of life, or finished no step
+    "corrupt",  # its weights, or with rank None somebody's, are wrong
     "stopped",  # somebody asked for it
     "resized",  # made room for another number of workers
     "peer_lost",  # left because another rank had failed
@@ -29,7 +30,8 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_EXIT_CODE: dict[int, Kind] = {2: "config", 65: "data", 69: "unavailable", 75: "stopped"}
-FINAL = frozenset({2, 65, 69})  # exit codes after which a gang does not start again
+BAD_MACHINE = 71  # exit code of a rank whose weights were wrong again and again
+FINAL = frozenset({2, 65, 69, BAD_MACHINE})  # exit codes after which a gang does not start again
 LONGEST = {"message": 2800, "remedy": 400}  # bytes as JSON
 MOST_MISSING = 64
 MOST_BYTES = 4000  # of a record as JSON: Kubernetes keeps 4,096, and a pipe takes as many at once
@@ -119,6 +121,9 @@ def of(error: UserError, rank: int | None = None) -> Failure:
     """Return the failure that an error reports."""
     if isinstance(error, FailedError):
         return error.failure
+    if isinstance(error, CorruptError):
+        rank, code = error.rank, error.exit_code
+        return Failure(kind="corrupt", rank=rank, code=code, message=one_line(error))
     lost = isinstance(error, PeerLostError)
     kind = "peer_lost" if lost else OF_EXIT_CODE.get(error.exit_code, "crashed")
     return Failure(kind=kind, rank=rank, code=error.exit_code, message=one_line(error))

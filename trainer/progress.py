@@ -12,7 +12,9 @@ from rich.control import Control
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import ControlType
 
-from trainer.text import printable
+from trainer.text import one_line, printable
+
+MOST_SLOW = 8  # ranks that a line of metrics names
 
 
 class Reporter:
@@ -66,6 +68,17 @@ def place(record: Mapping[str, Any], total: int | str) -> str:
     if "validation_accuracy" in record and epoch and step and isinstance(total, int):
         words = f"epoch {round(epoch, 1):g}/{round(epoch * total / step, 1):g}  {words}"
     return words
+
+
+def slow_ranks(record: Mapping[str, Any]) -> dict[int, str]:
+    """Return what a line of metrics.jsonl, which anybody may have written, says of slow ranks."""
+    found = record.get("slow")
+    said: dict[int, str] = {}
+    for each in found[:MOST_SLOW] if isinstance(found, list) else ():
+        match each:
+            case {"rank": int(rank), "times": int() | float() as times, "host": str(host)}:
+                said[rank] = one_line(f"{times:.1f} times the median of the gang; {host}", 300)
+    return said
 
 
 class TextReporter(Reporter):

@@ -54,6 +54,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def ranks(numbers: Sequence[int], most: int = 8) -> str:
+    """Return ranks in words: ``rank 1``, ``ranks 1, 3``, ``ranks 0, 1 and 9 more``."""
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    noun = "rank" if len(numbers) == 1 else "ranks"
+    return f"{noun} {', '.join(map(str, numbers[:most]))}{more}"
+
+
 def duration(seconds: float) -> str:
     """Return a time span as kubectl writes ages: 45s, 3m12s, 2h5m, 3d4h."""
     whole = max(0, round(seconds))

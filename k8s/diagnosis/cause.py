@@ -25,7 +25,7 @@ from k8s.diagnosis.evidence import (
     text,
 )
 from k8s.diagnosis.job_blocked import held, indexes, leaving, missing_ranks, refusal
-from k8s.diagnosis.pod_failures import CODES, ENDURED, examine
+from k8s.diagnosis.pod_failures import CODES, ENDURED, FAIL_JOB, examine
 from k8s.diagnosis.pod_pending import silent
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
@@ -163,7 +163,7 @@ def _earliest(symptoms: Sequence[Symptom]) -> Symptom | None:
 def _decisive(own: list[Symptom], failed: Object, observed: Observed) -> list[Symptom]:
     """Return the symptoms that can have failed the Job."""
     if failed.get("reason") == "PodFailurePolicy":
-        return [each for each in own if each.kind in ("Config", "Data")]
+        return [each for each in own if each.kind in FAIL_JOB]
     counted = [each for each in own if each.ended and each.kind not in ENDURED]
     ranks = indexes(text(observed.job, "status", "failedIndexes"))
     return [each for each in counted if each.rank in ranks] or counted or own
@@ -228,7 +228,7 @@ def _cause(first: Symptom, symptoms: Sequence[Symptom], observed: Observed) -> C
         remedy, room = remedy + then_lost, room - len(then_lost)
     message = shorten(f"{whose}{shorten(first.what, max(SHORTEST, room))}{remedy}", LONGEST)
     # A rank that ends by these fails the Job, which need not have noticed yet.
-    final = bool(_failed(observed)) or (first.ended and first.kind in ("Config", "Data"))
+    final = bool(_failed(observed)) or (first.ended and first.kind in FAIL_JOB)
     return Cause(first.kind, message, final, first.rank, first.at)
 
 

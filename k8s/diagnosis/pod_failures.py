@@ -35,12 +35,13 @@ from k8s.diagnosis.pod_pending import (
 from k8s.diagnosis.pod_volumes import claim
 from k8s.quantity import parse, show
 from trainer.errors import StoppedError
-from trainer.failure import Kind
+from trainer.failure import BAD_MACHINE, Kind
 
 CODES = {  # exit codes of the trainer: the kind of cause, and what it means
     2: ("Config", "bad configuration"),
     65: ("Data", "bad data"),
     69: ("Store", "the store or a peer was not reached"),
+    BAD_MACHINE: ("Corrupt", "its machine computes wrong"),
 }
 KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; others are crashes
     "config": "Config",
@@ -48,11 +49,13 @@ KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; othe
     "unavailable": "Store",
     "peers_missing": "Peers",
     "out_of_memory": "OutOfMemory",
+    "corrupt": "Corrupt",
     "stopped": STOPPED,
     "resized": STOPPED,
     "peer_lost": STOPPED,
     "supervisor_lost": STOPPED,
 }
+FAIL_JOB = ("Config", "Data", "Corrupt")  # kinds of the exit codes that fail the Job at once
 ENDURED = ("Evicted", "Preempted", "NodeLost")  # kinds that do not count against a rank's retries
 # https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
 JOB = "batch.kubernetes.io/job-name"  # label

@@ -18,7 +18,7 @@ from k8s.diagnosis.evidence import (
     status_of,
 )
 from trainer import progress
-from trainer.failure import Failure, parse
+from trainer.failure import BAD_MACHINE, Failure, parse
 
 RUN_FILE = "trainyard/run-file"  # annotation of a Job, see ``manifest``
 LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number
@@ -100,7 +100,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
 OVER = ("Ended", "Failed", "DeadlineExceeded")
 
 
-FAIL_JOB = (2, 65)  # exit codes of the Job's podFailurePolicy
+FAIL_JOB = (2, 65, BAD_MACHINE)  # exit codes of the Job's podFailurePolicy
 
 
 def _fails_job(pod: Object) -> bool:
@@ -108,15 +108,13 @@ def _fails_job(pod: Object) -> bool:
     return its is not None and its.code in FAIL_JOB
 
 
-def left_result(pods: list[Object]) -> dict[str, Any]:
-    """Return what rank 0 left when it ended, once its result was stored; empty if it left none."""
-    for pod in pods:
-        ended = (status_of(pod).get("state") or {}).get("terminated") or {}
-        if rank(pod) == 0 and ended.get("exitCode") == 0:
-            facts = json_object(str(ended.get("message"))) or {}
-            if is_result(facts):
-                return facts
-    return {}
+def left_result(pods: list[Object]) -> bool:
+    """Whether rank 0 left its result when it ended, which it does once that is stored."""
+    of_leader = [pod for pod in pods if rank(pod) == 0]
+    ends = [(status_of(pod).get("state") or {}).get("terminated") or {} for pod in of_leader]
+    return any(
+        e.get("exitCode") == 0 and is_result(json_object(str(e.get("message"))) or {}) for e in ends
+    )
 
 
 def _phase_of_pod(pod: Object) -> str:
@@ -220,8 +218,6 @@ class Progress:
         self.trains = self.trains or is_report(facts)
         if is_result(facts):
             self.ended, self.result = True, facts
-            told = facts.get("restarts")  # by what it left in its pod, for who reads no log
-            self.restarts = told if _is_count(told) else self.restarts
         if facts.get("event") == "restarting":
             self.restarts += 1
             self.failure = parse(facts.get("failure"))
@@ -248,3 +244,8 @@ class Progress:
         value = self.result.get("test_accuracy", self.last.get("accuracy"))
         finite = isinstance(value, float) and math.isfinite(value)
         return value if finite or _is_count(value) else None
+
+    def slow(self) -> list[str]:
+        """Return which ranks were slow in the last chunk, and how, a sentence each."""
+        found = progress.slow_ranks(self.last)
+        return [f"rank {rank} is slow: {words}" for rank, words in found.items()]

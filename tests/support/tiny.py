@@ -76,6 +76,24 @@ def held(input_shape: tuple[int, int, int], classes: int) -> Any:
     )
 
 
+def paced(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return ``linear`` that takes its time, however busy the machine is: 10 ms a step."""
+
+    def wait(images: Any) -> Any:
+        time.sleep(0.01)
+        return np.float32(images)
+
+    class Pacing(layers.Layer):  # type: ignore[misc]
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if not training:
+                return inputs
+            return tf.ensure_shape(tf.numpy_function(wait, [inputs], tf.float32), inputs.shape)
+
+    return keras.Sequential(
+        [keras.Input(input_shape), Pacing(), layers.Flatten(), layers.Dense(classes, name="last")]
+    )
+
+
 @keras.saving.register_keras_serializable("tests")
 class Known(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:

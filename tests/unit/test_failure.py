@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import failure
-from trainer.errors import ConfigError, DataError, PeerLostError, StoppedError, UserError
+from trainer.errors import (
+    ConfigError,
+    CorruptError,
+    DataError,
+    PeerLostError,
+    StoppedError,
+    UserError,
+)
 from trainer.failure import KINDS, MOST_BYTES, FailedError, Failure
 
 OLD = {"rank": 1, "code": 75, "message": "rank 1: its supervisor was lost", "consequence": False}
@@ -81,6 +88,14 @@ def test_the_rank_is_named_where_there_are_others() -> None:
     assert found.sentence(workers=1) == "what; do"
     assert found.sentence(workers=2) == "rank 2: what; do"
     assert found.but(rank=None, remedy="").sentence(workers=2) == "what"
+
+
+def test_wrong_weights_have_a_kind_and_nobody_s_have_no_rank() -> None:
+    for rank in (3, None):
+        found = failure.of(CorruptError("w", rank), 3)
+        assert (found.kind, found.rank, found.code) == ("corrupt", rank, 1)
+        assert found.sentence(4) == ("rank 3: w" if rank else "w")
+        assert found.names_a_cause
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ class GangAttempt:
         first_step: the step that it started from; the newest known one if it ended before.
         workers: that took part.
         failures: of its ranks, in the order of their reports.
+        broke: when the first of them was reported.
     """
 
     number: int
@@ -33,6 +34,12 @@ class GangAttempt:
     first_step: int
     workers: int
     failures: list[Failure] = field(default_factory=list)
+    broke: float | None = None
+
+    def blame(self, failure: Failure, now: float) -> None:
+        """Take the report of a failure."""
+        self.broke = now if self.broke is None else self.broke
+        self.failures.append(failure)
 
     @property
     def root_cause(self) -> Failure | None:
@@ -40,14 +47,19 @@ class GangAttempt:
         own = [each for each in self.failures if not each.consequence]
         return next(iter(own or self.failures), None)
 
-    def record(self, end: float, last_step: int) -> dict[str, Any]:
-        """Return its line, for an end at this time with this newest committed step."""
+    def record(self, end: float, last_step: int, *, over: bool) -> dict[str, Any]:
+        """Return its line, for an end at this time with this newest committed step.
+
+        ``over``: whether the command ended with it.
+        """
         cause = self.root_cause
         return {
             "attempt": self.number,
             "workers": self.workers,
             "start": round(self.start, 3),
+            "broke": None if self.broke is None else round(self.broke, 3),
             "end": round(end, 3),
+            "over": over,
             "first_step": self.first_step,
             "last_step": last_step,
             "cause": cause.record() if cause else None,

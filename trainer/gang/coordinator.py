@@ -21,11 +21,12 @@ those who take part, by rank; in the attempt they count from 0 in that order.
 This is pure: events in, orders out. wire.py carries them between machines.
 """
 
+from collections import Counter
 from typing import Any
 
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import StoppedError
-from trainer.failure import FINAL, Failure, Kind, parse
+from trainer.failure import BAD_MACHINE, FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
@@ -66,6 +67,7 @@ class Coordinator:
         self._number = 0
         self._step = 0
         self._restarts_without_progress = 0
+        self._corrupt = Counter[int]()  # how often a rank's weights were wrong
         self.closed: list[dict[str, Any]] = []  # lines for attempts.jsonl; the reader empties it
 
     @property
@@ -124,7 +126,7 @@ class Coordinator:
             case "resumed" | "committed":
                 return self._know(rank, int(event["step"]), started=event["event"] == "resumed")
             case "stopping":
-                return self._note(_own(rank, "stopped", "it was asked to stop"), rank)
+                return self._note(_own(rank, "stopped", "it was asked to stop"), now, rank)
             case "ended":
                 failure = parse(event["failure"])
                 assert failure
@@ -154,7 +156,7 @@ class Coordinator:
     def close(self, now: float) -> None:
         """Record the current attempt, if any, as ended."""
         if self._attempt:
-            self._close(now)
+            self._close(now, over=True)
 
     def _report_missing(self, newcomer: int | None = None) -> list[Order]:
         """Report missing ranks to all, or where many are missing to rank 0 and a newcomer alone.
@@ -177,15 +179,19 @@ class Coordinator:
             orders = self._broken(lost, now)
         return [*orders, (rank, {"order": "dismissed"}), *self._report_missing()]
 
-    def _note(self, failure: Failure, rank: int = 0) -> list[Order]:
+    def _note(self, failure: Failure, now: float, rank: int = 0) -> list[Order]:
         """Take note of why the attempt is about to end; ``rank`` takes part in it if it runs."""
         if self._attempt and self._running and rank in self._at_work:
-            self._attempt.failures.append(failure)
+            self._attempt.blame(failure, now)
         return []
 
     def _broken(self, failure: Failure, now: float) -> list[Order]:
+        if failure.kind == "corrupt" and failure.rank is not None:
+            self._corrupt[failure.rank] += 1
+            if self._corrupt[failure.rank] > 1:
+                failure = _again(failure)
         if self._attempt:
-            self._attempt.failures.append(failure)
+            self._attempt.blame(failure, now)
         if failure.code in FINAL and not self._given_up:
             return self._give_up(failure, now)
         if not self._running:
@@ -219,7 +225,7 @@ class Coordinator:
             return []
         self._resizing = True
         what = f"the gang grows from {before} to {after} workers"
-        self._note(_own(0, "resized", what).but(rank=None))
+        self._note(_own(0, "resized", what).but(rank=None), now)
         return [(0, {"order": "resize", "attempt": self._number})]
 
     def _start(self, now: float) -> list[Order]:
@@ -248,16 +254,18 @@ class Coordinator:
         awaited = self._report_missing() if self._elastic else []
         return [*((rank, start) for rank in sorted(starting)), *awaited]
 
-    def _close(self, now: float) -> tuple[Failure | None, bool]:
+    def _close(self, now: float, *, over: bool = False) -> tuple[Failure | None, bool]:
         """Record the attempt as ended; return its root cause, and whether it brought a step."""
         attempt, self._attempt = self._attempt, None
         assert attempt
-        self.closed.append(attempt.record(now, self._step))
+        self.closed.append(attempt.record(now, self._step, over=over))
         self._cause = attempt.root_cause
         return self._cause, self._step > attempt.first_step
 
     def _give_up(self, cause: Failure, now: float) -> list[Order]:
         self.close(now)
+        if self.closed:  # it may have been closed just before
+            self.closed[-1]["over"] = True
         self._running, self._given_up = False, True
         restarts = self._restarts_without_progress
         order = {"order": "give_up", "cause": cause.record(), "restarts": restarts}
@@ -269,6 +277,16 @@ def _own(rank: int, kind: Kind, message: str) -> Failure:
     return Failure(kind=kind, rank=rank, code=StoppedError.exit_code, message=message)
 
 
+def _again(failure: Failure) -> Failure:
+    """Return the failure of a rank whose weights were wrong before: it is not started again."""
+    return failure.but(
+        code=BAD_MACHINE,
+        message=f"{failure.message}, for the second time",
+        remedy="have its memory and processor tested and train on other machines; the same command "
+        "resumes from the last checkpoint on which all ranks agreed",
+    )
+
+
 def is_sound(event: Event, rank: int) -> bool:
     """Return whether an event that a member of this rank sent may be handled."""
     match event:
@@ -278,7 +296,9 @@ def is_sound(event: Event, rank: int) -> bool:
             return 0 <= step <= MOST_STEPS
         case {"event": "ended", "failure": failure}:
             found = parse(failure)
-            return found is not None and found.rank == rank
+            # Of wrong weights, nobody may know whose they are.
+            anybody = found is not None and found.kind == "corrupt" and found.rank is None
+            return found is not None and (found.rank == rank or anybody)
     return False
 
 

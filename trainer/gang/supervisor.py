@@ -350,7 +350,7 @@ class Supervisor:
             again = f" ({restarts} starts in a row brought no new step)"
             cause = cause.but(message=cause.message + again)
         outcome = self._failed(cause)
-        if cause.rank != self._cluster.rank:
+        if (cause.rank or 0) != self._cluster.rank:
             outcome = self._failed(cause.but(consequence=True), StoppedError.exit_code)
         self._leave()
         if not isinstance(self._state, Leaving):
@@ -385,12 +385,7 @@ class Supervisor:
                 self._state.failure = failure.parse(record)
             case {"result": dict(result)} if self._cluster.rank == 0:
                 tell_parent(result=result)
-                again = (
-                    self._state.attempt.number - 1
-                    if isinstance(self._state, Running | Leaving)
-                    else 0
-                )
-                found_failures.leave_message({"event": "finished", "restarts": again, **result})
+                found_failures.leave_message({"event": "finished", **result})
         if self._exporter:
             self._exporter.take(event)
         if isinstance(self._state, Running | Leaving):
@@ -454,7 +449,9 @@ class Supervisor:
         )
         left = code == StoppedError.exit_code and not attempt.trouble
         own = code if code in FINAL or left else 1
-        return found.but(rank=self._cluster.rank, code=own, consequence=left)
+        nobody = found.kind == "corrupt" and found.rank is None
+        rank = None if nobody else self._cluster.rank
+        return found.but(rank=rank, code=own, consequence=left)
 
     def _out_of_memory(self, code: int) -> str | None:
         """Return limit and peak of the memory if the kernel has killed our process for it."""

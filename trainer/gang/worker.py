@@ -58,6 +58,9 @@ class Rescuer(Protocol):
     def pulse(self) -> Pulse:
         """Return the work under way and its progress."""
 
+    def flip(self) -> None:
+        """Compute a wrong bit."""
+
     def rescue(self) -> int | None:
         """Commit the last finished chunk and return its step, or None if there is none."""
 
@@ -256,6 +259,10 @@ class Orders:
         for word in process.words():
             if word == "leave":
                 break
+            if word == "flip":  # of ``chaos``
+                if self.trainer:
+                    self.trainer.flip()
+                continue
             self.stop.set()
             if word == "resize":
                 continue

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from trainer import progress
 from trainer.report import facts, status, vega
 from trainer.report.live import Live
 from trainer.report.series import Kind, Points, short, text, thin, ticks
@@ -227,8 +228,9 @@ def _ranks(live: Live, seen: Seen) -> Json:
     """Return the table of ranks: what each does, and how its steps pass."""
     states = live.ranks.ranks if live.ranks else ()
     members = live.ranks.members if live.ranks else ()
+    newest = live.newest
     compute, wait = (
-        _placed(_each(live.newest.get(f"{name}_ms")), members) for name in ("compute", "wait")
+        _placed(_each(newest.get(f"{name}_ms")), members) for name in ("compute", "wait")
     )
     pods = {pod.rank: pod for pod in seen.pods}
     count = max(len(states), len(compute), max(pods, default=-1) + 1)
@@ -252,7 +254,7 @@ def _ranks(live: Live, seen: Seen) -> Json:
             pod = pods.get(rank, Pod(rank, "", "no pod", ""))
             row += [one_line(each, 200) for each in (pod.name, pod.state, pod.node)]
         rows.append({"cells": row, "slowest": rank == slowest})
-    adding = facts.number(live.newest.get("sum_ms"))
+    adding = facts.number(newest.get("sum_ms"))
     return {
         "columns": columns,
         "rows": rows,
@@ -260,13 +262,22 @@ def _ranks(live: Live, seen: Seen) -> Json:
             f"{plural(count, 'rank')}, of which {len(rows)} are shown. " * (count > len(rows))
         )
         + (f"Adding up the gradients takes {adding:.2f} ms of each step. " if adding else "")
-        + ("The others wait for the slowest rank." if slowest >= 0 else ""),
+        + ("The others wait for the slowest rank." if slowest >= 0 else "")
+        + "".join(f" Rank {r} is slow: {how}." for r, how in _slow(newest, members)),
     }
 
 
 def _each(values: Any) -> list[float]:
     found = [facts.number(each) for each in values[:1024]] if isinstance(values, list) else []
     return [each or 0.0 for each in found]
+
+
+def _slow(line: Mapping[str, Any], members: Sequence[int]) -> list[tuple[int, str]]:
+    """Return the slow ranks of an attempt with these members, and how slow, in words."""
+    found = progress.slow_ranks(line)
+    return [
+        (members[place] if place < len(members) else place, how) for place, how in found.items()
+    ]
 
 
 def _placed(values: list[float], members: Sequence[int]) -> list[float]:

@@ -9,13 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from trainer import progress
 from trainer.report import vega
 from trainer.runs.reader import Attempt
 
 PARTS = ("computing", "waiting", "adding up")
 COLOURS = {"computing": "series-1", "waiting": "axis", "adding up": "series-2"}
 
-_MOST_RANKS, _MOST_STEPS = 1024, 8
+_MOST_RANKS, _MOST_STEPS, _MOST_STRETCHES = 1024, 8, 64
 _WIDTH, _ROW, _LEFT, _FOOT = 640, 34, 52, 26  # of a timeline, CSS pixels
 
 Line = Mapping[str, Any]
@@ -44,6 +45,16 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """Steps in which a rank was slow, after ``first`` up to ``last``, and how, in words."""
+
+    rank: int
+    first: int
+    last: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Work:
     """What the page shows of a gang.
 
@@ -52,12 +63,14 @@ class Work:
         shares: of the ranks, in the order of ranks.
         steps: of each rank, (computing, summing) of a few steps one after the other, ms.
         lost: to restarts, the costliest cause first; None if it is not known.
+        slow: stretches of steps in which a rank held up the others, in their order.
     """
 
     batch: int | None
     shares: tuple[Share, ...]
     steps: tuple[tuple[tuple[float, float], ...], ...]
     lost: tuple[Lost, ...] | None
+    slow: tuple[Slow, ...] = ()
 
     @property
     def longest(self) -> float:
@@ -98,7 +111,26 @@ def of_run(
         shares=shares,
         steps=single[-1] if single else (),
         lost=None if isinstance(attempts, str) else seconds_lost(lines, attempts),
+        slow=slow_stretches(lines)[:_MOST_STRETCHES],
     )
+
+
+def slow_stretches(lines: Sequence[Line]) -> tuple[Slow, ...]:
+    """Return when ranks were slow, by the lines of chunks, which name them each time."""
+    done: list[Slow] = []
+    open_ones: dict[int, Slow] = {}
+    before = 0
+    for line in lines:
+        if not _measured(line):
+            continue
+        step, said = int(line["step"]), progress.slow_ranks(line)
+        done += [each for rank, each in open_ones.items() if rank not in said]
+        open_ones = {
+            rank: Slow(rank, open_ones[rank].first if rank in open_ones else before, step, words)
+            for rank, words in said.items()
+        }
+        before = step
+    return tuple(sorted([*done, *open_ones.values()], key=lambda each: (each.first, each.rank)))
 
 
 def seconds_lost(lines: Sequence[Line], attempts: Sequence[Attempt]) -> tuple[Lost, ...] | None:

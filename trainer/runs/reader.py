@@ -76,6 +76,9 @@ class Attempt(BaseModel):
         last_step: the newest committed step at its end.
         workers: that took part; None in those of earlier versions.
         cause: of its end, None if it finished the run.
+        broke: when its first failure was reported, None if none was, or if a version that did not
+            record that wrote the line.
+        over: whether its command ended with it; likewise False.
     """
 
     number: Steps = Field(alias="attempt")
@@ -85,6 +88,8 @@ class Attempt(BaseModel):
     last_step: Steps
     workers: Steps | None = None
     cause: Cause | None
+    broke: Annotated[float, Field(ge=0, le=2e11)] | None = None
+    over: bool = False
 
     @property
     def began(self) -> datetime:

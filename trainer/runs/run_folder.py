@@ -30,6 +30,7 @@ MOST_DEPTH = 20  # of lists and objects in each other there
 MOST_METRICS = 1 << 27  # bytes
 MOST_LINES = 1_000_000  # of metrics
 MOST_ATTEMPTS = 1 << 24  # bytes
+MOST_STARTS = 10_000  # commands of a run that START lists
 MOST_STEPS = 1 << 53  # up to which every integer is a float
 
 _SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
@@ -166,6 +167,13 @@ def read_start(storage: Storage) -> dict[str, Any] | None:
         DataError: the object is damaged.
     """
     return _read_object(storage, START)
+
+
+def starts(start: Mapping[str, Any]) -> list[float]:
+    """Return when the commands of a run began, by its start.json; seconds since the epoch."""
+    listed = start.get("starts")
+    found: list[Any] = listed if isinstance(listed, list) else [start.get("started")]
+    return [float(at) for at in found if isinstance(at, int | float) and 0 <= at <= 2e11]
 
 
 def read_result(storage: Storage) -> dict[str, Any] | None:

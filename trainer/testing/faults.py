@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["kill", "pod", "freeze", "hold", "stop", "store", "port"]
+Kind = Literal["kill", "pod", "freeze", "hold", "stop", "store", "port", "flip"]
 KINDS: dict[Kind, str] = {
     "kill": "SIGKILL of a worker",
     "pod": "SIGKILL of a supervisor's tree",
@@ -14,6 +14,7 @@ KINDS: dict[Kind, str] = {
     "stop": "SIGTERM of a supervisor",
     "store": "store down, slow or losing answers",
     "port": "SIGKILL, then its port taken",
+    "flip": "one bit flipped in a rank's sum",
 }
 WEIGHTS: dict[Kind, int] = {
     "kill": 44,
@@ -23,6 +24,7 @@ WEIGHTS: dict[Kind, int] = {
     "stop": 12,
     "store": 15,
     "port": 10,
+    "flip": 4,
 }
 OVERLAP = 0.2  # share of faults that do not wait until the gang has recovered
 

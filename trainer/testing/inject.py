@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from trainer import sockets
@@ -47,7 +48,14 @@ def strike(fault: Planned, gang: Gang, watch: Watch, proxy: Proxy | None) -> flo
         return now if _wipe_out((supervisor, *reversed(below))) else None
     if not below:
         return None
-    worker = below[0]
+    return _strike_worker(fault, below[0], gang, watch)
+
+
+def _strike_worker(fault: Planned, worker: int, gang: Gang, watch: Watch) -> float | None:
+    """See ``strike``, of the kinds whose target is a worker."""
+    now = time.monotonic()
+    if fault.kind == "flip":
+        return now if _flip(worker, fault.rank, watch) else None
     if fault.kind == "hold":
         if not watch.await_step_of(fault.rank):
             return None
@@ -80,6 +88,18 @@ def _signal(pid: int, number: int) -> bool:
         os.kill(pid, number)
     except ProcessLookupError:
         return False
+    return True
+
+
+def _flip(worker: int, rank: int, watch: Watch) -> bool:
+    """Have a worker get a wrong bit, by the pipe on which its supervisor speaks to it."""
+    if rank in watch.flipped:  # a rank that computes wrong twice ends the run, as it should
+        return False
+    try:
+        Path(f"/proc/{worker}/fd/0").write_bytes(b"flip\n")
+    except OSError:  # it is gone
+        return False
+    watch.flipped.add(rank)
     return True
 
 

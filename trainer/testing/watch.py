@@ -27,6 +27,7 @@ class Watch:
         self.step = 0  # the last one finished
         self._steps: dict[int, int] = {}  # and by rank
         self.lost: list[tuple[int, int]] = []  # steps done again, and after how many faults
+        self.flipped: set[int] = set()  # ranks that have computed a wrong bit
         self.struck = 0  # faults since the gang resumed
         self.killed: dict[int, float] = {}  # rank -> when its supervisor gave its worker up
         self.stepped_at = time.monotonic()

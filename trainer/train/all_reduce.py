@@ -61,6 +61,7 @@ class AllReduce:
     Attributes:
         error: why a sum failed, once one has.
         summing: whether a sum is in progress; it may wait for other workers.
+        flip: whether the next step's sum gets a wrong bit, on this rank alone, see ``chaos``.
         sums: when each sum was entered and left, ``time.perf_counter``; the reader empties it.
 
     Raises:
@@ -72,7 +73,7 @@ class AllReduce:
         self, rank: int, hosts: Sequence[str], listen: tuple[str, int], gather: Gather
     ) -> None:
         self.error: PeerGoneError | None = None
-        self.summing = False
+        self.summing = self.flip = False
         self.sums: list[tuple[float, float]] = []
         self._rank, self._count = rank, len(hosts)
         self._rounds = rounds(self._count)
@@ -94,6 +95,14 @@ class AllReduce:
         finally:
             self._deadline = float("inf")
         self.sums.clear()
+
+    def sum_step(self, vector: Vector) -> Vector:
+        """Return ``sum``, of what ``Loop`` sums in a step."""
+        total = self.sum(vector)
+        if self.flip:
+            self.flip = False
+            flip_bit(total)
+        return total
 
     def sum(self, vector: Vector) -> Vector:
         """Return the sum of all workers' vectors, float32 [n], n alike on all; n may be any.
@@ -234,6 +243,12 @@ class AllReduce:
             poll.poll()
         elif not poll.poll(max(0.0, 1000 * (self._deadline - time.monotonic()))):
             raise TimeoutError(f"no first sum within {FIRST_SUM:g} s")
+
+
+def flip_bit(total: Vector) -> None:
+    """Double or halve the largest gradient of a step's sum, by one bit of its exponent."""
+    gradients = total[:-3]  # loss, accuracy and the request to stop come last
+    gradients.view(np.uint32)[np.abs(gradients).argmax()] ^= np.uint32(1 << 23)
 
 
 def join(cluster: Cluster, gather: Gather) -> AllReduce:

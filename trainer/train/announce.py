@@ -34,10 +34,14 @@ def announce(run: Run, loop: Loop, step: int, started: float, *, first: bool) ->
         _announce_plan(run, loop, plan)
         _warn_of_classes(run)
         if run.cluster.rank == 0:
-            here = processor.describe()
+            here, before = processor.describe(), {}
+            with contextlib.suppress(UserError):
+                before = run_folder.read_start(run.storage) or {}
             if step:
-                _warn_of_processor(run, here)
-            _store(run, loop, {"started": round(started, 3), **plan, "processor": here})
+                _warn_of_processor(run, here, before)
+            now = round(started, 3)
+            starts = [*run_folder.starts(before), now][-run_folder.MOST_STARTS :]
+            _store(run, loop, {"started": now, "starts": starts, **plan, "processor": here})
     if step or not first:
         run.reporter.say(f"resuming at step {step}", event="resumed", step=step)
 
@@ -54,11 +58,9 @@ def _warn_of_classes(run: Run) -> None:
         )
 
 
-def _warn_of_processor(run: Run, here: dict[str, str]) -> None:
+def _warn_of_processor(run: Run, here: dict[str, str], before: dict[str, Any]) -> None:
     """Warn if the command before this one ran on a processor that may compute other bits."""
-    there = None
-    with contextlib.suppress(UserError):
-        there = (run_folder.read_start(run.storage) or {}).get("processor")
+    there = before.get("processor")
     if isinstance(there, dict) and there.get("instructions") not in (None, here["instructions"]):
         run.warn(
             f"resumes on another kind of processor: {processor.name(there)} before, now "

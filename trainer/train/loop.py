@@ -301,7 +301,7 @@ class Loop:
         if self.all_reduce is None:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
         return tf.ensure_shape(
-            tf.numpy_function(self.all_reduce.sum, [flat], tf.float32), flat.shape
+            tf.numpy_function(self.all_reduce.sum_step, [flat], tf.float32), flat.shape
         )
 
     def _gradients_of(

@@ -12,7 +12,7 @@ import tensorflow as tf
 import trainer
 from trainer import metrics, processor
 from trainer.errors import UserError
-from trainer.runs import checkpoint, predictions, reader, run_folder
+from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.predictions import Predictions
 from trainer.train.loop import Loop
@@ -55,6 +55,7 @@ def finish(
         "train_seconds": round(at.train_seconds, 3),
         "wall_seconds": round(time.time() - started, 3),
         "images_per_second": round(trained / max(at.train_seconds, 1e-9), 1),
+        **_goodput(run, at),
         "weights_sha256": digest,
         "workers": run.cluster.workers,
         **sizes,
@@ -79,6 +80,17 @@ def _sizes(run: Run) -> list[dict[str, int]]:
         found = reader.sizes(reader.attempts(run.storage), run.cluster.workers)
         return [{"step": step, "workers": workers} for step, workers in found]
     return []
+
+
+def _goodput(run: Run, at: TrainState) -> dict[str, Any]:
+    """Return where the time since the first start went, on rank 0 and where it is known."""
+    if run.cluster.rank > 0:
+        return {}
+    with contextlib.suppress(UserError):
+        starts = run_folder.starts(run_folder.read_start(run.storage) or {})
+        found = goodput.of(at.records, reader.attempts(run.storage), starts, time.time())
+        return found.record() if found else {}
+    return {}
 
 
 def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:

@@ -10,6 +10,7 @@ from trainer.runs import checkpoint, event_log, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.uploader import Uploader
+from trainer.train.agreement import Agreement
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
@@ -45,8 +46,8 @@ class Snapshot:
 class Saver:
     """Keeps the end of the last finished chunk, and stores it when it is due.
 
-    Rank 0 commits while the run goes well. After a fault any rank can rescue: a checkpoint's
-    bytes are the same on all of them.
+    Rank 0 commits while the run goes well, what all ranks agree on, see ``agreement``. After a
+    fault any rank can rescue: a checkpoint's bytes are the same on all of them.
 
     Attributes:
         run: the run to save.
@@ -54,11 +55,12 @@ class Saver:
         events: writes the event files; None on other ranks, or if they are not wanted.
     """
 
-    def __init__(self, run: Run, loop: Loop) -> None:
+    def __init__(self, run: Run, loop: Loop, agreement: Agreement) -> None:
         self.run = run
         self.uploader = Uploader(run.reporter.warn)
         self.events: EventLog | None = None
-        self._loop = loop
+        self._loop, self._agreement = loop, agreement
+        self._due: tuple[Snapshot, bool] | None = None  # and whether to wait until it is stored
         self._finished: Snapshot | None = None
         self._saved = 0  # the last step of which a commit was started
         self._latch = Latch()
@@ -90,6 +92,7 @@ class Saver:
             config_digest=self.run.config_digest,
             validations=tuple(at.validations),
         )
+        self._agreement.begin(kept.step, kept.arrays)
         with self._latch:
             self._finished = Snapshot(kept, list(at.records), at.validated)
             for record in at.records[at.reported :]:
@@ -101,28 +104,47 @@ class Saver:
             tell_parent(event="step", step=at.step)
 
     def commit_if_due(self, *, best: bool) -> None:
-        """Store the last finished chunk if it is due, or the ``best`` so far is wanted."""
-        config = self.run.config
-        if best and config.keep_best:
-            self.commit()
-        elif (self.finished_step or 0) - self._saved >= config.checkpoint_steps:
-            self.commit(wait=False)
+        """Store the last finished chunk if it is due, or the ``best`` so far is wanted.
 
-    def commit(self, *, wait: bool = True, last: bool = False) -> None:
-        """Store the last finished chunk, on rank 0.
+        A gang does so at the end of the next chunk, when all ranks have agreed on this one.
+        """
+        wanted = best and self.run.config.keep_best
+        steps = (self.finished_step or 0) - self._saved
+        if self._finished and (wanted or steps >= self.run.config.checkpoint_steps):
+            self._due = self._finished, wanted
+            if self.run.cluster.workers == 1:
+                self.commit_agreed()
+
+    def commit_agreed(self) -> None:
+        """Store the chunk that is due, if there is one: all ranks agree on it."""
+        if self._due:
+            (snapshot, wait), self._due = self._due, None
+            self._commit(snapshot, wait=wait, last=False)
+
+    def commit(self, *, last: bool = False) -> None:
+        """Store the last finished chunk, on rank 0, and return once it is stored.
 
         Args:
-            wait: whether to return only once it is stored; else it is uploaded meanwhile, unless
-                an earlier upload is in progress.
             last: whether no chunk follows in this attempt.
 
         Raises:
             ConfigError: it holds NaN or infinity.
-            UnavailableError: it could not be stored; without ``wait`` a warning says so.
+            UnavailableError: it could not be stored.
         """
-        snapshot = self._finished
-        if snapshot is None:
-            return
+        if self._finished:
+            self._commit(self._finished, wait=True, last=last)
+
+    def discard(self) -> None:
+        """Forget the last finished chunk, which is wrong on some rank, so that nobody stores it."""
+        with self._latch:
+            self._finished = self._due = None
+
+    def _commit(self, snapshot: Snapshot, *, wait: bool, last: bool) -> None:
+        """See ``commit``.
+
+        Without ``wait`` it is uploaded beside training, unless an earlier upload is in progress,
+        and a warning says so if it could not be stored.
+        """
         step = snapshot.checkpoint.step
         if self.run.cluster.rank == 0:
             check_finite(snapshot.checkpoint.arrays, step, self.run)

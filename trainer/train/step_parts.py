@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.train.all_reduce import AllReduce
+from trainer.train.all_reduce import AllReduce, Vector
 from trainer.train.mesh import PeerGoneError
 
 SHOWN_STEPS = 4  # single steps that a record holds, for a picture of them
@@ -29,17 +29,26 @@ class Clock:
         self._all_reduce = sums
         if sums:
             sums.sums.clear()
-        self._began = time.perf_counter()
+        self._began, self._processor = time.perf_counter(), time.process_time()
 
-    def read(self, *, single_steps: bool) -> dict[str, Any]:
-        """Return ``record`` of all ranks' steps since then, empty where they are not known."""
+    def read(self, beside: Vector, *, single_steps: bool) -> tuple[dict[str, Any], Vector | None]:
+        """Return ``record`` of all ranks' steps since then, and what all ranks gave ``beside``.
+
+        The record is empty, and the rest None, where they are not known. ``cpu_ms`` in it has the
+        processor time of each rank, all threads, milliseconds a step.
+        """
         if self._all_reduce is None:
-            return {}
+            return {}, None
+        mine = of_rank(self._began, self._all_reduce.sums)
+        used = time.process_time() - self._processor
         try:
-            seconds = self._all_reduce.share(of_rank(self._began, self._all_reduce.sums))
+            rows = self._all_reduce.share(np.concatenate([mine.ravel(), [used], beside]))
         except PeerGoneError:  # the chunk is whole all the same; the next one meets the error
-            return {}
-        return record(seconds, single_steps=single_steps)
+            return {}, None
+        times, processor, others = np.split(rows, [mine.size, mine.size + 1], axis=1)
+        found = record(times.reshape(-1, *mine.shape), single_steps=single_steps)
+        cpu_ms = 1e3 * processor[:, 0].astype(np.float64) / mine.shape[1]
+        return found | {"cpu_ms": cpu_ms.round(3).tolist()}, others
 
 
 def of_rank(began: float, sums: Sequence[tuple[float, float]]) -> Seconds:

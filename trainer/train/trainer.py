@@ -12,7 +12,7 @@ from trainer import schedule
 from trainer.config import TrainConfig
 from trainer.data import sampler
 from trainer.data.dataset import Dataset
-from trainer.errors import PeerLostError, StoppedError
+from trainer.errors import CorruptError, PeerLostError, StoppedError
 from trainer.runs import run_folder
 from trainer.train import (
     all_reduce,
@@ -24,6 +24,7 @@ from trainer.train import (
     step_parts,
     validation,
 )
+from trainer.train.agreement import Agreement
 from trainer.train.all_reduce import AllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
@@ -34,6 +35,7 @@ from trainer.train.resume import resume
 from trainer.train.run import Run
 from trainer.train.saver import Saver
 from trainer.train.scoring import Scorer
+from trainer.train.slow_ranks import SlowRanks
 from trainer.train.state import TrainState, check_losses
 from trainer.worker_events import AT_THE_STORE, TRAINING, Pulse, tell_parent
 
@@ -61,7 +63,9 @@ class Trainer:
         self.loop = assemble(config, dataset, replicas, self.all_reduce, run.warn)
         self.batches = Batches(run, self.loop)
         self.scorer = Scorer(run.cluster, dataset, self.loop, self.batches)
-        self.saver = Saver(run, self.loop)
+        self.agreement = Agreement(run.cluster)
+        self.saver = Saver(run, self.loop, self.agreement)
+        self.slow_ranks = SlowRanks(run.cluster, self.all_reduce, run.reporter)
 
     def train(self, stop: threading.Event, started: float, *, first: bool = True) -> dict[str, Any]:
         """Train from the newest checkpoint to the end, or until ``stop``, and return the result.
@@ -89,7 +93,7 @@ class Trainer:
                 self.saver.commit_if_due(best=best)
                 if stopping or (self.loop.replicas.count == 1 and stop.is_set()):
                     self._stop(at)
-            self.saver.commit(last=True)
+            self._commit_last()
             final = result.finish(self.run, self.loop, self.scorer, at, self.saver.events, started)
             self._store(final)
             return final
@@ -98,6 +102,11 @@ class Trainer:
         """Return the current work and progress, from any thread."""
         summing = self.all_reduce.summing if self.all_reduce else None
         return self.loop.replicas.activity.pulse(summing)
+
+    def flip(self) -> None:
+        """Get a wrong bit into this rank's next sum, as ``chaos`` asks."""
+        if self.all_reduce:
+            self.all_reduce.flip = True
 
     @property
     def finished_step(self) -> int | None:
@@ -138,13 +147,41 @@ class Trainer:
         )
         seconds = time.perf_counter() - began
         check_losses(chunk.losses, first, run)
-        parts = clock.read(single_steps=self.finished_step is None)
+        parts, digests = clock.read(self.agreement.mine(), single_steps=self.finished_step is None)
+        if slow := self.slow_ranks.look(parts):
+            parts["slow"] = slow
+        self._settle(digests)
         at.add_chunk(run, chunk.losses, chunk.accuracies, seconds, parts)
         return chunk.stop
 
+    def _settle(self, digests: Any = None) -> None:
+        """Check that all ranks agree on the last finished chunk, and store it if it is due.
+
+        Args:
+            digests: of all ranks, if they are known; else the ranks exchange them now.
+
+        Raises:
+            CorruptError, PeerLostError: they do not agree.
+        """
+        if self.run.cluster.workers > 1:
+            if digests is None:
+                digests = self.loop.replicas.gather(self.agreement.mine())
+            try:
+                self.agreement.check(digests)
+            except (CorruptError, PeerLostError):
+                self.saver.discard()
+                peers.meet(self.loop.replicas)  # so that all have discarded it before one leaves
+                raise
+        self.saver.commit_agreed()
+
+    def _commit_last(self) -> None:
+        """Store the last finished chunk, once all ranks agree on it."""
+        self._settle()
+        self.saver.commit(last=True)
+
     def _stop(self, at: TrainState) -> None:
         """Store the last chunk, wait for the other workers, and raise StoppedError."""
-        self.saver.commit(last=True)
+        self._commit_last()
         peers.meet(self.loop.replicas)
         raise StoppedError(
             f"stopped at step {at.step} of {self.run.total}; the same command resumes from there"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import series
-from trainer.failure import FINAL, Failure, parse
-from trainer.gang.coordinator import Coordinator, Event, Order
+from trainer.failure import BAD_MACHINE, FINAL, Failure, parse
+from trainer.gang.coordinator import Coordinator, Event, Order, is_sound
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
 
@@ -592,3 +592,50 @@ def test_nobody_who_waits_for_its_turn_is_told_that_ranks_are_missing() -> None:
     told.append(gang.handle(3, {"event": "here"}, 11.0))
     waiting = [order for given in told for _, order in given if order["order"] == "waiting"]
     assert [order["missing"] for order in waiting] == [[]] * len(waiting)
+
+
+def wrong_weights(rank: int | None) -> Event:
+    found = Failure(kind="corrupt", rank=rank, code=1, message="its weights are wrong")
+    return {"event": "ended", "failure": found.record()}
+
+
+def left(rank: int) -> Event:
+    found = Failure(kind="peer_lost", rank=rank, code=75, message="left", consequence=True)
+    return {"event": "ended", "failure": found.record()}
+
+
+def rendezvous_of(ranks: int) -> Coordinator:
+    found = Coordinator(ranks, 5)
+    for name in ("here", "ready"):
+        for rank in range(ranks):
+            found.handle(rank, {"event": name}, 0.0)
+    return found
+
+
+def orders_after(rendezvous: Coordinator, rank: int, event: Event, ranks: int) -> set[str]:
+    orders = rendezvous.handle(rank, event, 0.0)
+    for each in range(ranks):
+        orders += [] if each == rank else rendezvous.handle(each, left(each), 0.0)
+        orders += rendezvous.handle(each, {"event": "ready"}, 0.0)
+    return {order["order"] for _, order in orders}
+
+
+def test_a_rank_whose_weights_are_wrong_twice_ends_the_gang() -> None:
+    gang = rendezvous_of(3)
+    assert orders_after(gang, 1, wrong_weights(1), 3) == {"leave", "start"}
+    assert orders_after(gang, 2, wrong_weights(2), 3) == {"leave", "start"}
+    orders = gang.handle(1, wrong_weights(1), 0.0)
+    assert [(to, order["order"]) for to, order in orders] == [(r, "give_up") for r in range(3)]
+    cause = parse(orders[0][1]["cause"])
+    assert cause
+    assert (cause.kind, cause.rank, cause.code) == ("corrupt", 1, BAD_MACHINE)
+    assert cause.message.endswith("for the second time")
+
+
+def test_where_nobody_knows_whose_weights_are_wrong_nobody_is_blamed() -> None:
+    gang = rendezvous_of(2)
+    assert is_sound(wrong_weights(None), 0)
+    assert not is_sound(wrong_weights(1), 0)
+    for _ in range(4):
+        assert orders_after(gang, 0, wrong_weights(None), 2) == {"leave", "start"}
+    assert gang.closed[0]["cause"]["rank"] is None

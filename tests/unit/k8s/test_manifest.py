@@ -104,7 +104,7 @@ def test_the_job_keeps_the_protocol() -> None:
     for rule in job["podFailurePolicy"]["rules"]:
         rules.setdefault(rule["action"], [])
         rules[rule["action"]] += rule.get("onExitCodes", {}).get("values", ["DisruptionTarget"])
-    assert rules == {"FailJob": [2, 65], "Ignore": ["DisruptionTarget", 75]}
+    assert rules == {"FailJob": [2, 65, 71], "Ignore": ["DisruptionTarget", 75]}
 
 
 def test_pods_have_as_long_to_stop_as_the_trainer_takes() -> None:

@@ -142,6 +142,14 @@ def test_the_slowest_rank_is_marked(storage: Storage) -> None:
     assert "0.40 ms" in ranks["words"]
 
 
+def test_a_slow_rank_is_named_with_its_host(storage: Storage) -> None:
+    line = {**metric_lines(10)[0], "compute_ms": [1.0, 3.5], "wait_ms": [2.5, 0]}
+    slow = [{"rank": 1, "times": 3.5, "host": "host n7"}]
+    storage.create(run_folder.METRICS, run_folder.lines([{**line, "slow": slow}]))
+    words = seen_of(storage)["ranks"]["words"]
+    assert words.endswith(" Rank 1 is slow: 3.5 times the median of the gang; host n7.")
+
+
 def test_of_many_ranks_those_are_shown_that_something_is_to_be_seen_of(storage: Storage) -> None:
     states = ["training"] * 1000
     states[777] = "missing"

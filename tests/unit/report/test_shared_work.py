@@ -143,3 +143,23 @@ def test_a_gang_s_report_has_the_panel_and_another_one_none(tmp_path: Path) -> N
     assert '<td class="number">5.0</td>' in page
     assert "rank 1: &lt;script&gt;" in page
     assert "<td>2.00</td><td>1.50</td><td>0.50</td>" in page
+
+
+def slow(rank: Any, times: Any = 2.04) -> dict[str, Any]:
+    return {"rank": rank, "times": times, "host": "host n7,\nXeon\x1b[1m"}
+
+
+def test_stretches_of_steps_in_which_a_rank_was_slow_are_told() -> None:
+    named = [[], [slow(1)], [slow(1), slow(0)], [slow(0)], [], [slow(1)]]
+    lines = [line(10 * n, n, **PARTS, slow=each) for n, each in enumerate(named, 1)]
+    found = shared_work.slow_stretches([*lines, {"step": 60, "validation_loss": 1.0}])
+    steps = [(each.rank, each.first, each.last) for each in found]
+    assert steps == [(1, 10, 30), (0, 20, 40), (1, 50, 60)]
+    assert found[0].words == "2.0 times the median of the gang; host n7, Xeon\ufffd[1m"
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, [7], [{}], [slow("1")], [slow(1, "2")], [{**slow(1), "host": None}]]
+)
+def test_what_is_no_slow_rank_is_passed_over(value: Any) -> None:
+    assert shared_work.slow_stretches([line(10, 1, **PARTS, slow=value)]) == ()

@@ -10,7 +10,6 @@ from trainer.cluster_spec import ALONE
 from trainer.config import parse
 from trainer.data.dataset import Dataset, Split
 from trainer.progress import Reporter
-from trainer.runs import run_folder
 from trainer.storage.local import LocalStorage
 from trainer.train import announce
 from trainer.train.run import Run
@@ -66,9 +65,7 @@ def test_another_kind_of_processor_costs_a_warning(
     stored: dict[str, Any] | None, warned: int, tmp_path: Path
 ) -> None:
     run, warnings = alone(tmp_path)
-    if stored is not None:
-        run.storage.replace(run_folder.START, run_folder.pretty(stored))
-    announce._warn_of_processor(run, XEON)
+    announce._warn_of_processor(run, XEON, stored or {})
     assert len(warnings.found) == warned
     for words in warnings.found:
         assert "AMD EPYC 7B12 (x86_64 avx avx2 fma) before, now Intel(R) Xeon(R)" in words

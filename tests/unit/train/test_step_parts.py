@@ -71,15 +71,19 @@ def test_the_rank_that_computes_longer_makes_the_other_one_wait() -> None:
         clock = step_parts.Clock(pair)  # type: ignore[arg-type]
         for _ in range(3):
             pair.step(0.05 if number else 0.0)
-        return clock.read(single_steps=False)
+        found, beside = clock.read(np.array([number, 7], np.float32), single_steps=False)
+        assert beside is not None
+        assert beside.tolist() == [[0, 7], [1, 7]]
+        return found
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(rank, range(2))
     assert first == second
+    assert len(first["cpu_ms"]) == 2
     assert first["compute_ms"][1] >= 50 > first["compute_ms"][0]
     assert first["wait_ms"][0] > first["wait_ms"][1]
 
 
 def test_without_our_all_reduce_nothing_is_known() -> None:
     none: AllReduce | None = None
-    assert step_parts.Clock(none).read(single_steps=True) == {}
+    assert step_parts.Clock(none).read(np.ones(1, np.float32), single_steps=True) == ({}, None)

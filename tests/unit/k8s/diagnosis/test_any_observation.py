@@ -72,7 +72,7 @@ STATES = st.one_of(
     ),
     st.builds(
         ended,
-        st.sampled_from([1, 2, 65, 69, 75, 126, 137, 139, 143]),
+        st.sampled_from([1, 2, 65, 69, 71, 75, 126, 137, 139, 143]),
         st.one_of(st.text(max_size=400), st.sampled_from([*CONSEQUENCES, missing(0, 1)])),
         st.sampled_from(["14:02:11", "14:02:12", "14:03:00"]),
         st.sampled_from(["", "OOMKilled", "StartError"]),

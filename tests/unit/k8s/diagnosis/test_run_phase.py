@@ -187,3 +187,12 @@ def test_time_left_is_that_of_the_pace_since_the_last_restart() -> None:
     assert progress.accuracy() == 0.9
     at(50, json.loads(LAST))
     assert progress.accuracy() == 0.9922
+
+
+def test_ranks_that_were_slow_in_the_last_chunk_are_named() -> None:
+    progress = run_phase.Progress()
+    slow = [{"rank": 3, "times": 2, "host": "host n7\x1b[1m"}]
+    progress.take("", {"step": 10, "loss": 1.0, "slow": slow})
+    assert progress.slow() == ["rank 3 is slow: 2.0 times the median of the gang; host n7\ufffd[1m"]
+    progress.take("", {"step": 20, "loss": 1.0})
+    assert progress.slow() == []

@@ -36,11 +36,11 @@ def test_a_native_sidecar_does_not_keep_its_pod() -> None:
     assert evidence.sidecars(its) == []
 
 
-@pytest.mark.parametrize("code", [2, 65])
+@pytest.mark.parametrize(("code", "kind"), [(2, "config"), (65, "data"), (71, "corrupt")])
 def test_a_code_that_fails_the_job_ends_the_run_though_the_job_does_not_learn_of_it(
-    code: int,
+    code: int, kind: Any
 ) -> None:
-    words = failure("config" if code == 2 else "data", 1, "no such model", code=code)
+    words = failure(kind, 1, "no such model", code=code)
     pods = [beside(pod(0)), beside(pod(1, ended(code, words)))]
     assert run_phase.phase(job(2), pods, trains=True) == "Failed"
     cause = look(job(2), pods)

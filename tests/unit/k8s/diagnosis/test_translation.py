@@ -97,6 +97,7 @@ def failures(rank: int) -> list[Failure]:
             errors.UserError,
         )
     ]
+    own.append(failure.of(errors.CorruptError("its weights are wrong", rank)).but(code=71))
     old = Failure(rank=rank, code=1, message=f"rank {rank}: what an earlier trainer said")
     return [*own, *of_the_supervisor(rank), *of_the_rendezvous(), old]
 
