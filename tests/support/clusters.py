@@ -204,7 +204,7 @@ def trained_here(train: dict[str, Any], folder: Path = ROOT) -> str:
         capture_output=True,
         timeout=LIMIT,
     )
-    return weights(run)
+    return weights(str(given["run"]))
 
 
 def figure(name: str, value: str) -> None:
