@@ -21,6 +21,8 @@ from k8s.client.refusals import (
 )
 from trainer.errors import UnavailableError
 
+Objects = list[Object]
+
 # kind -> (group and version, plural, inside a namespace)
 KINDS = {
     "Pod": ("v1", "pods", True),
@@ -44,6 +46,7 @@ OPTIONAL = {"kueue.x-k8s.io": ("v1beta2", "v1beta1")}
 PAGE = 500  # objects, kubectl's --chunk-size
 SHORTEST = 0.1  # seconds between two tries, whatever the server asks for
 CONNECT, READ = 10.0, 30.0  # seconds: to connect, and of silence
+WATCH = 25  # seconds of one watch: less than READ, and at its end the server tells its version
 CONTAINER = "trainer"
 
 
@@ -101,30 +104,82 @@ class Cluster:
                 return None
             raise
 
-    def list(self, kind: str, *, labels: str = "", everywhere: bool = False) -> list[Object]:
-        """Return all objects of a kind that match a label selector, of all namespaces if asked to.
+    def list(
+        self,
+        kind: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        everywhere: bool = False,
+        most: int | None = None,
+    ) -> list[Object]:
+        """Return the objects of a kind that match selectors, of all namespaces if asked to.
 
-        The API server leaves ``kind`` and ``apiVersion`` out of a list's items. A kind of Kueue's
-        that the cluster does not know has no objects.
+        The API server leaves ``kind`` and ``apiVersion`` out of a list's items; who manages which
+        field is left out here. A kind of Kueue's that the cluster does not know has no objects.
+
+        Args:
+            kind: of ``KINDS``.
+            labels: a label selector.
+            fields: a field selector.
+            everywhere: in all namespaces.
+            most: this many objects at most, where more are not of interest.
         """
-        query = {"labelSelector": labels, "limit": str(PAGE)}
-        items: list[Object] = []
+        return self.snapshot(kind, labels, fields, everywhere=everywhere, most=most)[0]
+
+    def snapshot(
+        self,
+        kind: str,
+        labels: str = "",
+        fields: str = "",
+        *,
+        everywhere: bool = False,
+        most: int | None = None,
+    ) -> tuple[Objects, str]:
+        """Return what ``list`` does, and its version, from which ``watch`` continues."""
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(most or PAGE)}
+        items: Objects = []
         while True:
             try:
                 path = self._route(kind, namespace="" if everywhere else None)
                 page = self._json("GET", path, query)
             except ClusterError as error:
                 if error.status == 404 and KINDS[kind][0] in OPTIONAL:
-                    return []
+                    return [], ""
                 if error.status != 410 or not items:
                     raise
                 # The snapshot that the pages come from is gone. One answer cannot fall apart.
                 items, query = [], query | {"limit": "", "continue": ""}
                 continue
-            items += page["items"]
+            items += map(_without_managers, page["items"])
             query["continue"] = page["metadata"].get("continue", "")
-            if not query["continue"]:
-                return items
+            if not query["continue"] or len(items) == most:
+                return items, page["metadata"].get("resourceVersion", "")
+
+    def watch(self, kind: str, version: str, labels: str = "") -> Iterator[tuple[str, Object]]:
+        """Yield changes since a version of a list: what happened, and the object after it.
+
+        That is ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has nothing but a version. It
+        ends after WATCH seconds, and where the stream is cut: continue from the last version.
+
+        Raises:
+            ClusterError: the version is too old (410): list again.
+        """
+        query = {"labelSelector": labels, "resourceVersion": version, "watch": "true"}
+        query |= {"allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH)}
+        response = self._send("GET", self._route(kind), query, stream=True)
+        if not response:
+            return
+        try:
+            for line in log_stream.split(response.response):
+                event = json_object(line or b"")
+                if event.get("type") == "ERROR":
+                    status = event["object"]
+                    raise ClusterError(str(status.get("message")), int(status.get("code") or 0))
+                if event:
+                    yield event["type"], _without_managers(event["object"])
+        finally:
+            response.response.close()
 
     def create(self, obj: Object, *, dry_run: bool = False) -> Object:
         """Create an object, in its own namespace if it names one; return it as stored.
@@ -162,6 +217,7 @@ class Cluster:
         *,
         follow: bool = False,
         tail: int | None = None,
+        most: int | None = None,
         since: str | None = None,
         deadline: float | None = None,
     ) -> Iterator[tuple[str, str]]:
@@ -174,6 +230,7 @@ class Cluster:
             pod: its name.
             follow: wait for more lines.
             tail: the last lines only.
+            most: the first bytes only.
             since: lines later than this only. The API counts in whole seconds; lines of the
                 same second that were received before are left out here.
             deadline: seconds until there is an answer; None for the cluster's.
@@ -184,6 +241,7 @@ class Cluster:
         query = {"container": CONTAINER, "timestamps": "true", "sinceTime": since or ""}
         query |= {"follow": "true"} if follow else {}
         query |= {"tailLines": str(tail)} if tail is not None else {}
+        query |= {"limitBytes": str(most)} if most is not None else {}
         path = self._route("Pod", name=pod) + "/log"
         try:
             response = self._send("GET", path, query, stream=True, deadline=deadline)
@@ -303,6 +361,12 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         return self._api.call_api(*request, _request_timeout=(min(CONNECT, left), min(READ, left)))
+
+
+def _without_managers(item: Object) -> Object:
+    """Take out who manages which field: a third of a pod, and nothing here reads it."""
+    item["metadata"].pop("managedFields", None)
+    return item
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

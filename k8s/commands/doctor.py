@@ -263,7 +263,7 @@ def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
 def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     """Say whether the pods have room now, where the user may see all nodes and pods."""
     try:
-        nodes = cluster.list("Node")
+        nodes = cluster.list("Node", most=MOST_NODES + 1)
         pods = cluster.list("Pod", everywhere=True) if len(nodes) <= MOST_NODES else []
     except ForbiddenError:
         return
@@ -331,7 +331,8 @@ def _volumes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         elif claims.bound(claim):
             yield Check("volume", "ok", f"{name}: {' and '.join(claims.modes(claim))}")
         else:
-            reason, words = claims.waiting(claim, cluster.list("Event"))
+            about = f"involvedObject.uid={claim['metadata']['uid']}"
+            reason, words = claims.waiting(claim, cluster.list("Event", fields=about))
             state: State = "ok" if reason in claims.WAITS else "warning"
             text = f"{name}: not bound, and pods wait until it is: {shorten(words, 120)}"
             yield Check("volume", state, text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from k8s.client.cluster import Cluster
+from k8s.client.watched import Watched
 from k8s.commands import observe, target
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
@@ -19,7 +20,8 @@ from trainer.errors import UnavailableError, UserError
 from trainer.text import duration, one_line
 
 LOOK = 1.0  # seconds between two requests for the run
-CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running
+CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running, at least
+SHARE = 10  # times as long as a diagnosis took, that the next one waits
 SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
 SILENT = 10.0  # seconds until it is said what a rank 0 that runs and logs nothing is at
 DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
@@ -44,6 +46,11 @@ def follow(
         target.say(f"{name} continues; come back with: python -m k8s logs {name} -f{cluster.flags}")
         target.say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
         return INTERRUPTED
+
+
+def not_all(workers: int) -> str:
+    """Say whose logs are shown, where there are more than can be."""
+    return f"shows ranks 0 to {STREAMS - 1} of {workers}; --rank K shows another"
 
 
 @dataclass
@@ -127,21 +134,19 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._job = target.job(self.cluster, self.name)
+        self._pods = Watched(self.cluster, "Pod", observe.owner(self._job))
         self._screen = Screen(run_phase.workers(self._job))
         self._streams = Streams(self.cluster)
         self._progress = run_phase.Progress()
         self._phase = ""
         self._cause: Cause | None = None
-        self._looked = float("-inf")
+        self._look_again = float("-inf")
         self._began = time.monotonic()
         self._said_unanswered = False
         self._silent_since: float | None = None
         shown = self._shown(self._job)
         if self.with_logs and len(shown) > STREAMS:
-            self._screen.say(
-                f"{self.name}: shows ranks 0 to {STREAMS - 1} of {len(shown)}; "
-                "--rank K shows another"
-            )
+            self._screen.say(f"{self.name}: {not_all(len(shown))}")
 
     def _shown(self, job: dict[str, Any]) -> Sequence[int]:
         return range(run_phase.workers(job)) if self.rank is None else (self.rank,)
@@ -155,20 +160,22 @@ class Follower:
         try:
             return self._run()
         finally:
+            self._pods.close()
             self._screen.close()
 
     def _run(self) -> int:
-        pods: list[dict[str, Any]] = []
+        seen: dict[str, dict[str, Any]] = {}  # by uid
         while True:
             try:
                 job = self.cluster.get("Job", self.name)
-                there = observe.pods(self.cluster, job) if job else []
+                there = self._pods.now() if job else []
             except UnavailableError as error:
                 self._say_unanswered(error)
                 continue
             self._said_unanswered = False
             # Kept after they are gone: a Job that has ended removes its pods, and what they said.
-            pods = there or pods
+            seen |= {pod["metadata"]["uid"]: pod for pod in there}
+            pods = there or list(seen.values())
             if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
                 self._show_rest()
                 self._screen.say(f"{self.name}: was removed from the cluster; its folder stays")
@@ -177,6 +184,8 @@ class Follower:
             self._streams.follow([pod for pod in pods if evidence.rank(pod) in followed])
             phase = run_phase.phase(job, pods, trains=self._progress.trains)
             if phase in run_phase.OVER:
+                with contextlib.suppress(UserError):  # what is watched may lag behind
+                    pods = observe.pods(self.cluster, job) or pods
                 return self._end(job, pods, phase)
             self._show_phase(phase, there)
             self._show_cause(job, pods)
@@ -202,7 +211,8 @@ class Follower:
 
     def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
         with contextlib.suppress(UserError):  # the run is watched, whatever fails here
-            return observe.cause(self.cluster, job, pods, trains=self._progress.trains)
+            around = observe.Around(self.cluster)
+            return observe.cause(around, job, pods, trains=self._progress.trains)
         return None
 
     def _show_lines(self, seconds: float) -> None:
@@ -235,10 +245,10 @@ class Follower:
 
     def _show_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
         now = time.monotonic()
-        if now - self._looked < CAUSE_LOOK:
+        if now < self._look_again:
             return
-        self._looked = now
         found = self._find_cause(job, pods)
+        self._look_again = now + max(CAUSE_LOOK, SHARE * (time.monotonic() - now))
         new = found and (self._cause is None or found.message != self._cause.message)
         if found and new and found.kind not in SAID_AT_THE_END:
             self._screen.say(f"{self.name}: {found.message}", WARNING)
@@ -288,7 +298,8 @@ class Follower:
             took = f" after {duration(seconds)}"
         found = None
         with contextlib.suppress(UserError):  # the run has ended, whatever fails here
-            phase, found = observe.outcome(self.cluster, job, pods, phase, self._progress)
+            around = observe.Around(self.cluster)
+            phase, found = observe.outcome(around, job, pods, phase, self._progress)
         if phase == "Succeeded":
             more = f": {found.message}" if found else ""
             self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")

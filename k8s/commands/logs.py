@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import heapq
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -51,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         deadline = spec.start_deadline if spec else float("inf")
         return follow.follow(cluster, name, deadline, with_logs=True, rank=options.rank)
     pods = observe.pods(cluster, job)
+    if options.rank is None and workers > follow.STREAMS:
+        sys.stderr.write(f"{name}: {follow.not_all(workers)}\n")
     lines = from_pods(cluster, pods, options.rank, previous=options.previous)
     if show(lines, Screen(workers)):
         return 0
@@ -85,7 +88,7 @@ def _nothing_yet(
         return "has logged nothing yet: it loads TensorFlow and its data"
     if phase not in ("Pending", "Starting", "Queued"):
         return ""  # an earlier pod may have stored its log
-    found = observe.cause(cluster, job, pods, trains=False)
+    found = observe.cause(observe.Around(cluster), job, pods, trains=False)
     return f"{phase}: no log yet{f': {found.message}' if found else ''}"
 
 
@@ -97,14 +100,18 @@ def _stored(options: argparse.Namespace) -> int:
 def from_pods(
     cluster: Cluster, pods: list[dict[str, Any]], rank: int | None, *, previous: bool
 ) -> Iterator[tuple[str, int, str]]:
-    """Yield time, rank and text of the lines of all ranks, or of one, in the order of time."""
+    """Yield time, rank and text of the lines of ranks in the order of time.
+
+    That is all ranks, but no more than ``follow.STREAMS``: a connection each; or one.
+    """
     index = -2 if previous else -1
-    streams = [
+    streams = (
         _of_pod(cluster, number, of_rank[index]["metadata"]["name"])
         for number, of_rank in run_phase.by_rank(pods).items()
         if rank in (None, number) and len(of_rank) >= -index and run_phase.has_log(of_rank[index])
-    ]
-    yield from heapq.merge(*streams, key=lambda line: line[0].rstrip("Z"))  # decimals differ
+    )
+    first = itertools.islice(streams, follow.STREAMS)
+    yield from heapq.merge(*first, key=lambda line: line[0].rstrip("Z"))  # decimals differ
 
 
 def _of_pod(cluster: Cluster, rank: int, pod: str) -> Iterator[tuple[str, int, str]]:

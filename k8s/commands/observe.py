@@ -2,8 +2,12 @@
 
 import contextlib
 import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from k8s import manifest
@@ -19,54 +23,127 @@ from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line, printable
 
 LONGEST_NOTE = 1000  # characters
+NOTES = 16  # Jobs that one look writes to at most: of many, the next looks write to the others
 UID = "batch.kubernetes.io/controller-uid"
+# Events of pods that do well, a half of all; the diagnosis reads none of them.
+USUAL = ",".join(f"reason!={each}" for each in ("Scheduled", "Created", "Killing", "Completed"))
+POD = re.compile(r"-\d+-[a-z0-9]{5}$")  # what a Job's controller puts behind its name
+
+
+class Around:
+    """What a namespace holds around its runs; each kind is read once, when it is first needed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._found: dict[str, Any] = {}
+        self._notes = 0
+        self._lock = threading.RLock()
+
+    def namespace(self) -> dict[str, Any] | None:
+        """Return the Namespace, None where it may not be read."""
+        with contextlib.suppress(ForbiddenError):
+            name = self.cluster.namespace
+            read = partial(self.cluster.get, "Namespace", name)
+            found: dict[str, Any] | None = self._once("Namespace", read)
+            return found
+        return None
+
+    def allowed(self, kind: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind, none where they may not be listed."""
+        with contextlib.suppress(ForbiddenError):
+            return list(self._once(kind, partial(self.cluster.list, kind)))
+        return []
+
+    def events(self, job: dict[str, Any], its_pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the events of a run: its warnings, and where it has any, the others too.
+
+        A healthy gang has thousands of others.
+        """
+        found: list[dict[str, Any]] = []
+        for fields in ("type=Warning", f"type!=Warning,{USUAL}"):
+            by_run = self._once(fields, partial(_by_run, self.cluster, fields))
+            found += _of_run(by_run[job["metadata"]["name"]], job, its_pods)
+            if not found:
+                break
+        return found
+
+    def note(self, job: dict[str, Any], annotations: dict[str, str]) -> None:
+        """Write annotations into a run's Job, if that is allowed and was not done too often."""
+        with self._lock:
+            self._notes += 1
+            if self._notes > NOTES:
+                return
+        with contextlib.suppress(UserError):  # this user may only look
+            body = {"metadata": {"annotations": annotations}}
+            self.cluster.patch("Job", job["metadata"]["name"], body)
+
+    def _once(self, key: str, read: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = read()
+            return self._found[key]
+
+
+def _by_run(cluster: Cluster, fields: str) -> dict[str, list[dict[str, Any]]]:
+    """Return events by the name of the run that they are about: of its Job, or of a pod of it."""
+    found = defaultdict(list)
+    for event in cluster.list("Event", fields=fields):
+        about = event.get("involvedObject") or {}
+        name = str(about.get("name"))
+        found[POD.sub("", name) if about.get("kind") == "Pod" else name].append(event)
+    return found
 
 
 def pods(cluster: Cluster, job: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the pods of this Job, not those of an earlier one of its name."""
-    return cluster.list("Pod", labels=f"{UID}={job['metadata']['uid']}")
+    return cluster.list("Pod", labels=owner(job))
+
+
+def pods_by_job(cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
+    """Return the pods of all runs in the namespace by the uid of their Job."""
+    found = defaultdict(list)
+    for pod in cluster.list("Pod", labels=manifest.selector()):
+        found[(pod["metadata"].get("labels") or {}).get(UID, "")].append(pod)
+    return found
+
+
+def owner(job: dict[str, Any]) -> str:
+    """Return the label selector of a Job's pods."""
+    return f"{UID}={job['metadata']['uid']}"
 
 
 def cause(
-    cluster: Cluster,
-    job: dict[str, Any],
-    its_pods: list[dict[str, Any]],
-    all_events: list[dict[str, Any]] | None = None,
-    *,
-    trains: bool,
+    around: Around, job: dict[str, Any], its_pods: list[dict[str, Any]], *, trains: bool
 ) -> Cause | None:
     """Return what is wrong with a run whose Job is not complete, or None.
 
     Quotas, queues and policies are read only if the first diagnosis needs them, and if the user
     may.
     """
-    now = datetime.now(UTC)
-    if all_events is None:
-        all_events = cluster.list("Event")
-    events = _events(all_events, job, its_pods)
-    namespace = None
-    with contextlib.suppress(ForbiddenError):
-        namespace = cluster.get("Namespace", cluster.namespace)
     observed = Observed(
-        job=job, pods=its_pods, events=events, namespace=namespace, trains=trains, now=now
+        job=job,
+        pods=its_pods,
+        events=around.events(job, its_pods),
+        namespace=around.namespace(),
+        trains=trains,
+        now=datetime.now(UTC),
     )
     found = diagnose(observed)
     if found and found.kind in UNREACHED:
-        return diagnose(replace(observed, policies=_allowed(cluster, "NetworkPolicy")))
+        return diagnose(replace(observed, policies=around.allowed("NetworkPolicy")))
     queued = manifest.QUEUE in (job["metadata"].get("labels") or {})
     if not queued and (found is None or found.kind != "Quota"):
         return found
-    quotas, workload = _allowed(cluster, "ResourceQuota"), _workload(cluster, job)
+    quotas, workload = around.allowed("ResourceQuota"), _workload(around, job)
     return diagnose(replace(observed, quotas=quotas, workload=workload))
 
 
 def outcome(
-    cluster: Cluster,
+    around: Around,
     job: dict[str, Any],
     its_pods: list[dict[str, Any]],
     phase: str,
     progress: run_phase.Progress,
-    all_events: list[dict[str, Any]] | None = None,
 ) -> tuple[str, Cause | None]:
     """Return how a run in a phase of ``run_phase.OVER`` ended, and what is to be said of it.
 
@@ -77,36 +154,33 @@ def outcome(
     Unproven    the folder cannot be seen from here, and nothing else shows it
     DeadlineExceeded
     """
-    phase, found = _outcome(cluster, job, its_pods, phase, progress, all_events)
+    phase, found = _outcome(around, job, its_pods, phase, progress)
     annotations = job["metadata"].get("annotations") or {}
     if phase != "Unproven" and manifest.ENDED not in annotations:
         words = printable(f"{phase}: {found.message}" if found else phase)[:LONGEST_NOTE]
-        note = {"metadata": {"annotations": {manifest.ENDED: words}}}
-        with contextlib.suppress(UserError):  # this user may only look
-            cluster.patch("Job", job["metadata"]["name"], note)
+        around.note(job, {manifest.ENDED: words})
     return phase, found
 
 
 def _outcome(
-    cluster: Cluster,
+    around: Around,
     job: dict[str, Any],
     its_pods: list[dict[str, Any]],
     phase: str,
     progress: run_phase.Progress,
-    all_events: list[dict[str, Any]] | None,
 ) -> tuple[str, Cause | None]:
     if phase == "Ended":
-        phase, found = _proven(cluster, job, its_pods, logged=progress.ended)
+        phase, found = _proven(around.cluster, job, its_pods, logged=progress.ended)
         kept = {name for pod in its_pods for name in evidence.sidecars(pod)}
         return phase, _kept(job, sorted(kept)) if kept and not found else found
     # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
     late = phase == "DeadlineExceeded"
-    if run_phase.left_result(its_pods) or (late and result.is_stored(cluster, job)):
+    if run_phase.left_result(its_pods) or (late and result.is_stored(around.cluster, job)):
         what = "finished, and its result is stored; its Job failed after that"
         failed = evidence.condition(job, "Failed")
         why = evidence.text(failed, "message") or evidence.text(failed, "reason")
         return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
-    return phase, cause(cluster, job, its_pods, all_events, trains=progress.trains)
+    return phase, cause(around, job, its_pods, trains=progress.trains)
 
 
 def _kept(job: dict[str, Any], names: list[str]) -> Cause:
@@ -136,35 +210,27 @@ def _proven(
     return "Succeeded", None
 
 
-def _events(
+def _of_run(
     events: list[dict[str, Any]], job: dict[str, Any], its_pods: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the events of the Job and its pods, also of those pods that are gone."""
+    """Return, of events about its name, those of this Job and its pods, also of pods gone since."""
     uids = {item["metadata"]["uid"] for item in [job, *its_pods]}
     created = job["metadata"]["creationTimestamp"]
-    of_a_pod = re.compile(rf"{re.escape(job['metadata']['name'])}-\d+-[a-z0-9]{{5}}")
 
     def is_ours(event: dict[str, Any]) -> bool:
         about = event.get("involvedObject") or {}
         if about.get("uid") in uids:
             return True
         later = str(event["metadata"].get("creationTimestamp")) >= created
-        named = of_a_pod.fullmatch(str(about.get("name")))
-        return later and about.get("kind") == "Pod" and named is not None
+        return later and about.get("kind") == "Pod"
 
     return [event for event in events if is_ours(event)]
 
 
-def _allowed(cluster: Cluster, kind: str) -> list[dict[str, Any]]:
-    with contextlib.suppress(ForbiddenError):
-        return cluster.list(kind)
-    return []
-
-
-def _workload(cluster: Cluster, job: dict[str, Any]) -> dict[str, Any] | None:
+def _workload(around: Around, job: dict[str, Any]) -> dict[str, Any] | None:
     if manifest.QUEUE not in (job["metadata"].get("labels") or {}):
         return None
-    for workload in _allowed(cluster, "Workload"):
+    for workload in around.allowed("Workload"):
         owners = workload["metadata"].get("ownerReferences") or []
         if any(owner.get("uid") == job["metadata"]["uid"] for owner in owners):
             return workload

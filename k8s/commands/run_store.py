@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,10 +17,11 @@ from k8s.run_file import RunSpec
 from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UserError
-from trainer.runs import checkpoint, run_folder
+from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
+_ENVIRONMENT = threading.Lock()  # held while it is another run's; `list` opens many folders at once
 
 
 def use(endpoint: str | None) -> None:
@@ -42,17 +44,18 @@ def open_folder(uri: str, variables: Mapping[str, str]) -> Storage:
         uri: of the folder.
         variables: of the run's pods, by which they reach it.
     """
-    given = stores.from_here(uri, variables, os.environ)
-    before = {name: os.environ.get(name) for name in given}
-    os.environ |= given
-    try:
-        return open_storage(uri, deadline=DEADLINE)
-    finally:  # the next run's store may be another one
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _ENVIRONMENT:
+        given = stores.from_here(uri, variables, os.environ)
+        before = {name: os.environ.get(name) for name in given}
+        os.environ |= given
+        try:
+            return open_storage(uri, deadline=DEADLINE)
+        finally:  # the next run's store may be another one
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def of_spec(spec: RunSpec) -> Storage:
@@ -68,6 +71,8 @@ def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
 
 def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
     """Return the step of a run's newest checkpoint; 0 if there is none or it is not seen here."""
+    from trainer.runs import checkpoint  # imports NumPy
+
     with contextlib.suppress(UserError):
         folder, _ = of_job(cluster, job)
         if not isinstance(folder, ClaimFolder):  # which takes a pod

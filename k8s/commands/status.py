@@ -2,9 +2,12 @@
 
 import argparse
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +24,9 @@ from trainer.text import duration, one_line, printable
 
 TAIL = 1000  # lines of rank 0's log that show its progress
 LOG = 5.0  # seconds for them: the API server waits 30 for a kubelet that is away
+# For the logs of all runs: lines together, of each at least, and how many are read at once.
+LINES, LEAST, AT_ONCE = 20_000, 20, 16
+FIRST = 1 << 20  # bytes from a log's beginning in which a trainer has spoken
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     if job is None and spec:
         values = _of_folder(cluster, spec)
     else:
-        values = summary(cluster, target.job(cluster, name))
+        values = look(cluster, target.job(cluster, name))
     if options.output == "json":
         target.print_json(values)
     else:
@@ -89,19 +95,28 @@ def list_runs(options: argparse.Namespace) -> None:
         show_table(runs, cluster.namespace)
 
 
-def summary(
-    cluster: Cluster, job: dict[str, Any], events: list[dict[str, Any]] | None = None
+def look(
+    cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return all that is known about a run, ready for JSON; ``events`` if they are read already."""
-    pods = observe.pods(cluster, job)
-    progress = _progress(cluster, pods)
+    """Return the summary of one run; its pods are read where they are not given."""
+    pods = observe.pods(cluster, job) if pods is None else pods
+    return summary(observe.Around(cluster), job, pods, _progress(cluster, pods))
+
+
+def summary(
+    around: observe.Around,
+    job: dict[str, Any],
+    pods: list[dict[str, Any]],
+    progress: run_phase.Progress,
+) -> dict[str, Any]:
+    """Return all that is known about a run, ready for JSON."""
     phase = run_phase.phase(job, pods, trains=progress.trains)
     if phase in run_phase.OVER:
-        phase, cause = observe.outcome(cluster, job, pods, phase, progress, events)
+        phase, cause = observe.outcome(around, job, pods, phase, progress)
     else:
-        cause = observe.cause(cluster, job, pods, events, trains=progress.trains)
+        cause = observe.cause(around, job, pods, trains=progress.trains)
     if phase == "Suspended" and not pods:
-        progress.step = run_store.newest_step(cluster, job)
+        progress.step = run_store.newest_step(around.cluster, job)
     message = cause.message if cause else ""
     if not message and phase in ("Starting", "Running") and progress.failure:
         message = f"{progress.failure.sentence(run_phase.workers(job))} (restarted)"
@@ -132,26 +147,49 @@ def summary(
     }
 
 
-def _progress(cluster: Cluster, pods: list[dict[str, Any]]) -> run_phase.Progress:
+def _progress(
+    cluster: Cluster, pods: list[dict[str, Any]], tail: int = TAIL, seconds: float = LOG
+) -> run_phase.Progress:
+    """Return how far a run is, by the last lines of rank 0's log; nothing after these seconds."""
     progress = run_phase.Progress()
     leader = run_phase.current(pods).get(0)
-    if leader is not None and run_phase.has_log(leader):
+    if leader is not None and run_phase.has_log(leader) and seconds > 0:
         name = leader["metadata"]["name"]
         with contextlib.suppress(UserError):  # the pod is going
-            for at, text in cluster.log(name, tail=TAIL, deadline=LOG):
+            for at, text in cluster.log(name, tail=tail, deadline=seconds):
                 progress.take(at, run_phase.parse_line(text))
             if not progress.trains:  # a model may print a lot, but the trainer spoke first
-                lines = (run_phase.parse_line(t) for _, t in cluster.log(name, deadline=LOG))
-                progress.trains = any(map(run_phase.is_report, lines))
+                lines = cluster.log(name, most=FIRST, deadline=seconds)
+                progress.trains = any(
+                    run_phase.is_report(run_phase.parse_line(t)) for _, t in lines
+                )
     return progress
 
 
 def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return the summaries of all runs in the namespace, newest first."""
+    """Return the summaries of all runs in the namespace, newest first.
+
+    A run that has ended left its figures in its pod; only the logs of the others are read.
+    """
     jobs = cluster.list("Job", labels=manifest.selector())
     jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
-    events = cluster.list("Event") if jobs else []
-    return [summary(cluster, job, events) for job in jobs]
+    of_job = observe.pods_by_job(cluster) if jobs else {}
+    pods = [of_job.get(job["metadata"]["uid"], []) for job in jobs]
+    left = [run_phase.left_result(its) for its in pods]
+    tail = max(LEAST, min(TAIL, LINES // max(1, left.count({}))))
+    until = time.monotonic() + LOG
+
+    def progress(its: list[dict[str, Any]], result: dict[str, Any]) -> run_phase.Progress:
+        if not result:
+            return _progress(cluster, its, tail, until - time.monotonic())
+        found = run_phase.Progress()
+        found.take("", result)
+        return found
+
+    around = observe.Around(cluster)
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # for answers of kubelets and stores
+        found = pool.map(progress, pods, left)
+        return list(pool.map(partial(summary, around), jobs, pods, found))
 
 
 def with_sweeps(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -209,7 +209,7 @@ def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:
     A Job of this name means that somebody submits it at the same time, whose pods they are.
     """
     until, said = time.monotonic() + LEFTOVERS, False
-    while pods := cluster.list("Pod", labels=manifest.selector(name)):
+    while pods := cluster.list("Pod", labels=manifest.selector(name), most=1):
         if cluster.get("Job", name):
             return
         if time.monotonic() > until:
@@ -219,7 +219,7 @@ def _await_leftovers(cluster: Cluster, name: str, say: Say) -> None:
                 f"node is lost: kubectl delete pod {pod} --force --namespace {cluster.namespace}"
             )
         if not said:
-            say(f"{name}: waiting for {len(pods)} pods of an earlier run to end")
+            say(f"{name}: waiting for the pods of an earlier run to end")
             said = True
         time.sleep(PAUSE)
 

@@ -271,7 +271,8 @@ class InCluster:
 
     def _why(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> str:
         """Return the first cause of a run that has ended without a result."""
-        _, cause = observe.outcome(self._cluster, job, pods, phase, run_phase.Progress())
+        around = observe.Around(self._cluster)
+        _, cause = observe.outcome(around, job, pods, phase, run_phase.Progress())
         return cause.message if cause else "no cause is known"
 
     def _say_cause(self, place: int, run: Run, job: dict[str, Any]) -> None:
@@ -279,7 +280,7 @@ class InCluster:
         if (job.get("status") or {}).get("ready") == run.spec.workers:
             return
         pods = observe.pods(self._cluster, job)
-        cause = observe.cause(self._cluster, job, pods, trains=True)
+        cause = observe.cause(observe.Around(self._cluster), job, pods, trains=True)
         if cause and cause.message != run.cause:
             run.cause = cause.message
             self._say(place, run.cause)

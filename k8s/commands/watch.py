@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from k8s.client.cluster import Cluster
-from k8s.commands import status, target
+from k8s.client.watched import Watched
+from k8s.commands import observe, status, target
 from k8s.commands.claim_folder import ClaimFolder
 from trainer.errors import ConfigError
 
@@ -60,13 +61,16 @@ def run(options: argparse.Namespace) -> None:
             "folder for trainer watch --run DIR"
         )
     cluster, name = (None, "") if options.folder else target.find(options)[:2]
-    beside = Pods(cluster, name).look if cluster else Seen
-    watcher = live_server.Watcher(Live(storage), beside)
+    pods = Pods(cluster, name) if cluster else None
+    watcher = live_server.Watcher(Live(storage), pods.look if pods else Seen)
     stop = threading.Event()
     try:
         live_server.serve(watcher, storage.uri, options.port, stop, target.say)
     except KeyboardInterrupt:
         target.say("")
+    finally:
+        if pods:
+            pods.close()
 
 
 class Pods:
@@ -74,6 +78,7 @@ class Pods:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
+        self._watched: tuple[str, Watched] | None = None  # the pods of the Job of this uid
         self._looked = float("-inf")
         self._values: dict[str, Any] | None = None
 
@@ -88,9 +93,21 @@ class Pods:
         if time.monotonic() - self._looked > EVERY:
             self._looked = time.monotonic()
             job = self._cluster.get("Job", self._name)
-            self._values = status.summary(self._cluster, job) if job else None
+            self._values = status.look(self._cluster, job, self._pods(job)) if job else None
         if self._values is None:
             return Seen("Gone", "it is not in the cluster")
         phase, cause = self._values["phase"], self._values["cause"]
         pods = [Pod(r["rank"], r["pod"], r["state"], r["node"]) for r in self._values["ranks"]]
         return Seen(phase, cause, pods, failed=phase in ("Failed", "DeadlineExceeded"))
+
+    def _pods(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        uid = job["metadata"]["uid"]
+        if self._watched is None or self._watched[0] != uid:  # it was submitted again
+            self.close()
+            self._watched = uid, Watched(self._cluster, "Pod", observe.owner(job))
+        return self._watched[1].now()
+
+    def close(self) -> None:
+        """Watch no pods."""
+        if self._watched:
+            self._watched[1].close()

@@ -108,13 +108,15 @@ def _fails_job(pod: Object) -> bool:
     return its is not None and its.code in FAIL_JOB
 
 
-def left_result(pods: list[Object]) -> bool:
-    """Whether rank 0 left its result when it ended, which it does once that is stored."""
-    of_leader = [pod for pod in pods if rank(pod) == 0]
-    ends = [(status_of(pod).get("state") or {}).get("terminated") or {} for pod in of_leader]
-    return any(
-        e.get("exitCode") == 0 and is_result(json_object(str(e.get("message"))) or {}) for e in ends
-    )
+def left_result(pods: list[Object]) -> dict[str, Any]:
+    """Return what rank 0 left when it ended, once its result was stored; empty if it left none."""
+    for pod in pods:
+        ended = (status_of(pod).get("state") or {}).get("terminated") or {}
+        if rank(pod) == 0 and ended.get("exitCode") == 0:
+            facts = json_object(str(ended.get("message"))) or {}
+            if is_result(facts):
+                return facts
+    return {}
 
 
 def _phase_of_pod(pod: Object) -> str:
@@ -218,6 +220,8 @@ class Progress:
         self.trains = self.trains or is_report(facts)
         if is_result(facts):
             self.ended, self.result = True, facts
+            told = facts.get("restarts")  # by what it left in its pod, for who reads no log
+            self.restarts = told if _is_count(told) else self.restarts
         if facts.get("event") == "restarting":
             self.restarts += 1
             self.failure = parse(facts.get("failure"))

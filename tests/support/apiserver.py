@@ -8,8 +8,8 @@
 It answers as Kubernetes 1.36 does, by the API reference and the API concepts page of
 kubernetes.io/docs: Status objects, selectors, pages, merge patches, dry runs, logs that count
 ``sinceTime`` in whole seconds, items of a list without kind and apiVersion. An object's
-dependants go with it at once. Left out: watches, validation, defaults, finalizers, and controllers
-(``react`` may play one).
+dependants go with it at once. Watches also see objects that a test changes in place. Left out:
+validation, defaults, finalizers, and controllers (``react`` may play one).
 """
 
 import base64
@@ -53,6 +53,7 @@ KINDS = {
 KUEUE = "kueue.x-k8s.io"
 KUEUE_KINDS = {"localqueues": "LocalQueue", "workloads": "Workload"}
 CLUSTER_WIDE = {"Namespace", "Node"}
+REMEMBERED = 64  # looks at objects from which a watch may continue
 REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -164,6 +165,7 @@ class ApiServer:
     - ``policy``: called with each created object; returns why a ValidatingAdmissionPolicy refuses
       it, or "".
     - ``kueue``: the versions of its API group that are served, best first; () for no Kueue.
+    - ``forgotten``: watches from this version or an earlier one are refused (410).
     - ``gone``: pods whose container, and so log, is no longer on its node.
     - ``react``: called with (verb, object) after each write, dry runs excepted.
     """
@@ -180,6 +182,8 @@ class ApiServer:
         self.drops: set[str] = set()
         self.policy: Callable[[Object], str] = lambda _obj: ""
         self.kueue: tuple[str, ...] = ()
+        self.forgotten = 0
+        self._seen: dict[int, dict[str, Object]] = {}  # by version
         self.gone: set[str] = set()
         self.react: Callable[[str, Object], object] = lambda _verb, _obj: None
         self._ended: set[str] = set()
@@ -400,17 +404,66 @@ class ApiServer:
             if other in self.objects and uid in [owner["uid"] for owner in owners]:
                 self._remove(other)
 
+    def watch(self, request: Request) -> Iterator[Object]:
+        """Return what happens to objects since the version, for as long as is asked."""
+        if self.token and request.token != self.token:
+            raise RefusedError(401, "Unauthorized")
+        kind, version = self._kind(request), int(request.query["resourceVersion"])
+        self._authorize(request)
+        if version <= self.forgotten:
+            raise RefusedError(410, f"too old resource version: {version} ({self.forgotten})")
+        return self._changes(kind, request, version)
+
+    def _changes(self, kind: str, request: Request, version: int) -> Iterator[Object]:
+        before, until = self._seen[version], float(request.query["timeoutSeconds"])
+        until += time.monotonic()
+        while time.monotonic() < until and not self._http.stopping:
+            if version <= self.forgotten:
+                yield {"type": "ERROR", "object": RefusedError(410, "too old").body()}
+                return
+            began, now = time.monotonic(), self._matching(kind, request)
+            for uid in [uid for uid in before | now if before.get(uid) != now.get(uid)]:
+                what = "DELETED" if uid not in now else "MODIFIED" if uid in before else "ADDED"
+                obj = copy.deepcopy(now.get(uid) or before[uid])
+                before = {key: each for key, each in before.items() if key != uid}
+                before |= {uid: now[uid]} if uid in now else {}
+                version = self._see(before)
+                obj["metadata"]["resourceVersion"] = str(version)
+                yield {"type": what, "object": obj}
+            time.sleep(max(0.01, 20 * (time.monotonic() - began)))
+        metadata = {"resourceVersion": str(self._see(before))}
+        yield {"type": "BOOKMARK", "object": {"metadata": metadata}}
+
+    def _see(self, found: dict[str, Object]) -> int:
+        """Return the version of a look at the objects, from which a watch may begin."""
+        version = next(self._versions)
+        self._seen[version] = found
+        for old in list(self._seen)[:-REMEMBERED]:
+            del self._seen[old]
+        return version
+
+    def _matching(self, kind: str, request: Request) -> dict[str, Object]:
+        """Return copies of the objects that a list or watch asks for, by uid."""
+        labels, fields = (request.query.get(f"{by}Selector", "") for by in ("label", "field"))
+        with self._changed:
+            return {
+                obj["metadata"]["uid"]: copy.deepcopy(obj)
+                for (other, namespace, _), obj in sorted(self.objects.items(), key=lambda i: i[0])
+                if other == kind
+                and request.namespace in ("", namespace)
+                and selected(obj["metadata"].get("labels", {}), labels)
+                and selected(fields_of(obj), fields)
+            }
+
     def _page(self, kind: str, request: Request) -> Object:
+        matching = self._matching(kind, request)
         found = [
             {k: v for k, v in obj.items() if k not in ("kind", "apiVersion")}
-            for (other, namespace, _), obj in sorted(self.objects.items(), key=lambda i: i[0])
-            if other == kind
-            and request.namespace in ("", namespace)
-            and selected(obj["metadata"].get("labels", {}), request.query.get("labelSelector", ""))
+            for obj in matching.values()
         ]
         start = int(base64.b64decode(request.query.get("continue", "")) or 0)
         end = start + (int(request.query.get("limit", 0)) or len(found))
-        metadata: Object = {"resourceVersion": str(next(self._versions))}
+        metadata: Object = {"resourceVersion": str(self._see(matching))}
         if end < len(found):
             metadata["continue"] = base64.b64encode(str(end).encode()).decode()
             metadata["remainingItemCount"] = len(found) - end
@@ -418,7 +471,7 @@ class ApiServer:
             "kind": f"{kind}List",
             "apiVersion": request.version,
             "metadata": metadata,
-            "items": copy.deepcopy(found[start:end]),
+            "items": found[start:end],
         }
 
 
@@ -468,6 +521,16 @@ def selected(values: dict[str, str], selector: str) -> bool:
         if not good:
             return False
     return True
+
+
+def fields_of(obj: Object) -> dict[str, str]:
+    """The fields of an object that selectors may name here: those of Events, and a few others."""
+    about = {f"involvedObject.{key}": value for key, value in obj.get("involvedObject", {}).items()}
+    own = {
+        "metadata.name": obj["metadata"]["name"],
+        "status.phase": (obj.get("status") or {}).get("phase", ""),
+    }
+    return {**about, **own, **{key: obj.get(key, "") for key in ("type", "reason")}}
 
 
 class _HTTPServer(ThreadingHTTPServer):
@@ -537,6 +600,8 @@ class _Handler(BaseHTTPRequestHandler):
                 refusal = RefusedError(fault.status, fault.message, fault.reason, **fault.details)
                 after = fault.retry_after
                 self._answer(refusal, [] if after is None else [("Retry-After", str(after))])
+            elif request.verb == "watch":
+                self._events(self.server.api.watch(request))
             elif request.resource == "pods/log":
                 lines = self.server.api.follow(request)
                 self._stream(lines, fault.lines if fault and fault.kind == "cut-log" else None)
@@ -565,9 +630,10 @@ class _Handler(BaseHTTPRequestHandler):
             url.path,
         )
         version, namespace, resource, name, log = match.groups() if match else ("",) * 5
+        watch = "watch=true" in url.query
         verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(self.command)
         return Request(
-            verb=verb or ("get" if name or not match else "list"),
+            verb=verb or ("get" if name or not match else "watch" if watch else "list"),
             resource=(resource + (log or "")) if match else url.path,
             namespace=namespace or "",
             name=name or "",
@@ -609,6 +675,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(data)
         if number < 0:
             self._start_stream()
+        self._chunk(b"")
+
+    def _events(self, events: Iterator[Object]) -> None:
+        self._start_stream()
+        for event in events:
+            self._chunk(json.dumps(event).encode() + b"\n")
         self._chunk(b"")
 
     def _start_stream(self) -> None:

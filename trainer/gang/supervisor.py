@@ -385,7 +385,12 @@ class Supervisor:
                 self._state.failure = failure.parse(record)
             case {"result": dict(result)} if self._cluster.rank == 0:
                 tell_parent(result=result)
-                found_failures.leave_message({"event": "finished", **result})
+                again = (
+                    self._state.attempt.number - 1
+                    if isinstance(self._state, Running | Leaving)
+                    else 0
+                )
+                found_failures.leave_message({"event": "finished", "restarts": again, **result})
         if self._exporter:
             self._exporter.take(event)
         if isinstance(self._state, Running | Leaving):

@@ -449,22 +449,47 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_the_largest_gang_meets_and_needs_one_thread(port: int) -> None:
-    workers = 1024
+def test_the_largest_gang_meets_and_starts_again_with_one_thread(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "SILENCE", 10 * LIMIT)  # these members give no signs of life
+    monkeypatch.setattr(wire, "PROOF", 10 * LIMIT)
+    workers, failing = 1024, 711
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 3 * workers:
         pytest.skip("the hard limit on open files is below 3,072")
     before = threading.active_count()
     leader = Leader(port, workers)
     callers = [Caller(port, rank=rank, workers=workers) for rank in range(1, workers)]
-    wait_until(lambda: not leader.rendezvous.missing(), LIMIT)
+    wait_until(lambda: not leader.rendezvous.missing(), 10 * LIMIT)
     assert threading.active_count() <= before + 1
-    leader.hear(0, {"event": "ready"})
+
+    def told(order: str) -> list[Event]:
+        found = []
+        for caller in callers:
+            while (its := caller.order()) and its["order"] != order:
+                pass
+            found.append(its or {})
+        return found
+
+    def start() -> set[int]:
+        leader.hear(0, {"event": "ready"})
+        for caller in callers:
+            caller.say({"event": "ready"})
+        return {order["attempt"] for order in told("start")}
+
+    assert start() == {1}
+    failure = Failure(kind="killed", rank=failing, code=1, message="it fell")
+    callers[failing - 1].say({"event": "ended", "failure": failure.record()})
+    assert {order["attempt"] for order in told("leave")} == {1}
+    left = failure.but(rank=0, consequence=True, code=75).record()
+    leader.hear(0, {"event": "ended", "failure": left})
+    for rank, caller in enumerate(callers, 1):
+        if rank != failing:
+            caller.say({"event": "ended", "failure": {**left, "rank": rank}})
+    assert start() == {2}
+    assert leader.rendezvous.closed[0]["cause"]["rank"] == failing
+    assert threading.active_count() <= before + 1
     for caller in callers:
-        caller.say({"event": "ready"})
-    for caller in callers:
-        while (order := caller.order()) and order["order"] != "start":
-            pass
-        assert order
         caller.close()
     leader.host.close()
 

@@ -56,7 +56,7 @@ def test_a_rank_0_that_runs_and_says_nothing_yet_is_explained_once(
     monkeypatch.setattr("k8s.commands.follow.SILENT", 0.1)
 
     def live() -> None:
-        while len(api.sent("list", "pods")) < 30:
+        while len(api.sent("get", "jobs")) < 30:
             time.sleep(0.01)
         controller.report(controller.pods(controller.job())[0]["metadata"]["name"])
         time.sleep(0.2)
@@ -201,7 +201,7 @@ def test_a_follower_ends_when_the_run_is_cancelled_and_outlives_a_silent_server(
     def live() -> None:
         while not api.sent("get", "pods/log"):
             time.sleep(0.01)
-        api.faults.append(Fault("status", "list", "pods", status=503, times=4, retry_after=0))
+        api.faults.append(Fault("status", "get", "jobs", status=503, times=4, retry_after=0))
         while len(api.sent("list", "events")) < 3:
             time.sleep(0.01)
         assert main(["cancel", "mnist"]) == 0

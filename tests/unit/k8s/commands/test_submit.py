@@ -145,7 +145,7 @@ def test_pods_of_an_earlier_run_of_the_name_are_waited_for(
     thread.start()
     assert main(["submit", str(run_file)]) == 0
     thread.join()
-    assert "waiting for 2 pods of an earlier run to end" in capsys.readouterr().out
+    assert "waiting for the pods of an earlier run to end" in capsys.readouterr().out
 
 
 def test_pods_of_the_same_run_submitted_at_the_same_time_are_not_waited_for(
