@@ -114,7 +114,7 @@ def run(
         state, chunk = run_steps(it, state, first, end - first, batch=batch, seed=seed, rate=rate)
         losses.append(chunk.losses)
         first = end
-    return it.host_copy(state), np.concatenate(losses)
+    return it.on_host(state), np.concatenate(losses)
 
 
 def run_steps(

@@ -40,7 +40,7 @@ def finish(
         if events:
             events.finish(at.records, scored)
     result = {"preset": run.config.preset} | _scores(run, scorer, tensors, scored)
-    digest = weights_sha256(loop.host_copy(tensors))
+    digest = weights_sha256(loop.on_host(tensors))
     agree(loop.replicas, digest, "ended with")
     trained = at.step * run.config.batch_size
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -88,7 +88,7 @@ class Saver:
         """Keep the end of a chunk, which a fault from here on must not lose, and report it."""
         kept = Checkpoint(
             step=at.step,
-            arrays=self._loop.named(self._loop.host_copy(at.tensors)),
+            arrays=self._loop.named(self._loop.on_host(at.tensors)),
             config_digest=self.run.config_digest,
             validations=tuple(at.validations),
         )

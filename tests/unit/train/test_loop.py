@@ -63,7 +63,7 @@ def test_a_run_goes_on_from_a_copy_of_its_state() -> None:
     state, _ = run(built(noisy), [8])
     other = build(noisy, seed=2)  # whose own weights do not matter
     state, _ = run_steps(other, other.place(state), 8, 8)
-    assert bits(other.host_copy(state)) == bits(whole)
+    assert bits(other.on_host(state)) == bits(whole)
 
 
 def test_the_state_has_all_that_a_step_changes() -> None:
@@ -123,7 +123,7 @@ def test_a_step_of_sgd_is_that_of_a_plain_tape(replicas: int, xla: bool) -> None
         )
         loss = tf.reduce_mean(losses)
     for found, before, gradient in zip(
-        it.host_copy(state).parameters,
+        it.on_host(state).parameters,
         start.parameters,
         tape.gradient(loss, variables),
         strict=True,
@@ -195,7 +195,7 @@ def test_the_devices_see_every_sample_once_an_epoch(replicas: int) -> None:
     for step in range(2 * SAMPLES // batch):
         state, _ = run_steps(it, state, step, 1, batch=batch, rate=0.0)
         # The devices' counts are averaged; together they are the global batch.
-        now = np.round(it.host_copy(state).buffers[0] * replicas).astype(int)
+        now = np.round(it.on_host(state).buffers[0] * replicas).astype(int)
         wanted = np.bincount(sampler.batches(1, SAMPLES, batch, step, 1)[0], minlength=SAMPLES)
         np.testing.assert_array_equal(now - seen, wanted)
         seen = now
@@ -207,8 +207,23 @@ def test_the_devices_see_every_sample_once_an_epoch(replicas: int) -> None:
 def test_a_state_comes_back_from_the_devices(replicas: int) -> None:
     it = built(noisy, replicas)
     state, _ = run(it, [3])
-    assert bits(it.host_copy(it.place(state))) == bits(state)
+    assert bits(it.on_host(it.place(state))) == bits(state)
     assert all(isinstance(array, np.ndarray) for array in tf.nest.flatten(state))
+
+
+@pytest.mark.parametrize(("replicas", "xla"), [(1, False), (1, True), (2, False)])
+def test_a_state_on_the_host_is_no_copy_and_stays_while_training_goes_on(
+    replicas: int, xla: bool
+) -> None:
+    it = build(noisy, replicas, xla=xla)
+    state, _ = run_steps(it, it.place(it.initial_state()), 0, 3)
+    kept = it.on_host(state)
+    again = zip(tf.nest.flatten(kept), tf.nest.flatten(it.on_host(state)), strict=True)
+    assert all(np.shares_memory(one, other) for one, other in again)
+    before = bits(kept)
+    for first in range(3, 12, 3):
+        state, _ = run_steps(it, state, first, 3)  # nobody holds the tensors of ``kept`` any more
+    assert bits(kept) == before != bits(it.on_host(state))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -251,6 +266,6 @@ def test_data_may_be_given_later(replicas: int) -> None:
     rates, seeds = np.full(4, RATE, np.float32), sampler.seeds(1, 0, 4, it.generators)
     state, _ = it.run_chunk(state, indices, rates, seeds, 0, data=data)
     wanted, _ = whole.run_chunk(wanted, indices, rates, seeds, 0)
-    assert bits(it.host_copy(state)) == bits(whole.host_copy(wanted))
+    assert bits(it.on_host(state)) == bits(whole.on_host(wanted))
     rows = np.arange(SAMPLES, dtype=np.int32)
     assert it.logits(state, rows, data).tobytes() == whole.logits(wanted, rows).tobytes()
