@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from trainer.errors import UserError
+from trainer.errors import ConfigError, UserError
 
 
 class Uploader:
@@ -16,9 +16,15 @@ class Uploader:
         self._error: BaseException | None = None
 
     def submit(self, job: Callable[[], None]) -> bool:
-        """Start the job and return True, or return False while one is running."""
+        """Start the job and return True, or return False while one is running.
+
+        Raises:
+            ConfigError: the job before failed so; another try would fail the same.
+        """
         if self._thread is not None and self._thread.is_alive():
             return False
+        if isinstance(self._error, ConfigError):
+            raise self._error
         if self._error is not None:
             self._warn(f"{self._error}; trying again with the next checkpoint")
         self._thread = threading.Thread(target=self._run, args=(job,), name="uploader")

@@ -142,12 +142,11 @@ class Saver:
     def _commit(self, snapshot: Snapshot, *, wait: bool, last: bool) -> None:
         """See ``commit``.
 
-        Without ``wait`` it is uploaded beside training, unless an earlier upload is in progress,
-        and a warning says so if it could not be stored.
+        Without ``wait`` it is uploaded beside training, unless an earlier upload is in progress.
+        If it could not be stored, a warning says so; what would fail again fails the next commit.
         """
         step = snapshot.checkpoint.step
         if self.run.cluster.rank == 0:
-            check_finite(snapshot.checkpoint.arrays, step, self.run)
             self._trace()
             job = functools.partial(self._store, snapshot, last=last)
             if wait:
@@ -158,6 +157,7 @@ class Saver:
 
     def _store(self, snapshot: Snapshot, *, last: bool) -> None:
         kept, metrics, config = snapshot.checkpoint, snapshot.metrics, self.run.config
+        check_finite(kept.arrays, kept.step, self.run)
         # Metrics first: no checkpoint exists without the metrics up to its step.
         self.run.storage.replace(run_folder.METRICS, run_folder.lines(metrics))
         checkpoint.commit(self.run.storage, kept)

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from trainer.errors import UnavailableError
+from trainer.errors import ConfigError, UnavailableError
 from trainer.runs.uploader import Uploader
 
 
@@ -47,6 +47,21 @@ def test_an_error_is_told_and_the_next_upload_tried() -> None:
     assert uploader.submit(lambda: None)
     wait()
     assert len(told) == 1
+
+
+def test_what_would_fail_again_ends_the_next_upload() -> None:
+    told: list[str] = []
+    uploader = Uploader(told.append)
+
+    def diverged() -> None:
+        raise ConfigError("tensor w became NaN")
+
+    assert uploader.submit(diverged)
+    wait()
+    with pytest.raises(ConfigError, match="tensor w became NaN"):
+        uploader.submit(lambda: told.append("stored"))
+    wait()
+    assert told == []
 
 
 def test_the_last_upload_must_succeed() -> None:
