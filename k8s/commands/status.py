@@ -20,6 +20,7 @@ from k8s.commands import observe, result, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec
 from trainer.errors import ConfigError, UserError
+from trainer.runs import goodput
 from trainer.text import duration, one_line, printable
 
 TAIL = 1000  # lines of rank 0's log that show its progress
@@ -75,6 +76,7 @@ def _of_folder(cluster: Cluster, spec: RunSpec) -> dict[str, Any]:
         "step": found.get("steps"),
         "total_steps": found.get("steps"),
         "accuracy": run_phase.Progress(result=found).accuracy(),
+        "goodput": _goodput(found),
         "seconds_left": None,
         "restarts": None,
         "age_seconds": None,
@@ -129,6 +131,7 @@ def summary(
         "step": progress.step or progress.result.get("steps"),
         "total_steps": progress.total or progress.result.get("steps"),
         "accuracy": progress.accuracy(),
+        "goodput": _goodput(progress.result),
         "seconds_left": progress.seconds_left() if phase == "Running" else None,
         "restarts": progress.restarts + run_phase.restarted_pods(pods),
         "age_seconds": round(run_phase.seconds_between(job["metadata"]["creationTimestamp"], now)),
@@ -145,6 +148,11 @@ def summary(
             for rank, pod in run_phase.current(pods).items()
         ],
     }
+
+
+def _goodput(result: dict[str, Any]) -> float | None:
+    found = goodput.parse(result)
+    return round(found.share, 4) if found else None
 
 
 def _progress(
@@ -237,6 +245,8 @@ def show_run(run: dict[str, Any]) -> None:
         rows = [[str(r["rank"]), r["pod"], r["state"], r["node"]] for r in run["ranks"]]
         console.print()
         console.print(_table(("RANK", "POD", "STATE", "NODE"), rows))
+    if run["goodput"] is not None:
+        console.print(f"goodput {run['goodput']:.1%}")
     if run["seconds_left"]:
         console.print(f"{duration(run['seconds_left'])} left")
     for line in (*run["slow"], run["cause"]):

@@ -22,6 +22,9 @@ RESULT = {
     "train_seconds": 7.0,
     "images_per_second": 14000.0,
     "weights_sha256": "ab" * 32,
+    "goodput": 0.625,
+    "wall_seconds": 16.0,
+    "lost_seconds": {"starting": 6.0},
 }
 
 

@@ -15,7 +15,7 @@ from trainer.errors import DataError, UserError
 from trainer.metrics import Quality, judge
 from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
-from trainer.runs import predictions, reader, run_folder, trained_weights
+from trainer.runs import goodput, predictions, reader, run_folder, trained_weights
 from trainer.runs.predictions import Predictions
 from trainer.storage.base import Storage
 from trainer.text import one_line
@@ -45,6 +45,7 @@ class Facts:
         start: its start.json, empty if there is none.
         class_names: of class 0 on; none if the classes have none, or config.json is damaged.
         work: how the workers shared it, None if that was not measured.
+        spent: where its time went, None if that is not known.
     """
 
     uri: str
@@ -60,6 +61,7 @@ class Facts:
     start: Mapping[str, Any] | str
     class_names: tuple[str, ...] = ()
     work: shared_work.Work | None = None
+    spent: goodput.Goodput | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +117,7 @@ def of_folder(storage: Storage) -> Facts:
     end = None if isinstance(result, str) else number(result.get("steps"))
     lines = _or_reason(lambda: run_folder.read_metrics(storage, int(end) if end else 2**63))
     attempts = _or_reason(lambda: reader.attempts(storage))
+    start = _or_reason(lambda: run_folder.read_start(storage) or {})
     found = _or_reason(lambda: predictions.read(storage) or (NONE_STORED if result else UNFINISHED))
     return Facts(
         uri=storage.uri,
@@ -132,10 +135,25 @@ def of_folder(storage: Storage) -> Facts:
             UserError,
         ),
         network=_or_reason(lambda: network.of_run(storage)),
-        start=_or_reason(lambda: run_folder.read_start(storage) or {}),
+        start=start,
         class_names=() if isinstance(settings, str) else settings.class_names,
-        work=shared_work.of_run(stored, lines, attempts),
+        work=shared_work.of_run(stored, lines),
+        spent=_spent(result, lines, attempts, start),
     )
+
+
+def _spent(
+    result: Mapping[str, Any] | str,
+    lines: Sequence[Mapping[str, Any]] | str,
+    attempts: Sequence[reader.Attempt] | str,
+    start: Mapping[str, Any] | str,
+) -> goodput.Goodput | None:
+    """Return where the time of a run went: by its result or, before that, up to its last chunk."""
+    if result and not isinstance(result, str):
+        return goodput.parse(result)
+    if isinstance(lines, str) or isinstance(attempts, str) or isinstance(start, str):
+        return None
+    return goodput.of(lines, attempts, run_folder.starts(start), 0.0)
 
 
 def points_by_name(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:

@@ -105,6 +105,7 @@ def as_page(found: Facts) -> bytes:
         ranks=rank_rows(found),
         data=data_rows(found),
         work=found.work,
+        spent=time_rows(found),
         parts=shared_work.COLOURS,
         result=result_rows(found.result),
         network=found.network if described else None,
@@ -356,6 +357,14 @@ def run_rows(found: Facts) -> list[tuple[str, str]]:
     return rows
 
 
+def time_rows(found: Facts) -> list[tuple[str, str]]:
+    """Return what a run's time went into, and seconds with their share; empty if not known."""
+    if found.spent is None or found.spent.wall <= 0:
+        return []
+    parts = [("steps that count", found.spent.productive), *found.spent.lost.items()]
+    return [(name, f"{s:,.1f} s, {s / found.spent.wall:.1%}") for name, s in parts if s >= 0.05]
+
+
 def layer_rows(found: Facts) -> list[tuple[str, str, str, str]]:
     """Return name, type, output shape and weights of each layer, and their sum."""
     listed = None if isinstance(found.start, str) else found.start.get("model")
@@ -403,7 +412,8 @@ def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
         return facts.UNFINISHED
     versions = result.get("versions")
     flat = {**result, **({} if not isinstance(versions, Mapping) else versions)}
-    flat.pop("ranks", None)  # have a table of their own
+    for name in ("ranks", "goodput", "wall_seconds", "lost_seconds"):  # have tables of their own
+        flat.pop(name, None)
     if isinstance(versions, Mapping):
         flat.pop("versions")
     return [(name.replace("_", " "), value_text(value, name)) for name, value in flat.items()]

@@ -1,17 +1,15 @@
 """How the workers of a gang shared the work: the parts of a step, and what restarts cost."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
 
 from trainer import progress
 from trainer.report import vega
-from trainer.runs.reader import Attempt
 
 PARTS = ("computing", "waiting", "adding up")
 COLOURS = {"computing": "series-1", "waiting": "axis", "adding up": "series-2"}
@@ -36,15 +34,6 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Seconds that restarts of one cause took, from the last step before to the first after."""
-
-    cause: str
-    restarts: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Slow:
     """Steps in which a rank was slow, after ``first`` up to ``last``, and how, in words."""
 
@@ -62,14 +51,12 @@ class Work:
         batch: images of a step, None if config.json does not say.
         shares: of the ranks, in the order of ranks.
         steps: of each rank, (computing, summing) of a few steps one after the other, ms.
-        lost: to restarts, the costliest cause first; None if it is not known.
         slow: stretches of steps in which a rank held up the others, in their order.
     """
 
     batch: int | None
     shares: tuple[Share, ...]
     steps: tuple[tuple[tuple[float, float], ...], ...]
-    lost: tuple[Lost, ...] | None
     slow: tuple[Slow, ...] = ()
 
     @property
@@ -83,15 +70,12 @@ class Work:
         return timeline(self.steps) if self.steps else Markup()
 
 
-def of_run(
-    stored: Mapping[str, Any], lines: Sequence[Line] | str, attempts: Sequence[Attempt] | str
-) -> Work | None:
+def of_run(stored: Mapping[str, Any], lines: Sequence[Line] | str) -> Work | None:
     """Return how the workers of a run shared its work, None if nothing was measured.
 
     Args:
         stored: its config.json.
         lines: of metrics.jsonl; anybody may have written them.
-        attempts: that have ended.
     """
     if isinstance(lines, str):
         return None
@@ -110,7 +94,6 @@ def of_run(
         batch=batch if type(batch) is int and batch % ranks == 0 else None,
         shares=shares,
         steps=single[-1] if single else (),
-        lost=None if isinstance(attempts, str) else seconds_lost(lines, attempts),
         slow=slow_stretches(lines)[:_MOST_STRETCHES],
     )
 
@@ -131,45 +114,6 @@ def slow_stretches(lines: Sequence[Line]) -> tuple[Slow, ...]:
         }
         before = step
     return tuple(sorted([*done, *open_ones.values()], key=lambda each: (each.first, each.rank)))
-
-
-def seconds_lost(lines: Sequence[Line], attempts: Sequence[Attempt]) -> tuple[Lost, ...] | None:
-    """Return what restarts took, by cause; None if the lines have no times.
-
-    A restart takes from the end of the last chunk before it that counts to the beginning of the
-    first one after it. A chunk begins as long before its end as its steps take at the usual pace,
-    so building and tracing the model count as lost. The time between two commands does not count.
-    """
-    chunks = [
-        (float(line["time"]), int(line["step"]), float(line["train_seconds"]))
-        for line in lines
-        if _number(line.get("time")) and _number(line.get("train_seconds")) is not None
-    ]
-    if not chunks:
-        return None
-    paces = [
-        (b[2] - a[2]) / (b[1] - a[1])
-        for a, b in itertools.pairwise(chunks)
-        if b[1] > a[1] and b[2] >= a[2]
-    ]
-    pace = median(paces) if paces else 0.0
-    found: dict[str, list[float]] = defaultdict(list)
-    for number, attempt in enumerate(attempts):
-        if attempt.cause is None:
-            continue
-        later = attempts[number + 1] if number + 1 < len(attempts) else None
-        resumed, until = (later.start, later.end) if later else (attempt.end, float("inf"))
-        before = [end for end, _, _ in chunks if attempt.start <= end <= attempt.end]
-        after = [(end, step) for end, step, _ in chunks if max(resumed, attempt.end) < end <= until]
-        begun = max(before, default=attempt.start)
-        lost = max(0.0, attempt.end - begun)
-        if after:
-            end, step = min(after)
-            steps = step - max((s for e, s, _ in chunks if e <= begun), default=0)
-            lost += max(0.0, end - resumed - max(0, steps) * pace)
-        found[attempt.ended_by].append(lost)
-    causes = (Lost(cause, len(each), sum(each)) for cause, each in found.items())
-    return tuple(sorted(causes, key=lambda lost: -lost.seconds))
 
 
 def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = False) -> Markup:

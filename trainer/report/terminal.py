@@ -52,6 +52,9 @@ def as_text(found: Facts) -> str:
     rows = ((each.name, each.value, f"default {each.default or 'none'}") for each in changed)
     console.print(_table((), rows, "left") if changed else "none")
     _print_restarts(console, found)
+    if spent := run_page.time_rows(found):
+        _section(console, "where the time went")
+        console.print(_table((), spent, "left"))
     assert isinstance(console.file, io.StringIO)
     return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
 

@@ -23,6 +23,8 @@ from trainer.runs.reader import Attempt
 STARTING, REPEATING, WAITING = "starting", "repeating", "waiting"
 EVALUATING, STORING, VANISHED = "evaluating", "storing", "restarting: command killed"
 
+_MOST_CAUSES = 50
+
 Line = Mapping[str, Any]
 
 
@@ -50,8 +52,19 @@ class Goodput:
         lost = sorted(self.lost.items(), key=lambda each: -each[1])
         return {
             "goodput": round(self.share, 4),
+            "wall_seconds": round(self.wall, 3),
             "lost_seconds": {cause: round(s, 3) for cause, s in lost if s >= 0.0005},
         }
+
+
+def parse(result: Line) -> Goodput | None:
+    """Return what a result.json says, which anybody may have written; None if it says nothing."""
+    share, wall = _number(result.get("goodput")), _number(result.get("wall_seconds"))
+    lost = result.get("lost_seconds")
+    if share is None or share > 1 or wall is None or not isinstance(lost, dict):
+        return None
+    named = ((cause, _number(seconds)) for cause, seconds in list(lost.items())[:_MOST_CAUSES])
+    return Goodput(wall, share * wall, {c: s for c, s in named if s is not None})
 
 
 @dataclass

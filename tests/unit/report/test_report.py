@@ -31,7 +31,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.report import charts, facts, terminal, vega
 from trainer.report import run_page as report
 from trainer.report.html import MOST_PIXELS, png
-from trainer.runs import checkpoint, predictions, run_folder
+from trainer.runs import checkpoint, goodput, predictions, run_folder
 from trainer.storage.base import open_storage
 from trainer.text import printable
 
@@ -147,6 +147,39 @@ def test_the_page_of_a_whole_run(folder: Path) -> None:
     assert "attempts" not in page.texts
     for words in ("passes over the training images", "ab" * 32, "cd" * 32, "2.21.0", "8x8x1"):
         assert words in page.texts["settings"]
+
+
+def test_where_the_time_went_is_said_of_a_finished_run(folder: Path) -> None:
+    spent = goodput.Goodput(50.0, 40.0, {"restarting: <b>killed\x1b[1m": 7.5, "storing": 2.5})
+    ended = run_folder.pretty(result(0.9, **spent.record()))
+    open_storage(str(folder)).replace(run_folder.RESULT, ended)
+    found = facts.gather(str(folder))
+    html, text = report.as_page(found).decode(), squeezed(terminal.as_text(found))
+    assert "<td>40.0 s, 80.0%</td>" in html
+    assert "<b>killed" not in html
+    assert "restarting: &lt;b&gt;killed" in html
+    assert "steps that count 40.0 s, 80.0%" in text
+    assert "killed\x1b" not in text
+    assert "7.5 s, 15.0%" in text
+
+
+def test_where_the_time_goes_is_said_of_a_run_in_progress(folder: Path) -> None:
+    storage = open_storage(str(folder))
+    storage.delete(run_folder.RESULT)
+    ends = {10: 4.0, 20: 5.0, 30: 10.0}  # the third chunk of a second began 4 s late
+    lines = [
+        {"step": step, "time": 1.7e9 + end, "train_seconds": step / 10}
+        for step, end in ends.items()
+    ]
+    storage.replace(run_folder.METRICS, run_folder.lines(lines))
+    storage.replace(run_folder.START, run_folder.pretty({"started": 1.7e9}))
+    storage.replace(run_folder.ATTEMPTS, b"")
+    found = facts.gather(str(folder))
+    assert report.time_rows(found) == [
+        ("steps that count", "3.0 s, 30.0%"),
+        ("starting", "3.0 s, 30.0%"),
+        ("storing", "4.0 s, 40.0%"),
+    ]
 
 
 def test_the_result_in_a_line(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The panel of a gang: parts of a step, and what restarts cost."""
+"""The panel of a gang: the parts of its steps."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,7 @@ import pytest
 
 from tests.support import folders
 from trainer.report import facts, run_page, shared_work
-from trainer.runs import reader, run_folder
-from trainer.runs.reader import Attempt
+from trainer.runs import run_folder
 from trainer.storage.base import open_storage
 
 START = 1.7e9
@@ -20,56 +19,6 @@ def line(step: int, at: float, **more: Any) -> dict[str, Any]:
     return {"step": step, "train_seconds": step / 10, "time": START + at, **more}
 
 
-def attempt(number: int, start: float, end: float, cause: str | None = "killed") -> Attempt:
-    return Attempt.model_validate(
-        {
-            "attempt": number,
-            "start": START + start,
-            "end": START + end,
-            "first_step": 0,
-            "last_step": 0,
-            "cause": {"rank": 1, "message": cause} if cause else None,
-        }
-    )
-
-
-def lost(lines: list[dict[str, Any]], *attempts: Attempt) -> list[tuple[str, int, float]]:
-    found = shared_work.seconds_lost(lines, attempts)
-    assert found is not None
-    return [(each.cause, each.restarts, round(each.seconds, 3)) for each in found]
-
-
-def test_a_restart_costs_what_lies_between_the_chunks_around_it() -> None:
-    # Killed in the third chunk, which began at 4; the next one began at 9 and took its second.
-    lines = [line(10, 3), line(20, 4), line(30, 10), line(40, 11)]
-    assert lost(lines, attempt(1, 0, 5), attempt(2, 5, 12, None)) == [("rank 1: killed", 1, 5.0)]
-
-
-def test_restarts_without_a_chunk_between_share_the_time_and_the_costliest_comes_first() -> None:
-    lines = [line(10, 3), line(20, 15)]
-    attempts = attempt(1, 0, 5), attempt(2, 5, 8, "frozen"), attempt(3, 8, 16, None)
-    assert lost(lines, *attempts) == [("rank 1: frozen", 1, 9.0), ("rank 1: killed", 1, 2.0)]
-    same = attempt(1, 0, 5), attempt(2, 5, 8), attempt(3, 8, 16, None)
-    assert lost(lines, *same) == [("rank 1: killed", 2, 11.0)]
-
-
-def test_the_pause_between_two_commands_costs_nothing() -> None:
-    lines = [line(10, 1), line(20, 2), line(30, 1006)]
-    attempts = attempt(1, 0, 3, "it was asked to stop"), attempt(2, 1003, 1007, None)
-    assert lost(lines, *attempts) == [("rank 1: it was asked to stop", 1, 3.0)]
-
-
-def test_a_restart_of_a_run_in_progress_counts() -> None:
-    lines = [line(10, 1), line(20, 2), line(30, 9)]
-    assert lost(lines, attempt(1, 0, 3)) == [("rank 1: killed", 1, 6.0)]
-
-
-def test_without_times_nothing_is_said_to_be_lost() -> None:
-    assert (
-        shared_work.seconds_lost([{"step": 10, "train_seconds": 1.0}], [attempt(1, 0, 1)]) is None
-    )
-
-
 PARTS = {"compute_ms": [2.0, 3.0], "wait_ms": [1.5, 0.5], "sum_ms": 0.5}
 STEPS = [[[2.0, 1.0], [4.0, 0.5]], [[1.0, 2.0], [3.0, 1.5]]]
 
@@ -78,7 +27,7 @@ def test_the_parts_are_means_of_the_newest_size_of_the_gang() -> None:
     three = {"compute_ms": [9.0] * 3, "wait_ms": [9.0] * 3, "sum_ms": 9.0}
     more = {"compute_ms": [4.0, 3.0], "wait_ms": [0.5, 1.5], "sum_ms": 1.5}
     lines = [line(10, 1, **three), line(20, 2, **PARTS, steps_ms=STEPS), line(30, 3, **more)]
-    work = shared_work.of_run({"batch_size": 128}, lines, [])
+    work = shared_work.of_run({"batch_size": 128}, lines)
     assert work is not None
     assert [share.parts for share in work.shares] == [(3.0, 1.0, 1.0), (3.0, 1.0, 1.0)]
     assert (work.batch, work.longest, len(work.steps)) == (128, 5.0, 2)
@@ -98,14 +47,14 @@ def test_the_parts_are_means_of_the_newest_size_of_the_gang() -> None:
     ],
 )
 def test_lines_that_hold_no_measurement_make_no_panel(parts: dict[str, Any]) -> None:
-    assert shared_work.of_run({}, [line(10, 1, **parts)], []) is None
+    assert shared_work.of_run({}, [line(10, 1, **parts)]) is None
 
 
 @pytest.mark.parametrize(
     "steps", [7, [1, 2], [[[1, 2]]], [[[1, 2]], [[1]]], [[], []], [[["x", 1]], [[1, 1]]]]
 )
 def test_steps_that_are_none_are_not_drawn(steps: Any) -> None:
-    work = shared_work.of_run({}, [line(10, 1, **PARTS, steps_ms=steps)], [])
+    work = shared_work.of_run({}, [line(10, 1, **PARTS, steps_ms=steps)])
     assert work is not None
     assert (work.steps, work.timeline) == ((), "")
 
@@ -134,14 +83,8 @@ def test_a_gang_s_report_has_the_panel_and_another_one_none(tmp_path: Path) -> N
     storage = open_storage(str(run))
     lines = [line(10, 3, **PARTS, steps_ms=STEPS), line(20, 4, **PARTS), line(30, 10, **PARTS)]
     storage.replace(run_folder.METRICS, run_folder.lines(lines))
-    hostile = attempt(1, 0, 5, "<script>"), attempt(2, 5, 12, None)
-    records = [each.model_dump(by_alias=True) for each in hostile]
-    storage.replace(run_folder.ATTEMPTS, run_folder.lines(records))
-    assert len(reader.attempts(storage)) == 2
     page = run_page.as_page(facts.gather(str(run))).decode()
     assert "batch of 128 images = 2 &times; 64" in page
-    assert '<td class="number">5.0</td>' in page
-    assert "rank 1: &lt;script&gt;" in page
     assert "<td>2.00</td><td>1.50</td><td>0.50</td>" in page
 
 

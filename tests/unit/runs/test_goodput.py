@@ -1,5 +1,6 @@
 """Where a run's time went, by what its folder says."""
 
+import json
 from typing import Any
 
 import pytest
@@ -124,3 +125,34 @@ def test_the_parts_make_up_the_whole_whatever_happened(
         assert found.productive + sum(found.lost.values()) == pytest.approx(found.wall, abs=1e-3)
         assert min(found.lost.values()) >= 0
         assert 0 <= found.share <= 1
+
+
+def test_a_result_says_what_it_was_given() -> None:
+    found = Goodput(20.0, 12.0, {"starting": 5.0, "storing": 3.0})
+    assert goodput.parse(json.loads(json.dumps(found.record()))) == found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"goodput": 1.5},
+        {"goodput": "all"},
+        {"goodput": True},
+        {"wall_seconds": None},
+        {"wall_seconds": 1e400},
+        {"lost_seconds": [1.0]},
+    ],
+)
+def test_a_result_of_an_earlier_version_or_of_anybody_says_nothing(other: dict[str, Any]) -> None:
+    assert goodput.parse({}) is None
+    assert goodput.parse({**Goodput(20.0, 12.0, {}).record(), **other}) is None
+
+
+def test_of_the_causes_that_anybody_wrote_few_are_read_and_only_numbers() -> None:
+    record = Goodput(20.0, 12.0, {}).record()
+    found = goodput.parse({**record, "lost_seconds": {"a": "<b>", "b": -1.0, "c": 2.0}})
+    assert found is not None
+    assert found.lost == {"c": 2.0}
+    many = goodput.parse({**record, "lost_seconds": {str(k): 1.0 for k in range(10_000)}})
+    assert many is not None
+    assert len(many.lost) <= 50

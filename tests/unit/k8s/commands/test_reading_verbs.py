@@ -120,9 +120,11 @@ def test_the_status_of_a_run_that_is_gone_from_the_cluster(
     out = capsys.readouterr().out
     assert "Succeeded" in out
     assert "99.22%" in out
+    assert "goodput 62.5%\n" in out
     assert "gone from the cluster; its result is in gs://bucket/runs/" in out
     assert main(["status", str(run_file), "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["step"] == RESULT["steps"]
+    told = json.loads(capsys.readouterr().out)
+    assert (told["step"], told["goodput"]) == (RESULT["steps"], 0.625)
     change(run_file, train={"validation": 100, "seed": 7})  # another run's result is none of it
     assert main(["status", str(run_file)]) == 2
 
