@@ -110,7 +110,8 @@ def test_a_request_held_back_ends_a_process_that_takes_none() -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_request_ends_the_process_at_once(second: signal.Signals) -> None:
-    with script(STOPPABLE + "    time.sleep(99)\n") as process:
+    # One long sleep would miss a signal that comes right before it begins.
+    with script(STOPPABLE + "    while True: time.sleep(0.01)\n") as process:
         assert line(process) == "ready"
         process.send_signal(signal.SIGTERM)
         assert line(process) == "stopping"
