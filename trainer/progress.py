@@ -12,9 +12,11 @@ from rich.control import Control
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import ControlType
 
+from trainer.cluster_spec import MOST_WORKERS
 from trainer.text import one_line, printable
 
 MOST_SLOW = 8  # ranks that a line of metrics names
+MOST_TIMES = 1e6  # the median, that a rank may be said to take
 
 
 class Reporter:
@@ -76,7 +78,9 @@ def slow_ranks(record: Mapping[str, Any]) -> dict[int, str]:
     said: dict[int, str] = {}
     for each in found[:MOST_SLOW] if isinstance(found, list) else ():
         match each:
-            case {"rank": int(rank), "times": int() | float() as times, "host": str(host)}:
+            case {"rank": int(rank), "times": int() | float() as times, "host": str(host)} if (
+                0 <= rank < MOST_WORKERS and 0 <= times < MOST_TIMES
+            ):
                 said[rank] = one_line(f"{times:.1f} times the median of the gang; {host}", 300)
     return said
 

@@ -47,6 +47,6 @@ class Host:
 
 
 def name() -> str:
-    """Return this machine's name, and that of its node if it is told."""
+    """Return this machine's name, and that of its node if it is known."""
     node = os.environ.get(NODE)
     return one_line(f"host {socket.gethostname()}{f' (node {node})' if node else ''}", LONGEST)

@@ -102,7 +102,12 @@ def test_stretches_of_steps_in_which_a_rank_was_slow_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, 7, [7], [{}], [slow("1")], [slow(1, "2")], [{**slow(1), "host": None}]]
+    "value",
+    [
+        *(None, 7, [7], [{}], [slow("1")], [slow(1, "2")], [{**slow(1), "host": None}]),
+        *([slow(-1)], [slow(1024)], [slow(10**400)]),
+        *([slow(1, -1)], [slow(1, 10**400)], [slow(1, float("inf"))], [slow(1, float("nan"))]),
+    ],
 )
 def test_what_is_no_slow_rank_is_passed_over(value: Any) -> None:
     assert shared_work.slow_stretches([line(10, 1, **PARTS, slow=value)]) == ()
