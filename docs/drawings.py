@@ -96,7 +96,7 @@ def gang(data: str) -> None:
         workers.run(threading.Event())
         lines = run_folder.read_metrics(open_storage(run), 1 << 53)
     steps = next(line["steps_ms"] for line in lines if "steps_ms" in line)
-    (DOCS / "steps.svg").write_text(shared_work.timeline(steps, words=True))
+    (DOCS / "steps.svg").write_text(shared_work.timeline(steps, range(len(steps)), words=True))
     (DOCS / "fault.svg").write_text(fault(recorder.moments))
 
 

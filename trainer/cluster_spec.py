@@ -36,6 +36,8 @@ class Cluster:
         local: whether all workers share this machine.
         rendezvous: host:port where rank 0's supervisor accepts the others.
         service: the headless Service's name, LOCAL outside of a cluster.
+        members: where only some ranks take part, these, by which people know them: the workers
+            count from 0 in their order. Else empty.
     """
 
     rank: int
@@ -43,11 +45,16 @@ class Cluster:
     local: bool
     rendezvous: str = ""
     service: str = LOCAL
+    members: tuple[int, ...] = ()
 
     @property
     def workers(self) -> int:
         """Number of workers, the world size."""
         return len(self.addresses)
+
+    def name(self, rank: int) -> int:
+        """Return the number by which people know the worker that this one knows as ``rank``."""
+        return self.members[rank] if self.members else rank
 
     def part(self, cores: Sequence[int]) -> list[int]:
         """Return this worker's share of a machine's cores, at least one.

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -70,6 +70,19 @@ def place(record: Mapping[str, Any], total: int | str) -> str:
     if "validation_accuracy" in record and epoch and step and isinstance(total, int):
         words = f"epoch {round(epoch, 1):g}/{round(epoch * total / step, 1):g}  {words}"
     return words
+
+
+def named(record: Mapping[str, Any], count: int) -> Sequence[int]:
+    """Return whose values a line of metrics.jsonl lists, of so many ranks.
+
+    It says so where not all ranks of the gang took part.
+    """
+    ranks = record.get("ranks")
+    if isinstance(ranks, list) and len(ranks) == count:
+        sound = all(type(each) is int and 0 <= each < MOST_WORKERS for each in ranks)
+        if sound and len({*ranks}) == count:
+            return ranks
+    return range(count)
 
 
 def slow_ranks(record: Mapping[str, Any]) -> dict[int, str]:

@@ -52,6 +52,8 @@ def tell_metrics(record: Mapping[str, Any], total: int) -> None:
     shown = {name: record[name] for name in SHOWN if name in record}
     tell_parent(event="metrics", total=total, **shown)
     of_ranks = {name: record[name] for name in ("compute_ms", "wait_ms") if name in record}
-    for first in range(0, len(of_ranks.get("compute_ms", [])), RANKS):
+    if of_ranks:
+        of_ranks["ranks"] = record.get("ranks", [*range(len(record["compute_ms"]))])
+    for first in range(0, len(of_ranks.get("ranks", [])), RANKS):
         part = {name: values[first : first + RANKS] for name, values in of_ranks.items()}
-        tell_parent(event="ranks", first=first, **part)
+        tell_parent(event="ranks", **part)

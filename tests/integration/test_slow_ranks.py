@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from k8s.diagnosis.run_phase import Progress
 from tests.support import processes, warm
+from trainer.report import facts
+from trainer.report.live import Live
+from trainer.report.live_view import Seen, view
+from trainer.storage.base import open_storage
 from trainer.train.slow_ranks import CHUNKS
 
 
@@ -59,14 +64,16 @@ class Log:
         return lambda: bool(self.events(name, ranks))
 
 
+def job(data: Path, run: Path, workers: int, *flags: str) -> tuple[str, ...]:
+    what = ("--model", "tests.support.tiny:paced", "--workers", str(workers), "--steps", "1000000")
+    some = ("--chunk-steps", "5", "--batch-size", "30", "--log-format", "json")
+    return ("train", *what, *some, "--validation", "0", "--data", str(data), *flags, f"--run={run}")
+
+
 def test_a_rank_that_is_held_back_is_named_and_so_is_its_recovery(
     digits: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    arguments = ("--model", "tests.support.tiny:paced", "--workers", "2", "--steps", "1000000")
-    some = ("--chunk-steps", "5", "--batch-size", "32", "--log-format", "json")
-    where = ("--validation", "0", "--data", str(digits), "--run", str(run))
-    with warm.running("train", *arguments, *some, *where) as gang:
+    with warm.running(*job(digits, tmp_path / "run", 2)) as gang:
         log = Log(gang)
         processes.wait_until(lambda: len(log.chunks()) > 2)
         worker = processes.workers(gang.pid)[1]
@@ -83,3 +90,31 @@ def test_a_rank_that_is_held_back_is_named_and_so_is_its_recovery(
     slow = [line for line in log.chunks() if [each["rank"] for each in line.get("slow", [])] == [1]]
     assert all(each["slow"][0]["times"] > 0 for each in slow)
     assert slow
+
+
+def test_after_a_shrink_a_slow_rank_has_the_name_of_its_pod(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ("--min-workers=2", "--resize-after=0.5", "--checkpoint-steps=5")
+    with warm.running(*job(digits, run, 3, *flags)) as gang:
+        log = Log(gang)
+        processes.wait_until(lambda: len(log.chunks()) > 2)
+        os.kill(gang.pid, signal.SIGSTOP)  # so that it starts no supervisor again
+        os.kill(processes.supervisors(gang.pid)[1], signal.SIGKILL)
+        processes.wait_until(lambda: log.chunks()[-1].get("ranks") == [0, 2])
+        with held_back(processes.workers(gang.pid)[2]):
+            processes.wait_until(log.has("slow", [2]), 120)
+            processes.wait_until(lambda: "slow" in (run / "metrics.jsonl").read_text())
+    assert log.events("slow", [2])[0]["warning"].startswith("rank 2 is slow: ")
+
+    progress, live = Progress(), Live(open_storage(str(run)))
+    for line in log.chunks():  # as `status` reads it from rank 0's pod
+        progress.take("", line)
+        if "slow" in line:
+            break
+    live.look()
+    work = facts.gather(str(run)).work
+    assert work
+    assert [line.partition(":")[0] for line in progress.slow()] == ["rank 2 is slow"]
+    assert " Rank 2 is slow: " in view(live, Seen())["ranks"]["words"]
+    assert [share.rank for share in work.shares] == [0, 2]
+    assert {each.rank for each in work.slow} == {2}

@@ -123,3 +123,12 @@ def test_nothing_that_a_peer_says_steers_the_terminal(
     assert out.count("rank 1") >= 3
     assert all(c.isprintable() or c == "\n" for c in out)
     assert out.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [None, "02", [0], [0, 1, 2], [0, 0], [0, -1], [0, 1024], [0, True], [0, 2.0], [[0], [2]]],
+)
+def test_ranks_that_no_line_can_name_are_counted(ranks: Any) -> None:
+    assert [*progress.named({"ranks": ranks}, 2)] == [0, 1]
+    assert [*progress.named({"ranks": [0, 2]}, 2)] == [0, 2]

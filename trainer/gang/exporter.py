@@ -5,6 +5,7 @@ Names follow https://prometheus.io/docs/practices/naming. A metric appears with 
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from http.server import ThreadingHTTPServer
 
 from prometheus_client import (
@@ -101,11 +102,11 @@ class Exporter:
                 if rate := values.get("images_per_second"):
                     text = "Time of a step, mean over the newest chunk."
                     self._gauge("step_seconds", text).set(self._batch_size / rate)
-            case {"event": "ranks", "first": first, **values}:
-                for name, milliseconds in values.items():
-                    gauge = self._gauge(*RANK_GAUGES[name], "rank")
-                    for rank, value in enumerate(milliseconds, first):
-                        gauge.labels(rank).set(value / 1e3)
+            case {"event": "joined"}:  # perhaps other ranks than before
+                for name in self._gauges.keys() & {name for name, _ in RANK_GAUGES.values()}:
+                    self._gauges[name].clear()
+            case {"event": "ranks", "ranks": ranks, **values}:
+                self._set_ranks(ranks, values)
 
     def restarted(self, cause: Kind) -> None:
         """Count a restart of the gang in place."""
@@ -115,6 +116,12 @@ class Exporter:
         """Listen no more."""
         self._server.shutdown()
         self._server.server_close()
+
+    def _set_ranks(self, ranks: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
+        for name, milliseconds in values.items():
+            gauge = self._gauge(*RANK_GAUGES[name], "rank")
+            for rank, value in zip(ranks, milliseconds, strict=True):
+                gauge.labels(rank).set(value / 1e3)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         if name not in self._gauges:

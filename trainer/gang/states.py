@@ -12,7 +12,6 @@ class WorkerAttempt:
 
     Attributes:
         number: counted by the rendezvous.
-        members: ranks of those that take part, in the order in which its workers count them.
         log_start: where its part of the standard error begins, bytes.
         start: when it was started, monotonic seconds.
         heard: when it last gave a sign of life.
@@ -23,7 +22,6 @@ class WorkerAttempt:
     """
 
     number: int
-    members: list[int]
     log_start: int
     start: float
     heard: float

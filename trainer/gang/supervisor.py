@@ -323,10 +323,9 @@ class Supervisor:
         if cause and self._cluster.rank == 0:
             self._tell_of_restart(cause, len(members))
         loading = state if isinstance(state, Loading) else None
-        self._state = Running(WorkerAttempt(number, members, log_start, now, now, loading))
+        self._state = Running(WorkerAttempt(number, log_start, now, now, loading))
         self._stall.begin(now)
-        rank = members.index(self._cluster.rank)
-        task = {"attempt": number, "rank": rank, "addresses": order["addresses"]}
+        task = {"attempt": number, "members": members, "addresses": order["addresses"]}
         child.say(f"start {json.dumps(task)}")
 
     def _tell_of_restart(self, cause: Failure, workers: int) -> None:
@@ -410,7 +409,7 @@ class Supervisor:
         attempt.heard = time.monotonic()
         match event:
             case {"failure": record}:
-                attempt.failure = _renamed(failure.parse(record), attempt.members)
+                attempt.failure = failure.parse(record)
             case {"event": "beat", "work": _, **pulse}:
                 self._stall.take(Pulse(event["work"], **pulse), attempt.heard)
             case {"event": "joined"}:
@@ -512,13 +511,6 @@ class Supervisor:
     def _later(self, call: Callable[..., None]) -> Callable[..., None]:
         """Return what puts a call into our queue, from any thread."""
         return lambda *values: self._events.put(partial(call, *values))
-
-
-def _renamed(found: Failure | None, members: list[int]) -> Failure | None:
-    """Return a worker's failure with the rank that the gang knows, not that of the attempt."""
-    if found is None or found.rank is None or found.rank >= len(members):
-        return found
-    return found.but(rank=members[found.rank])
 
 
 def _exporter(config: TrainConfig, cluster: Cluster) -> "Exporter | None":

@@ -45,7 +45,7 @@ STORING = 150.0  # seconds to commit at a fault: a store is given 120 to answer
 IN_SHORT = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 STARTED = "TRAINYARD_STARTED"  # when the run began here, seconds since the epoch
 
-Work = Callable[..., int]  # takes attempt, rank and addresses, returns the exit code
+Work = Callable[..., int]  # takes attempt, members and addresses, returns the exit code
 
 
 class Rescuer(Protocol):
@@ -102,8 +102,10 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
 
     tell_parent(event="prepared")
 
-    def work(attempt: int, rank: int, addresses: list[str]) -> int:
-        gang = dataclasses.replace(cluster, rank=rank, addresses=tuple(addresses))
+    def work(attempt: int, members: list[int], addresses: list[str]) -> int:
+        some = tuple(members) if members != [*range(len(members))] else ()
+        rank = members.index(cluster.rank)
+        gang = dataclasses.replace(cluster, rank=rank, addresses=tuple(addresses), members=some)
         return _attempt(config, gang, data, attempt)
 
     _fork_on_demand(work)
@@ -217,7 +219,7 @@ def _report(error: UserError) -> None:
 def _reporter(config: TrainConfig, cluster: Cluster) -> Reporter:
     if cluster.rank == 0:
         return progress.create(config.log_format)
-    return progress.Follower(cluster.rank)
+    return progress.Follower(cluster.name(cluster.rank))
 
 
 def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:

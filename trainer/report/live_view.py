@@ -227,11 +227,8 @@ def chart(
 def _ranks(live: Live, seen: Seen) -> Json:
     """Return the table of ranks: what each does, and how its steps pass."""
     states = live.ranks.ranks if live.ranks else ()
-    members = live.ranks.members if live.ranks else ()
     newest = live.newest
-    compute, wait = (
-        _placed(_each(newest.get(f"{name}_ms")), members) for name in ("compute", "wait")
-    )
+    compute, wait = (_by_rank(newest, f"{name}_ms") for name in ("compute", "wait"))
     pods = {pod.rank: pod for pod in seen.pods}
     count = max(len(states), len(compute), max(pods, default=-1) + 1)
     # Who computes longest is who the others wait for.
@@ -263,7 +260,7 @@ def _ranks(live: Live, seen: Seen) -> Json:
         )
         + (f"Adding up the gradients takes {adding:.2f} ms of each step. " if adding else "")
         + ("The others wait for the slowest rank." if slowest >= 0 else "")
-        + "".join(f" Rank {r} is slow: {how}." for r, how in _slow(newest, members)),
+        + "".join(f" Rank {r} is slow: {how}." for r, how in progress.slow_ranks(newest).items()),
     }
 
 
@@ -272,20 +269,11 @@ def _each(values: Any) -> list[float]:
     return [each or 0.0 for each in found]
 
 
-def _slow(line: Mapping[str, Any], members: Sequence[int]) -> list[tuple[int, str]]:
-    """Return the slow ranks of an attempt with these members, and how slow, in words."""
-    found = progress.slow_ranks(line)
-    return [
-        (members[place] if place < len(members) else place, how) for place, how in found.items()
-    ]
-
-
-def _placed(values: list[float], members: Sequence[int]) -> list[float]:
-    """Return by rank the values of an attempt's members, 0 for ranks that took no part."""
-    if len(values) != len(members):  # of all ranks, or of the attempt before
-        return values
-    found = dict(zip(members, values, strict=True))
-    return [found.get(rank, 0.0) for rank in range(max(members, default=-1) + 1)]
+def _by_rank(line: Mapping[str, Any], name: str) -> list[float]:
+    """Return by rank the values that a line lists, 0 for ranks that took no part."""
+    values = _each(line.get(name))
+    found = dict(zip(progress.named(line, len(values)), values, strict=True))
+    return [found.get(rank, 0.0) for rank in range(max(found, default=-1) + 1)]
 
 
 def _at(values: Sequence[float], place: int) -> float:

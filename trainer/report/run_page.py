@@ -390,13 +390,14 @@ def rank_rows(found: Facts) -> list[tuple[int, str, str]]:
     """Return rank, peak memory and processor seconds of each worker's last attempt."""
     listed = None if isinstance(found.result, str) else found.result.get("ranks")
     rows = []
-    for rank, each in enumerate(listed if isinstance(listed, list) else ()):
+    for place, each in enumerate(listed if isinstance(listed, list) else ()):
         values = each if isinstance(each, Mapping) else {}
+        rank = facts.number(values.get("rank"))
         memory = facts.number(values.get("peak_memory_bytes"))
         seconds = facts.number(values.get("cpu_seconds"))
         rows.append(
             (
-                rank,
+                place if rank is None else int(rank),
                 "" if memory is None else size(memory),
                 "" if seconds is None else f"{seconds:,.1f}",
             )

@@ -67,7 +67,8 @@ class Work:
     @property
     def timeline(self) -> Markup:
         """Return the picture of the few steps, an SVG; empty if there are none."""
-        return timeline(self.steps) if self.steps else Markup()
+        names = [share.rank for share in self.shares]
+        return timeline(self.steps, names) if self.steps else Markup()
 
 
 def of_run(stored: Mapping[str, Any], lines: Sequence[Line] | str) -> Work | None:
@@ -82,16 +83,20 @@ def of_run(stored: Mapping[str, Any], lines: Sequence[Line] | str) -> Work | Non
     measured = [found for line in lines if (found := _measured(line))]
     if not measured:
         return None
-    ranks = len(measured[-1])  # a gang may have had another size before
-    same = [found for found in measured if len(found) == ranks]
+    names = measured[-1].keys()  # other ranks may have taken part before
+    same = [found for found in measured if found.keys() == names]
     shares = tuple(
         Share(rank, tuple(fmean(found[rank][part] for found in same) for part in range(3)))
-        for rank in range(ranks)
+        for rank in names
     )
-    single = [steps for line in lines if len(steps := _single_steps(line)) == ranks]
+    single = [
+        steps
+        for line in lines
+        if (steps := _single_steps(line)) and [*progress.named(line, len(steps))] == [*names]
+    ]
     batch = stored.get("batch_size")
     return Work(
-        batch=batch if type(batch) is int and batch % ranks == 0 else None,
+        batch=batch if type(batch) is int and batch % len(names) == 0 else None,
         shares=shares,
         steps=single[-1] if single else (),
         slow=slow_stretches(lines)[:_MOST_STRETCHES],
@@ -116,7 +121,9 @@ def slow_stretches(lines: Sequence[Line]) -> tuple[Slow, ...]:
     return tuple(sorted([*done, *open_ones.values()], key=lambda each: (each.first, each.rank)))
 
 
-def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = False) -> Markup:
+def timeline(
+    steps: Sequence[Sequence[tuple[float, float]]], names: Sequence[int], *, words: bool = False
+) -> Markup:
     """Return a few steps of all ranks on one axis of milliseconds, an SVG of a fixed width.
 
     Each rank's times are of its own clock. A sum ends for all at about the same moment, so each
@@ -124,6 +131,7 @@ def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = Fa
 
     Args:
         steps: of each rank, (computing, summing) one after the other, ms.
+        names: of the ranks.
         words: whether to name the parts below it, and to set it on white: for a page of its own.
     """
     adding = [min(rank[k][1] for rank in steps) for k in range(len(steps[0]))]
@@ -136,7 +144,7 @@ def timeline(steps: Sequence[Sequence[tuple[float, float]]], *, words: bool = Fa
     drawn = []
     for row, rank in enumerate(steps):
         at, top = begins[row], _ROW * row + 4
-        drawn.append(_text(4, top + 18, f"rank {row}"))
+        drawn.append(_text(4, top + 18, f"rank {names[row]}"))
         for (computing, summing), added in zip(rank, adding, strict=True):
             parts = (computing, max(0.0, summing - added), min(summing, added))
             for part, length in zip(PARTS, parts, strict=True):
@@ -187,13 +195,14 @@ def _ticks(longest: float) -> list[float]:
     return [round(k * step, 6) for k in range(int(longest / step) + 1)]
 
 
-def _measured(line: Line) -> list[tuple[float, float, float]]:
-    """Return each rank's milliseconds in the order of PARTS; none if the line has none."""
+def _measured(line: Line) -> dict[int, tuple[float, float, float]]:
+    """Return the ranks' milliseconds in the order of PARTS; none if the line has none."""
     computing, waiting = _numbers(line.get("compute_ms")), _numbers(line.get("wait_ms"))
     adding = _number(line.get("sum_ms"))
     if adding is None or not 2 <= len(computing) == len(waiting) <= _MOST_RANKS:
-        return []
-    return [(c, w, adding) for c, w in zip(computing, waiting, strict=True)]
+        return {}
+    names = progress.named(line, len(computing))
+    return {n: (c, w, adding) for n, c, w in zip(names, computing, waiting, strict=True)}
 
 
 def _single_steps(line: Line) -> tuple[tuple[tuple[float, float], ...], ...]:

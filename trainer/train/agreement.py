@@ -77,7 +77,7 @@ class Agreement:
         found = wrong(digests)
         if found == ():
             return
-        rank, count = self._cluster.rank, len(digests)
+        rank, count, name = self._cluster.rank, len(digests), self._cluster.name
         if found is None:
             message = (
                 f"the weights of the {count} ranks differ at step {self._step}, and nobody knows "
@@ -90,6 +90,6 @@ class Agreement:
             raise CorruptError(
                 f"its weights at step {self._step} are not those of the other "
                 f"{count - len(found)} ranks: {host.name()} computes or stores wrong bits",
-                rank=rank,
+                rank=name(rank),
             )
-        raise PeerLostError(f"left because the weights of {ranks(found)} are wrong")
+        raise PeerLostError(f"left because the weights of {ranks([*map(name, found)])} are wrong")

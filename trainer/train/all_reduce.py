@@ -28,7 +28,7 @@ import numpy.typing as npt
 from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
 from trainer.train import mesh
-from trainer.train.mesh import Gather, PeerGoneError, UnreachableError
+from trainer.train.mesh import Gather, Name, PeerGoneError, UnreachableError
 
 Vector = npt.NDArray[np.float32]
 
@@ -57,6 +57,7 @@ class AllReduce:
         hosts: the hosts of all workers, by rank.
         listen: address and port to listen on; 0 for a free port.
         gather: returns the rows of all workers, int64 [workers, n] by rank, given this one's [n].
+        name: returns the number by which people know a rank.
 
     Attributes:
         error: why a sum failed, once one has.
@@ -70,7 +71,12 @@ class AllReduce:
     """
 
     def __init__(
-        self, rank: int, hosts: Sequence[str], listen: tuple[str, int], gather: Gather
+        self,
+        rank: int,
+        hosts: Sequence[str],
+        listen: tuple[str, int],
+        gather: Gather,
+        name: Name = int,
     ) -> None:
         self.error: PeerGoneError | None = None
         self.summing = self.flip = False
@@ -83,7 +89,7 @@ class AllReduce:
         self._hop_bytes = math.inf if self._count == 2 else 0.0
         skips = [kept for _, kept in self._rounds]
         peers = {(rank + sign * skip) % self._count for skip in skips for sign in (-1, 1)}
-        self._sockets = mesh.connect(rank, hosts, listen, gather, peers)
+        self._sockets = mesh.connect(rank, hosts, listen, gather, peers, name)
         try:
             self._deadline = time.monotonic() + FIRST_SUM
             self._prove()
@@ -260,6 +266,7 @@ def join(cluster: Cluster, gather: Gather) -> AllReduce:
             another try would fail in the same way.
     """
     try:
-        return AllReduce(cluster.rank, cluster.hosts, cluster.all_reduce_address, gather)
+        address = cluster.all_reduce_address
+        return AllReduce(cluster.rank, cluster.hosts, address, gather, cluster.name)
     except UnreachableError as error:
         raise UnavailableError(str(error)) from None

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from trainer import sockets
 
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+Name = Callable[[int], int]
 
 TOKEN = 32  # bytes that a worker must send to be accepted
 HELLO = TOKEN + 8  # the token, and the caller's rank
@@ -42,7 +43,12 @@ class UnreachableError(PeerGoneError):
 
 
 def connect(
-    rank: int, hosts: Sequence[str], listen: tuple[str, int], gather: Gather, peers: Collection[int]
+    rank: int,
+    hosts: Sequence[str],
+    listen: tuple[str, int],
+    gather: Gather,
+    peers: Collection[int],
+    name: Name = int,
 ) -> Sockets:
     """Return this worker's connection to each of its peers, by rank; none blocks.
 
@@ -52,6 +58,7 @@ def connect(
         listen: address and port to listen on; 0 for a free port.
         gather: returns the rows of all workers, int64 [workers, n] by rank, given this one's [n].
         peers: the ranks to be connected with; each of them has this one among its own.
+        name: returns the number by which people know a rank.
 
     Raises:
         PeerGoneError: a peer was lost meanwhile.
@@ -65,11 +72,11 @@ def connect(
         try:
             for peer in sorted(each for each in peers if each > rank):
                 row = rows[peer]
-                found[peer] = _call(hosts[peer], int(row[0]), peer, deadline)
+                found[peer] = _call(hosts[peer], int(row[0]), name(peer), deadline)
                 opened.enter_context(contextlib.closing(found[peer]))
                 found[peer].sendall(row[1:].tobytes() + np.int64(rank).tobytes())
             expected = {each for each in peers if each < rank}
-            found |= _accept(server, token.tobytes(), expected, deadline)
+            found |= _accept(server, token.tobytes(), expected, deadline, name)
             for each in found.values():
                 opened.enter_context(contextlib.closing(each))
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,7 +128,9 @@ def _call(host: str, port: int, rank: int, deadline: float) -> socket.socket:
         time.sleep(0.1)
 
 
-def _accept(server: socket.socket, token: bytes, expected: set[int], deadline: float) -> Sockets:
+def _accept(
+    server: socket.socket, token: bytes, expected: set[int], deadline: float, name: Name
+) -> Sockets:
     """Return the callers of the expected ranks; no other caller can delay them."""
     found: Sockets = {}
     server.setblocking(False)
@@ -130,7 +139,7 @@ def _accept(server: socket.socket, token: bytes, expected: set[int], deadline: f
             left = deadline - time.monotonic()
             if left <= 0:
                 port = server.getsockname()[1]
-                raise UnreachableError(f"rank {min(missing)} did not call port {port}{OPEN}")
+                raise UnreachableError(f"rank {name(min(missing))} did not call port {port}{OPEN}")
             for caller, rank in door.look(min(0.5, left)):
                 opened.enter_context(contextlib.closing(caller))
                 if rank in missing and rank not in found:

@@ -41,7 +41,7 @@ def finish(
             events.finish(at.records, scored)
     result = {"preset": run.config.preset} | _scores(run, scorer, tensors, scored)
     digest = weights_sha256(loop.on_host(tensors))
-    agree(loop.replicas, digest, "ended with")
+    agree(run.cluster, loop.replicas, digest, "ended with")
     trained = at.step * run.config.batch_size
     usage = resource.getrusage(resource.RUSAGE_SELF)
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
@@ -61,8 +61,12 @@ def finish(
         **sizes,
         "replicas": loop.replicas.count,
         "ranks": [
-            {"peak_memory_bytes": int(peak), "cpu_seconds": int(milliseconds) / 1000}
-            for peak, milliseconds in loop.replicas.gather(used)
+            {
+                "rank": run.cluster.name(rank),
+                "peak_memory_bytes": int(peak),
+                "cpu_seconds": int(milliseconds) / 1000,
+            }
+            for rank, (peak, milliseconds) in enumerate(loop.replicas.gather(used))
         ],
         "versions": {
             "trainyard": trainer.__version__,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trainer.cluster_spec import Cluster
 from trainer.errors import DataError, StoppedError, UnavailableError
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ def resume(run: Run, loop: Loop) -> TrainState:
     template = loop.named(fresh)
     found = _agreed_checkpoint(run, loop.replicas, template)
     state = loop.unnamed(found.arrays) if found else fresh
-    agree(loop.replicas, weights_sha256(state), "start from")
+    agree(run.cluster, loop.replicas, weights_sha256(state), "start from")
     step = found.step if found else 0
     records = run_folder.read_metrics(run.storage, step, run.reporter.warn)
     tell_parent(event="resumed", step=step)
@@ -51,7 +52,7 @@ def _agreed_checkpoint(run: Run, replicas: Replicas, template: Arrays) -> Checkp
         raise StoppedError(f"could not read what rank 0 had read: {error}") from None
 
 
-def agree(replicas: Replicas, digest: str, verb: str) -> None:
+def agree(cluster: Cluster, replicas: Replicas, digest: str, verb: str) -> None:
     """Check that all workers have weights of this digest.
 
     Raises:
@@ -60,6 +61,7 @@ def agree(replicas: Replicas, digest: str, verb: str) -> None:
     words = replicas.gather(np.array([int(digest[:15], 16)]))[:, 0]
     if other := np.flatnonzero(words != words[0]).tolist():
         raise UnavailableError(
-            f"workers {verb} different weights: rank {other[0]} has {words[other[0]]:015x}, "
-            f"rank 0 {words[0]:015x}; run the same image and settings on all of them"
+            f"workers {verb} different weights: rank {cluster.name(other[0])} has "
+            f"{words[other[0]]:015x}, rank 0 {words[0]:015x}; run the same image and settings on "
+            "all of them"
         )

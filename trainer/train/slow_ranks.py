@@ -7,7 +7,7 @@ Where several ranks share one core, that time is the scheduler's; then their pro
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class SlowRanks:
     """Names slow ranks of a gang in rank 0's log; all ranks find the same ones."""
 
     def __init__(self, cluster: Cluster, all_reduce: AllReduce | None, reporter: Reporter) -> None:
-        self._rank, self._all_reduce, self._reporter = cluster.rank, all_reduce, reporter
+        self._cluster, self._all_reduce, self._reporter = cluster, all_reduce, reporter
         self._counts = "cpu_ms" if cluster.local and _share_cores(cluster.workers) else "compute_ms"
         self._history: deque[list[float]] = deque(maxlen=CHUNKS)
         self._begun = False
@@ -78,32 +78,36 @@ class SlowRanks:
         now = slow(self._history, before)
         if back := before - now:
             self._hosts = {rank: self._hosts[rank] for rank in before & now}
+            names = self._names(sorted(back))
             self._reporter.say(
-                f"{named_ranks(sorted(back))}: as fast as the others again",
+                f"{named_ranks(names)}: as fast as the others again",
                 event="recovered",
-                ranks=sorted(back),
+                ranks=names,
             )
         ratios = times_of_median([times])[0]
         if new := sorted(now - before, key=lambda rank: -ratios[rank]):
             self._name(new, ratios, times)
         worst = sorted(self._hosts, key=lambda rank: -ratios[rank])[:MOST_SLOW]
         return [
-            {"rank": rank, "times": round(float(ratios[rank]), 2), "host": self._hosts[rank]}
-            for rank in worst
+            {"rank": name, "times": round(float(ratios[rank]), 2), "host": self._hosts[rank]}
+            for name, rank in zip(self._names(worst), worst, strict=True)
         ]
 
     def _name(self, new: list[int], ratios: Any, times: list[float]) -> None:
         hosts = self._described()
         self._hosts |= {rank: hosts[rank] for rank in new}
-        first = new[0]
-        others = f"; slow as well: {named_ranks(sorted(new[1:]))}" if new[1:] else ""
-        if self._rank == 0:
+        first, (name, *more) = new[0], self._names(new)
+        others = f"; slow as well: {named_ranks(sorted(more))}" if more else ""
+        if self._cluster.rank == 0:
             self._reporter.warn(
-                f"rank {first} is slow: {times[first]:.3g} ms a step, {ratios[first]:.1f} times "
+                f"rank {name} is slow: {times[first]:.3g} ms a step, {ratios[first]:.1f} times "
                 f"the median of the gang, which waits for it; {hosts[first]}{others}",
                 event="slow",
-                ranks=new,
+                ranks=[name, *more],
             )
+
+    def _names(self, ranks: Collection[int]) -> list[int]:
+        return [self._cluster.name(rank) for rank in ranks]
 
     def _described(self) -> Sequence[str]:
         """Return what each rank says of its host; all ask at the same time."""

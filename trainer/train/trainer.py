@@ -150,6 +150,8 @@ class Trainer:
         parts, digests = clock.read(self.agreement.mine(), single_steps=self.finished_step is None)
         if slow := self.slow_ranks.look(parts):
             parts["slow"] = slow
+        if parts and run.cluster.members:
+            parts["ranks"] = [*run.cluster.members]
         self._settle(digests)
         at.add_chunk(run, chunk.losses, chunk.accuracies, seconds, parts)
         return chunk.stop

@@ -122,6 +122,23 @@ def test_a_large_gangs_values_come_in_events_that_a_pipe_takes_whole(
     assert found["trainyard_rank_wait_seconds rank=1023"] == pytest.approx(ranks[-1] / 1e3)
 
 
+def test_each_attempt_has_values_of_its_own_ranks(
+    exporter: Exporter, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(exporter, monkeypatch, {**RECORD, "compute_ms": [1, 2, 3], "wait_ms": [2, 1, 0]})
+    exporter.take({"event": "joined"})
+    assert not [name for name in values(served(port)) if "_rank_" in name]
+    some = {**RECORD, "compute_ms": [1.5, 2.5], "wait_ms": [1.0, 0.0], "ranks": [0, 2]}
+    tell(exporter, monkeypatch, some)
+    found = {name: value for name, value in values(served(port)).items() if "_rank_" in name}
+    assert found == {
+        "trainyard_rank_compute_seconds rank=0": 0.0015,
+        "trainyard_rank_compute_seconds rank=2": 0.0025,
+        "trainyard_rank_wait_seconds rank=0": 0.001,
+        "trainyard_rank_wait_seconds rank=2": 0.0,
+    }
+
+
 @pytest.mark.process
 def test_prometheus_own_tool_finds_nothing_to_complain_of(
     exporter: Exporter, port: int, monkeypatch: pytest.MonkeyPatch

@@ -150,6 +150,22 @@ def test_a_slow_rank_is_named_with_its_host(storage: Storage) -> None:
     assert words.endswith(" Rank 1 is slow: 3.5 times the median of the gang; host n7.")
 
 
+def test_after_a_shrink_the_table_has_the_ranks_that_take_part(storage: Storage) -> None:
+    put_ranks(storage, "training", "missing", "training", members=[0, 2])
+    line = {**metric_lines(10)[0], "compute_ms": [1.0, 3.5], "wait_ms": [2.5, 0.5]}
+    slow = [{"rank": 2, "times": 3.5, "host": "host n7"}]
+    line |= {"slow": slow, "ranks": [0, 2]}
+    storage.create(run_folder.METRICS, run_folder.lines([line]))
+    ranks = seen_of(storage)["ranks"]
+    assert [row["cells"] for row in ranks["rows"]] == [
+        ["0", "training", "1.00 ms", "2.50 ms"],
+        ["1", "missing", "0.00 ms", "0.00 ms"],
+        ["2", "training", "3.50 ms", "0.50 ms"],
+    ]
+    assert [row["slowest"] for row in ranks["rows"]] == [False, False, True]
+    assert " Rank 2 is slow: 3.5 times " in ranks["words"]
+
+
 def test_of_many_ranks_those_are_shown_that_something_is_to_be_seen_of(storage: Storage) -> None:
     states = ["training"] * 1000
     states[777] = "missing"

@@ -517,6 +517,14 @@ def test_any_types_of_values_make_a_page(folder: Path, value: Any) -> None:
     text_of(folder)
 
 
+def test_ranks_have_the_numbers_that_their_result_gives_them(folder: Path) -> None:
+    ranks = [{"peak_memory_bytes": 2**20, "cpu_seconds": 1.5} | more for more in ({}, {"rank": 2})]
+    storage = open_storage(str(folder))
+    storage.replace(run_folder.RESULT, run_folder.pretty({**result(1), "ranks": ranks}))
+    rows = report.rank_rows(facts.gather(str(folder)))
+    assert rows == [(0, "1 MiB", "1.5"), (2, "1 MiB", "1.5")]
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "L")])
 def test_pictures_are_the_images(channels: int, mode: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 30, channels), np.uint8)

@@ -33,6 +33,20 @@ def test_the_parts_are_means_of_the_newest_size_of_the_gang() -> None:
     assert (work.batch, work.longest, len(work.steps)) == (128, 5.0, 2)
 
 
+def test_ranks_are_those_of_the_newest_members_of_the_gang() -> None:
+    others = {"compute_ms": [9.0, 9.0], "wait_ms": [9.0, 9.0], "sum_ms": 9.0}
+    before = line(10, 1, **others, steps_ms=[[[9.0, 9.0]]] * 2, ranks=[0, 1])
+    lines = [before, line(20, 2, **PARTS, ranks=[0, 2])]
+    work = shared_work.of_run({}, lines)
+    assert work is not None
+    shares = [(share.rank, share.parts) for share in work.shares]
+    assert shares == [(0, (2.0, 1.5, 0.5)), (2, (3.0, 0.5, 0.5))]
+    assert work.steps == ()
+    work = shared_work.of_run({}, [*lines, line(30, 3, **PARTS, steps_ms=STEPS, ranks=[0, 2])])
+    assert work is not None
+    assert re.findall(r">(rank \d)<", work.timeline) == ["rank 0", "rank 2"]
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -60,7 +74,7 @@ def test_steps_that_are_none_are_not_drawn(steps: Any) -> None:
 
 
 def test_the_timeline_draws_each_part_as_long_as_it_took() -> None:
-    drawing = shared_work.timeline([[(2.0, 3.0)], [(4.0, 1.0)]])
+    drawing = shared_work.timeline([[(2.0, 3.0)], [(4.0, 1.0)]], [0, 2])
     bars = re.findall(r'<rect x="([\d.]+)" y="(\d+)" width="([\d.]+)"', drawing)
     widths = [float(width) for _, _, width in bars]
     unit = widths[0] / 2
@@ -69,7 +83,7 @@ def test_the_timeline_draws_each_part_as_long_as_it_took() -> None:
 
 
 def test_sums_end_together_though_each_rank_has_a_clock_of_its_own() -> None:
-    drawing = shared_work.timeline([[(2.0, 1.0), (3.0, 1.0)], [(4.0, 1.0), (3.0, 1.0)]])
+    drawing = shared_work.timeline([[(2.0, 1.0), (3.0, 1.0)], [(4.0, 1.0), (3.0, 1.0)]], [0, 1])
     bars = re.findall(r'<rect x="([\d.]+)" y="(\d+)" width="([\d.]+)"', drawing)
     ends = {rank: [float(x) + float(w) for x, y, w in bars if y == rank] for rank in ("4", "38")}
     assert ends["4"][2::3] == pytest.approx(ends["38"][2::3], abs=0.2)

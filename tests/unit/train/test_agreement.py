@@ -52,9 +52,10 @@ def test_of_two_nobody_knows() -> None:
     assert wrong([1, 2, 3]) is None
 
 
-def gang(count: int) -> list[Agreement]:
+def gang(count: int, members: tuple[int, ...] = ()) -> list[Agreement]:
     addresses = tuple(f"localhost:{2000 + rank}" for rank in range(count))
-    return [Agreement(Cluster(rank, addresses, local=True)) for rank in range(count)]
+    clusters = [Cluster(rank, addresses, local=True, members=members) for rank in range(count)]
+    return [Agreement(each) for each in clusters]
 
 
 def outcome(member: Agreement, shared: np.ndarray) -> tuple[type[Exception] | None, str]:
@@ -85,3 +86,15 @@ def test_what_each_rank_says(count: int) -> None:
         assert kinds == [CorruptError if rank == 1 else PeerLostError for rank in range(count)]
         assert f"the other {count - 1} ranks: host " in outcomes()[1][1]
         assert "weights of rank 1 are wrong" in outcomes()[0][1]
+
+
+def test_after_a_shrink_the_wrong_rank_is_named_as_before_it() -> None:
+    members = gang(3, members=(0, 2, 4))
+    for rank, member in enumerate(members):
+        member.begin(40, {"w": np.array([rank == 1], np.float32)})
+    shared = np.stack([member.mine() for member in members])
+    with pytest.raises(CorruptError) as wrong_one:
+        members[1].check(shared)
+    assert wrong_one.value.rank == 2
+    with pytest.raises(PeerLostError, match="weights of rank 2 are wrong"):
+        members[2].check(shared)

@@ -1,6 +1,7 @@
 """Sums among threads, over real sockets."""
 
 import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -245,6 +246,12 @@ def test_a_peer_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
             AllReduce(0, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
         with pytest.raises(PeerGoneError, match=r"rank 0 did not call port \d+; open this port"):
             AllReduce(1, ["127.0.0.1"] * 2, ("127.0.0.1", 0), gather)
+
+        first = Cluster(0, ("127.0.0.1:0",) * 2, local=True, members=(2, 5))
+        with pytest.raises(UnavailableError, match="rank 5 cannot be reached at "):
+            all_reduce.join(first, gather)
+        with pytest.raises(UnavailableError, match="rank 2 did not call port "):
+            all_reduce.join(dataclasses.replace(first, rank=1), gather)
 
 
 def test_vectors_are_float32() -> None:

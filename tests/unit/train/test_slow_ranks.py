@@ -1,11 +1,16 @@
 """Which ranks count as slow, whatever the noise and the size of the gang."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.train.slow_ranks import CHUNKS, slow
+from trainer.cluster_spec import Cluster
+from trainer.progress import Reporter
+from trainer.train.all_reduce import AllReduce
+from trainer.train.slow_ranks import CHUNKS, SlowRanks, slow
 
 NONE: frozenset[int] = frozenset()
 sizes = st.one_of(st.integers(2, 9), st.sampled_from([64, 255, 1024]))
@@ -68,3 +73,43 @@ def test_before_there_are_enough_chunks_nothing_changes() -> None:
 @pytest.mark.parametrize("value", [0.0, 1e-12])
 def test_times_of_nothing_are_no_trouble(value: float) -> None:
     assert slow([[value, value]] * CHUNKS, NONE) == NONE
+
+
+class Alike:
+    """An all-reduce of ranks that all give the same."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def share(self, mine: np.ndarray) -> np.ndarray:
+        return np.stack([mine] * self._count)
+
+
+class Said(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, list[int]]] = []
+
+    def say(self, message: str, **facts: Any) -> None:
+        self.lines.append((message, facts["ranks"]))
+
+    warn = say
+
+
+def test_after_a_shrink_ranks_are_named_as_before_it() -> None:
+    said, members = Said(), (0, 2, 5, 7)
+    cluster = Cluster(0, ("localhost:0",) * 4, local=True, members=members)
+    slow_ranks = SlowRanks(cluster, cast(AllReduce, Alike(4)), said)
+
+    def look(*ms: float) -> list[int]:
+        lines = slow_ranks.look({"compute_ms": [*ms], "cpu_ms": [*ms]})
+        return [each["rank"] for each in lines]
+
+    found = [look(5, 5, 15, 10) for _ in range(CHUNKS + 1)]  # the first one compiles
+    assert found == [[]] * CHUNKS + [[5, 7]]
+    found = [look(5, 5, 15, 5) for _ in range(CHUNKS)]
+    assert found == [[5, 7]] * (CHUNKS - 1) + [[5]]
+    (first, named), (second, back) = said.lines
+    assert (named, back) == ([5, 7], [7])
+    assert first.startswith("rank 5 is slow: 15 ms a step, 3.0 times the median")
+    assert first.endswith("; slow as well: rank 7")
+    assert second == "rank 7: as fast as the others again"
