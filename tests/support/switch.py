@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import fcntl
 import heapq
+import itertools
 import os
 import random
 import select
@@ -41,6 +42,9 @@ class Network:
 
     Attributes:
         hosts: what a command starts with that runs there, by number.
+        service: after which they are named.
+        spaces: the network namespaces that they are.
+        addresses: of each.
         delay: seconds from one host to another.
         rate: bits a second that a host may send; infinite if 0.
         loss: share of the frames that get lost.
@@ -48,15 +52,40 @@ class Network:
     """
 
     hosts: list[list[str]]
+    service: str
+    spaces: list[str]
+    addresses: list[str]
     delay: float = 0.0
     rate: float = 0.0
     loss: float = 0.0
     cut: set[tuple[int, int]] = field(default_factory=set)
 
-    def isolate(self, host: int) -> None:
-        """Cut a host off from all others, both ways."""
-        others = set(range(len(self.hosts))) - {host}
-        self.cut |= {(host, each) for each in others} | {(each, host) for each in others}
+    def isolate(self, *hosts: int) -> None:
+        """Cut these hosts off from all others, both ways."""
+        others = set(range(len(self.hosts))) - {*hosts}
+        pairs = list(itertools.product(hosts, others))
+        self.cut |= {*pairs, *(pair[::-1] for pair in pairs)}
+
+    def move(self, host: int) -> None:
+        """Give a host another address, which its name then leads to."""
+        number = int(self.addresses[host].rpartition(".")[2])
+        self.addresses[host] = address((number + len(self.hosts) - 1) % 250)
+        _ip("-n", self.spaces[host], "addr", "flush", "dev", "eth0")
+        self.place(host)
+        self.publish()
+
+    def place(self, host: int) -> None:
+        """Give a host the address that it shall have."""
+        _ip("-n", self.spaces[host], "addr", "add", f"{self.addresses[host]}/24", "dev", "eth0")
+
+    def publish(self) -> None:
+        """Tell every host the addresses of all."""
+        known = "127.0.0.1 localhost\n"
+        for host, there in enumerate(self.addresses):
+            known += f"{there} {self.service}-{host}.{self.service}\n"
+        for space in self.spaces:
+            # In place, as processes that run there have the file itself mounted.
+            (NAMES / space / "hosts").write_text(known)
 
 
 def need_switch() -> None:
@@ -72,8 +101,12 @@ def need_switch() -> None:
 def network(name: str, count: int) -> Iterator[Network]:
     """Make hosts NAME-0.NAME to NAME-N.NAME, which know each other's names, with IPv4 addresses."""
     names = [f"{name}-{os.getpid()}-{host}" for host in range(count)]
-    known = "127.0.0.1 localhost\n"
-    known += "".join(f"{address(host)} {name}-{host}.{name}\n" for host in range(count))
+    made = Network(
+        hosts=[["ip", "netns", "exec", space] for space in names],
+        service=name,
+        spaces=names,
+        addresses=[address(host) for host in range(count)],
+    )
     taps: list[int] = []
     try:
         for host, space in enumerate(names):
@@ -82,10 +115,9 @@ def network(name: str, count: int) -> Iterator[Network]:
             _ip("-n", space, "link", "set", "lo", "up")
             _ip("-n", space, "link", "set", "eth0", "address", f"02:00:00:00:00:{host:02x}")
             _ip("-n", space, "link", "set", "eth0", "mtu", str(MTU), "up")
-            _ip("-n", space, "addr", "add", f"{address(host)}/24", "dev", "eth0")
+            made.place(host)
             (NAMES / space).mkdir(parents=True)
-            (NAMES / space / "hosts").write_text(known)
-        made = Network([["ip", "netns", "exec", space] for space in names])
+        made.publish()
         over = threading.Event()
         thread = threading.Thread(target=_carry, args=(made, taps, over), daemon=True)
         thread.start()
