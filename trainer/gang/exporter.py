@@ -5,7 +5,7 @@ Names follow https://prometheus.io/docs/practices/naming. A metric appears with 
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import ThreadingHTTPServer
 
 from prometheus_client import (
@@ -15,6 +15,8 @@ from prometheus_client import (
     MetricsHandler,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from trainer import sockets
 from trainer.cluster_spec import LOCAL, Cluster
@@ -51,6 +53,36 @@ class _Handler(MetricsHandler):
     timeout = PATIENCE
 
 
+class _Spent(Collector):
+    """Where the time of a run went since its first start."""
+
+    def __init__(self) -> None:
+        self._share, self._productive = 0.0, 0.0
+        self._lost: dict[str, float] = {}
+
+    def take(self, share: float, productive: float, lost: Mapping[str, float]) -> None:
+        """Take what is known by now, in seconds; see ``runs.goodput``."""
+        # A later chunk may lower an estimate. Prometheus takes a counter that falls for a new one.
+        now = {cause: max(seconds, self._lost.get(cause, 0.0)) for cause, seconds in lost.items()}
+        self._share, self._productive = share, max(productive, self._productive)
+        self._lost = self._lost | now
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics, once anything is known; in the server's threads."""
+        until = "up to the newest checkpoint"
+        if not self._lost:
+            return
+        text = f"Share of the time in which steps were done that counted, {until}."
+        yield GaugeMetricFamily("trainyard_goodput_ratio", text, self._share)
+        text = f"Time of steps that counted, {until}."
+        yield CounterMetricFamily("trainyard_productive_seconds", text, self._productive)
+        text = f"Time in which no steps were done that counted, by cause, {until}."
+        causes = CounterMetricFamily("trainyard_lost_seconds", text, labels=["cause"])
+        for cause, seconds in self._lost.items():
+            causes.add_metric([cause], seconds)
+        yield causes
+
+
 class Exporter:
     """Serves the metrics of a run; on this machine alone unless the gang is in a cluster.
 
@@ -62,6 +94,8 @@ class Exporter:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry, self._batch_size = CollectorRegistry(), config.batch_size
         self._gauges: dict[str, Gauge] = {}
+        self._spent = _Spent()
+        self._registry.register(self._spent)
         self._restarts = Counter(
             "restarts",
             "Restarts of all workers in place, by the cause of the first failure.",
@@ -96,6 +130,8 @@ class Exporter:
             case {"event": "committed", "step": step}:
                 self._stored = time.time()
                 self._gauge("checkpoint_steps", "Steps done at the newest checkpoint.").set(step)
+            case {"event": "goodput", "share": share, "productive": productive, "lost": lost}:
+                self._spent.take(share, productive, lost)
             case {"event": "metrics", **values}:
                 for name, value in values.items():
                     self._gauge(*GAUGES[name]).set(value)

@@ -22,6 +22,7 @@ from trainer.text import printable
 READERS = 8  # runs that are read at the same time
 # The metrics of the terminal's table, and how many columns of it each takes.
 COLUMNS = {"accuracy": 8, "loss": 6, "steps": 6, "seconds": 7, "images/s": 8, "restarts": 8}
+MORE_COLUMNS = COLUMNS | {"goodput": 7}  # where there is room
 LONGEST_NAME = 24  # columns of a run's name beside columns for the settings
 FOLDED_NAME = 12  # where there is no room for these, and all settings share one
 
@@ -44,6 +45,7 @@ class Row:
         train_seconds: of training.
         images_per_second: over all of them.
         restarts: attempts after the first.
+        goodput: share of the time in which steps were done that counted; None if not known.
         trouble: what its last attempt ended with, if it is not finished.
     """
 
@@ -58,6 +60,7 @@ class Row:
     train_seconds: float | None
     images_per_second: float | None
     restarts: int
+    goodput: float | None
     trouble: str | None
 
     @property
@@ -156,23 +159,27 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     rows, settings = comparison.rows, comparison.settings
     longest = min(LONGEST_NAME, max(3, *(len(row.name) for row in rows)))
     widths = [_column_width(key, rows) for key in settings]
-    taken = longest + sum(widths) + sum(COLUMNS.values())
-    gaps = [gap for gap in (2, 1) if taken + gap * (len(settings) + len(COLUMNS)) <= width]
-    gap = gaps[0] if gaps else 1
-    name = longest if gaps else min(longest, FOLDED_NAME)
+    layouts = [(columns, gap) for columns in (MORE_COLUMNS, COLUMNS) for gap in (2, 1)]
+    fits = [
+        (columns, gap)
+        for columns, gap in layouts
+        if longest + sum((*widths, *columns.values())) + gap * (len(widths) + len(columns)) <= width
+    ]
+    columns, gap = fits[0] if fits else layouts[-1]
+    name = longest if fits else min(longest, FOLDED_NAME)
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column("run", overflow="fold", width=name)
-    for key, wide in zip(settings, widths, strict=True) if gaps else ():
+    for key, wide in zip(settings, widths, strict=True) if fits else ():
         table.add_column(key.replace("_", " "), width=wide, justify="right")
-    if settings and not gaps:
-        rest = width - name - sum(COLUMNS.values()) - len(COLUMNS) - 1
+    if settings and not fits:
+        rest = width - name - sum(columns.values()) - len(columns) - 1
         table.add_column("settings", overflow="fold", width=rest)
-    for header, wide in COLUMNS.items():
+    for header, wide in columns.items():
         table.add_column(header, justify="right", min_width=wide, no_wrap=True)
     for row in rows:
         values = [shown(row.settings[key]) for key in settings]
         packed = [row.label] if settings else []
-        cells = [row.name, *(values if gaps else packed), *metrics(row)]
+        cells = [row.name, *(values if fits else packed), *metrics(row)[: len(columns)]]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)
@@ -183,7 +190,7 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
 
 
 def metrics(row: Row) -> list[str]:
-    """Return a row's metrics in the order of the table: accuracy to restarts."""
+    """Return a row's metrics in the order of the table: accuracy to goodput."""
     mark = "" if row.finished else "~"
     return [
         "-" if row.accuracy is None else f"{mark}{row.accuracy:.2%}",
@@ -192,6 +199,7 @@ def metrics(row: Row) -> list[str]:
         "-" if row.train_seconds is None else f"{row.train_seconds:,.1f}",
         "-" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
         str(row.restarts),
+        "-" if row.goodput is None else f"{row.goodput:.1%}",
     ]
 
 
@@ -249,6 +257,7 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
         train_seconds=seconds,
         images_per_second=rate,
         restarts=max(0, len(each.attempts) - 1),
+        goodput=result.goodput if result else None,
         trouble=_trouble(each),
     )
 

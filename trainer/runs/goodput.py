@@ -17,7 +17,9 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from trainer.runs import reader, run_folder
 from trainer.runs.reader import Attempt
+from trainer.storage.base import Storage
 
 # Causes of lost time; a restart has the kind of the failure behind it.
 STARTING, REPEATING, WAITING = "starting", "repeating", "waiting"
@@ -55,6 +57,17 @@ class Goodput:
             "wall_seconds": round(self.wall, 3),
             "lost_seconds": {cause: round(s, 3) for cause, s in lost if s >= 0.0005},
         }
+
+
+def of_folder(storage: Storage, lines: Sequence[Line], now: float) -> Goodput | None:
+    """Return ``of`` a run's folder; ``lines`` and ``now`` as there.
+
+    Raises:
+        DataError: start.json or attempts.jsonl is damaged.
+        UnavailableError: the run's storage was not reached.
+    """
+    starts = run_folder.starts(run_folder.read_start(storage) or {})
+    return of(lines, reader.attempts(storage), starts, now)
 
 
 def parse(result: Line) -> Goodput | None:

@@ -53,6 +53,7 @@ class Result(BaseModel):
     train_seconds: Amount
     images_per_second: Amount
     workers: Steps
+    goodput: Share | None = None  # unknown of earlier versions
 
 
 class Cause(BaseModel):

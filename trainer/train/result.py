@@ -91,8 +91,7 @@ def _goodput(run: Run, at: TrainState) -> dict[str, Any]:
     if run.cluster.rank > 0:
         return {}
     with contextlib.suppress(UserError):
-        starts = run_folder.starts(run_folder.read_start(run.storage) or {})
-        found = goodput.of(at.records, reader.attempts(run.storage), starts, time.time())
+        found = goodput.of_folder(run.storage, at.records, time.time())
         return found.record() if found else {}
     return {}
 

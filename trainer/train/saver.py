@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.runs import checkpoint, event_log, run_folder
+from trainer.errors import UserError
+from trainer.runs import checkpoint, event_log, goodput, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.uploader import Uploader
@@ -162,10 +163,21 @@ class Saver:
         self.run.storage.replace(run_folder.METRICS, run_folder.lines(metrics))
         checkpoint.commit(self.run.storage, kept)
         tell_parent(event="committed", step=kept.step)
+        if config.metrics_port:
+            self._tell_goodput(metrics)
         best = checkpoint.best_step(kept.validations) if config.keep_best else None
         checkpoint.prune(self.run.storage, kept.step, config.keep_checkpoints, best)
         if self.events:
             self.events.write(metrics, kept.arrays, snapshot.validated, last=last)
+
+    def _tell_goodput(self, metrics: list[dict[str, Any]]) -> None:
+        if sum("time" in line for line in metrics) < 2:
+            return  # of a single chunk nobody can tell how much of it was compiling
+        with contextlib.suppress(UserError):
+            if found := goodput.of_folder(self.run.storage, metrics, 0.0):
+                tell_parent(
+                    event="goodput", share=found.share, productive=found.productive, lost=found.lost
+                )
 
     def _trace(self) -> None:
         """Give the events the model's graph; Keras traces on one thread only."""

@@ -122,6 +122,27 @@ def test_a_large_gangs_values_come_in_events_that_a_pipe_takes_whole(
     assert found["trainyard_rank_wait_seconds rank=1023"] == pytest.approx(ranks[-1] / 1e3)
 
 
+def test_where_the_time_went_is_served_and_no_counter_falls(exporter: Exporter, port: int) -> None:
+    assert not [name for name in values(served(port)) if "goodput" in name or "seconds_t" in name]
+    lost = {"starting": 4.0, "restarting: killed": 2.5}
+    exporter.take({"event": "goodput", "share": 0.5, "productive": 6.5, "lost": lost})
+    lost = {"starting": 3.5, "repeating": 1.0}
+    exporter.take({"event": "goodput", "share": 0.75, "productive": 6.0, "lost": lost})
+    families = list(text_string_to_metric_families(served(port)))
+    kinds = {family.name: family.type for family in families}
+    assert kinds["trainyard_lost_seconds"] == kinds["trainyard_productive_seconds"] == "counter"
+    found = values(served(port))
+    assert {name: value for name, value in found.items() if name.endswith("_ratio")} == {
+        "trainyard_goodput_ratio": 0.75
+    }
+    assert {name: value for name, value in found.items() if "seconds_total" in name} == {
+        "trainyard_productive_seconds_total": 6.5,
+        "trainyard_lost_seconds_total cause=starting": 4.0,
+        "trainyard_lost_seconds_total cause=restarting: killed": 2.5,
+        "trainyard_lost_seconds_total cause=repeating": 1.0,
+    }
+
+
 def test_each_attempt_has_values_of_its_own_ranks(
     exporter: Exporter, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +170,7 @@ def test_prometheus_own_tool_finds_nothing_to_complain_of(
     tell(exporter, monkeypatch, {**RECORD, "compute_ms": [1.5], "wait_ms": [0.0]})
     tell(exporter, monkeypatch, {"step": 40, "validation_loss": 0.2, "validation_accuracy": 0.9})
     exporter.take({"event": "committed", "step": 80})
+    exporter.take({"event": "goodput", "share": 0.5, "productive": 2.5, "lost": {"storing": 2.5}})
     text = served(port)
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False

@@ -91,6 +91,30 @@ def test_figures_are_those_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_goodput_is_that_of_the_result_where_there_is_room(tmp_path: Path) -> None:
+    make(tmp_path / "known", result={"test_accuracy": 0.5, "goodput": 0.876})
+    make(tmp_path / "old", result={"test_accuracy": 0.4})
+    make(tmp_path / "running", lines=records())
+    found = table(str(tmp_path))
+    assert [row.goodput for row in found.rows] == [0.876, None, None]
+    header, known, old, running, *_ = compare.as_text(found, 80).splitlines()
+    assert header.split()[-2:] == ["restarts", "goodput"]
+    assert [line.split()[-1] for line in (known, old, running)] == ["87.6%", "-", "-"]
+    narrow = compare.as_text(found, 60).splitlines()
+    assert narrow[0].endswith(" restarts")
+    assert narrow[1].endswith(" 0")
+    page = compare_page.as_page(found).decode()
+    assert '<th scope="col" class="number">goodput</th>' in page
+    assert '<td class="number">87.6%</td>' in page
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, -0.1, []])
+def test_a_goodput_that_is_none_is_damage(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError, match=r"result\.json: damaged: goodput: "):
+        table(make(tmp_path / "a", result={"goodput": value}))
+
+
+@pytest.mark.process
 def test_an_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     make(tmp_path / "done", result={"test_accuracy": 0.1}, seed=1)
     attempts = [folders.attempt(1, 0, 10, "loss became nan at step 12")]
@@ -218,7 +242,7 @@ def test_what_a_run_says_is_text_only(tmp_path: Path) -> None:
     assert json.loads(compare.as_json(found))[1]["settings"]["model"] == HOSTILE
     assert list(json.loads(compare.as_json(found))[0]) == [
         *("run", "settings", "finished", "accuracy", "loss", "split", "steps", "train_seconds"),
-        *("images_per_second", "restarts", "trouble"),
+        *("images_per_second", "restarts", "goodput", "trouble"),
     ]
 
 
@@ -324,7 +348,7 @@ settings_of = st.fixed_dictionaries(
         "momentum": st.integers(1, 10**400),
     },
 )
-FIGURES = re.compile(r"(%|-) +(\d\.\d{4}|-) +[\d,]+ +\S+ +\S+ +0$")
+FIGURES = re.compile(r"(%|-) +(\d\.\d{4}|-) +[\d,]+ +\S+ +\S+ +0( +-)?$")
 accuracies = st.one_of(st.none(), st.floats(0, 1))
 
 

@@ -22,7 +22,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import mesh, peers, validation
+from trainer.train import mesh, peers, saver, validation
 from trainer.train.devices import make_strategy
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
@@ -129,6 +129,22 @@ def test_the_first_steps_have_lines_that_average_the_steps_since_the_line_before
     assert 0 < validated["training_accuracy"] < 1
     reported = ["images_per_second" in each for each in read_lines(tmp_path / "8")]
     assert reported == [False, False, False, True, False]
+
+
+def test_where_the_time_went_is_told_at_checkpoints_if_somebody_may_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(saver, "tell_parent", lambda **event: told.append(event))
+    train(tmp_path / "alone")
+    assert not [event for event in told if event["event"] == "goodput"]
+    result = train(tmp_path / "asked", metrics_port=9400)
+    found = [event for event in told if event["event"] == "goodput"]
+    times = [event["productive"] for event in found]
+    assert 0 < max(times) < result["train_seconds"] / 2  # most of which is compiling
+    assert found[-1]["lost"]["starting"] == pytest.approx(
+        result["lost_seconds"]["starting"], rel=0.01
+    )
 
 
 def test_training_means_start_again_after_a_validation() -> None:
