@@ -18,9 +18,9 @@ from trainer.storage.base import open_storage
 STEPS, CHUNK, EVERY = 600, 10, 40
 
 
-def job(data: Path, run: Path, workers: int) -> tuple[str, ...]:
+def job(data: Path, run: Path, workers: int, model: str = "paced") -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.support.tiny:paced", "--workers", str(workers)),
+        *("train", "--model", f"tests.support.tiny:{model}", "--workers", str(workers)),
         *("--validation", "0", "--batch-size", "30", "--steps", str(STEPS)),
         *("--chunk-steps", str(CHUNK), "--checkpoint-steps", str(EVERY)),
         *("--data", str(data), "--run", str(run)),
@@ -41,23 +41,25 @@ def flip(gang: "subprocess.Popen[str]", rank: int) -> None:
 
 
 @contextlib.contextmanager
-def flipped(data: Path, run: Path, workers: int) -> Iterator["subprocess.Popen[str]"]:
+def flipped(
+    data: Path, run: Path, workers: int, model: str = "paced"
+) -> Iterator["subprocess.Popen[str]"]:
     """Train, and flip a bit of rank 1 after the first checkpoint."""
-    with warm.running(*job(data, run, workers)) as gang:
+    with warm.running(*job(data, run, workers, model)) as gang:
         processes.wait_until(lambda: newest(run) > 0)
         flip(gang, 1)
         processes.wait_until(lambda: attempts(run))
         yield gang
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize(("workers", "model"), [(2, "paced"), (3, "paced"), (3, "twins")])
 def test_a_flipped_bit_is_found_and_the_run_ends_with_the_undisturbed_weights(
-    workers: int, digits: Path, tmp_path: Path
+    workers: int, model: str, digits: Path, tmp_path: Path
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    code, _, err = warm.run(*job(digits, whole, workers))
+    code, _, err = warm.run(*job(digits, whole, workers, model))
     assert (code, err) == (0, "")
-    with flipped(digits, run, workers) as gang:
+    with flipped(digits, run, workers, model) as gang:
         code, out, _ = processes.finish(gang)
     assert code == 0
     results = [json.loads((each / "result.json").read_text()) for each in (whole, run)]
@@ -90,3 +92,13 @@ def test_a_rank_that_is_wrong_twice_ends_the_run_with_its_host(
     assert socket.gethostname() in line
     assert "for the second time; have its memory and processor tested" in line
     assert newest(run) == attempts(run)[1]["last_step"] < STEPS
+
+
+def test_a_gang_whose_ranks_agree_on_nan_has_diverged(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ("--optimizer", "sgd", "--learning-rate", "1e30")
+    code, _, err = warm.run(*job(digits, run, 3, "noisy"), *flags)
+    assert code == 2
+    assert "loss became nan at step " in err.splitlines()[-1]
+    assert "; lower learning_rate (1e+30)" in err.splitlines()[-1]
+    assert [each["cause"]["kind"] for each in attempts(run)] == ["config"]

@@ -33,6 +33,7 @@ from trainer.train.mesh import Gather, Name, PeerGoneError, UnreachableError
 Vector = npt.NDArray[np.float32]
 
 FIRST_SUM = 45.0  # seconds; longer than mesh.CONNECT, so that who cannot connect fails first
+LOSS = -3  # place in a step's vector; accuracy and the request to stop come after it
 TIMED = 3  # sums whose quickest is taken
 TIMED_FLOATS = 65_536  # of the longer ones
 
@@ -103,11 +104,17 @@ class AllReduce:
         self.sums.clear()
 
     def sum_step(self, vector: Vector) -> Vector:
-        """Return ``sum``, of what ``Loop`` sums in a step."""
+        """Return ``sum``, of what ``Loop`` sums in a step.
+
+        With a loss that is not finite come gradients that would make all weights NaN on all ranks.
+        They become 0 instead, so that ranks whose weights were wrong before still differ.
+        """
         total = self.sum(vector)
         if self.flip:
             self.flip = False
             flip_bit(total)
+        if not math.isfinite(total[LOSS]):
+            total[:LOSS] = 0
         return total
 
     def sum(self, vector: Vector) -> Vector:
@@ -253,7 +260,7 @@ class AllReduce:
 
 def flip_bit(total: Vector) -> None:
     """Double or halve the largest gradient of a step's sum, by one bit of its exponent."""
-    gradients = total[:-3]  # loss, accuracy and the request to stop come last
+    gradients = total[:LOSS]
     gradients.view(np.uint32)[np.abs(gradients).argmax()] ^= np.uint32(1 << 23)
 
 

@@ -146,18 +146,21 @@ class Trainer:
             data,
         )
         seconds = time.perf_counter() - began
-        check_losses(chunk.losses, first, run)
+        if not np.isfinite(chunk.losses).all():  # whose weights are wrong now, if anybody's?
+            self.agreement.begin(end, self.loop.named(self.loop.on_host(at.tensors)))
         parts, digests = clock.read(self.agreement.mine(), single_steps=self.finished_step is None)
         if slow := self.slow_ranks.look(parts):
             parts["slow"] = slow
         if parts and run.cluster.members:
             parts["ranks"] = [*run.cluster.members]
-        self._settle(digests)
+        self._compare(digests)
+        check_losses(chunk.losses, first, run)
+        self.saver.commit_agreed()
         at.add_chunk(run, chunk.losses, chunk.accuracies, seconds, parts)
         return chunk.stop
 
-    def _settle(self, digests: Any = None) -> None:
-        """Check that all ranks agree on the last finished chunk, and store it if it is due.
+    def _compare(self, digests: Any = None) -> None:
+        """Check that all ranks agree on the state of which each has begun a digest last.
 
         Args:
             digests: of all ranks, if they are known; else the ranks exchange them now.
@@ -165,20 +168,21 @@ class Trainer:
         Raises:
             CorruptError, PeerLostError: they do not agree.
         """
-        if self.run.cluster.workers > 1:
-            if digests is None:
-                digests = self.loop.replicas.gather(self.agreement.mine())
-            try:
-                self.agreement.check(digests)
-            except (CorruptError, PeerLostError):
-                self.saver.discard()
-                peers.meet(self.loop.replicas)  # so that all have discarded it before one leaves
-                raise
-        self.saver.commit_agreed()
+        if self.run.cluster.workers == 1:
+            return
+        if digests is None:
+            digests = self.loop.replicas.gather(self.agreement.mine())
+        try:
+            self.agreement.check(digests)
+        except (CorruptError, PeerLostError):
+            self.saver.discard()
+            peers.meet(self.loop.replicas)  # so that all have discarded it before one leaves
+            raise
 
     def _commit_last(self) -> None:
         """Store the last finished chunk, once all ranks agree on it."""
-        self._settle()
+        self._compare()
+        self.saver.commit_agreed()
         self.saver.commit(last=True)
 
     def _stop(self, at: TrainState) -> None:

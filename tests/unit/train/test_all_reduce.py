@@ -254,6 +254,15 @@ def test_a_peer_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
             all_reduce.join(dataclasses.replace(first, rank=1), gather)
 
 
+@pytest.mark.parametrize("loss", [0.5, np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_no_number_keeps_the_weights_as_they_are(loss: float) -> None:
+    vector = np.array([1, np.nan, 2, loss, 0.25, 1], np.float32)
+    kept = [2, np.nan, 4] if np.isfinite(loss) else [0] * 3
+    with joined(2) as (pool, members):
+        for total in pool.map(lambda each: each.sum_step(vector), members):
+            np.testing.assert_array_equal(total, [*kept, 2 * loss, 0.5, 2])
+
+
 def test_vectors_are_float32() -> None:
     vector: Vector = np.ones(3, np.float32)
     with joined(2) as (pool, members):
