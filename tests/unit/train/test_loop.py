@@ -17,6 +17,7 @@ from tests.support.loops import (
     SAMPLES,
     SHAPE,
     build,
+    network,
     noisy,
     plain,
     run,
@@ -108,10 +109,17 @@ def test_loss_and_accuracy_are_those_of_keras(smoothing: float) -> None:
     assert chunk.accuracies[0] == np.mean(np.argmax(logits, axis=1) == LABELS[:16])
 
 
+def square() -> Any:
+    return network(layers.Dense(20, activation="relu"))  # as many as there are inputs
+
+
 @pytest.mark.parametrize("xla", [False, True])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_step_of_sgd_is_that_of_a_plain_tape(replicas: int, xla: bool) -> None:
-    it = build(plain, replicas, xla=xla, optimizer="sgd")
+@pytest.mark.parametrize(("make", "reordered"), [(plain, False), (square, True)])
+def test_a_step_of_sgd_is_that_of_a_plain_tape(
+    make: Any, reordered: bool, replicas: int, xla: bool
+) -> None:
+    it = build(make, replicas, xla=xla, optimizer="sgd", reordered=reordered)
     start = it.initial_state()
     state, _ = run_steps(it, it.place(start), 0, 1)
     rows = sampler.batches(1, SAMPLES, 16, 0, 1)[0]
