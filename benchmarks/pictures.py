@@ -4,7 +4,7 @@
 
 A picture counts as read right when one digit is found and the model reads it as it reads the
 original image. The naive way: grey, the whole picture scaled to 28 x 28, inverted where most of it
-is light. Prints the tables of docs/predict.md, the last one of photographs; with --picture writes
+is light. Prints the tables of docs/predict.md, the last two of photographs; with --picture writes
 one of each kind, original, hostile, naive and ours.
 """
 
@@ -97,14 +97,14 @@ def scaled(images: Bytes, count: int, seed: int) -> Iterator[tuple[float, Lot]]:
         yield scale, lot
 
 
-def photographs(test: Split, read: Reader, seed: int) -> str:
-    """Return a table in Markdown of the digits on sixty photographs and how many are read right.
+def photographs(test: Split, read: Reader, seed: int, kinds: list[str]) -> str:
+    """Return a table in Markdown of the digits on photographs and how many are read right.
 
     A digit is right where the picture's digits, in reading order, have it; one too many takes away
     one that is right.
     """
     rows: dict[str, list[int]] = {}
-    for kind, file, truth in drawn.make(test.images[..., 0], test.labels, seed):
+    for kind, file, truth in drawn.make(test.images[..., 0], test.labels, seed, kinds):
         try:
             found, _ = picture.digits(picture.decode(file, kind), kind)
             answers = read(np.stack([digit.image for digit in found])).tolist()
@@ -180,12 +180,13 @@ def main() -> None:
     kinds = list(lots(images, options.count, options.seed))
     rows = [(kind, options.count, *lot.right(read)) for kind, lot in kinds]
     total = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
-    print(table("kind", [*rows, ("**all**", total[0], total[1], total[2])]))
+    print(table("kind", [*rows, ("**all**", total[0], total[1], total[2])]), flush=True)
     print()
     alone = scaled(images, options.count, options.seed)
     print(table("scale", [(f"{s} times", options.count, *lot.right(read)) for s, lot in alone]))
     print()
-    print(photographs(test, read, options.seed))
+    for drawings in (drawn.KINDS, drawn.MORE):
+        print(photographs(test, read, options.seed, list(drawings)), "\n", flush=True)
     if options.picture:
         sheet(kinds, read).save(options.picture, optimize=True)
 

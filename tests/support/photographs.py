@@ -327,6 +327,57 @@ def boxed(random: Random) -> Callable[[Image.Image, list[Any]], None]:
     return draw
 
 
+def margin(random: Random) -> Callable[[Image.Image, list[Any]], None]:
+    """Printed lines, a red margin from the page's top to its bottom, and punched holes."""
+    lines, room, weight = ruled(random, False), random.uniform(0.3, 0.8), int(random.integers(2, 5))
+    places = np.linspace(0.15, 0.85, int(random.integers(2, 4)))
+
+    def draw(page: Image.Image, boxes: list[Any]) -> None:
+        lines(page, boxes)
+        pen, x = ImageDraw.Draw(page), room * min(box[0] for box in boxes)
+        pen.line([(x, 0), (x, page.height)], (215, 90, 100), weight)
+        for y in places * page.height:
+            pen.circle((0.45 * x, y), 0.09 * max(b[3] - b[1] for b in boxes), (70, 55, 45))
+
+    return draw
+
+
+def circles(random: Random, colour: tuple[float, ...]) -> Callable[[Image.Image, list[Any]], None]:
+    """A ring of the pen around one digit or around each, as a hand draws it: past its start."""
+    weight, every = int(random.integers(3, 8)), random.uniform() < 0.4
+    start, wobble = random.uniform(0, 2 * np.pi), random.uniform(-0.03, 0.03)
+
+    def draw(page: Image.Image, boxes: list[Any]) -> None:
+        angles = np.linspace(start, start + 2.06 * np.pi, 80)
+        for left, top, right, bottom in boxes if every else boxes[:1]:
+            radii = (right - left) / 2 + 0.13 * (bottom - top), 0.64 * (bottom - top)
+            away = 1 + wobble * np.sin(2 * angles)
+            x = (left + right) / 2 + radii[0] * away * np.cos(angles)
+            y = (top + bottom) / 2 + radii[1] * away * np.sin(angles)
+            points = list(zip(x.tolist(), y.tolist(), strict=True))
+            ImageDraw.Draw(page).line(points, tuple(map(int, colour)), weight, "curve")
+
+    return draw
+
+
+def underlines(
+    random: Random, colour: tuple[float, ...]
+) -> Callable[[Image.Image, list[Any]], None]:
+    """A line of the pen below each digit, or one below all."""
+    weight, each = int(random.integers(3, 10)), random.uniform() < 0.5
+    room, slant = random.uniform(0.1, 0.25), random.uniform(-0.03, 0.03)
+
+    def draw(page: Image.Image, boxes: list[Any]) -> None:
+        tall, y = max(b[3] - b[1] for b in boxes), max(b[3] for b in boxes)
+        y += round(room * tall)
+        for some in [[box] for box in boxes] if each else [boxes]:
+            ends = some[0][0] - 0.1 * tall, some[-1][2] + 0.1 * tall
+            line = [(ends[0], y), (ends[1], y + slant * (ends[1] - ends[0]))]
+            ImageDraw.Draw(page).line(line, tuple(map(int, colour)), weight)
+
+    return draw
+
+
 def specks(random: Random) -> Callable[[Image.Image, list[Any]], None]:
     """Crumbs and dots of the pen."""
     places, sizes = random.uniform(0, 1, (25, 2)), random.uniform(0.01, 0.035, 25)
@@ -500,6 +551,33 @@ KINDS: dict[str, tuple[tuple[int, ...], Callable[[list[Bytes], Random], bytes]]]
     "tiny": ((3, 2), lambda i, r: take(i, _some(r, size=90, rows=1, blur=0.4, noise=1), r)),
 }
 
+# More of them, which are no part of the sixty.
+MORE: dict[str, tuple[tuple[int, ...], Callable[[list[Bytes], Random], bytes]]] = {
+    "a margin and holes": ((4, 3, 5), lambda i, r: take(i, _some(r, print=margin(r)), r)),
+    "circled": (
+        (3, 1, 4),
+        lambda i, r: take(i, _written(r, circles), r),
+    ),
+    "underlined": ((3, 4, 2), lambda i, r: take(i, _written(r, underlines), r)),
+    "a sheet turned 10 to 20 degrees": (
+        (4, 3, 5),
+        lambda i, r: take(
+            i,
+            _on_table(r, turn=r.choice([-1, 1]) * r.uniform(10, 20), tilt=r.uniform(0, 20)),
+            r,
+        ),
+    ),
+}
+
+
+def _written(
+    random: Random,
+    what: Callable[[Random, tuple[float, ...]], Callable[[Image.Image, list[Any]], None]],
+) -> Photograph:
+    """Return a photograph of one line, with more than digits drawn by the same pen."""
+    pen = PENS["blue" if random.uniform() < 0.5 else "red"]
+    return _some(random, pen=pen, print=what(random, pen), rows=1, spread=0.9)
+
 
 def make(
     images: Bytes, labels: npt.NDArray[Any], seed: int, kinds: list[str] | None = None
@@ -510,10 +588,10 @@ def make(
         images: uint8 [n, 28, 28], from which the digits are drawn.
         labels: of them.
         seed: of the choice and of everything else.
-        kinds: names of ``KINDS``; all where it is None.
+        kinds: names of ``KINDS`` and ``MORE``; all of ``KINDS`` where it is None.
     """
-    for number, (kind, (counts, draw)) in enumerate(KINDS.items()):
-        if kinds is None or kind in kinds:
+    for number, (kind, (counts, draw)) in enumerate((KINDS | MORE).items()):
+        if kind in (kinds or KINDS):
             for place, count in enumerate(counts):
                 random = np.random.default_rng([seed, number, place])
                 chosen = random.choice(len(images), count)

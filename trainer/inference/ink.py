@@ -18,7 +18,12 @@ GRID = 96  # pixels of the longer side of the grid on which the ink's colour is 
 FINE = 320  # and on which the width of strokes is
 WIDTHS = np.geomspace(1 / 32, 1 / 2, 9)  # of squares that no stroke fills, of the side
 MORE = 1.12  # times the ink within the next larger square, below which the strokes are thinner
+CORNERS = 0.01  # of the ink, that is narrower than a square where only a stroke's corners are
+ACROSS = 0.2  # of ink, that lies on either side of a sheet's edge, at least, if it goes beyond
+FILLED = 0.75  # of a stroke, or of what is around a hole in one, that is ink, at least
+DRAFT = 400  # pixels of the longer side at which is seen what is ink if all is paper
 ALIKE = 0.3  # of the largest sheet, that a sheet is large, at least
+STROKE = 0.15  # of the picture, that a stroke or a hole in a digit takes, at most
 GAIN = 2.5  # of what is in shadow, at most
 
 
@@ -53,15 +58,23 @@ def find_ink(pixels: Floats) -> Ink | None:
     squares = resize(pixels * pixels, cells.shape[0], cells.shape[1], Image.Resampling.BOX)
     rough = np.sqrt(np.clip(squares - cells * cells, 0, None)).max(axis=2)
     found: list[tuple[Mask, Ink]] = []
-    for sheet in find_sheets(cells, rough, 1 / shrink):
+    candidates = find_sheets(cells, rough, 1 / shrink)
+    whole = _difference(_to_grid(pixels, DRAFT)) if candidates else None
+    for sheet in candidates:
         if any((inside & sheet.inside).any() for inside, _ in found):
             continue  # a sheet with ink lies on it
+        if whole is not None and _of_a_digit(sheet.inside, whole):
+            continue
         here = to_grid(sheet.inside, height, width)[..., None]
         colours = resize(sheet.colours, height, width, Image.Resampling.BILINEAR)
         ink = _difference(np.where(here, pixels, colours))
         found += [(sheet.inside, ink)] if ink is not None else []
-    largest = max((inside.sum() for inside, _ in found), default=0)
-    sheets = [(inside, ink) for inside, ink in found if inside.sum() > ALIKE * largest]
+    largest = max((inside for inside, _ in found), key=np.sum, default=np.zeros((1, 1), bool))
+    sheets = [
+        (inside, ink)
+        for inside, ink in found
+        if inside.sum() > ALIKE * largest.sum() and _at_edge(inside) <= _at_edge(largest)
+    ]
     if not sheets:
         return _difference(pixels)
     page = to_grid(np.any([inside for inside, _ in sheets], axis=0), height, width)
@@ -69,6 +82,41 @@ def find_ink(pixels: Floats) -> Ink | None:
     for inside, ink in sheets:
         strength += np.where(to_grid(inside, height, width), ink.strength / ink.threshold, 0)
     return Ink(strength, 1.0, max(ink.noise / ink.threshold for _, ink in sheets), page)
+
+
+def _at_edge(inside: Mask) -> bool:
+    """Whether part of a picture goes on beyond its edge."""
+    return bool(inside[[0, -1]].any() or inside[:, [0, -1]].any())
+
+
+def _of_a_digit(inside: Mask, whole: Ink) -> bool:
+    """Whether part of a picture is a stroke, a hole in a digit, or paper that a digit goes beyond.
+
+    Args:
+        inside: bool [h, w] of the grid.
+        whole: what is ink if all of the picture is paper.
+    """
+    inked = whole.strength > whole.threshold
+    part = to_grid(inside, *inked.shape)
+    unit = max(1, max(inked.shape) // 80)
+    core = ndimage.binary_erosion(part, iterations=unit)
+    near, far, farther = (
+        ndimage.binary_dilation(part, iterations=times * unit) for times in (1, 2, 5)
+    )
+    shares = _share(inked, part), _share(inked, farther & ~far)
+    if inside.mean() < STROKE and max(shares) > FILLED:
+        return True
+    labels, count = ndimage.label(inked, np.ones((3, 3), bool))
+    areas, within, outside = (
+        np.bincount(labels[where], minlength=count + 1)[1:]
+        for where in (inked, inked & core, inked & ~near)
+    )
+    across = (within > ACROSS * areas) & (outside > ACROSS * areas)
+    return bool(within[across].sum() > ACROSS * within.sum())
+
+
+def _share(mask: Mask, where: Mask) -> float:
+    return float(mask[where].mean()) if where.any() else 0.0
 
 
 def resize(values: Floats, height: int, width: int, how: Image.Resampling) -> Floats:
@@ -148,6 +196,8 @@ def _wide(along: Floats) -> float:
     masses = [float(np.clip(rest - least, 0, None).sum()) + 1e-9 for rest in rests]
     best, longest = float(sides[-1]), 1.0
     for first, side in enumerate(sides):
+        if masses[first] < CORNERS * masses[-1]:
+            continue
         last = first
         while last + 1 < len(masses) and masses[last + 1] < MORE * masses[last]:
             last += 1

@@ -8,21 +8,25 @@ Mask = npt.NDArray[np.bool_]
 
 LONG = 0.7  # share of its piece that a printed line spans, at least
 FINE = 400  # pixels of the longer side at which lines are looked for
+DOWN = 0.85  # share of the page's height that a margin's line spans, at least
 SLANT = 0.3  # of a line, at most: 17 degrees
 MOST = 12  # pieces that are looked at, the largest
 THIN = 0.11  # share of a box's shorter side that its lines are thick; those of digits are thicker
 LEAST = 24  # pixels of the shorter side of a box
 
 
-def printed_lines(mask: Mask) -> Mask:
+def printed_lines(mask: Mask, page: Mask | None = None) -> Mask:
     """Return the pixels of printed lines, bool [h, w], but for those where a stroke crosses.
 
     A piece has printed lines where straight ones in two directions span it, as squares and boxes
-    do, or where thin ones lie across much of the picture, as the lines of a notebook do.
+    do, where thin ones lie across much of the picture, as the lines of a notebook do, or where one
+    stands from its top to its bottom, as a margin does.
 
     Args:
         mask: bool [h, w], true where ink is.
+        page: bool [h, w], where the paper is; None where it is everywhere.
     """
+    down = len(mask) if page is None else int(page.any(axis=1).sum())
     labels, _ = ndimage.label(mask, np.ones((3, 3), bool))
     found = ndimage.find_objects(labels)
     sizes = np.array([(y.stop - y.start) * (x.stop - x.start) for y, x in found])
@@ -32,11 +36,11 @@ def printed_lines(mask: Mask) -> Mask:
         high, wide = (each.stop - each.start for each in place)
         if max(high, wide) < LEAST or min(high, wide) < 3:
             continue
-        lines[place] |= _of_piece(labels[place] == number + 1, mask.shape[1])
+        lines[place] |= _of_piece(labels[place] == number + 1, down, mask.shape[1])
     return lines
 
 
-def _of_piece(piece: Mask, across: int) -> Mask:
+def _of_piece(piece: Mask, down: int, across: int) -> Mask:
     height, width = piece.shape
     lying, count, thick = _straight(piece)
     standing, standing_count, standing_thick = _straight(piece.T)
@@ -44,8 +48,9 @@ def _of_piece(piece: Mask, across: int) -> Mask:
     squares &= max(thick, standing_thick) < THIN * min(height, width)
     ruled = width > 0.4 * across and thick < 0.02 * width
     ruled &= count >= 2 or (count == 1 and width > 2 * height)
+    margin = standing_count > 0 and height > DOWN * down and standing_thick < 0.02 * height
     none = np.zeros(piece.shape, bool)
-    return (lying if squares or ruled else none) | (standing.T if squares else none)
+    return (lying if squares or ruled else none) | (standing.T if squares or margin else none)
 
 
 def _straight(piece: Mask) -> tuple[Mask, int, float]:

@@ -39,7 +39,7 @@ def split(ink: Ink, name: str) -> Split:
     """
     level = max(0.6 * ink.threshold, min(3 * ink.noise, 0.9 * ink.threshold))
     inked = ink.strength > level
-    lines = printed_lines(inked)
+    lines = printed_lines(inked, ink.inside)
     notes = ["printed lines"] if lines.any() else []
     pieces = _pieces(ink.strength, inked & ~lines)
     if not pieces.large(ink.threshold).any():  # of a sign that is made of straight lines
@@ -49,8 +49,7 @@ def split(ink: Ink, name: str) -> Split:
     if (tall & ~dirt).any():
         tall &= ~dirt
         notes += [plural(int(dirt.sum()), "mark") + " at the edge"] if dirt.any() else []
-    sides = pieces.boxes[:, 2:] - pieces.boxes[:, :2]
-    longer = sides.max(axis=1)
+    longer = (pieces.boxes[:, 2:] - pieces.boxes[:, :2]).max(axis=1)
     areas = pieces.areas
     kept = tall & (areas > 0.02 * areas[tall].max()) & (longer > 0.12 * longer[tall].max())
     if kept.sum() > MOST_PIECES:
@@ -58,7 +57,12 @@ def split(ink: Ink, name: str) -> Split:
             f"{name}: {kept.sum()} pieces of ink, above the limit of {MOST_PIECES}; "
             "crop it to the digits"
         )
-    groups = _grouped(pieces.boxes[kept], [[int(n)] for n in np.flatnonzero(kept) + 1])
+    numbers = np.flatnonzero(kept)
+    for kind, find in (("ring", _rings), ("underline", _underlines)):
+        marks = find(pieces.boxes[numbers])
+        notes += [plural(int(marks.sum()), kind)] if marks.any() else []
+        numbers = numbers[~marks]
+    groups = _grouped(pieces.boxes[numbers], [[int(n)] for n in numbers + 1])
     highest = max(box[3] - box[1] for box, _ in groups)
     digits = [(box, own) for box, own in groups if box[3] - box[1] > 0.3 * highest]
     specks = int((tall & ~kept).sum()) + len(groups) - len(digits)
@@ -109,6 +113,37 @@ def _from_the_edge(pieces: "Pieces", ink: Ink, large: Mask) -> Mask:
             result[number] = thick > 2.2 * usual or (along and not alike)
         else:
             result[number] = along
+    return result
+
+
+def _rings(boxes: Numbers) -> Mask:
+    """Return which pieces are drawn around a digit, bool [n]: a tall one is within, and free."""
+    left, top, right, bottom = boxes[:, None].T  # [1, n], of what may lie within
+    high = bottom - top
+    free = np.minimum(
+        np.minimum(left - left.T, top - top.T), np.minimum(right.T - right, bottom.T - bottom)
+    )
+    around: Mask = ((free > 0.04 * high.T) & (high > 0.35 * high.T)).any(axis=1)
+    return around
+
+
+def _underlines(boxes: Numbers) -> Mask:
+    """Return which pieces are lines below digits, bool [n].
+
+    They are flat and about as wide as a taller piece, which is above and nearer than any below.
+    """
+    left, top, right, bottom = boxes.T
+    wide, high = right - left, bottom - top
+    result = np.zeros(len(boxes), bool)
+    for n in np.flatnonzero(wide > 4 * high):
+        there = (high > 2 * high[n]) & (left < right[n]) & (right > left[n])
+        over = there & (top < top[n]) & (bottom < bottom[n] + 0.2 * high)
+        under = there & ~over
+        if over.any():
+            gap = int((top[n] - bottom[over]).min())
+            result[n] = gap < min(
+                0.35 * high[over].max(), (top[under] - bottom[n]).min(initial=1 << 30)
+            ) and bool(wide[n] > 0.8 * wide[over].min())
     return result
 
 
@@ -188,17 +223,34 @@ def _of_one_digit(boxes: Numbers) -> npt.NDArray[np.float64]:
 
 
 def _in_reading_order(groups: list[tuple[Box, list[int]]]) -> list[tuple[Box, list[int]]]:
-    """Sort by line, then from left to right; a line is what overlaps its first digit by half."""
-    rest = sorted(groups, key=lambda group: group[0][1])
-    ordered: list[tuple[Box, list[int]]] = []
+    """Sort by line, then from left to right; lines slant as makes them fewest."""
+    slants = np.tan(np.radians([0, -4, 4, -8, 8, -12, 12, -16, 16, -20, 20]))
+    lines = min((_lines(groups, float(slant)) for slant in slants), key=len)
+    return [group for line in lines for group in sorted(line, key=lambda group: group[0][0])]
+
+
+def _lines(groups: list[tuple[Box, list[int]]], slant: float) -> list[list[tuple[Box, list[int]]]]:
+    """Return lines from the top on; a line is what overlaps its first digit by half.
+
+    Args:
+        groups: digits, each with its box.
+        slant: pixels that lines go down for each to the right.
+    """
+
+    def reach(group: tuple[Box, list[int]]) -> tuple[float, float]:
+        left, top, right, bottom = group[0]
+        down = slant * (left + right) / 2
+        return top - down, bottom - down
+
+    rest = sorted(groups, key=reach)
+    lines = []
     while rest:
-        _, top, _, bottom = rest[0][0]
-        line = [
-            group
-            for group in rest
-            if min(bottom, group[0][3]) - max(top, group[0][1])
-            > 0.5 * min(bottom - top, group[0][3] - group[0][1])
-        ]
-        ordered += sorted(line, key=lambda group: group[0][0])
+        top, bottom = reach(rest[0])
+        line = []
+        for group in rest:
+            high, low = reach(group)
+            if min(bottom, low) - max(top, high) > 0.5 * min(bottom - top, low - high):
+                line.append(group)
+        lines.append(line)
         rest = [group for group in rest if group not in line]
-    return ordered
+    return lines

@@ -92,6 +92,93 @@ def test_squares_are_no_ink(weight: int) -> None:
     assert len(read(Image.fromarray(page))[0]) == 3
 
 
+def large(numbers: list[int]) -> Image.Image:
+    """Dark digits with room around them, 460 pixels high."""
+    cells = np.asarray(row(numbers, 224))
+    return Image.fromarray(np.pad(cells, 120, constant_values=240))
+
+
+def assert_boxes(found: list[Digit], wanted: list[Digit]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(np.subtract(one.box, other.box)).max() <= 3
+
+
+@pytest.mark.parametrize("slant", [0, 14])
+def test_a_margin_is_no_ink(slant: int) -> None:
+    page = large([0, 1])
+    ImageDraw.Draw(page).line([(90, 0), (90 + slant, page.height)], 110, 3)
+    found, notes = read(page)
+    assert_boxes(found, read(large([0, 1]))[0])
+    assert notes == ["left out printed lines"]
+
+
+def test_a_margin_on_a_sheet_on_a_table_is_no_ink() -> None:
+    page = large([0, 1])
+    ImageDraw.Draw(page).line([(60, 0), (64, page.height)], (110,), 3)
+    found, notes = read(bordered(page.convert("RGB")))
+    assert len(found) == 2
+    assert notes == ["left out printed lines, what lies around the paper"]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_rings_around_digits_are_left_out(joined: bool) -> None:
+    page = large([0, 1])
+    for centre in (228, 448):
+        reach = 116 if joined else 104
+        ImageDraw.Draw(page).ellipse((centre - reach, 60, centre + reach, 400), None, 30, 5)
+    found, notes = read(page)
+    assert_boxes(found, read(large([0, 1]))[0])
+    assert notes == [f"left out {'1 ring' if joined else '2 rings'}"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "left_out"),
+    [
+        ([(120, 340)], "1 underline"),
+        ([(130, 330), (350, 560)], "2 underlines"),
+        ([(120, 570)], "printed lines"),
+    ],
+)
+def test_underlines_are_left_out(ends: list[tuple[int, int]], left_out: str) -> None:
+    page = large([0, 1])
+    for left, right in ends:
+        ImageDraw.Draw(page).line([(left, 345), (right, 350)], 30, 6)
+    found, notes = read(page)
+    assert_boxes(found, read(large([0, 1]))[0])
+    assert notes == [f"left out {left_out}"]
+
+
+@pytest.mark.parametrize("turn", [-18, -10, 0, 10, 18])
+def test_lines_of_a_turned_page_are_read_in_order(turn: int) -> None:
+    page = Image.new("L", (900, 500), 240)
+    for place in range(10):  # dots, by which a digit is told from the others
+        x, y = 200 + 130 * (place % 5), 130 + 180 * (place // 5)
+        ImageDraw.Draw(page).ellipse((x - 8 - 3 * place, y - 45, x + 8 + 3 * place, y + 45), 30)
+    found, _ = read(page.rotate(turn, Image.Resampling.BICUBIC, expand=True, fillcolor=240))
+    areas = [int((digit.image > 127).sum()) for digit in found]
+    assert len(found) == 10
+    assert areas == sorted(areas)
+
+
+def test_a_thick_stroke_is_no_sheet() -> None:
+    for side in (60, 100, 160):
+        page = Image.new("L", (200, 200), 240)
+        box = ((200 - side / 4) // 2, (200 - side) // 2, (200 + side / 4) // 2, (200 + side) // 2)
+        ImageDraw.Draw(page).rectangle(box, 30)
+        (found,), _ = read(page)
+        assert np.abs(np.subtract(found.box, box)).max() <= 3
+
+
+def test_a_stroke_a_quarter_as_wide_as_the_picture_is_whole() -> None:
+    page = Image.new("L", (180, 180), 0)
+    pen = ImageDraw.Draw(page)
+    pen.line([(60, 50), (130, 50), (80, 140)], 255, 42, "curve")
+    (found,), notes = read(page)
+    assert found.box[2] - found.box[0] > 80
+    assert not notes
+
+
 def test_a_digit_as_high_as_the_picture_is_kept_beside_a_speck() -> None:
     ink = hostile.fine(SEVEN) > 0.4
     crop = ink[np.ix_(ink.any(axis=1), ink.any(axis=0))]
