@@ -20,7 +20,8 @@ WIDTHS = np.geomspace(1 / 32, 1 / 2, 9)  # of squares that no stroke fills, of t
 MORE = 1.12  # times the ink within the next larger square, below which the strokes are thinner
 CORNERS = 0.01  # of the ink, that is narrower than a square where only a stroke's corners are
 ACROSS = 0.2  # of ink, that lies on either side of a sheet's edge, at least, if it goes beyond
-FILLED = 0.75  # of a stroke, or of what is around a hole in one, that is ink, at least
+FILLED = 0.98  # of a stroke that is ink, at least; of a figure's image with a digit on it less is
+CLOSED = 0.75  # of what is around a hole in a stroke, that is ink, at least
 DRAFT = 400  # pixels of the longer side at which is seen what is ink if all is paper
 ALIKE = 0.3  # of the largest sheet, that a sheet is large, at least
 STROKE = 0.15  # of the picture, that a stroke or a hole in a digit takes, at most
@@ -103,8 +104,8 @@ def _of_a_digit(inside: Mask, whole: Ink) -> bool:
     near, far, farther = (
         ndimage.binary_dilation(part, iterations=times * unit) for times in (1, 2, 5)
     )
-    shares = _share(inked, part), _share(inked, farther & ~far)
-    if inside.mean() < STROKE and max(shares) > FILLED:
+    filled = _share(inked, part) > FILLED or _share(inked, farther & ~far) > CLOSED
+    if inside.mean() < STROKE and filled:
         return True
     labels, count = ndimage.label(inked, np.ones((3, 3), bool))
     areas, within, outside = (
