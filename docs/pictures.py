@@ -140,6 +140,8 @@ def watched(browser: Any, like: str, empty: Path) -> None:
         "2",
         "--steps",
         "3000",
+        "--tensorboard",  # whose pictures the page shows
+        "on",
         "--eval-epochs",
         "0.5",
         "--checkpoint-steps",

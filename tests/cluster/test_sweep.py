@@ -69,8 +69,8 @@ def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space:
         before, jobs = finished(space), {j["metadata"]["name"] for j in space.objects("jobs")}
         assert before
         assert len(jobs) < len(RATES)
-        line = space.k8s("list", "--namespace", space.name).out.splitlines()[1]
-        assert line.startswith("rates "), line
+        listed = space.k8s("list", "--namespace", space.name)
+        assert "\nrates " in listed.out, listed.out + listed.err
         done = space.k8s("sweep", sweep, "--on", run)
     finally:
         over.set()
@@ -113,7 +113,8 @@ def test_the_worse_half_of_a_sweep_is_stopped_early(space: Space) -> None:
     assert all("learning_rate 1e-07" in line or "learning_rate 2e-07" in line for line in early)
     assert len(finished(space)) == 4 - len(early)
     jobs = {job["metadata"]["name"]: job["spec"].get("suspend") for job in space.objects("jobs")}
-    assert sum(map(bool, jobs.values())) == len(early)
+    # One more may have finished while it was being suspended.
+    assert sum(map(bool, jobs.values())) >= len(early)
     for line in early:
         figure("stopped early", line)
 
