@@ -215,6 +215,7 @@ def with_sweeps(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "name": sweep,
             "phase": ", ".join(f"{count} {phase}" for phase, count in phases.items()),
             "step": None,
+            "total_steps": None,
             "accuracy": max((a for run in its if (a := run["accuracy"]) is not None), default=None),
             "restarts": sum(run["restarts"] for run in its),
             "age_seconds": max(run["age_seconds"] for run in its),

@@ -237,8 +237,10 @@ class InCluster:
         before, state = run.phase, run_phase.phase(job, pods) if job else ""
         if self._sweep.halving and before != "waiting":
             run.scores = sweeps.scores(run.spec.run_uri, self._sweep.halving.metric)
-        gone = job is None and before != "waiting"
-        if (state in run_phase.OVER or gone) and (share := self._accuracy(run)) is not None:
+        # A run that was at its end may have finished before it was suspended.
+        still = job is None or (state == "Suspended" and not pods)
+        ended = state in run_phase.OVER or (still and before != "waiting")
+        if ended and (share := self._accuracy(run)) is not None:
             run.phase = "finished"
             words = f"{share:.2%}" + ("" if before else "  finished before")
             self._say(place, words)

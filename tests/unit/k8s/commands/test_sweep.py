@@ -67,8 +67,11 @@ class Player:
         return folder
 
     def finish(self, name: str) -> None:
-        self.claim(name).create(run_folder.RESULT, run_folder.pretty({**RESULT, "workers": 1}))
+        self.store_result(name)
         self._end(name, "Complete")
+
+    def store_result(self, name: str) -> None:
+        self.claim(name).create(run_folder.RESULT, run_folder.pretty({**RESULT, "workers": 1}))
 
     def fail(self, name: str) -> None:
         self._end(name, "Failed")
@@ -269,6 +272,28 @@ def test_the_worse_half_is_suspended_and_counts_as_no_failure(
     assert "resumes" not in out
 
 
+def test_a_run_that_finishes_while_it_is_suspended_has_finished(
+    player: Player, file: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(file, halving={"first": 100}, grid={"learning_rate": RATES[:2]})
+    names = []
+
+    def compare() -> None:
+        names.extend(player.active())
+        player.validate(names[0], 0.5)
+        player.validate(names[1], 0.6)
+
+    player.script = [compare, lambda: player.store_result(names[0]), player.finish_all]
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 0
+    out = capsys.readouterr().out
+    assert f"{names[0]}  stops early: " in out
+    assert "stopped early" not in out
+    assert "not finished" not in out
+    assert player.jobs()[names[0]]["spec"]["suspend"]
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 0
+    assert capsys.readouterr().out.count("finished before") == 2
+
+
 def test_a_cluster_that_does_not_answer_for_a_while_ends_nothing(
     player: Player,
     file: Path,
@@ -369,11 +394,14 @@ def test_names_that_would_be_too_long_are_refused() -> None:
 
 
 def run_of(name: str, phase: str, sweep_name: str = "", **values: Any) -> dict[str, Any]:
-    plain = {"step": None, "total_steps": None, "accuracy": None, "restarts": 0, "age_seconds": 5}
+    empty = dict.fromkeys(("step", "total_steps", "accuracy"))
+    plain = {**empty, "restarts": 0, "age_seconds": 5, "cause": ""}
     return {"name": name, "phase": phase, "sweep": sweep_name, **plain, **values}
 
 
-def test_a_list_has_one_line_for_a_sweep_and_its_runs_below() -> None:
+def test_a_list_has_one_line_for_a_sweep_and_its_runs_below(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     runs = [
         run_of("s-2", "Running", "s", restarts=2),
         run_of("s", "Queued"),
@@ -385,6 +413,10 @@ def test_a_list_has_one_line_for_a_sweep_and_its_runs_below() -> None:
     assert found[0]["phase"] == "1 Running, 2 Succeeded"
     assert (found[0]["accuracy"], found[0]["restarts"], found[0]["age_seconds"]) == (0.75, 2, 9)
     assert status.with_sweeps([runs[1]]) == [runs[1]]
+    status.show_table(runs, "here")
+    _, sweep_line, *others = capsys.readouterr().out.splitlines()
+    assert sweep_line.split() == ["s", "1", "Running,", "2", "Succeeded", "-", "75.00%", "2", "9s"]
+    assert len(others) == len(runs)
 
 
 def test_whatever_a_run_file_holds_its_runs_hold_too() -> None:
