@@ -12,7 +12,8 @@ from tests.support.clusters import Space, figure
 from trainer.storage.base import open_storage
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1e37]  # the last one's loss becomes NaN
-SETTINGS = {"preset": "softmax", "steps": 600, "tensorboard": "off", "report": False}
+STEPS = 60_000  # so that a run takes longer than two looks, on whatever machine
+SETTINGS = {"preset": "softmax", "steps": STEPS, "tensorboard": "off", "report": False}
 SMALL = {"cpu": "50m", "memory": "1Gi", "limits": {"cpu": "1"}}
 PARALLEL = 3
 
@@ -101,7 +102,7 @@ def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space:
 
 
 def test_the_worse_half_of_a_sweep_is_stopped_early(space: Space) -> None:
-    settings = {**SETTINGS, "steps": 4000, "eval_epochs": 1, "checkpoint_steps": 500}
+    settings = {**SETTINGS, "eval_epochs": 1, "checkpoint_steps": 500}
     halving = {"first": 500, "metric": "accuracy"}
     grid = {"learning_rate": [1e-7, 1e-3, 2e-7, 3e-3]}
     sweep = sweep_file(space, settings=settings, grid=grid, halving=halving)
