@@ -86,12 +86,12 @@ def find_ink(pixels: Floats) -> Ink | None:
 
 
 def _at_edge(inside: Mask) -> bool:
-    """Whether part of a picture goes on beyond its edge."""
+    """Return whether part of a picture reaches its edge."""
     return bool(inside[[0, -1]].any() or inside[:, [0, -1]].any())
 
 
 def _of_a_digit(inside: Mask, whole: Ink) -> bool:
-    """Whether part of a picture is a stroke, a hole in a digit, or paper that a digit goes beyond.
+    """Return whether ``inside`` is a stroke, a hole in a digit, or paper that a digit goes beyond.
 
     Args:
         inside: bool [h, w] of the grid.

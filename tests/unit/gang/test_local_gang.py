@@ -19,7 +19,7 @@ KILLED = -signal.SIGKILL
 
 
 class Child:
-    """A supervisor that ends when it is told to, or asked to stop."""
+    """A supervisor that ends by a word of the test, or when it is asked to stop."""
 
     def __init__(self, _: list[str], env: dict[str, str], tell: Any, **__: Any) -> None:
         self.rank, self._tell = int(env["JOB_COMPLETION_INDEX"]), tell

@@ -152,7 +152,7 @@ def test_underlines_are_left_out(ends: list[tuple[int, int]], left_out: str) -> 
 @pytest.mark.parametrize("turn", [-18, -10, 0, 10, 18])
 def test_lines_of_a_turned_page_are_read_in_order(turn: int) -> None:
     page = Image.new("L", (900, 500), 240)
-    for place in range(10):  # dots, by which a digit is told from the others
+    for place in range(10):  # dots, which tell the digits apart
         x, y = 200 + 130 * (place % 5), 130 + 180 * (place // 5)
         ImageDraw.Draw(page).ellipse((x - 8 - 3 * place, y - 45, x + 8 + 3 * place, y + 45), 30)
     found, _ = read(page.rotate(turn, Image.Resampling.BICUBIC, expand=True, fillcolor=240))

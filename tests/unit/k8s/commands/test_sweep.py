@@ -88,6 +88,12 @@ class Player:
         ]
         self.claim(name).replace(run_folder.METRICS, run_folder.lines(lines))
 
+    def compare(self, names: list[str]) -> None:
+        """Have the second of two runs be better, and add their names."""
+        names += self.active()
+        self.validate(names[0], 0.5)
+        self.validate(names[1], 0.6)
+
     def finish_all(self) -> None:
         for name in self.active():
             self.finish(name)
@@ -251,14 +257,8 @@ def test_the_worse_half_is_suspended_and_counts_as_no_failure(
     player: Player, file: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(file, halving={"first": 100}, grid={"learning_rate": RATES[:2]})
-    names = []
-
-    def compare() -> None:
-        names.extend(player.active())
-        player.validate(names[0], 0.5)
-        player.validate(names[1], 0.6)
-
-    player.script = [compare, lambda: None, player.finish_all]
+    names = list[str]()
+    player.script = [lambda: player.compare(names), lambda: None, player.finish_all]
     assert main(["sweep", str(file), "--on", str(run_file)]) == 0
     out = capsys.readouterr().out
     assert f"{names[0]}  stops early: 50.00% on validation images after 100 steps" in out
@@ -276,14 +276,12 @@ def test_a_run_that_finishes_while_it_is_suspended_has_finished(
     player: Player, file: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(file, halving={"first": 100}, grid={"learning_rate": RATES[:2]})
-    names = []
-
-    def compare() -> None:
-        names.extend(player.active())
-        player.validate(names[0], 0.5)
-        player.validate(names[1], 0.6)
-
-    player.script = [compare, lambda: player.store_result(names[0]), player.finish_all]
+    names = list[str]()
+    player.script = [
+        lambda: player.compare(names),
+        lambda: player.store_result(names[0]),
+        player.finish_all,
+    ]
     assert main(["sweep", str(file), "--on", str(run_file)]) == 0
     out = capsys.readouterr().out
     assert f"{names[0]}  stops early: " in out
