@@ -5,7 +5,7 @@
 Arguments and requests are those of torch_side.py. The model is one of Flax's nnx, the update rule
 optax's. Plain is the loop of Flax's MNIST example: one jitted step after the other, on batches of
 floats, scaled ahead, that NumPy takes out of an array by a permutation. The other variant keeps the
-images on the device and has ``lax.scan`` take SCANNED steps in one jitted call.
+images on the device and has ``lax.scan`` take many steps in one jitted call.
 """
 
 import itertools
@@ -30,6 +30,7 @@ PROBE = 2000  # images whose loss is looked at
 PLAIN = "plain"
 SCAN = "lax.scan"
 SCANNED = 500  # steps of a call
+SLOW = {"cnn-best": 10}  # steps of a call where SCANNED would take minutes
 DENSE: dict[str, tuple[list[int], Callable[..., Any] | None]] = {
     "softmax": ([], None),
     "single-layer": ([], None),
@@ -118,6 +119,7 @@ class Variant:
         parameters = jax.tree.leaves(nnx.state(self._model, nnx.Param))
         self.parameters = sum(each.size for each in parameters)
         self._images, self._labels, self._batch = images, labels, settings["batch_size"]
+        self._scanned = SLOW.get(settings["preset"], SCANNED)
         self._generator = np.random.default_rng(1)
         self._batches = self._rows()
         update = partial(_update, smoothing=settings["label_smoothing"])
@@ -151,6 +153,7 @@ class Variant:
     def _scan(self, update: Callable[..., Any]) -> Callable[[int], int]:
         images, labels = jnp.asarray(self._images), jnp.asarray(self._labels)
         graph, state = nnx.split((self._model, self._optimizer))
+        scanned = self._scanned
 
         @partial(jax.jit, donate_argnums=0)
         def call(state: Any, images: jax.Array, labels: jax.Array, rows: jax.Array) -> Any:
@@ -163,13 +166,13 @@ class Variant:
 
         def take(steps: int) -> int:
             nonlocal state
-            calls = -(-steps // SCANNED)
+            calls = -(-steps // scanned)
             for _ in range(calls):
-                rows = np.stack([*itertools.islice(self._batches, SCANNED)]).astype(np.int32)
+                rows = np.stack([*itertools.islice(self._batches, scanned)]).astype(np.int32)
                 state, losses = call(state, images, labels, rows)
             jax.block_until_ready(losses)
             nnx.update((self._model, self._optimizer), jax.tree.map(jnp.copy, state))
-            return calls * SCANNED
+            return calls * scanned
 
         return take
 

@@ -84,11 +84,11 @@ def main() -> None:
         "scaled in advance; best PyTorch has the fastest choice of a fused optimizer, one thread "
         "instead of all, torch.compile, and, for convolutions, channels-last. JAX is the loop of "
         "Flax's MNIST example, one jitted call a step; best JAX may be one `lax.scan` over 500 "
-        "steps, with the images on the device. All sides have their memory in huge "
-        "pages; the plain variants were also tried without. `cnn-best` trains without its random "
-        f"warps on all sides, because PyTorch and JAX do not have them; the row `{WARPED}` has "
-        "them. The benchmark checks that all sides have the same number of trainable parameters, "
-        "and that the loss of each falls to less than half."
+        "steps (10 of `cnn-best`, where 500 take minutes), with the images on the device. All "
+        "sides have their memory in huge pages; the plain variants were also tried without. "
+        "`cnn-best` trains without its random warps on all sides, because PyTorch and JAX do not "
+        f"have them; the row `{WARPED}` has them. The benchmark checks that all sides have the "
+        "same number of trainable parameters, and that the loss of each falls to less than half."
     )
     body = "\n\n".join([table((*HEAD, *TIMES), rows), explanation, "\n".join(notes)])
     common.publish(chosen, "Throughput", about, body)
@@ -151,10 +151,12 @@ def cells(rates: dict[str, list[float]], missing: str) -> list[str]:
 
 def calibrated(side: Side, variant: str, batch: int, seconds: float) -> Contender:
     """Return a contender that is compiled and warm, with as many steps as fill a turn."""
-    contender = Contender(side, variant, batch, steps=100 if seconds > 1 else 4)
+    contender = Contender(side, variant, batch, steps=4)
     contender.turn()
-    contender.turn()
-    contender.steps = max(contender.steps // 2, round(contender.rate * seconds / batch))
+    for part in (0.1, 1.0):  # as a few steps tell little of a fast side
+        contender.turn()
+        wanted = round(part * contender.rate * seconds / batch)
+        contender.steps = max(contender.steps, wanted)
     return contender
 
 
