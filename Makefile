@@ -162,7 +162,7 @@ lock: $(VENV)/dev  ## Resolve requirements/*.txt from pyproject.toml again
 
 pictures: $(VENV)/dev  ## Draw the pictures in docs/ again, from RUN and STORE/runs
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
-	@$(BIN)/python -m docs.pictures --runs '$(STORE)/runs' --run '$(RUN)'
+	@$(BIN)/python -m docs.screenshots --runs '$(STORE)/runs' --run '$(RUN)'
 	@$(BIN)/python -m docs.drawings gang '$(STORE)/data'
 
 clean:  ## Remove the virtual environment and caches; data and runs stay

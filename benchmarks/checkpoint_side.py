@@ -41,8 +41,8 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
     from trainer.cluster_spec import ALONE
     from trainer.data import dataset
     from trainer.storage.base import open_storage
-    from trainer.train.agreement import Agreement
     from trainer.train.devices import make_strategy
+    from trainer.train.digests import Agreement
     from trainer.train.replicas import Replicas
     from trainer.train.run import Run
     from trainer.train.saver import Saver

@@ -24,6 +24,7 @@ from k8s import volumes as mounts
 from k8s.patches import PREFIX, RESERVED, Patch
 from k8s.volumes import Files, Volume
 from trainer import presets, yaml_text
+from trainer.cluster_spec import MOST_WORKERS
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import code as user_code
@@ -169,7 +170,7 @@ class RunSpec(_Model):
         description="Create the objects in this namespace; default: that of the kubectl context.",
     )
     workers: int = Field(
-        1, ge=1, le=1024, description="Start this many workers, each in a pod of its own."
+        1, ge=1, le=MOST_WORKERS, description="Start this many workers, each in a pod of its own."
     )
     resources: Resources = Field(
         default_factory=lambda: Resources.model_validate({}),

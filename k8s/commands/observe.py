@@ -14,10 +14,9 @@ from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
 from k8s.commands import result
-from k8s.diagnosis import evidence, run_phase
+from k8s.diagnosis import evidence, run_phase, sidecars
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
-from k8s.diagnosis.pod_failures import NATIVE, sidecar_names
 from k8s.diagnosis.policies import UNREACHED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line, printable
@@ -171,8 +170,11 @@ def _outcome(
 ) -> tuple[str, Cause | None]:
     if phase == "Ended":
         phase, found = _proven(around.cluster, job, its_pods, logged=progress.ended)
-        kept = {name for pod in its_pods for name in evidence.sidecars(pod)}
-        return phase, _kept(job, sorted(kept)) if kept and not found else found
+        kept = {name for pod in its_pods for name in sidecars.left(pod)}
+        if kept and not found:
+            words = sidecars.after_success(job["metadata"]["name"], sorted(kept))
+            found = Cause("Sidecar", words, final=True)
+        return phase, found
     # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
     late = phase == "DeadlineExceeded"
     if run_phase.left_result(its_pods) or (late and result.is_stored(around.cluster, job)):
@@ -181,11 +183,6 @@ def _outcome(
         why = evidence.text(failed, "message") or evidence.text(failed, "reason")
         return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
     return phase, cause(around, job, its_pods, trains=progress.trains)
-
-
-def _kept(job: dict[str, Any], names: list[str]) -> Cause:
-    ends = f"python -m k8s delete {job['metadata']['name']} ends them; {NATIVE}"
-    return Cause("Sidecar", f"finished; {sidecar_names(names)} the pods: {ends}", final=True)
 
 
 def _proven(

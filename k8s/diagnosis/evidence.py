@@ -167,16 +167,6 @@ def container(spec: Object | None) -> Object:
     return dict(next((each for each in containers if each.get("name") == "trainer"), containers[0]))
 
 
-def sidecars(pod: Object) -> list[str]:
-    """Return the containers that still run though the trainer has ended: they keep the pod.
-
-    Not those of ``initContainers`` with ``restartPolicy: Always``: the kubelet ends them.
-    """
-    statuses = dig(pod, "status", "containerStatuses") or []
-    running = [text(each, "name") for each in statuses if dig(each, "state", "running")]
-    return running if end(pod) else []
-
-
 def status_of(pod: Object) -> Object:
     """Return the status of the trainer's container, empty if there is none yet."""
     statuses = dig(pod, "status", "containerStatuses") or [{}]

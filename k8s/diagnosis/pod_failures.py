@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from k8s.diagnosis import sidecars
 from k8s.diagnosis.evidence import (
     GOES_ON,
     STOPPED,
@@ -19,7 +20,6 @@ from k8s.diagnosis.evidence import (
     moment,
     rank,
     seen,
-    sidecars,
     since,
     text,
 )
@@ -251,23 +251,5 @@ def examine(pod: Object, observed: Observed) -> Symptom | None:
         return None if observed.trains else replace(_idle(pod, observed), rank=rank(pod))
     for recognise in RECOGNISERS:
         if symptom := recognise(pod, observed):
-            return replace(_kept(symptom, pod), rank=rank(pod))
+            return replace(sidecars.after_failure(symptom, pod), rank=rank(pod))
     return None
-
-
-def _kept(symptom: Symptom, pod: Object) -> Symptom:
-    """Say of a trainer that has failed whether its Job does not learn of it."""
-    names = sidecars(pod)
-    if not symptom.ended or not names or dig(pod, "metadata", "deletionTimestamp"):
-        return symptom
-    keeps = f"{sidecar_names(names)} its pod, so that the Job starts no other"
-    return replace(symptom, what=f"{symptom.what}; {keeps}", remedy=f"{NATIVE}, or delete the pod")
-
-
-# https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
-NATIVE = "make it an init container with restartPolicy: Always, which ends with the trainer"
-
-
-def sidecar_names(names: list[str]) -> str:
-    """Return containers that keep a pod as the subject and verb of a sentence."""
-    return f"sidecar{'s' * (len(names) > 1)} {', '.join(names)} keep{'s' * (len(names) == 1)}"

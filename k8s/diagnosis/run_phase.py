@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeGuard
 
+from k8s.diagnosis import sidecars
 from k8s.diagnosis.evidence import (
     Object,
     condition,
@@ -14,7 +15,6 @@ from k8s.diagnosis.evidence import (
     json_object,
     moment,
     rank,
-    sidecars,
     status_of,
 )
 from trainer import progress
@@ -85,7 +85,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     if job["spec"].get("suspend"):
         queued = "kueue.x-k8s.io/queue-name" in (job["metadata"].get("labels") or {})
         return "Queued" if queued else "Suspended"
-    kept = [pod for pod in current(pods).values() if sidecars(pod)]
+    kept = [pod for pod in current(pods).values() if sidecars.left(pod)]
     ends = [each for pod in current(pods).values() if (each := end(pod))]
     if kept and len(ends) == workers(job) and all(each.code == 0 for each in ends):
         return "Ended"

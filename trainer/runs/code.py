@@ -25,7 +25,7 @@ from pathlib import Path
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
-from trainer.runs import code_files
+from trainer.runs import code_ignore
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
 from trainer.text import one_line, plural, size
 
@@ -80,7 +80,7 @@ def object_name(reference: str) -> str:
 def pack(root: Path, part: str | None = None) -> Archive:
     """Return the files of a folder, or a single file.
 
-    Which of them is left out is in code_files.py.
+    Which of them is left out is in code_ignore.py.
 
     Args:
         root: a file or a folder.
@@ -95,7 +95,7 @@ def pack(root: Path, part: str | None = None) -> Archive:
         raise ConfigError(f"code: {source}: no such file or folder; give the path of your code")
     if root.is_file():
         root, part = root.parent, root.name
-    names = sorted(code_files.travelling(root, part))
+    names = sorted(code_ignore.travelling(root, part))
     if not names:
         raise ConfigError(
             f"code: {source}: holds no file that is not ignored; look at its .gitignore and "

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from obstore.store import AzureStore
 
 from trainer.errors import ConfigError, UnavailableError
-from trainer.storage.objects import (
+from trainer.storage.s3_and_azure import (
     ObjectStorage,
     Remedy,
     Service,

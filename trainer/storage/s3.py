@@ -10,7 +10,7 @@ from obstore.store import S3Store
 
 from trainer.errors import ConfigError, UnavailableError
 from trainer.storage import aws_profile
-from trainer.storage.objects import (
+from trainer.storage.s3_and_azure import (
     ObjectStorage,
     Remedy,
     Service,

@@ -11,7 +11,7 @@ from trainer.runs import checkpoint, event_log, goodput, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.uploader import Uploader
-from trainer.train.agreement import Agreement
+from trainer.train.digests import Agreement
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
@@ -47,7 +47,7 @@ class Snapshot:
 class Saver:
     """Keeps the end of the last finished chunk, and stores it when it is due.
 
-    Rank 0 commits while the run goes well, what all ranks agree on, see ``agreement``. After a
+    Rank 0 commits while the run goes well, what all ranks agree on, see ``digests``. After a
     fault any rank can rescue: a checkpoint's bytes are the same on all of them.
 
     Attributes:

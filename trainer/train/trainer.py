@@ -24,10 +24,10 @@ from trainer.train import (
     step_parts,
     validation,
 )
-from trainer.train.agreement import Agreement
 from trainer.train.all_reduce import AllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
+from trainer.train.digests import Agreement
 from trainer.train.loop import Loop
 from trainer.train.own_model import Warn
 from trainer.train.replicas import Replicas

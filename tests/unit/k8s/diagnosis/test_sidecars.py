@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from k8s.diagnosis import evidence, run_phase
+from k8s.diagnosis import run_phase, sidecars
 from tests.support.causes import failure, look, waiting
 from tests.support.pods import RUNNING, Object, ended, job, pod
 
@@ -22,18 +22,18 @@ def beside(its: Object, state: Object = RUNNING, name: str = "istio-proxy") -> O
 def test_a_run_has_ended_when_its_trainers_have() -> None:
     kept = [beside(pod(rank, ended(0))) for rank in (0, 1)]
     assert run_phase.phase(job(2), kept, trains=True) == "Ended"
-    assert evidence.sidecars(kept[0]) == ["istio-proxy"]
+    assert sidecars.left(kept[0]) == ["istio-proxy"]
     assert look(job(2), kept) is None
     one = [kept[0], beside(pod(1))]
     assert run_phase.phase(job(2), one, trains=True) == "Running"
-    assert evidence.sidecars(one[1]) == []
+    assert sidecars.left(one[1]) == []
     assert run_phase.phase(job(2), kept[:1], trains=True) == "Starting"
 
 
 def test_a_native_sidecar_does_not_keep_its_pod() -> None:
     its = pod(0, ended(0), phase="Running")
     its["status"]["initContainerStatuses"] = [{"name": "istio-proxy", "state": RUNNING}]
-    assert evidence.sidecars(its) == []
+    assert sidecars.left(its) == []
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, "config"), (65, "data"), (71, "corrupt")])

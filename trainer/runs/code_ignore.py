@@ -1,4 +1,4 @@
-"""Which files of a folder of code travel with a run."""
+"""Which files of a folder of code travel with a run, and which are ignored."""
 
 import os
 from collections.abc import Iterator
