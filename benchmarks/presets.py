@@ -80,8 +80,8 @@ def page(rows: list[str], versions: dict[str, str]) -> str:
             "with its own seed, and the median (and range) with seeds "
             f"{', '.join(map(str, SEEDS))}.",
             "A source's figure is that of one run; if most of our runs are below it, the preset's",
-            "seed is one whose run reaches it. Seconds are training time, with tracing and",
-            "compiling, without loading and evaluation.",
+            "seed is one whose run reaches it. Seconds are training time, including tracing and",
+            "compiling, but not loading and evaluation.",
             "",
             f"Measured on {cores} cores ({platform.machine()}), "
             f"TensorFlow {versions['tensorflow']}, Python {versions['python']}.",

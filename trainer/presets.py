@@ -60,7 +60,7 @@ PRESETS: dict[str, Preset] = {
         {"learning_rate": 1e-4, "batch_size": 128, "steps": 1000, "seed": 58},
         0.9206,
         "TensorFlow tutorial, neural network for handwritten digits; its dropout of 0.5 is left "
-        "out, because its output layer reads the layer before it, so that it has no effect",
+        "out, because it has no effect there: the output layer reads the layer before the dropout",
         hidden=(512, 256, 128),
     ),
     "mlp-100": Preset(
