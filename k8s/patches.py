@@ -63,7 +63,7 @@ class Patch(BaseModel, frozen=True, extra="forbid"):
         pattern=r"^(/[^/]*)+$",
         description="Do it at this JSON pointer, such as /spec/template/spec/dnsPolicy.",
     )
-    value: JsonValue = Field(None, description="Set this value; nothing for remove.")
+    value: JsonValue = Field(None, description="Set this value; leave it out for remove.")
 
 
 def apply(items: Sequence[Object], patches: Sequence[Patch]) -> list[Object]:

@@ -129,9 +129,8 @@ class Resources(_Model):
     )
     limits: dict[str, Quantity | None] = Field(
         default_factory=dict,
-        description="Limit these resources, by Kubernetes' names, to other amounts than are given "
-        "above; null for no limit. Otherwise limits equal what is given, so that no neighbour "
-        "takes it.",
+        description="Set other limits than the amounts above, by Kubernetes' names; null removes "
+        "one. By default, limits equal the amounts, so that no neighbour can take them.",
     )
 
     @field_validator("memory")
@@ -186,7 +185,7 @@ class RunSpec(_Model):
         "default: the module of that name beside it. The run keeps a copy.",
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description="Set these environment variables; nothing secret."
+        default_factory=dict, description="Set these environment variables, none of them secret."
     )
     environment_secrets: list[str] = Field(
         default_factory=list, description="Set the keys of these Secrets as environment variables."
@@ -219,22 +218,22 @@ class RunSpec(_Model):
     )
     run_as_user: Annotated[int, Field(ge=1, lt=2**31)] | Literal["cluster"] = Field(
         USER,
-        description="Run the pods as this user and group; cluster: as the cluster chooses, as "
+        description="Run the pods as this user and group, or let the cluster choose (cluster), as "
         "OpenShift does for each namespace.",
     )
     node_selector: dict[str, str] = Field(
-        default_factory=dict, description="Run on nodes with these labels only."
+        default_factory=dict, description="Run only on nodes with these labels."
     )
     affinity: dict[str, dict[str, JsonValue]] = Field(
-        default_factory=dict, description="Place the pods by this affinity, in Kubernetes' words."
+        default_factory=dict, description="Place the pods by this affinity, in Kubernetes' form."
     )
     topology_spread: list[dict[str, JsonValue]] = Field(
         default_factory=list,
-        description="Spread the pods by these constraints, in Kubernetes' words; the labelSelector "
+        description="Spread the pods by these constraints, in Kubernetes' form; the labelSelector "
         "is the run's unless given.",
     )
     tolerations: list[Toleration] = Field(
-        default_factory=list, description="Run also on nodes with these taints."
+        default_factory=list, description="Run on nodes with these taints, too."
     )
     priority_class: str | None = Field(None, description="Give the pods this PriorityClass.")
     runtime_class: str | None = Field(None, description="Give the pods this RuntimeClass.")
@@ -244,7 +243,7 @@ class RunSpec(_Model):
         description="Add these lines to /etc/hosts: {ip: ADDRESS, hostnames: [NAME]}.",
     )
     dns_config: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Give the pods this dnsConfig, in Kubernetes' words."
+        default_factory=dict, description="Give the pods this dnsConfig, in Kubernetes' form."
     )
     service_account: str | None = Field(
         None,
@@ -254,7 +253,7 @@ class RunSpec(_Model):
         default_factory=list, description="Pull the image with these Secrets."
     )
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
-        "IfNotPresent", description="Say when a node pulls the image."
+        "IfNotPresent", description="When a node pulls the image."
     )
     queue: str | None = Field(None, description="Wait in this LocalQueue of Kueue.")
     deadline: Duration = Field(
@@ -263,23 +262,24 @@ class RunSpec(_Model):
     start_deadline: Duration = Field(
         600,
         ge=1,
-        description="Let submit --wait give up if the trainer has not reported by then.",
+        description="Let submit --wait give up if the trainer has not reported after this time.",
     )
     ttl: Duration = Field(
-        86400, ge=60, description="Keep the finished Job this long; written like deadline."
+        86400, ge=60, description="Keep the finished Job this long; seconds, or 90m, 8h."
     )
     retries: int = Field(
         3,
         ge=0,
         le=1000,
-        description="Replace each rank's pod at most this many times, besides restarts in it.",
+        description="Replace each rank's pod at most this many times; restarts in a pod do not "
+        "count.",
     )
     storage_endpoint: str | None = Field(
-        None, description="Reach the store at this URL, where it is not the cloud's own."
+        None, description="Reach the store at this URL if it is not the cloud's own."
     )
     patches: list[Patch] = Field(
         default_factory=list,
-        description="Change the objects by these steps of JSON Patch, for what has no setting.",
+        description="Change the objects with these JSON Patch steps, for what has no setting.",
     )
 
     _archive: user_code.Archive | None = PrivateAttr(None)

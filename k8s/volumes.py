@@ -36,7 +36,7 @@ class Volume(Mount, frozen=True, extra="forbid"):
     """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
 
     claim: str = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
-    read_only: bool = Field(False, description="Let nothing be written to it.")
+    read_only: bool = Field(False, description="Mount it read-only.")
     sub_path: str | None = Field(
         None, description="Mount this folder of the claim instead of all of it."
     )
@@ -59,8 +59,8 @@ class Volume(Mount, frozen=True, extra="forbid"):
 class Files(Mount, frozen=True, extra="forbid"):
     """The files of a ConfigMap or a Secret of the run's namespace, in every pod."""
 
-    config_map: str | None = Field(None, description="Mount this ConfigMap, a file for each key.")
-    secret: str | None = Field(None, description="Mount this Secret, a file for each key.")
+    config_map: str | None = Field(None, description="Mount this ConfigMap, one file per key.")
+    secret: str | None = Field(None, description="Mount this Secret, one file per key.")
 
     @field_validator("config_map", "secret")
     @classmethod
