@@ -52,7 +52,7 @@ chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the we
 report:  ## Write RUN/report.html (ARGS=--text prints a summary instead)
 predict:  ## Predict the digits in PICTURES (ARGS=--show shows what the model saw)
 export:  ## Export RUN to RUN/model as .keras, SavedModel and ONNX, each checked
-watch:   ## Show RUN on a page that follows it while it trains
+watch:   ## Show RUN on a page while it trains
 report predict export watch pictures: RUN = $(LATEST)
 report predict watch: $(VENV)/trainer
 export: $(VENV)/onnx
@@ -115,7 +115,7 @@ image:  ## Build the trainer's image (REQUIREMENTS=gpu adds CUDA)
 publish:  ## Build IMAGE for PLATFORMS, with SBOM and provenance, and push it (needs buildx)
 	$(DOCKER) buildx build --platform $(PLATFORMS) --sbom=true --provenance=mode=max --push $(BUILD) .
 
-# It works where the store has the name that it has here, so that what it prints is found here.
+# The store has the same name inside and outside, so that the paths it prints are right here.
 IN_CONTAINER = $(DOCKER) run --rm -v '$(CURDIR)/bucket:/work/bucket' --workdir /work \
 	--user $$(id -u):$$(id -g) $(IMAGE)
 docker-run: image  ## Train PRESET in one container, with ./bucket as the store
@@ -135,7 +135,7 @@ test-fast: $(VENV)/dev  ## Run the tests without TensorFlow, processes or a brow
 test-long: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests with long random series (hours)
 	TRAINYARD_LONG=$${TRAINYARD_LONG:-1} $(PYTEST) $(ARGS)
 
-e2e: $(VENV)/dev  ## Run the tests that need a cluster, see CONTRIBUTING.md
+e2e: $(VENV)/dev  ## Run the tests that need a cluster (see CONTRIBUTING.md)
 	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
 
 check: $(VENV)/dev  ## Check formatting, lint, imports between rooms, and types
@@ -148,7 +148,7 @@ format: $(VENV)/dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(VENV)/k8s  ## Write runs/schema.json, which editors check run files with
+schema: $(VENV)/k8s  ## Write runs/schema.json, with which editors check run files
 	$(BIN)/python -m k8s schema > runs/schema.json
 
 golden: $(VENV)/dev  ## Write tests/data/golden again
@@ -160,7 +160,7 @@ lock: $(VENV)/dev  ## Resolve requirements/*.txt from pyproject.toml again
 			--no-annotate --no-header --upgrade $$(printf -- '--extra %s ' $$extras) \
 			pyproject.toml -o requirements/$${extras##* }.txt || exit; done
 
-pictures: $(VENV)/dev  ## Draw the pictures in docs/ again, from RUN and STORE/runs
+pictures: $(VENV)/dev  ## Make the pictures in docs/ again, from RUN and STORE/runs
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
 	@$(BIN)/python -m docs.screenshots --runs '$(STORE)/runs' --run '$(RUN)'
 	@$(BIN)/python -m docs.drawings gang '$(STORE)/data'

@@ -21,13 +21,13 @@ VERBS = {
     for name, text in {
         "render": "Print the objects of a run file.",
         "schema": "Print the JSON Schema of run files.",
-        "doctor": "Check all that can be known before submitting.",
+        "doctor": "Check everything that can be checked before submitting.",
         "submit": "Check a run file and start the run.",
         "sweep": "Train the runs of a sweep file, each as a Job, and compare them.",
         "status": "Show a run's phase and progress, and what is wrong.",
         "list": "Show all runs in the namespace.",
         "watch": "Show a run on a page while it trains.",
-        "logs": "Print a run's logs, also when its pods are gone.",
+        "logs": "Print a run's logs, even after its pods are gone.",
         "result": "Print a run's result, from its folder.",
         "scale": "Change the number of a run's workers while it trains.",
         "cancel": "Ask a run to store a checkpoint and stop.",
@@ -40,7 +40,7 @@ PROGRAM = Program(
     "or, if the run is in the cluster, its name.",
     epilog="exit codes: 0 done, 2 bad arguments, run file or permissions, 65 bad data, 69 "
     "cluster or storage not reached; submit --follow and --wait, logs -f: 0 succeeded, 1 "
-    "failed, 69 its result cannot be seen from here, 124 deadline, 125 never started, 130 "
+    "failed, 69 its result cannot be read from here, 124 deadline, 125 never started, 130 "
     "left by Ctrl-C",
     commands=VERBS,
 )

@@ -74,7 +74,7 @@ class TrainConfig(BaseModel):
     code: str | None = Field(
         None,
         description="Import your own model from this file or folder, of which the run keeps a "
-        "copy; by default from the module of that name where you stand, if there is one.",
+        "copy; by default, from the module of that name in the current folder.",
     )
     data: str = Field(
         "data",
@@ -84,8 +84,8 @@ class TrainConfig(BaseModel):
     run: str = Field(
         "runs/{preset}-{digest}",
         description="Write the run to this folder or URI; {preset} and {digest} stand for the "
-        "preset and a hash of the settings, followed by one of the data where the settings "
-        "trained on other data before.",
+        "preset and a hash of the settings, followed by a hash of the data if the same settings "
+        "have trained on other data before.",
     )
     seed: int = Field(
         1,
@@ -96,7 +96,7 @@ class TrainConfig(BaseModel):
     validation: int = Field(
         5000,
         ge=0,
-        description="Set the first N training images apart for validation.",
+        description="Keep the first N training images for validation.",
     )
     batch_size: int = Field(
         128, ge=1, description="Use N images per step, over all workers together."
@@ -119,7 +119,7 @@ class TrainConfig(BaseModel):
         1e-3, gt=0, description="Scale the optimizer's steps by X at the peak of the schedule."
     )
     schedule: Literal["constant", "cosine", "one-cycle"] = Field(
-        "constant", description="Change the learning rate over the run by this curve."
+        "constant", description="Change the learning rate over the run along this curve."
     )
     momentum: float = Field(
         0.0, ge=0, lt=1, description="Use this momentum, if the optimizer is sgd."
@@ -144,20 +144,21 @@ class TrainConfig(BaseModel):
     all_reduce: Annotated[Literal["auto", "tcp", "tensorflow"], BeforeValidator(_without_ring)] = (
         Field(
             "auto",
-            description="Add up the workers' gradients over TCP connections of our own or by "
-            "TensorFlow's collectives; auto: our own on CPUs, TensorFlow on GPUs.",
+            description="Add up the workers' gradients over our own TCP connections or with "
+            "TensorFlow's collectives; auto: tcp on CPUs, tensorflow on GPUs.",
         )
     )
     layers: Literal["auto", "keras"] = Field(
         "auto",
-        description="Compute the layers in training; keras: one by one for the whole batch; auto: "
-        "for presets in float32 on CPUs in a faster order, with equal results up to rounding.",
+        description="Compute the layers in this way in training; keras: one by one for the whole "
+        "batch; auto: for presets in float32 on CPUs in a faster order, with results equal up to "
+        "rounding.",
     )
     eval_epochs: float = Field(
         1.0, ge=0, description="Validate every X epochs; 0: only at the end."
     )
     early_stopping: int = Field(
-        0, ge=0, description="Stop after N validations without a better one; 0: never."
+        0, ge=0, description="Stop after N validations in a row without a better one; 0: never."
     )
     keep_best: bool = Field(
         False, description="End with the weights of the best validation instead of the last ones."
@@ -167,28 +168,28 @@ class TrainConfig(BaseModel):
         0,
         ge=0,
         le=1024,
-        description="Train on with as few as N workers while others are away, and with them again "
+        description="Keep training with as few as N workers while others are away, and with all "
         "once they are back; 0: wait for all.",
     )
     resize_after: float = Field(
         30.0,
         gt=0,
-        description="Train on without a worker that has been away for X seconds, if min_workers "
+        description="Continue without a worker that has been away for X seconds, if min_workers "
         "allows it.",
     )
     port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Have rank r of a local gang listen on port N + r, and their rendezvous on the "
+        description="Let rank r of a local gang listen on port N + r, and the rendezvous on the "
         "port after the last rank's; 0: on free ports.",
     )
     metrics_port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Serve metrics for Prometheus on this port of rank 0, in a cluster to all its "
-        "pods, else to this machine alone; 0: nowhere.",
+        description="Serve metrics for Prometheus on this port of rank 0, to all pods in a "
+        "cluster, otherwise only to this machine; 0: do not serve them.",
     )
     peer_deadline: float = Field(
         300.0, gt=0, description="Wait at most X seconds for all workers to meet."
@@ -200,7 +201,7 @@ class TrainConfig(BaseModel):
         100,
         ge=1,
         description="Run N steps per graph call; metrics, stop requests and checkpoints wait for "
-        "its end.",
+        "the end of a call.",
     )
     checkpoint_steps: int = Field(
         500, ge=1, description="Write a checkpoint at most every N steps."

@@ -72,8 +72,8 @@ MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
-        "Check all that can be known before a run file is submitted: permissions, quotas, the "
-        "image, the data, the run's folder, and what the API server says to the objects."
+        "Check everything that can be checked before a run file is submitted: permissions, quotas, "
+        "the image, the data, the run's folder, and whether the API server accepts the objects."
     )
     target.add_run_file(parser)
     target.add_output(parser)

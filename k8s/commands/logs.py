@@ -28,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", "--follow", action="store_true", help="Print new lines until the run ends."
     )
-    parser.add_argument("--rank", type=int, metavar="K", help="Print the log of rank K only.")
+    parser.add_argument("--rank", type=int, metavar="K", help="Print only the log of rank K.")
     parser.add_argument(
-        "--previous", action="store_true", help="Print the logs of the pods before these."
+        "--previous",
+        action="store_true",
+        help="Print the logs of the pods before the current ones.",
     )
     target.add_folder(parser)
 

@@ -18,12 +18,12 @@ from trainer.text import one_line, printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.description = "Print a run's result, which is in its folder."
+    parser.description = "Print a run's result from its folder."
     target.add_run(parser, nargs="?")
     parser.add_argument(
         "--download",
         metavar="DIR",
-        help="Copy the run's folder to this one, also while the run is in progress.",
+        help="Copy the run's folder to this one, even while the run is in progress.",
     )
     target.add_output(parser)
     target.add_folder(parser)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     target.add_run(parser)
     parser.add_argument(
-        "--workers", type=int, metavar="N", required=True, help="Have N workers from now on."
+        "--workers", type=int, metavar="N", required=True, help="Train with N workers from now on."
     )
 
 

@@ -8,7 +8,7 @@ from k8s.commands import target
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare no flags."""
-    parser.description = "Print the JSON Schema of run files, by which editors check them."
+    parser.description = "Print the JSON Schema of run files, with which editors check them."
 
 
 def run(options: argparse.Namespace) -> None:

@@ -34,8 +34,8 @@ FAILED = 1  # exit code where runs failed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
-        "Train the runs that a sweep file describes, and compare them: in a cluster with --on, "
-        "each as a Job of its own, else one after the other on this machine. The same command "
+        "Train the runs that a sweep file describes, and compare them: with --on in a cluster, "
+        "each as a Job of its own, otherwise one after the other on this machine. The same command "
         "skips finished runs and resumes the others."
     )
     parser.add_argument(
@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on",
         dest="run",
         metavar="RUN",
-        help="Train in a cluster, with image, data, resources and all else of this run file.",
+        help="Train in a cluster, with the image, data, resources and everything else of this run "
+        "file.",
     )
     target.add_cluster(parser)
 

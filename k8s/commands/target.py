@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.storage.base import Storage
 from trainer.text import printable
 
-RUN_OR_SWEEP = "Find the run by its run file or its name, or a sweep's runs by the sweep's."
+RUN_OR_SWEEP = "Find the run by its run file or its name, or the runs of a sweep by its name."
 
 
 def add_run(
@@ -39,7 +39,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n",
         "--namespace",
-        help="Use this namespace (default: the run file's, else the context's).",
+        help="Use this namespace (default: the run file's, or the context's).",
     )
 
 

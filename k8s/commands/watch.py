@@ -20,8 +20,8 @@ EVERY = 3.0  # seconds between two looks at the cluster: each is a few requests,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
-        "Serve a page, to this machine alone, that shows a run while it trains, with the states of "
-        "its pods; at the run's end it becomes the report."
+        "Serve a page, only to this machine, that shows a run while it trains, with the states of "
+        "its pods. At the run's end the page becomes the report."
     )
     target.add_run(parser, nargs="?")
     parser.add_argument(
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run",
         dest="folder",
         metavar="URI",
-        help="Watch the run in this folder, and ask no cluster.",
+        help="Watch the run in this folder, without a cluster.",
     )
     parser.add_argument(
         "--storage-endpoint", metavar="URL", help="Reach the store at this address from here."

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         metavar="LIST",
-        help=f"Inject these kinds of faults, with commas: {kinds} (default: all; without --store, "
-        "all but store).",
+        help=f"Inject these kinds of faults, separated by commas: {kinds} (default: all; without "
+        "--store, all but store).",
     )
     parser.add_argument("--preset", metavar="TEXT", help="Train this preset (default: cnn).")
     parser.add_argument(

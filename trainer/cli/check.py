@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
         "Build your own model as a run would, and check what it takes and returns. Give the data, "
-        "or the shape of its images and the number of classes."
+        "or the shape of the images and the number of classes."
     )
     parser.add_argument(
         "--model", required=True, metavar="TEXT", help="Build package.module:function."
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--code",
         metavar="PATH",
-        help="Import it from this file or folder (default: the module of that name where you "
-        "stand).",
+        help="Import it from this file or folder (default: the module of that name in the current "
+        "folder).",
     )
     parser.add_argument("--data", metavar="URI", help="Build it for this dataset.")
     parser.add_argument("--shape", metavar="HxWxC", help="Build it for images such as 28x28x1.")

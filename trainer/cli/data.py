@@ -13,7 +13,7 @@ from trainer.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.description = "Put a dataset where runs read it, or show what one holds."
+    parser.description = "Put a dataset where runs can read it, or show what one holds."
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     put = verbs.add_parser("put", help="Put a dataset into a folder or bucket.")
     put.description = "Download, draw or copy a dataset into a folder or bucket."
@@ -23,15 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCE",
         help="Take mnist (downloaded), digits (drawn), a folder or URI of IDX files, a folder of "
-        "pictures by class, an .npz or .csv file, or auto: the folder MNIST_DIR, else mnist if a "
-        "mirror answers, else digits.",
+        "pictures by class, an .npz, .csv or .parquet file, or auto: what --to holds, else the "
+        "folder MNIST_DIR, else mnist if a mirror answers, else digits.",
     )
     put.add_argument("--to", required=True, metavar="URI", help="Write to this folder or bucket.")
     for names, value, text in (
         (("--train-count", "--samples"), 60_000, "Draw N training digits"),
         (("--test-count",), 10_000, "Draw N test digits"),
         (("--shards",), 0, "Split the training images into N shards, which runs stream"),
-        (("--seed",), 0, "Seed the drawn digits and the order of the shards"),
+        (("--seed",), 0, "Seed the drawn digits and the order of shuffled images"),
     ):
         help_text = f"{text} (default: {value})."
         put.add_argument(*names, type=int, default=value, metavar="N", help=help_text)
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--classes",
         metavar="FILE",
-        help="Name the classes: a name a line, from label 0 on, or EMNIST's mapping file.",
+        help="Name the classes from this file: one name per line, from label 0 on, or EMNIST's "
+        "mapping.",
     )
     own.add_argument(
         "--transpose", action="store_true", help="Exchange rows and columns, as EMNIST needs."
@@ -55,13 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=collection.TEST_SHARE,
         metavar="X",
-        help="Draw this share of the images for testing, if the source sets none apart (default: "
-        f"{collection.TEST_SHARE}).",
+        help="Draw this share of the images for testing, if the source has no test images "
+        f"(default: {collection.TEST_SHARE}).",
     )
-    own.add_argument("--licence", default="", metavar="TEXT", help="Note the licence of the data.")
+    own.add_argument(
+        "--licence", default="", metavar="TEXT", help="Record this licence of the data."
+    )
     put.set_defaults(carry_out=_put)
     show = verbs.add_parser("show", help="Show what a dataset holds.")
-    show.description = "Show images by class, size, digest and origin of a dataset."
+    show.description = "Show a dataset's size, images per class, digest and origin."
     show.add_argument("uri", metavar="URI", help="Read the dataset in this folder or bucket.")
     show.add_argument(
         "--picture", metavar="FILE.png", help="Draw some images of each class into this file."

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         metavar="LIST",
-        help=f"Write these formats, with commas: {', '.join(FORMATS)} (default: each whose "
+        help=f"Write these formats, separated by commas: {', '.join(FORMATS)} (default: each whose "
         "packages are installed).",
     )
 

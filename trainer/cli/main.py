@@ -14,7 +14,7 @@ COMMANDS = {
     for name, text in {
         "train": "Train a model, or resume an interrupted run.",
         "evaluate": "Measure a run's model on test images.",
-        "report": "Write a page of a run's curves, errors and settings.",
+        "report": "Write a page with a run's curves, errors and settings.",
         "predict": "Classify your own pictures of digits.",
         "export": "Write a run's model for other programs.",
         "compare": "Show how runs differ in settings and results.",
@@ -22,7 +22,7 @@ COMMANDS = {
         "watch": "Show a run on a page while it trains.",
         "tensorboard": "Serve runs with TensorBoard.",
         "check": "Build your own model without training it.",
-        "data": "Put a dataset where runs read it, or show one.",
+        "data": "Put a dataset where runs can read it, or show one.",
         "chaos": "Train under injected faults, and compare the weights.",
     }.items()
 }

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
         "Classify pictures (PNG, JPEG, WebP, GIF, TIFF, BMP) with the model of a run. Each digit "
-        "found in a picture is prepared as those of MNIST were, whatever its size, colours and "
+        "found in a picture is prepared as MNIST's digits were, whatever its size, colours and "
         "light."
     )
     shared.add_run(parser)
@@ -29,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test",
         type=int,
         metavar="N",
-        help="Classify test image N of the run's data, from 0 on, and show it.",
+        help="Classify test image N of the run's data, counted from 0, and show it.",
     )
     parser.add_argument(
-        "--data", metavar="URI", help="Take --test from these data (default: the run's)."
+        "--data",
+        metavar="URI",
+        help="Take the image of --test from this dataset (default: the run's).",
     )
     parser.add_argument(
         "--output",

@@ -33,13 +33,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--code",
         metavar="PATH",
-        help="Import --model from this file or folder (default: the module of that name where you "
-        "stand).",
+        help="Import --model from this file or folder (default: the module of that name in the "
+        "current folder).",
     )
     parser.add_argument(
         "--trust-code",
         metavar="SHA256",
-        help="Run the copy of its code that the run keeps, if it has this SHA-256.",
+        help="Run the code that the run's folder keeps, if it has this SHA-256.",
     )
 
 

@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
         "Serve the event files of runs with TensorBoard, straight from the store, also while the "
-        "runs are in progress. It checks nobody's identity: --host opens it to others."
+        "runs are in progress. TensorBoard checks nobody's identity: --host opens it to everybody "
+        "who reaches that address."
     )
     shared.add_run(parser, "Serve the run, or the runs, in this folder or URI.")
     parser.add_argument(

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a model, or resume a run that was interrupted. A preset changes\n"
         "some of the defaults below; a file wins over the preset, and flags win over\n"
-        "both. A model of your own has the defaults, unless you name a preset too."
+        "both. A model of your own has the defaults, unless you also name a preset."
     )
     parser.epilog = f"presets, with what they change:\n{names}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

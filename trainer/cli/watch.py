@@ -13,9 +13,9 @@ from trainer.text import plural, printable
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = (
-        "Serve a page, to this machine alone, that shows a run while it trains: curves, progress, "
-        "ranks, restarts, errors so far. At the run's end it becomes the report. The run need not "
-        "have begun."
+        "Serve a page, only to this machine, that shows a run while it trains: curves, progress, "
+        "ranks, restarts, errors so far. At the run's end the page becomes the report. The run "
+        "need not have begun."
     )
     shared.add_run(parser, "Watch the run in this folder or URI.")
     parser.add_argument(
