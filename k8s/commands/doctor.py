@@ -12,7 +12,7 @@ from rich.text import Text
 from k8s import manifest, quantity, restricted, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
-from k8s.commands import admission, model_check, run_store, target
+from k8s.commands import dry_run, model_check, run_store, target
 from k8s.commands.model_check import State
 from k8s.diagnosis import claims, room
 from k8s.diagnosis.evidence import shorten
@@ -108,8 +108,8 @@ def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     except UserError as error:
         yield Check("cluster", "failed", one_line(error))
         return
-    old = admission.is_older(version)
-    words = f"{version} at {cluster.server}" + (f": older than {admission.SUPPORTED}" * old)
+    old = dry_run.is_older(version)
+    words = f"{version} at {cluster.server}" + (f": older than {dry_run.SUPPORTED}" * old)
     yield Check("cluster", "warning" if old else "ok", words)
     checks = {
         "permissions": _permissions,
@@ -435,4 +435,4 @@ def _objects(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     if cluster.get("Job", spec.name) is not None:
         yield Check("objects", "ok", f"{spec.name} is there already")
         return
-    yield from (Check(*said) for said in admission.examine(cluster, manifest.objects(spec)))
+    yield from (Check(*said) for said in dry_run.examine(cluster, manifest.objects(spec)))

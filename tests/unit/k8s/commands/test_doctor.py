@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from k8s.__main__ import main
-from k8s.commands import admission, doctor
+from k8s.commands import doctor, dry_run
 from tests.support.apiserver import ApiServer
 from tests.support.verbs import change
 from trainer.runs import run_folder
@@ -187,7 +187,7 @@ def test_doctor_says_what_an_old_release_or_a_policy_drops(
     ],
 )
 def test_what_is_dropped_is_what_is_not_in_the_answer(sent: Any, kept: Any, lost: Any) -> None:
-    assert list(admission.dropped(sent, kept)) == lost
+    assert list(dry_run.dropped(sent, kept)) == lost
 
 
 def test_doctor_refuses_a_field_that_the_server_does_not_know(
