@@ -14,8 +14,8 @@ WITH_onnx := TensorFlow, ONNX and its runtime (about a minute)
 WITH_dev := TensorFlow, the Kubernetes client and the development tools (about a minute)
 
 STORE ?= bucket
-DATA ?= $(STORE)/data
-FOLDER ?= $(STORE)/runs/{preset}-{digest}
+DATA ?= $(STORE:%/=%)/data
+FOLDER ?= $(STORE:%/=%)/runs/{preset}-{digest}
 RUN ?= runs/local.yaml
 LATEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t '$(STORE)'/runs/*/config.json 2>/dev/null)))
 PICTURES ?=

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +28,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import code as user_code
 from trainer.runs import run_folder
+from trainer.storage import endpoints
 from trainer.text import first_problem, nearest
 
 OURS = {
@@ -417,10 +417,8 @@ class RunSpec(_Model):
     @field_validator("storage_endpoint")
     @classmethod
     def _endpoint_is_a_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-                raise ValueError("must be http://HOST:PORT")
+        if value is not None and not endpoints.is_url(value):
+            raise ValueError("must be http://HOST:PORT")
         return value
 
     @property

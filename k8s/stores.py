@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from trainer.storage import endpoints
+
 _REST = r"(/[^\x00-\x1f?#]+)?"
 _TRUE = ("1", "true", "yes", "on")
 AZURE_ACCOUNT = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
@@ -107,12 +109,14 @@ def fault(variables: Mapping[str, str], uris: Iterable[str], *, secrets: bool) -
         if service is None or service.allow_http is None:
             continue
         asked = variables.get(service.allow_http, "").lower() in _TRUE
-        for address in map(urlsplit, filter(None, map(variables.get, service.endpoints))):
-            if address.scheme == "http" and not asked:
+        for address in filter(None, map(variables.get, service.endpoints)):
+            if not endpoints.is_url(address):
+                return "an endpoint under environment is no URL; give https://HOST[:PORT]"
+            if address.startswith("http:") and not asked:
+                host = urlsplit(address).hostname
                 return (
-                    f"http:// to {address.hostname} shows the data to whoever is on the way; give "
-                    f"https://, or {service.allow_http}: true under environment if the network "
-                    "is yours"
+                    f"http:// to {host} shows the data to whoever is on the way; give https://, or "
+                    f"{service.allow_http}: true under environment if the network is yours"
                 )
         account = "@" in uri or uri.startswith("https:") or any(map(variables.get, AZURE_ACCOUNT))
         if service is AZURE and not (account or secrets):

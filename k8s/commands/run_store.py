@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from k8s import manifest, stores
 from k8s.client.cluster import Cluster
@@ -18,6 +17,7 @@ from trainer import presets, yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UserError
 from trainer.runs import run_folder
+from trainer.storage import endpoints
 from trainer.storage.base import Storage, open_storage
 
 DEADLINE = 10.0  # seconds for a call, because a person waits
@@ -31,8 +31,7 @@ def use(endpoint: str | None) -> None:
         ConfigError: it is no URL.
     """
     if endpoint is not None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not endpoints.is_url(endpoint):
             raise ConfigError(f"--storage-endpoint: {endpoint!r}: must be http://HOST:PORT")
         os.environ |= {service.endpoints[0]: endpoint for service in stores.SERVICES}
 

@@ -1,6 +1,7 @@
 """Servers in a store's place: one with a certificate, one that answers all requests alike."""
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.testing.proxy import Answer, Proxy, Request
@@ -12,6 +13,21 @@ def error(code: str, words: str = "planned") -> bytes:
         f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>{words}</Message>"
         "<StringToSign>hush</StringToSign></Error>"
     ).encode()
+
+
+def listing(names: Mapping[str, int]) -> str:
+    """Return S3's list of objects, by their names and sizes."""
+    return "".join(
+        (
+            "<ListBucketResult><IsTruncated>false</IsTruncated>",
+            *(
+                f"<Contents><Key>{name}</Key><Size>{size}</Size><ETag>e</ETag>"
+                "<LastModified>2020-01-01T00:00:00.000Z</LastModified></Contents>"
+                for name, size in names.items()
+            ),
+            "</ListBucketResult>",
+        )
+    )
 
 
 class Certified(Proxy):
@@ -49,7 +65,9 @@ class Says(Certified):
 
     def says(self, status: int, code: str = "", words: str = "") -> None:
         """Give this answer from now on: an error of a store, or only words."""
-        self._answer = Answer(status, [], error(code) if code else words.encode())
+        self._answer = Answer(
+            status, [], error(code, words or "planned") if code else words.encode()
+        )
 
     def forward(self, request: Request) -> Answer:
         """Answer."""

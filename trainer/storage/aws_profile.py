@@ -42,9 +42,9 @@ def read(env: Mapping[str, str]) -> dict[str, str]:
     config = _sections(env.get("AWS_CONFIG_FILE") or "~/.aws/config")
     # In this file alone every profile but the default one has a word before its name.
     profiles = {"default": config.get("default", {})} | {
-        name.removeprefix("profile ").strip(): values
+        words[1]: values
         for name, values in config.items()
-        if name.startswith("profile ")
+        if len(words := _words(name)) == 2 and words[0] == "profile"
     }
     for name, values in _sections(
         env.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
@@ -58,6 +58,14 @@ def read(env: Mapping[str, str]) -> dict[str, str]:
     settings = profiles[wanted or "default"]
     services = config.get(f"services {settings.get('services', '')}", {})
     return {**services, **settings, "name": wanted or "default"}
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text, some perhaps in quotes; none where those do not match."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
 
 
 def _sections(path: str) -> dict[str, dict[str, str]]:
@@ -153,7 +161,10 @@ def process(settings: Mapping[str, str]) -> Process | None:
     """
     name = settings["name"]
     if "credential_process" in settings:
-        return Process(shlex.split(settings["credential_process"]), name)
+        command = _words(settings["credential_process"])
+        if not command:
+            raise ConfigError(f"profile {name!r}: credential_process is no command; fix its quotes")
+        return Process(command, name)
     used = [each for each in _ELSEWHERE if each in settings]
     if not used:
         return None

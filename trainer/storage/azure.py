@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 from obstore.store import AzureStore
 
 from trainer.errors import ConfigError, UnavailableError
+from trainer.storage import endpoints
 from trainer.storage.s3_and_azure import (
     ObjectStorage,
     Remedy,
     Service,
-    check_endpoint,
-    drop_empty_variables,
+    check_variables,
     read_authority,
 )
 
@@ -74,7 +74,7 @@ class AzureStorage(ObjectStorage):
     """
 
     def __init__(self, uri: str, *, deadline: float = 120.0) -> None:
-        drop_empty_variables("AZURE_")
+        check_variables("AZURE_")
         place = _place(uri)
         service = _service(place, os.environ)
         super().__init__(uri.rstrip("/"), place.container, place.prefix, service, deadline)
@@ -126,7 +126,7 @@ def _service(place: _Place, env: Mapping[str, str]) -> Service:
     given = env.get("AZURE_STORAGE_ENDPOINT") or string.get("blobendpoint", "")
     suffix = string.get("endpointsuffix", "core.windows.net")
     endpoint = given.rstrip("/") or f"https://{place.host or f'{account}.blob.{suffix}'}"
-    check_endpoint(endpoint, "AZURE_STORAGE_ENDPOINT", ALLOW_HTTP)
+    endpoints.check(endpoint, "AZURE_STORAGE_ENDPOINT", ALLOW_HTTP)
     where: AzureConfig = {"account_name": account, "endpoint": endpoint}
     if key := env.get("AZURE_STORAGE_KEY") or string.get("accountkey"):
         where["account_key"] = key
@@ -165,4 +165,10 @@ def _service(place: _Place, env: Mapping[str, str]) -> Service:
 def _parts(connection_string: str) -> dict[str, str]:
     """Return the parts of ``NAME=VALUE;...``, by name in small letters."""
     pairs = (part.partition("=") for part in connection_string.split(";"))
-    return {name.strip().lower(): value.strip() for name, _, value in pairs if value}
+    parts = {name.strip().lower(): value.strip() for name, _, value in pairs if value}
+    if connection_string and not parts.keys() & {"accountname", "blobendpoint"}:
+        raise ConfigError(
+            "AZURE_STORAGE_CONNECTION_STRING: has neither AccountName= nor BlobEndpoint=; copy it "
+            "whole, in quotes, from the account's access keys"
+        )
+    return parts

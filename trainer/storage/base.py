@@ -97,7 +97,8 @@ def open_storage(uri: str, *, deadline: float = 120.0, links: bool = True) -> St
         UnavailableError: this machine has no credentials for the service.
     """
     scheme, separator, rest = uri.partition("://")
-    is_path = not separator and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri)
+    # What begins like a bucket's name, such as s3:bucket, is no path either.
+    is_path = not separator and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/|(arn|gs|s3|az):", uri)
     # Each kind is imported when it is needed: Google's packages alone take a second.
     if is_path or (separator and scheme.lower() == "file"):
         from trainer.storage.local import LocalStorage

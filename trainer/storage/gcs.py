@@ -31,7 +31,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
 from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.storage import proxies
+from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
 from trainer.text import one_line
@@ -75,7 +75,7 @@ class GCSStorage:
         self._bucket = self._client.bucket(bucket, user_project=payer)
         #: Where requests really go; not Google's own while STORAGE_EMULATOR_HOST is set.
         self.endpoint: str = self._client.api_endpoint
-        proxies.reach_directly(self.endpoint)
+        endpoints.reach_directly(self.endpoint)
 
     def read(self, name: str) -> bytes:
         """See Storage.read."""
@@ -181,14 +181,20 @@ class GCSStorage:
             retry=None,
         )
         try:
-            page = next(listing.pages, ())
+            # Some servers leave the size of an empty object out.
+            page = [(str(blob.name), blob.size or 0) for blob in next(listing.pages, ())]
         except NotFound as error:
             raise ConfigError(
                 f"no bucket {self.uri.split('/')[2]!r} at {self.endpoint}; "
                 "create it or check its name"
             ) from error
-        # Some servers leave the size of an empty object out.
-        below = ((blob.name.removeprefix(self._above), blob.size or 0) for blob in page)
+        except (AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, OSError):  # no JSON at all, which another try may get
+                raise
+            raise ConfigError(
+                f"{self.endpoint} does not list as Cloud Storage does; check STORAGE_EMULATOR_HOST"
+            ) from error
+        below = ((name.removeprefix(self._above), size) for name, size in page)
         # Other tools leave names such as "folder/", which no LocalStorage could hold either.
         entries = [Entry(name, size) for name, size in below if not name_fault(name)]
         return entries, listing.next_page_token
@@ -216,10 +222,8 @@ class GCSStorage:
 
 def _gcs_client() -> Any:
     endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    if endpoint and not re.match(r"https?://", endpoint):
-        raise ConfigError(
-            f"STORAGE_EMULATOR_HOST={endpoint!r} is no URL; give http://HOST:PORT or unset it"
-        )
+    if endpoint:
+        endpoints.check(endpoint, "STORAGE_EMULATOR_HOST", None)
     _check_bundle(os.environ.get("REQUESTS_CA_BUNDLE"))
     # Releases from 3.17 on ask for the bucket's location in the background, for tracing that is
     # off by default and by a permission (storage.buckets.get) that nothing here needs.
@@ -295,7 +299,9 @@ def _last_words(error: BaseException | None) -> str:
     """Return on one line what the server said, or the network's first error."""
     message = None
     if isinstance(error, GoogleAPICallError) and error.response is not None:
-        message = error.response.text
+        text = error.response.text
+        title = re.search("<title>(.{1,200}?)</title>", text, re.DOTALL)
+        message = title[1] if title else text
         with contextlib.suppress(ValueError, KeyError, TypeError):
             message = error.response.json()["error"]["message"]
     # Both libraries wrap "connection refused" in layers that say little at length.

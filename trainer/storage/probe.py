@@ -40,8 +40,8 @@ def check(storage: Storage, *, large: bool = True) -> None:
         large: whether to write twice 8 MiB, too.
 
     Raises:
-        ConfigError: a second ``create`` replaced the first, a list leaves out what is there, or
-            this identity may not create, list, read, replace or delete.
+        ConfigError: a second ``create`` replaced the first, other bytes come back, a list leaves
+            out what is there, or this identity may not create, list, read, replace or delete.
         UnavailableError: the store was not reached.
     """
     _check_create(storage, _SMALL)
@@ -65,7 +65,11 @@ def _check_create(storage: Storage, size: int) -> None:
 
 
 def _check_rest(storage: Storage, name: str) -> None:
-    storage.read(name)
+    if storage.read(name) != bytes(_SMALL):
+        raise ConfigError(
+            f"{_where(storage)}: gives other bytes than were written; check the endpoint, and what "
+            "stands before the store"
+        )
     if name not in (entry.name for entry in storage.list(name)):
         raise ConfigError(
             f"{_where(storage)}: does not list what was just written; choose a store whose lists "

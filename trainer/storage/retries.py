@@ -1,14 +1,18 @@
 """Requests that are made again until they succeed or time is up."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from trainer.errors import UnavailableError
-from trainer.storage import proxies
+from trainer.storage import endpoints
 
 T = TypeVar("T")
+
+# How clients call it that a server which speaks TLS drops what does not.
+_DROPPED = re.compile("reset by peer|closed connection|error sending request|BadStatusLine")
 
 
 class OutOfTimeError(Exception):
@@ -62,7 +66,10 @@ def unanswered(what: str, endpoint: str, deadline: float, last: str) -> Unavaila
         deadline: the time that it had, seconds.
         last: what the last answer was, in a few words.
     """
+    remedy = "try again later"
+    if endpoint.startswith("http:") and _DROPPED.search(last):
+        remedy += ", or write https:// if the server has a certificate"
     return UnavailableError(
-        f"{what}: {endpoint}{proxies.way(endpoint)} gave no good answer within {deadline:g} s, "
-        f"the last was {last}; try again later"
+        f"{what}: {endpoint}{endpoints.way(endpoint)} gave no good answer within {deadline:g} s, "
+        f"the last was {last}; {remedy}"
     )

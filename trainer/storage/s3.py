@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 from obstore.store import S3Store
 
 from trainer.errors import ConfigError, UnavailableError
-from trainer.storage import aws_profile
+from trainer.storage import aws_profile, endpoints
 from trainer.storage.s3_and_azure import (
     ObjectStorage,
     Remedy,
     Service,
-    check_endpoint,
-    drop_empty_variables,
+    check_sent,
+    check_variables,
     read_authority,
 )
 
@@ -26,8 +26,10 @@ ALLOW_HTTP = "AWS_ALLOW_HTTP"
 
 _RENEW = "get new ones, such as with aws sso login"
 _REMEDIES = {
-    "InvalidAccessKeyId": Remedy(ConfigError, "check AWS_ACCESS_KEY_ID, and which store it is for"),
-    "SignatureDoesNotMatch": Remedy(ConfigError, "check AWS_SECRET_ACCESS_KEY"),
+    "InvalidAccessKeyId": Remedy(
+        ConfigError, "check AWS_ACCESS_KEY_ID or the profile's, and which store it is for"
+    ),
+    "SignatureDoesNotMatch": Remedy(ConfigError, "check AWS_SECRET_ACCESS_KEY or the profile's"),
     "InvalidToken": Remedy(ConfigError, "check AWS_SESSION_TOKEN; keys that last have none"),
     "ExpiredToken": Remedy(UnavailableError, f"the credentials are too old; {_RENEW}"),
     "ExpiredTokenException": Remedy(UnavailableError, f"the credentials are too old; {_RENEW}"),
@@ -78,7 +80,7 @@ class S3Storage(ObjectStorage):
 
 
 def _service(bucket: str) -> Service:
-    drop_empty_variables("AWS_")
+    check_variables("AWS_")
     profile = aws_profile.read(os.environ)
     region = (
         os.environ.get("AWS_REGION")
@@ -86,7 +88,9 @@ def _service(bucket: str) -> Service:
         or profile.get("region")
         or "us-east-1"
     )
-    endpoint = _endpoint(profile, region)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", region):  # other servers have any words for one
+        raise ConfigError(f"AWS_REGION={region!r}: not a region; give one such as eu-west-1")
+    endpoint = _endpoint(bucket, profile, region)
     virtual = (
         os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true")
         or profile.get("s3.addressing_style") == "virtual"
@@ -97,6 +101,7 @@ def _service(bucket: str) -> Service:
         "virtual_hosted_style_request": virtual,
         "endpoint": address,
         "aws_endpoint_url_s3": address,
+        "conditional_put": "etag",  # whatever the environment says
     }
     process = None
     if not any(os.environ.get(name) for name in _CHOICES):
@@ -141,16 +146,20 @@ def _service(bucket: str) -> Service:
     )
 
 
-def _endpoint(profile: Mapping[str, str], region: str) -> str:
+def _endpoint(bucket: str, profile: Mapping[str, str], region: str) -> str:
     """Return where requests go: to another server if one is named, else to the region."""
     given = {name: os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
     given |= {f"{name} of the profile": profile.get(name) for name in _ENDPOINTS}
     for name, endpoint in given.items():
         if endpoint:
-            check_endpoint(endpoint, name, ALLOW_HTTP)
-            return endpoint.rstrip("/")
-    if not re.fullmatch(r"[a-z0-9-]+", region):
-        raise ConfigError(f"AWS_REGION={region!r}: not a region; give one such as eu-west-1")
+            endpoints.check(endpoint, name, ALLOW_HTTP)
+            endpoint = endpoint.rstrip("/")
+            if urlsplit(endpoint).path.endswith(f"/{bucket}"):  # as some services show it
+                raise ConfigError(
+                    f"{name}={endpoint!r}: ends with the bucket's name, which requests add; "
+                    f"give {endpoint.removesuffix(f'/{bucket}')}"
+                )
+            return endpoint
     return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
 
 
@@ -158,4 +167,6 @@ def _keys(profile: Mapping[str, str]) -> "S3Config":
     """Return a profile's own credentials, or the role that its file of a token can take."""
     names = _KEYS if "aws_access_key_id" in profile else _ROLE
     found: S3Config = {ours: profile[name] for name, ours in names.items() if name in profile}  # type: ignore[assignment]
+    for name in _KEYS.keys() & profile.keys():
+        check_sent(f"{name} of profile {profile['name']!r}", profile[name])
     return found if len(found) > 1 else {}

@@ -11,6 +11,7 @@ import mimetypes
 import os
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
@@ -23,7 +24,7 @@ import google_crc32c
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.storage import proxies
+from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
 from trainer.text import one_line
@@ -100,7 +101,7 @@ class ObjectStorage:
         self._clients: dict[float, ObjectStore] = {}
         #: Where requests really go.
         self.endpoint = service.endpoint
-        proxies.reach_directly(service.endpoint)
+        endpoints.reach_directly(service.endpoint)
         self._client()  # settings that are no good are refused before they are used
 
     def read(self, name: str) -> bytes:
@@ -155,7 +156,8 @@ class ObjectStorage:
                 self._clients[seconds] = self._service.connect(options)
             except (BaseError, ValueError, OSError) as error:
                 said = _Answer.of(error).words
-                raise ConfigError(f"storage {self.uri!r}: {said}; check the settings") from error
+                remedy = self._service.credentials if "Key" in said else "check the settings"
+                raise ConfigError(f"storage {self.uri!r}: {said}; {remedy}") from error
         return self._clients[seconds]
 
     def _download(self, name: str, part: tuple[int, int] | None = None) -> bytes:
@@ -211,12 +213,13 @@ class ObjectStorage:
             items += level["objects"]
             folders = [each for each in level["common_prefixes"] if f"{each}/".startswith(start)]
         for each in folders:
-            items += (item for page in client.list(each or None) for item in page)
+            found = (item for page in client.list(each or None) for item in page)
+            # Other tools mark a folder by an empty object "folder/", whose slash the library drops.
+            items += (item for item in found if item["path"] != each)
         below = (Entry(item["path"].removeprefix(self._above), item["size"]) for item in items)
-        # Other tools leave names such as "folder/", which no LocalStorage could hold.
-        return [
-            each for each in below if each.name.startswith(prefix) and not name_fault(each.name)
-        ]
+        return _without_markers(
+            [each for each in below if each.name.startswith(prefix) and not name_fault(each.name)]
+        )
 
     def _delete_once(self, name: str) -> None:
         try:
@@ -272,9 +275,24 @@ class ObjectStorage:
             remedy = service.denied
         elif answer.status == 501:
             remedy = "choose a store that has conditional writes (If-None-Match)"
+        elif answer.status in range(300, 400):
+            remedy = "give the endpoint that it leads to, perhaps https:// instead of http://"
+        elif "invalid path" in answer.words:
+            remedy = "delete or rename that object, or choose another folder"
         else:
             remedy = f"check the {service.bucket}, the name and the endpoint"
         return error(f"{where}: {answer.words}; {remedy}")
+
+
+def _without_markers(entries: Entries) -> Entries:
+    """Leave out empty objects that have others below them: those mark a folder."""
+    names = sorted(entry.name for entry in entries)
+
+    def has_others(name: str) -> bool:
+        first = bisect_left(names, f"{name}/")
+        return first < len(names) and names[first].startswith(f"{name}/")
+
+    return [entry for entry in entries if entry.size or not has_others(entry.name)]
 
 
 def _interruptibly(work: Callable[[], T]) -> T:
@@ -329,7 +347,9 @@ class _Answer(NamedTuple):
         if answer:
             code = _element("Code", answer[3])
             # Azure adds lines about the request.
-            words = _element("Message", answer[3]).partition("\n")[0] or answer[3].partition("<")[0]
+            words = _element("Message", answer[3]).partition("\n")[0]
+            # A server in front of the store may answer with a page.
+            words = words or _element("title", answer[3]) or answer[3].partition("<")[0]
             name = code or f"{answer[1]} {answer[2]}"
             said = f"{name}: {words.rstrip('.')}" if words else name
             return cls(int(answer[1]), code, one_line(unescape(said), 300), about_credentials)
@@ -379,43 +399,36 @@ def _crc32c(data: bytes) -> str:
     return f"{google_crc32c.value(data):08x}"
 
 
-def drop_empty_variables(start: str) -> None:
+# Of variables whose values are sent in headers, where the library takes others for a defect.
+_SENT = re.compile(r"(?!AWS_CONTAINER)\w+(KEY|KEY_ID|TOKEN|ACCOUNT|ACCOUNT_NAME)")
+
+
+def check_variables(start: str) -> None:
     """Remove variables of the environment that are empty: the library takes them for settings.
 
     Args:
         start: what their names start with.
-    """
-    for name in [each for each, value in os.environ.items() if not value]:
-        if name.startswith(start):
-            del os.environ[name]
-
-
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[\w.~/-]*)?"
-)
-
-
-def check_endpoint(endpoint: str, variable: str, allowed: str) -> None:
-    """Refuse an endpoint that is no URL, or whose traffic anybody on the way may read.
-
-    Args:
-        endpoint: ``https://HOST[:PORT]``, or ``http://`` of this machine.
-        variable: where it was given.
-        allowed: the variable by which http is asked for.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: one has a character that no key and no name has.
     """
-    url = _URL.fullmatch(endpoint)
-    endpoint = re.sub(r"//[^/]*@", "//...@", endpoint)  # no password in a message
-    if not url:
-        raise ConfigError(f"{variable}={endpoint!r}: not a URL; give https://HOST[:PORT]")
-    asked = os.environ.get(allowed, "").lower() in ("1", "true", "yes", "on")
-    loopback = proxies.LOOPBACK.fullmatch(url["host"].strip("[]"))
-    if url["scheme"] == "http" and not loopback and not asked:
+    for name, value in list(os.environ.items()):
+        if name.startswith(start) and not value:
+            del os.environ[name]
+        elif name.startswith(start) and _SENT.fullmatch(name):
+            check_sent(name, value)
+
+
+def check_sent(name: str, value: str) -> None:
+    """Refuse a key, a token or a name that no request can carry; no message shows it.
+
+    Raises:
+        ConfigError: it holds a space, a control character or one beyond ASCII.
+    """
+    if not re.fullmatch(r"[!-~]+", value):
         raise ConfigError(
-            f"{variable}={endpoint!r}: http:// shows the data to whoever is on the way; "
-            f"give https://, or set {allowed}=true if the network is yours"
+            f"{name}: holds a space, a line break or a character that is not ASCII; take it out, "
+            "perhaps from the end of the file that the value came from"
         )
 
 
@@ -431,9 +444,11 @@ def read_authority(files: Mapping[str, str | None]) -> bytes | None:
     for name, path in files.items():
         if path:
             try:
-                return Path(path).expanduser().read_bytes()
+                content = Path(path).expanduser().read_bytes()
+                fault = None if b"-----BEGIN CERTIFICATE-----" in content else "holds none"
             except OSError as error:
-                raise ConfigError(
-                    f"{name}={path!r}: {error.strerror}; give a file of PEM certificates"
-                ) from None
+                fault = error.strerror
+            if fault:
+                raise ConfigError(f"{name}={path!r}: {fault}; give a file of PEM certificates")
+            return content
     return None

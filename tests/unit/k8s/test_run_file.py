@@ -203,6 +203,9 @@ def test_plain_http_to_a_store_of_s3_has_to_be_asked_for() -> None:
     named = {"AWS_ENDPOINT_URL": "http://store:8333"}
     with pytest.raises(ConfigError, match="http:// to store shows the data"):
         run_file.parse({**PLAIN, **S3, "environment": named}, "run.yaml")
+    named = {"AWS_ENDPOINT_URL": "http://[::1"}
+    with pytest.raises(ConfigError, match="an endpoint under environment is no URL; give https://"):
+        run_file.parse({**PLAIN, **S3, "environment": named}, "run.yaml")
     asked = {"AWS_ALLOW_HTTP": True}
     variables = run_file.parse({**http, "environment": asked}, "run.yaml").variables
     assert variables == {"AWS_ENDPOINT_URL_S3": "http://store:8333", "AWS_ALLOW_HTTP": "true"}

@@ -16,6 +16,11 @@ region = eu-north-1
 
 [profile static]
 region = eu-west-3
+[profile "in quotes"]
+region = eu-west-2
+[profile 'open]
+[profile quotes]
+credential_process = give 'a
 [profile process]
 credential_process = give --for 'a b'
 [profile sso]
@@ -46,6 +51,12 @@ aws_secret_access_key = hush%
 aws_access_key_id = two
 aws_secret_access_key = hush
 aws_session_token = token
+[in quotes]
+aws_access_key_id = three
+aws_secret_access_key = hush
+[copied]
+aws_access_key_id = three
+aws_secret_access_key = hush\u00a0hush
 """
 
 
@@ -102,6 +113,19 @@ def test_a_profile_by_name(server: Says, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Credential=two/" in (said := authorization(server))
     assert "/eu-west-3/s3/" in said
     assert server.last.headers["x-amz-security-token"] == "token"
+
+
+def test_a_profile_whose_name_is_in_quotes(server: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "in quotes")
+    assert "Credential=three/" in (said := authorization(server))
+    assert "/eu-west-2/s3/" in said
+
+
+def test_what_no_request_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "copied")
+    assert "aws_secret_access_key of profile 'copied': holds a space" in message(ConfigError)
+    monkeypatch.setenv("AWS_PROFILE", "quotes")
+    assert "credential_process is no command; fix its quotes" in message(ConfigError)
 
 
 def test_the_environment_comes_first(server: Says, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,5 +186,15 @@ def test_settings_that_are_no_good(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("AZURE_STORAGE_KEY", "hush!")
         assert "Invalid Access Key" in message(ConfigError, lambda: open_storage("az://box"))
+    for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_TOKEN"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, f"{KEY}\n")
+            said = message(ConfigError, lambda: open_storage("az://box"))
+            assert said.startswith(f"{name}: holds a space, a line break or")
+    for text in ("hush", "AccountKey=hush"):
+        with monkeypatch.context() as patch:
+            patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+            said = message(ConfigError, lambda: open_storage("az://box"))
+            assert "AZURE_STORAGE_CONNECTION_STRING: has neither AccountName=" in said
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://store.svc:10000/account")
     assert "set AZURE_ALLOW_HTTP=true" in message(ConfigError, lambda: open_storage("az://box"))

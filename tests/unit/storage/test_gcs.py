@@ -14,7 +14,7 @@ import pytest
 from google.cloud import storage
 
 from tests.support import certificates
-from tests.support.answers import Certified
+from tests.support.answers import Certified, Says
 from tests.support.stores import Proxied, Stores, proxied
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, open_storage, read_at_most
@@ -324,10 +324,24 @@ def test_bad_buckets_and_prefixes_are_refused(uri: str) -> None:
     assert uri in message(ConfigError, lambda: open_storage(uri))
 
 
-def test_an_emulator_without_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:4443")
+@pytest.mark.parametrize("address", ["localhost:4443", "http://[::1", "http://h:99999", "http://"])
+def test_an_emulator_that_is_no_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
     said = message(ConfigError, lambda: GCSStorage("bucket"))
-    assert "STORAGE_EMULATOR_HOST='localhost:4443'" in said
+    assert f"STORAGE_EMULATOR_HOST={address!r}: not a URL" in said
+
+
+@pytest.mark.parametrize("words", ["[]", "1", '{"items": null}', '{"items": [{"size": "x"}]}'])
+def test_a_list_that_is_none_of_cloud_storage(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    with Says(200, words=words) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        said = message(ConfigError, lambda: open_storage("gs://bucket").list())
+        assert f"{server.url} does not list as Cloud Storage does" in said
+        server.says(403, words="<html><head><title>Sign in</title></head></html>")
+        said = message(ConfigError, lambda: open_storage("gs://bucket").list())
+        assert "permission denied (Forbidden: Sign in)" in said
 
 
 def test_certificates_of_a_private_authority(

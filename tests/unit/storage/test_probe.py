@@ -70,6 +70,14 @@ def test_a_store_whose_lists_are_behind(tmp_path: Path, monkeypatch: pytest.Monk
     assert store.list() == []
 
 
+def test_a_store_that_gives_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_storage(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "read", lambda *_: b"<html>")
+        assert "gives other bytes than were written" in message(lambda: probe.check(store))
+    assert store.list() == []
+
+
 @pytest.mark.parametrize("kind", START)
 @pytest.mark.parametrize("verb", ["write", "read", "list", "delete"])
 def test_what_may_not_be_done_is_told(stores: Stores, kind: str, verb: str) -> None:

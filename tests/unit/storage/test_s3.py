@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import certificates
-from tests.support.answers import Says, error
+from tests.support.answers import Says, error, listing
 from tests.support.processes import ROOT, wait_until
 from tests.support.stores import Server, Stores, proxied
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
-from trainer.testing.proxy import Fault, Proxy
+from trainer.testing.proxy import Answer, Fault, Proxy, Request
 
 CALLS: list[Callable[[Storage], object]] = [
     lambda store: store.create("a", b"1"),
@@ -108,6 +108,16 @@ def test_https_for_http(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AWS_ENDPOINT_URL", seaweedfs.url.replace("http:", "https:"))
     said = message(ConfigError, lambda: open_storage("s3://bucket/run").list())
     assert "it does not speak TLS; write http://" in said
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_http_for_https(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Callable[[Storage], object]
+) -> None:
+    _, pem = certificates.signed(tmp_path)
+    with Says(200, tls=pem) as server:
+        said = message(UnavailableError, lambda: call(at(server, monkeypatch, deadline=0.3)))
+    assert "try again later, or write https:// if the server has a certificate" in said
 
 
 def test_certificates_of_a_private_authority(
@@ -234,6 +244,58 @@ def test_pod_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert server.last.headers["x-amz-security-token"] == "c"
 
 
+ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
+<AccessKeyId>temporary</AccessKeyId><SecretAccessKey>b</SecretAccessKey>
+<SessionToken>c</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration>
+</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+
+
+def test_web_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "token").write_text("hush")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/a")
+    authority, pem = certificates.signed(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+    with Says(200, words=ROLE, tls=pem) as agent, Says(404, "NoSuchKey") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", agent.url.replace("http:", "https:"))
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+        assert "WebIdentityToken=hush" in agent.last.target
+        assert "Credential=temporary/" in server.last.headers["authorization"]
+        assert server.last.headers["x-amz-security-token"] == "c"
+        agent.says(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")
+        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+    assert "AccessDenied: Not authorized" in said
+    assert "give a pod's service account a role (IRSA or EKS Pod Identity)" in said
+
+
+class Metadata(Proxy):
+    """The service of an EC2 instance that gives out its role's credentials."""
+
+    def forward(self, request: Request) -> Answer:
+        """Answer."""
+        answers = {
+            "/latest/api/token": "session",
+            "/latest/meta-data/iam/security-credentials/": "role",
+        }
+        given = '{"AccessKeyId": "temporary", "SecretAccessKey": "b", "Token": "c", '
+        given += '"Expiration": "2999-01-01T00:00:00Z"}'
+        return Answer(200, [], answers.get(request.target, given).encode())
+
+
+def test_the_role_of_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with Metadata("http://nowhere") as metadata, Says(404, "NoSuchKey") as server:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata.url)
+        with pytest.raises(ObjectNotFoundError):
+            at(server, monkeypatch).read("a")
+    assert "Credential=temporary/" in server.last.headers["authorization"]
+    assert server.last.headers["x-amz-security-token"] == "c"
+
+
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_plain_http_is_for_this_machine_or_on_demand(
     monkeypatch: pytest.MonkeyPatch, name: str
@@ -262,7 +324,8 @@ def test_plain_http_is_for_this_machine_or_on_demand(
             "https://[::1",
             "https://a b",
         ),
-        *("https://h:x", "https://h?a", "https://h#a", "https://ü"),
+        *("https://h:x", "https://h?a", "https://h#a", "https://ü", "https://h:65536"),
+        *("https://[::::]", "https://..", "https://h/bucket", "https://h/a/bucket/"),
     ],
 )
 def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
@@ -304,10 +367,87 @@ def test_bad_buckets_and_prefixes_are_refused(uri: str) -> None:
     assert uri in message(ConfigError, lambda: open_storage(uri))
 
 
-def test_a_file_of_certificates_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
+def test_a_file_without_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "it.pem"
+    for content, fault in (
+        (None, "No such file"),
+        (b"", "holds none"),
+        (b"\x30\x82", "holds none"),
+    ):
+        if content is not None:
+            path.write_bytes(content)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
+        said = message(ConfigError, lambda: open_storage("s3://bucket"))
+        assert f"AWS_CA_BUNDLE='{path}': {fault}" in said
+
+
+@pytest.mark.parametrize("value", ["hush\n", " hush", "hu sh", "hush\u200b", "hüsh"])
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
+def test_a_key_that_no_request_can_carry(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    said = message(ConfigError, lambda: open_storage("s3://bucket").list())
+    assert said.startswith(f"{name}: holds a space, a line break or")
+
+
+def test_half_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     said = message(ConfigError, lambda: open_storage("s3://bucket"))
-    assert "AWS_CA_BUNDLE='/no/such.pem': No such file" in said
+    assert "Missing SecretAccessKey; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+
+
+def test_writes_are_conditional_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    with Says(412, "PreconditionFailed") as server, pytest.raises(ConfigError):
+        at(server, monkeypatch).create("a", b"1")
+    assert server.requests == ["write", "read"]
+
+
+def test_marks_of_folders_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"run/": 0, "run/logs/": 0, "run/logs/a": 1, "run/logs-b": 0, "run/c": 1, "run/c/d": 0}
+    with Says(200, words=listing(names)) as server:
+        store = at(server, monkeypatch)
+        assert [entry.name for entry in store.list()] == ["c", "c/d", "logs-b", "logs/a"]
+        assert [entry.name for entry in store.list("logs/")] == ["logs/a"]
+
+
+@pytest.mark.parametrize("name", ["run//a", "run/../a", "run/a\tb"])
+def test_an_object_whose_name_the_library_refuses(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with Says(200, words=listing({name: 1})) as server:
+        said = message(ConfigError, lambda: at(server, monkeypatch).list())
+    assert "delete or rename that object" in said
+
+
+class Elsewhere(Proxy):
+    """Leads every request to another address."""
+
+    def forward(self, request: Request) -> Answer:
+        """Answer."""
+        del request
+        return Answer(302, [("Location", "https://elsewhere.invalid/")], b"")
+
+
+def test_a_write_that_is_led_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Elsewhere("http://nowhere") as server:
+        said = message(ConfigError, lambda: at(server, monkeypatch).replace("a", b"1"))
+    assert "302 Found; give the endpoint that it leads to, perhaps https://" in said
+
+
+def test_a_page_in_the_stores_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "<html><head><title>Sign in</title></head><body><p>hello</body></html>"
+    with Says(403, words=page) as server:
+        said = message(ConfigError, lambda: at(server, monkeypatch).list())
+        assert "permission denied (403 Forbidden: Sign in)" in said
+        server.says(200, words=page)
+        said = message(ConfigError, lambda: at(server, monkeypatch).list())
+        assert "check the bucket, the name and the endpoint" in said
 
 
 def test_who_pays_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,10 +473,12 @@ def test_a_region_decides_on_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> No
     for region, end in (("eu-west-3", "com"), ("cn-north-1", "com.cn")):
         monkeypatch.setenv("AWS_REGION", region)
         assert open_storage("s3://bucket").endpoint == f"https://s3.{region}.amazonaws.{end}"  # type: ignore[attr-defined]
-    monkeypatch.setenv("AWS_REGION", "eu west")
-    assert "AWS_REGION='eu west': not a region" in message(
-        ConfigError, lambda: open_storage("s3://bucket")
-    )
+    for endpoint in ("", "https://store.example"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for region in ("eu west", "eu-west-1\n", "ü"):
+            monkeypatch.setenv("AWS_REGION", region)
+            said = message(ConfigError, lambda: open_storage("s3://bucket"))
+            assert f"AWS_REGION={region!r}: not a region" in said
 
 
 WAITING = """

@@ -346,7 +346,13 @@ def test_a_second_storage_at_the_uri_sees_the_same(store: Storage) -> None:
     assert open_storage(store.uri + "/a").list() == [Entry("b", 1)]
 
 
-@pytest.mark.parametrize("uri", ["s4://bucket/a", "http://host/a", "gs:/bucket/a", "hdfs://a"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s4://bucket/a", "http://host/a", "gs:/bucket/a", "hdfs://a", "s3:bucket/a"),
+        "arn:aws:s3:::bucket/a",
+    ],
+)
 def test_an_unknown_scheme_is_refused_with_the_known_ones(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"file://PATH, gs://BUCKET") as caught:
         open_storage(uri)

@@ -154,7 +154,7 @@ def test_result_is_read_from_the_folder_and_downloaded(
     assert main(["result", "--folder", str(nowhere)]) == 2
     said = f"k8s: {nowhere}: does not exist or is empty; give the folder of a run\n"
     assert capsys.readouterr().err == said
-    for endpoint in ("", "store:4443", "ftp://store", "http://"):
+    for endpoint in ("", "store:4443", "ftp://store", "http://", "http://[::1"):
         assert main(["result", str(run_file), "--storage-endpoint", endpoint]) == 2
         said = f"k8s: --storage-endpoint: {endpoint!r}: must be http://HOST:PORT\n"
         assert capsys.readouterr().err == said

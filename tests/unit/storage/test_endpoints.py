@@ -1,4 +1,4 @@
-"""Stores where the environment names a proxy: one here is reached without it, others name it."""
+"""Addresses of stores; where the environment names a proxy, one here is reached without it."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from tests.support.processes import free_ports
 from tests.support.stores import Stores
 from trainer.errors import UnavailableError
-from trainer.storage import proxies
+from trainer.storage import endpoints
 from trainer.storage.base import open_storage
 
 
@@ -67,8 +67,44 @@ def test_what_the_user_excluded_stays_excluded(
     before: str, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", before)
-    proxies.reach_directly("http://localhost:9000")
+    endpoints.reach_directly("http://localhost:9000")
     assert os.environ["NO_PROXY"] == after
-    proxies.reach_directly("https://s3.amazonaws.com")
+    endpoints.reach_directly("https://s3.amazonaws.com")
     assert os.environ["NO_PROXY"] == after
-    assert proxies.way("http://localhost:9000") == ""
+    assert endpoints.way("http://localhost:9000") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://h",
+        "https://h:1/",
+        "http://[::1]:9000",
+        "http://10.0.0.1/a/b",
+        "https://a_b.c-d:65535",
+    ],
+)
+def test_an_address(text: str) -> None:
+    assert endpoints.is_url(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "h",
+            "http://",
+            "http:h",
+            "ftp://h",
+            "http://a b",
+            "http://h\n",
+            "http://ü",
+            "http://..",
+        ),
+        *("http://h:0", "http://h:65536", "http://h:x", "http://h?a", "http://h#a", "http://u:p@h"),
+        *("http://[::1", "http://[::::]", "http://[1]", "http://h/%2F"),
+    ],
+)
+def test_what_is_no_address(text: str) -> None:
+    assert not endpoints.is_url(text)
