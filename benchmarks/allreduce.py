@@ -1,10 +1,10 @@
 """A side: one of several processes that add up vectors, by the means that the arguments name.
 
-    python -m benchmarks.allreduce ours|tensorflow|torch|"round trip" RANK PORT [HOST ...]
+    python -m benchmarks.allreduce ours|bfloat16|tensorflow|torch|"round trip" RANK PORT [HOST ...]
     mpiexec -n N python -m benchmarks.allreduce mpi
 
-Without hosts these are two on the loopback interface; ``round trip`` always is. ``mpi`` is all
-processes as one side: rank 0 takes the requests.
+``bfloat16`` is ours with gradients in that. Without hosts these are two on the loopback interface;
+``round trip`` always is. ``mpi`` is all processes as one side: rank 0 takes the requests.
 
 ``torch`` and ``mpi`` run where nothing of the trainer is installed, so each imports what it needs
 itself. Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
@@ -28,8 +28,9 @@ PATIENCE = 60.0  # seconds for the other processes to be there
 LOOPBACK = "127.0.0.1"
 
 
-def ours(rank: int, port: int, hosts: Sequence[str]) -> Sums:
+def ours(rank: int, port: int, hosts: Sequence[str], *, rounded: bool = False) -> Sums:
     """Return sums by the trainer's all-reduce."""
+    import ml_dtypes
     import numpy as np
 
     from trainer.train.all_reduce import AllReduce
@@ -38,12 +39,14 @@ def ours(rank: int, port: int, hosts: Sequence[str]) -> Sums:
         everybody = b"".join(gathered(rank, port, hosts, own.tobytes()))
         return np.frombuffer(everybody, own.dtype).reshape(len(hosts), -1)
 
-    mine = AllReduce(rank, hosts, (hosts[rank] if LOOPBACK in hosts else "", 0), gather)
+    listen = hosts[rank] if LOOPBACK in hosts else ""
+    sent_as = ml_dtypes.bfloat16 if rounded else np.float32
+    mine = AllReduce(rank, hosts, (listen, 0), gather, sent_as=sent_as)
 
     def sums(floats: int, repeats: int) -> None:
-        values = np.ones(floats, np.float32)
+        values = np.ones(floats + 3, np.float32)  # loss, accuracy and the request to stop, too
         for _ in range(repeats):
-            values = mine.sum(values)
+            values = mine.sum_step(floats, values)
             values /= len(hosts)
 
     return sums
@@ -187,6 +190,7 @@ def _called(host: str, port: int) -> socket.socket:
 
 KINDS: dict[str, Callable[[int, int, Sequence[str]], Sums]] = {
     "ours": ours,
+    "bfloat16": functools.partial(ours, rounded=True),
     "tensorflow": tensorflow,
     "torch": torch,
     "round trip": round_trip,

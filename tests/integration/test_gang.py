@@ -295,6 +295,29 @@ def test_asked_to_stop_the_last_chunk_is_stored_and_the_next_run_ends_the_same(
     assert result["weights_sha256"] == undisturbed(2)["weights_sha256"]
 
 
+def test_gradients_in_bfloat16_train_to_the_same_weights_each_time_and_as_well(
+    digits: Path, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    fewer, results = ("--all-reduce-precision", "bfloat16"), []
+    for run in (tmp_path / "whole", tmp_path / "stopped"):
+        if run.name == "stopped":
+            with warm.running(*job(digits, run, 2), *fewer) as gang:
+                processes.wait_until(has_metrics(run))
+                gang.send_signal(signal.SIGTERM)
+                assert processes.finish(gang, limit=90)[0] == 75
+            code, _, err = warm.run(*job(digits, run, 2))
+            assert (code, err.count("\n")) == (2, 1)
+            assert "all_reduce_precision" in err
+        code, out, err = warm.run(*job(digits, run, 2), *fewer)
+        assert (code, err) == (0, "")  # all ranks have compared their weights
+        assert ", all-reduce: TCP in bfloat16\n" in out
+        results.append(json.loads((run / "result.json").read_text()))
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+    exact = undisturbed(2)
+    assert results[0]["weights_sha256"] != exact["weights_sha256"]
+    assert abs(results[0]["test_accuracy"] - exact["test_accuracy"]) < 0.02
+
+
 @series.only_long
 def test_busy_cores_raise_no_false_alarm(digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

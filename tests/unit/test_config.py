@@ -27,6 +27,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("memory", 0, "Input should be greater than or equal to 1"),
     ("threads", -1, "Input should be greater than or equal to 0"),
     ("all_reduce", "gloo", "Input should be 'auto', 'tcp' or 'tensorflow'"),
+    ("all_reduce_precision", "float16", "Input should be 'float32' or 'bfloat16'"),
     ("layers", "torch", "Input should be 'auto' or 'keras'"),
     ("optimizer", "adamw", "Input should be 'sgd', 'adam' or 'adagrad'"),
     ("learning_rate", 0, "Input should be greater than 0"),
@@ -106,6 +107,19 @@ def test_a_value_against_its_rule_is_refused_in_one_line(field: str, value: Any,
 def test_every_field_that_has_a_rule_is_tried() -> None:
     unchecked = {"preset", "run"}  # presets.configure checks the one; any URI may be the other
     assert {field for field, _, _ in OUT_OF_RANGE} == FIELDS.keys() - unchecked
+
+
+def test_gradients_travel_in_fewer_bits_only_where_our_own_all_reduce_sums() -> None:
+    fewer = {"all_reduce_precision": "bfloat16"}
+    for all_reduce in ("auto", "tcp"):
+        parsed = config.parse({**fewer, "all_reduce": all_reduce})
+        assert parsed.identity()["all_reduce_precision"] == "bfloat16"
+    assert "all_reduce_precision" not in DEFAULTS.identity()
+    assert refusal({**fewer, "all_reduce": "tensorflow"}) == (
+        "all_reduce_precision: 'bfloat16': TensorFlow's collectives, which sum here, send float32; "
+        "leave it out or, if each worker has one device, give --all-reduce tcp"
+    )
+    config.parse({"all_reduce_precision": "float32", "all_reduce": "tensorflow"})
 
 
 def test_code_belongs_to_a_model_of_ones_own() -> None:

@@ -14,6 +14,10 @@ vectors and for networks with a long delay. The workers time some exchanges as t
 
 Both add in the same order, which is always the same for one N: all workers get the same bits, run
 after run.
+
+Gradients can travel in bfloat16, half the bytes. Each worker rounds its own, adds two rounded
+vectors in float32, and rounds their sum before the next exchange, the last sum too. So both ways
+still give the same bits, and a sum is off by at most 1 + ceil(log2 N) roundings of a bfloat16.
 """
 
 import math
@@ -21,6 +25,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +64,7 @@ class AllReduce:
         listen: address and port to listen on; 0 for a free port.
         gather: returns the rows of all workers, int64 [workers, n] by rank, given this one's [n].
         name: returns the number by which people know a rank.
+        sent_as: the type in which gradients travel, float32 or bfloat16.
 
     Attributes:
         error: why a sum failed, once one has.
@@ -78,11 +84,13 @@ class AllReduce:
         listen: tuple[str, int],
         gather: Gather,
         name: Name = int,
+        sent_as: npt.DTypeLike = np.float32,
     ) -> None:
         self.error: PeerGoneError | None = None
         self.summing = self.flip = False
         self.sums: list[tuple[float, float]] = []
         self._rank, self._count = rank, len(hosts)
+        self._sent_as = np.dtype(sent_as)
         self._rounds = rounds(self._count)
         self._received = np.empty(0, np.float32)
         self._deadline = float("inf")
@@ -103,13 +111,14 @@ class AllReduce:
             self._deadline = float("inf")
         self.sums.clear()
 
-    def sum_step(self, vector: Vector) -> Vector:
-        """Return ``sum``, of what ``Loop`` sums in a step.
+    def sum_step(self, gradients: int, vector: Vector) -> Vector:
+        """Return ``sum`` of what ``Loop`` sums in a step, its first so many numbers ``sent_as``.
 
         With a loss that is not finite come gradients that would make all weights NaN on all ranks.
         They become 0 instead, so that ranks whose weights were wrong before still differ.
         """
-        total = self.sum(vector)
+        exact = self._sent_as == vector.dtype
+        total = self._timed(self._added if exact else partial(self._rounded, gradients), vector)
         if self.flip:
             self.flip = False
             flip_bit(total)
@@ -123,9 +132,7 @@ class AllReduce:
         Raises:
             PeerGoneError: a peer is gone.
         """
-        return self._timed(
-            self._whole if self.sends_whole(vector.nbytes) else self._scattered, vector
-        )
+        return self._timed(self._added, vector)
 
     def sends_whole(self, size: int) -> bool:
         """Return whether a vector of so many bytes is exchanged as a whole; all agree."""
@@ -190,8 +197,17 @@ class AllReduce:
         each = 4 * (TIMED_FLOATS - 1) * short / max(longer - short, 1e-9)
         return float(np.median(self.share(np.array([each], np.float32))))
 
+    def _rounded(self, gradients: int, vector: Vector) -> Vector:
+        """Return the sum of vectors of which so many numbers are rounded, and the rest exact."""
+        rounded = self._added(vector[:gradients].astype(self._sent_as))
+        return np.concatenate([rounded, self._added(vector[gradients:])], dtype=np.float32)
+
+    def _added(self, vector: Vector) -> Vector:
+        way = self._whole if self.sends_whole(vector.nbytes) else self._scattered
+        return way(vector)
+
     def _whole(self, vector: Vector) -> Vector:
-        total, received = vector, self._room(len(vector))
+        total, received = vector, self._room(vector)
         for _, skip in self._rounds:
             peer = self._rank ^ skip
             self._exchange(peer, total, peer, received)
@@ -206,7 +222,7 @@ class AllReduce:
         turned = np.concatenate((vector[cuts[rank] :], vector[: cuts[rank]]))
         for held, kept in self._rounds:
             mine, theirs = turned[at[kept] : at[held]], turned[: at[held - kept]]
-            received = self._room(len(theirs))
+            received = self._room(theirs)
             self._exchange(rank + kept, mine, rank - kept, received)
             np.add(theirs, received, out=theirs)
         for held, kept in reversed(self._rounds):
@@ -215,10 +231,10 @@ class AllReduce:
         start = size - cuts[rank]
         return np.concatenate((turned[start:], turned[:start]))
 
-    def _room(self, size: int) -> Vector:
-        if len(self._received) < size:
-            self._received = np.empty(size, np.float32)
-        return self._received[:size]
+    def _room(self, template: Vector) -> Vector:
+        if self._received.nbytes < template.nbytes:
+            self._received = np.empty(len(template), np.float32)
+        return self._received.view(template.dtype)[: len(template)]
 
     def _exchange(self, to: int, mine: Vector, source: int, theirs: Vector) -> None:
         """Send to one peer and receive from another at once: neither can wait for the other."""
@@ -264,8 +280,8 @@ def flip_bit(total: Vector) -> None:
     gradients.view(np.uint32)[np.abs(gradients).argmax()] ^= np.uint32(1 << 23)
 
 
-def join(cluster: Cluster, gather: Gather) -> AllReduce:
-    """Connect to the peers and return this worker's part.
+def join(cluster: Cluster, gather: Gather, sent_as: npt.DTypeLike = np.float32) -> AllReduce:
+    """Connect to the peers and return this worker's part, see ``AllReduce``.
 
     Raises:
         PeerGoneError: a peer was lost meanwhile.
@@ -274,6 +290,6 @@ def join(cluster: Cluster, gather: Gather) -> AllReduce:
     """
     try:
         address = cluster.all_reduce_address
-        return AllReduce(cluster.rank, cluster.hosts, address, gather, cluster.name)
+        return AllReduce(cluster.rank, cluster.hosts, address, gather, cluster.name, sent_as)
     except UnreachableError as error:
         raise UnavailableError(str(error)) from None

@@ -78,6 +78,9 @@ def _store(run: Run, loop: Loop, record: dict[str, Any]) -> None:
 
 
 def _plan(run: Run, loop: Loop) -> dict[str, Any]:
+    sums = "TCP" if loop.all_reduce else "TensorFlow"
+    if loop.all_reduce and run.config.all_reduce_precision != "float32":
+        sums += f" in {run.config.all_reduce_precision}"
     return {
         "workers": run.cluster.workers,
         "replicas": loop.replicas.count,
@@ -86,7 +89,7 @@ def _plan(run: Run, loop: Loop) -> dict[str, Any]:
         "xla": loop.xla,
         "layers": "reordered" if loop.reordered else "keras",
         "microbatches": loop.microbatches,
-        "all_reduce": "TCP" if loop.all_reduce else "TensorFlow",
+        "all_reduce": sums,
     }
 
 

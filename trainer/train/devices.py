@@ -3,11 +3,13 @@
 import os
 from typing import Any
 
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.cluster_spec import Cluster
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, float32_alone
 from trainer.data.dataset import Dataset
+from trainer.errors import ConfigError
 from trainer.train import forward, models
 from trainer.train.replicas import Replicas
 
@@ -56,10 +58,24 @@ def is_tcp_used(config: TrainConfig, replicas: Replicas) -> bool:
     """Return whether our all-reduce sums the gradients, see benchmarks/results.md.
 
     GPUs have NCCL, and a sum needs a peer.
+
+    Raises:
+        ConfigError: TensorFlow sums them, and they are to travel in fewer bits.
     """
-    if replicas.count == 1 or replicas.local > 1:
+    if replicas.count == 1:
         return False
-    return config.all_reduce == "tcp" or (config.all_reduce == "auto" and not on_gpus())
+    wanted = config.all_reduce == "tcp" or (config.all_reduce == "auto" and not on_gpus())
+    if wanted and replicas.local == 1:
+        return True
+    if config.all_reduce_precision != "float32":
+        raise ConfigError(float32_alone(config))
+    return False
+
+
+def sent_as(config: TrainConfig) -> npt.DTypeLike:
+    """Return the type in which gradients travel between workers."""
+    found: npt.DTypeLike = tf.as_dtype(config.all_reduce_precision).as_numpy_dtype
+    return found
 
 
 def _is_cut(config: TrainConfig) -> bool:

@@ -11,6 +11,7 @@ its sum. That is why all replicas keep the same bits, and stop at the same step.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -307,17 +308,19 @@ class Loop:
             flat = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in values], 0)
             # Each replica's loss is already its share of the global mean; the layers' running
             # statistics are averaged by the same sum.
-            flat = self._sum(flat, context)
+            weights = sum(each.shape.num_elements() for each in gradients)
+            flat = self._sum(flat, weights, context)
             gradients, buffers, loss, accuracy, stop = _unflatten(flat, values, len(gradients))
         state = self._apply(state, gradients, buffers, rate, step)
         return state, loss, accuracy, stop
 
-    def _sum(self, flat: Tensor, context: Any) -> Tensor:
-        """Return the sum of all replicas' vectors."""
+    def _sum(self, flat: Tensor, weights: int, context: Any) -> Tensor:
+        """Return the sum of all replicas' vectors, which begin with the weights' gradients."""
         if self.all_reduce is None:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
         return tf.ensure_shape(
-            tf.numpy_function(self.all_reduce.sum_step, [flat], tf.float32), flat.shape
+            tf.numpy_function(partial(self.all_reduce.sum_step, weights), [flat], tf.float32),
+            flat.shape,
         )
 
     def _gradients_of(

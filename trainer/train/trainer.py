@@ -56,7 +56,7 @@ class Trainer:
         schedule.check_batch(config.batch_size, dataset.samples, replicas.count)
         with peers.stop_if_lost(run.cluster):
             self.all_reduce = (
-                all_reduce.join(run.cluster, replicas.gather)
+                all_reduce.join(run.cluster, replicas.gather, devices.sent_as(config))
                 if devices.is_tcp_used(config, replicas)
                 else None
             )

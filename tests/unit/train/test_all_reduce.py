@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -23,6 +24,8 @@ from trainer.train.mesh import PeerGoneError
 pytestmark = pytest.mark.long
 
 LIMIT = 30.0
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+ROUNDING = 2.0**-8 + 2.0**-24  # of 8 significant bits, after one of 24
 Rows = npt.NDArray[np.int64]
 
 
@@ -43,10 +46,16 @@ def meeting(count: int) -> Callable[[int], Callable[[Rows], Rows]]:
 
 
 @contextlib.contextmanager
-def joined(count: int) -> Iterator[tuple[ThreadPoolExecutor, list[AllReduce]]]:
+def joined(
+    count: int, sent_as: npt.DTypeLike = np.float32
+) -> Iterator[tuple[ThreadPoolExecutor, list[AllReduce]]]:
     gather_of, hosts = meeting(count), ["127.0.0.1"] * count
+
+    def member(rank: int) -> AllReduce:
+        return AllReduce(rank, hosts, (hosts[rank], 0), gather_of(rank), sent_as=sent_as)
+
     with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
-        made = pool.map(lambda r: AllReduce(r, hosts, (hosts[r], 0), gather_of(r)), range(count))
+        made = pool.map(member, range(count))
         yield pool, [stack.enter_context(contextlib.closing(each)) for each in made]
 
 
@@ -67,6 +76,15 @@ def in_stated_order(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     return np.concatenate([held(b, b, len(all_reduce.rounds(count))) for b in range(count)])
 
 
+def ways(members: list[AllReduce]) -> Iterator[None]:
+    """Have vectors never travel whole, then as was measured, then always where that may be."""
+    measured, count = members[0]._hop_bytes, len(members)
+    for hop_bytes in {0.0, measured, np.inf if count & count - 1 == 0 else 0.0}:
+        for each in members:
+            each._hop_bytes = hop_bytes
+        yield
+
+
 def sums_exactly(count: int, sizes: list[int]) -> None:
     with joined(count) as (pool, members):
         for turn, size in enumerate(sizes):
@@ -74,14 +92,7 @@ def sums_exactly(count: int, sizes: list[int]) -> None:
             vectors = random.normal(size=(count, size)).astype(np.float32)
             before = vectors.copy()
             expected = in_stated_order(vectors).tobytes()
-            # Never whole vectors, as it was measured, and always where that may be.
-            for hop_bytes in {
-                0.0,
-                members[0]._hop_bytes,
-                np.inf if count & count - 1 == 0 else 0.0,
-            }:
-                for each in members:
-                    each._hop_bytes = hop_bytes
+            for _ in ways(members):
                 sums = list(pool.map(lambda r: members[r].sum(vectors[r]), range(count)))  # noqa: B023
                 assert [each.tobytes() for each in sums] == [expected] * count
             assert np.array_equal(vectors, before)
@@ -102,6 +113,63 @@ def test_many_members_get_the_sum_of_vectors_shorter_and_longer_than_they_are(co
 @pytest.mark.parametrize("count", [64, 100, 128])
 def test_a_hundred_members_get_the_sum(count: int) -> None:
     sums_exactly(count, [1, count + 1, 80_000])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from([*range(2, 10), 16]),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(3, 60)), min_size=1, max_size=3),
+)
+def test_gradients_in_bfloat16_get_equal_bits_on_all_and_the_rest_stays_exact(
+    count: int, sizes: list[tuple[int, int]]
+) -> None:
+    with joined(count, BFLOAT16) as (pool, members):
+        for turn, (gradients, others) in enumerate(sizes):
+            random = np.random.default_rng([turn, gradients])
+            vectors = random.normal(size=(count, gradients + others)).astype(np.float32)
+            vectors *= 10.0 ** random.integers(-20, 20, gradients + others).astype(np.float32)
+            before = vectors.copy()
+            rounded = in_stated_order(vectors[:, :gradients].astype(BFLOAT16)).astype(np.float32)
+            rest = in_stated_order(vectors[:, gradients:])
+            for _ in ways(members):
+                for each in members:
+                    each.sums.clear()
+                totals = list(
+                    pool.map(lambda r: members[r].sum_step(gradients, vectors[r]), range(count))  # noqa: B023
+                )
+                assert {each.tobytes() for each in totals} == {rounded.tobytes() + rest.tobytes()}
+                assert [len(each.sums) for each in members] == [1] * count
+            assert np.array_equal(vectors, before)
+            exact, most = vectors[:, :gradients].astype(float), 1 + (count - 1).bit_length()
+            error = np.abs(rounded - exact.sum(axis=0))
+            assert (error <= ((1 + ROUNDING) ** most - 1) * np.abs(exact).sum(axis=0)).all()
+
+
+def test_bfloat16_halves_the_bytes_that_gradients_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    exchange = AllReduce._exchange
+
+    def counted(self: AllReduce, to: int, mine: Vector, source: int, theirs: Vector) -> None:
+        sent.append(mine.nbytes)
+        exchange(self, to, mine, source, theirs)
+
+    monkeypatch.setattr(AllReduce, "_exchange", counted)
+    vector, found = np.ones(10_003, np.float32), []
+    for kind in (np.float32, BFLOAT16):
+        with joined(3, kind) as (pool, members):
+            sent.clear()
+            list(pool.map(lambda each: each.sum_step(10_000, vector), members))
+        found.append(sum(sent))
+    assert found[0] == 4 * 10_003 * 4  # each sends 2 (N - 1) / N of a vector of four bytes each
+    assert found[1] == 4 * (10_000 * 2 + 3 * 4)
+
+
+def test_bfloat16_has_the_range_of_float32_and_keeps_what_is_no_number() -> None:
+    vector = np.array([1e38, 2.0**-125, 70_000, np.nan, -np.inf, 0.5, 0.25, 0], np.float32)
+    with joined(2, BFLOAT16) as (pool, members):
+        for total in pool.map(lambda each: each.sum_step(5, vector), members):
+            np.testing.assert_allclose(total, 2 * vector, rtol=2.0**-8)
+            assert total.dtype == np.float32
 
 
 @given(st.integers(2, 2000))
@@ -259,7 +327,7 @@ def test_a_loss_that_is_no_number_keeps_the_weights_as_they_are(loss: float) -> 
     vector = np.array([1, np.nan, 2, loss, 0.25, 1], np.float32)
     kept = [2, np.nan, 4] if np.isfinite(loss) else [0] * 3
     with joined(2) as (pool, members):
-        for total in pool.map(lambda each: each.sum_step(vector), members):
+        for total in pool.map(lambda each: each.sum_step(3, vector), members):
             np.testing.assert_array_equal(total, [*kept, 2 * loss, 0.5, 2])
 
 

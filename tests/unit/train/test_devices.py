@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from trainer import presets
 from trainer.cluster_spec import ALONE, Cluster
+from trainer.config import parse
 from trainer.data.dataset import Dataset, Split
+from trainer.errors import ConfigError
 from trainer.train import devices
 
 pytestmark = pytest.mark.tensorflow
@@ -95,3 +97,39 @@ def test_layers_of_presets_are_reordered_on_cpus(
     config = presets.configure({}, settings)
     assert devices.is_reordered(config) == reordered
     assert reordered or devices.microbatches_of(config) == 1
+
+
+class Two:
+    """What is asked of the replicas of two workers with so many devices each."""
+
+    def __init__(self, local: int) -> None:
+        self.local, self.count = local, 2 * local
+
+
+@pytest.mark.parametrize(
+    ("all_reduce", "local", "gpus", "tcp"),
+    [
+        ("auto", 1, False, True),
+        ("auto", 1, True, False),
+        ("tcp", 1, True, True),
+        ("tcp", 2, True, False),
+        ("tensorflow", 1, False, False),
+    ],
+)
+def test_gradients_that_tensorflow_sums_cannot_travel_in_fewer_bits(
+    all_reduce: str, local: int, gpus: bool, tcp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "on_gpus", lambda: gpus)
+    replicas: Any = Two(local)
+    config = parse({"all_reduce": all_reduce})
+    assert devices.is_tcp_used(config, replicas) == tcp
+    assert devices.sent_as(config) == np.float32
+    fewer = config.model_copy(update={"all_reduce_precision": "bfloat16"})
+    assert np.dtype(devices.sent_as(fewer)).itemsize == 2
+    if tcp:
+        assert devices.is_tcp_used(fewer, replicas)
+    else:
+        with pytest.raises(
+            ConfigError, match=r"^all_reduce_precision: 'bfloat16': .* send float32;"
+        ):
+            devices.is_tcp_used(fewer, replicas)
