@@ -56,8 +56,8 @@ _REMEDIES = {
     ),
     "AuthorizationFailure": Remedy(
         ConfigError,
-        "check AZURE_STORAGE_KEY, and whether the account's network rules and the SAS let this "
-        "machine in",
+        "check AZURE_STORAGE_KEY or the dates of AZURE_STORAGE_SAS_TOKEN, and whether the "
+        "account's network rules let this machine in",
     ),
     "BlobImmutableDueToPolicy": Remedy(ConfigError, _KEPT),
 }

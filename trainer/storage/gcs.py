@@ -41,6 +41,7 @@ T = TypeVar("T")
 WHOLE = (None, None)  # first and last byte of a download, where all are wanted
 
 _REQUEST_SECONDS = 60.0  # without a byte from the server, after which a request is tried again
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # as releases of OpenSSL call it
 _CREDENTIALS_REMEDY = (
     "run 'gcloud auth application-default login' on a laptop, "
     "or bind the pod's service account by Workload Identity"
@@ -251,7 +252,7 @@ def _check_bundle(path: str | None) -> None:
 
 
 def _is_transient(error: Exception) -> bool:
-    if _is_untrusted(error):
+    if _tls_remedy(error):
         return False
     if isinstance(error, GoogleAPICallError):
         return error.code in (408, 409, 429) or (error.code or 0) >= 500
@@ -268,16 +269,20 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-def _is_untrusted(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+def _tls_remedy(error: BaseException | None) -> str:
+    """Return what to do about an error of TLS that stays; nothing for others."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "put the file of its certificate's authority in REQUESTS_CA_BUNDLE"
+        if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+            return "write http:// where the server has no certificate"
         error = error.__cause__ or error.__context__
-    return error is not None
+    return ""
 
 
 def _refusal(reason: str, error: Exception) -> UserError:
     """Return what to raise for an error that another try at once cannot fix."""
-    if _is_untrusted(error):
-        remedy = "put the file of its certificate's authority in REQUESTS_CA_BUNDLE"
+    if remedy := _tls_remedy(error):
         return ConfigError(f"{reason}: {_last_words(error)}; {remedy}")
     if isinstance(error, GoogleAuthError):
         return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")

@@ -51,6 +51,7 @@ def at(server: Says, monkeypatch: pytest.MonkeyPatch, deadline: float = 20) -> S
     [
         (403, "AuthenticationFailed", ConfigError, "check AZURE_STORAGE_KEY"),
         (401, "InvalidAuthenticationInfo", UnavailableError, "get new ones (az login)"),
+        (403, "AuthorizationFailure", ConfigError, "the dates of AZURE_STORAGE_SAS_TOKEN, and"),
         (403, "AuthorizationPermissionMismatch", ConfigError, "Storage Blob Data Contributor"),
         (404, "ContainerNotFound", ConfigError, "no container 'bucket' at http://127.0.0.1"),
         (409, "BlobImmutableDueToPolicy", ConfigError, "choose a container without one"),

@@ -362,6 +362,13 @@ def test_certificates_of_a_private_authority(
         assert trusting.list() == [Entry("a", len(SMALL))]
 
 
+def test_https_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Says(200) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url.replace("http:", "https:"))
+        said = message(ConfigError, lambda: open_storage("gs://bucket").list())
+    assert "write http:// where the server has no certificate" in said
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_a_bundle_without_certificates_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
