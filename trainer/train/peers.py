@@ -75,6 +75,6 @@ def meet(replicas: Replicas) -> bool:
     """
     try:
         replicas.gather(np.zeros(1, np.int64))
-    except PEER_LOST:
+    except (*PEER_LOST, PeerGoneError):
         return False
     return True

@@ -60,6 +60,8 @@ class Trainer:
                 if devices.is_tcp_used(config, replicas)
                 else None
             )
+        if self.all_reduce:
+            replicas.exchange = self.all_reduce.gather
         self.loop = assemble(config, dataset, replicas, self.all_reduce, run.warn)
         self.batches = Batches(run, self.loop)
         self.scorer = Scorer(run.cluster, dataset, self.loop, self.batches)

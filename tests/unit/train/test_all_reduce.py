@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -202,6 +203,18 @@ def test_what_each_gives_all_get_and_each_sum_leaves_its_times() -> None:
         for each in members:
             ((entered, left),) = each.sums
             assert entered <= left
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 11])
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_what_is_gathered_keeps_every_bit(count: int, dtype: type) -> None:
+    words = np.random.default_rng(count).integers(0, 2**32, (count, 2, 6), np.uint32)
+    words[:, :, :2] = 0x80000000, 0x7F800001  # -0.0, and a NaN that signals
+    rows: npt.NDArray[Any] = words.view(dtype)
+    with joined(count) as (pool, members):
+        gathered = list(pool.map(lambda rank: members[rank].gather(rows[rank]), range(count)))
+    assert {(each.dtype, each.shape) for each in gathered} == {(rows.dtype, rows.shape)}
+    assert {each.tobytes() for each in gathered} == {rows.tobytes()}
 
 
 @pytest.mark.parametrize("order", ["text", "reversed", "two gangs"])

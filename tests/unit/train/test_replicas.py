@@ -20,6 +20,14 @@ def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
     np.testing.assert_array_equal(Replicas(strategy(replicas)).gather(values), [values])
 
 
+def test_an_exchange_gathers_in_place_of_tensorflow_and_counts_as_progress() -> None:
+    replicas = Replicas(strategy(2))
+    replicas.exchange = lambda values: np.stack([values, values + 1])
+    before = replicas.activity.progress()
+    assert replicas.gather(np.array([1, 2])).tolist() == [[1, 2], [2, 3]]
+    assert replicas.activity.progress() > before
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 3), st.sampled_from([np.int64, np.float32]), st.data())
 def test_rows_gathered_in_any_order_are_given_by_rank(

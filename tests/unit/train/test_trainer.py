@@ -46,7 +46,7 @@ def split(images: int) -> Split:
 
 DATA = Dataset(train=split(130), validation=split(37), test=split(41), classes=4, sha256="0" * 64)
 SETTINGS: dict[str, Any] = {
-    "model": "tests.support.tiny:noisy",
+    "model": "tiny_models:noisy",
     "batch_size": 16,
     "steps": 24,
     "chunk_steps": 4,
@@ -289,7 +289,7 @@ def test_early_stopping_leaves_the_windows_in_order(
 
 
 def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
-    config = parse({**SETTINGS, "model": "tests.support.tiny:linear"})
+    config = parse({**SETTINGS, "model": "tiny_models:linear"})
     result = train(tmp_path, model=config.model)
     loop = assemble(config, DATA, Replicas(make_strategy(ALONE)))
     digest = run_folder.digest({**config.identity(), "data_sha256": DATA.sha256})
