@@ -7,7 +7,8 @@
 ``round trip`` always is. ``mpi`` is all processes as one side: rank 0 takes the requests.
 
 ``torch`` and ``mpi`` run where nothing of the trainer is installed, so each imports what it needs
-itself. Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats.
+itself. Requests: {"floats", "repeats"}; answers: {"seconds"} of all repeats, and {"whole"}: whether
+ours exchanged whole vectors.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from benchmarks.common import Answer, serve
 
-Sums = Callable[[int, int], object]  # takes floats and repeats
+Sums = Callable[[int, int], object]  # takes floats and repeats; ours returns ``whole``
 # Of what a step sums: gradients, running statistics, loss, accuracy and the request to stop.
 FLOATS = {"softmax": 7_853, "mlp-100": 79_513, "cnn": 80_685, "4 MB": 1_000_000}
 PATIENCE = 60.0  # seconds for the other processes to be there
@@ -43,11 +44,12 @@ def ours(rank: int, port: int, hosts: Sequence[str], *, rounded: bool = False) -
     sent_as = ml_dtypes.bfloat16 if rounded else np.float32
     mine = AllReduce(rank, hosts, (listen, 0), gather, sent_as=sent_as)
 
-    def sums(floats: int, repeats: int) -> None:
+    def sums(floats: int, repeats: int) -> bool:
         values = np.ones(floats + 3, np.float32)  # loss, accuracy and the request to stop, too
         for _ in range(repeats):
             values = mine.sum_step(floats, values)
             values /= len(hosts)
+        return mine.sends_whole(values.nbytes)
 
     return sums
 
@@ -208,8 +210,8 @@ def main() -> None:
     def work(floats: int, repeats: int) -> Answer:
         sums = make()
         began = time.perf_counter()
-        sums(floats, repeats)
-        return {"seconds": time.perf_counter() - began}
+        whole = sums(floats, repeats)
+        return {"seconds": time.perf_counter() - began, "whole": whole is True}
 
     serve(work)
 

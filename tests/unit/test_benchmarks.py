@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import common, safeties, scaling, throughput, time_to_accuracy, workers
+from benchmarks import (
+    common,
+    distance,
+    safeties,
+    scaling,
+    throughput,
+    time_to_accuracy,
+    workers,
+)
 from benchmarks.__main__ import NAMES
 from benchmarks.common import Side, Spread
 from benchmarks.time_to_accuracy import NEVER, Reached
@@ -225,6 +233,18 @@ def test_the_costs_of_a_step_are_found_again_in_steps_that_they_make() -> None:
     assert measured[1, 96] == pytest.approx(1e-3 + 96 * 60e-6)
     assert measured[4, 96] == pytest.approx(2 * (1e-3 + 24 * 60e-6) + 2 * 40e-6)
     assert astuple(scaling.fit(measured, 2)) == pytest.approx(astuple(costs))
+
+
+def test_what_a_sum_over_a_distance_costs_is_found_again() -> None:
+    measured = {}
+    for delay in distance.DELAYS:
+        for ranks in distance.RANKS:
+            whole = ranks < 8
+            hops, vectors = distance.way(ranks, whole=whole)
+            measured[delay, ranks, whole] = hops * (delay + 150e-6) + ranks * vectors * 300e-6
+    told = distance.fitted(measured)
+    assert "150 us for an exchange beside its delay, and 300 us of these cores" in told
+    assert told.count("+0%") + told.count("-0%") == len(measured)
 
 
 def test_a_sum_takes_the_faster_of_few_exchanges_and_few_bytes() -> None:
