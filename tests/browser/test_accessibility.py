@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import chromium
+from tests.support import chromium, series
 from tests.support.folders import attempt, make_run, metric_lines
 from trainer.report import compare, compare_page, run_page
 from trainer.runs import run_folder
@@ -39,8 +39,15 @@ def pages(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     }
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
-@pytest.mark.parametrize("name", ["report", "failed", "compare"])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [
+        *(("report", *view) for view in VIEWS),
+        pytest.param("failed", *VIEWS[0], marks=series.only_long),  # made as the report is
+        ("failed", *VIEWS[1]),
+        *(("compare", *view) for view in VIEWS),
+    ],
+)
 def test_axe_finds_nothing(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:

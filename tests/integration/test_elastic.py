@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.support import processes, warm
+from tests.support import processes, series, warm
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
 
 CHUNK, ENDLESS = "20", "1000000"
+WORKERS = 4 if series.LONG else 3
 
 
 def job(data: Path, run: Path, workers: int, *flags: str, steps: str = ENDLESS) -> list[str]:
     settings = {
-        **{"model": "tests.support.tiny:noisy", "workers": str(workers), "batch-size": "120"},
+        **{"model": "tiny_models:calm", "workers": str(workers), "batch-size": "120"},
         **{"validation": "400", "eval-epochs": "0", "steps": steps, "chunk-steps": CHUNK},
         **{"checkpoint-steps": CHUNK, "keep-checkpoints": "9999"},
         **{"data": str(data), "run": str(run)},
@@ -76,39 +77,44 @@ def common(one: Path, other: Path, after: int) -> Iterable[int]:
 
 
 @pytest.mark.early
-def test_4_workers_then_3_then_4_end_as_if_resumed_by_hand_with_these_numbers(
+def test_workers_that_get_fewer_and_more_again_end_as_if_resumed_by_hand_with_these_numbers(
     digits: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     flags = ("--min-workers=2", "--resize-after=0.5")
-    with warm.running(*job(digits, run, 4, *flags)) as gang:
-        processes.wait_until(lambda: members(run) == [0, 1, 2, 3] and steps_of(run))
+    everybody = [*range(WORKERS)]
+    with warm.running(*job(digits, run, WORKERS, *flags)) as gang:
+        processes.wait_until(lambda: members(run) == everybody and steps_of(run))
         os.kill(gang.pid, signal.SIGSTOP)  # so that it starts no supervisor again
         os.kill(processes.supervisors(gang.pid)[1], signal.SIGKILL)
-        processes.wait_until(lambda: members(run) == [0, 2, 3])
+        processes.wait_until(lambda: members(run) == [0, *everybody[2:]])
         wait_for_steps(run, max(steps_of(run)) + 40)
         os.kill(gang.pid, signal.SIGCONT)
-        processes.wait_until(lambda: members(run) == [0, 1, 2, 3])
+        processes.wait_until(lambda: members(run) == everybody)
         wait_for_steps(run, max(steps_of(run)) + 40)
         out = stop(gang)
-    assert "rank 1: its supervisor was lost; starting again with 3 workers\n" in out
-    assert "the gang grows from 3 to 4 workers\n" in out
+    assert f"rank 1: its supervisor was lost; starting again with {WORKERS - 1} workers\n" in out
+    assert f"the gang grows from {WORKERS - 1} to {WORKERS} workers\n" in out
 
     whole, fewer, last = attempts(run)[-3:]  # they need not all meet at once
-    assert [each["workers"] for each in (whole, fewer, last)] == [4, 3, 4]
+    assert [each["workers"] for each in (whole, fewer, last)] == [
+        WORKERS,
+        WORKERS - 1,
+        WORKERS,
+    ]
     assert fewer["cause"]["kind"] == "resized"
     shrunk, grown, end = (each["last_step"] for each in (whole, fewer, last))
     assert [fewer["first_step"], last["first_step"]] == [shrunk, grown]  # no step was redone
     assert 0 < shrunk < grown < end
 
-    three = resumed_by_hand(digits, run, tmp_path / "three", 3, shrunk, grown)
-    four = resumed_by_hand(digits, run, tmp_path / "four", 4, grown, end)
-    for by_hand, after, until in ((three, shrunk, grown), (four, grown, end)):
+    less = resumed_by_hand(digits, run, tmp_path / "less", WORKERS - 1, shrunk, grown)
+    more = resumed_by_hand(digits, run, tmp_path / "more", WORKERS, grown, end)
+    for by_hand, after, until in ((less, shrunk, grown), (more, grown, end)):
         shared = [step for step in common(run, by_hand, after) if step <= until]
         assert shared
         assert all(stored(run, step) == stored(by_hand, step) for step in shared)
-    beyond = [step for step in common(run, three, grown) if step <= end]
-    assert all(stored(run, step) != stored(three, step) for step in beyond)
+    beyond = [step for step in common(run, less, grown) if step <= end]
+    assert all(stored(run, step) != stored(less, step) for step in beyond)
 
 
 @pytest.mark.early

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import processes, warm
+from tests.support import processes, series, warm
 from tests.support.names import HARD
 from tests.support.stores import Stores, opened
 from trainer import metrics, presets, progress
@@ -135,7 +135,10 @@ def test_names_of_classes_lie_where_users_of_each_format_look(small: Path) -> No
     assert "deleted" not in " ".join(lines)
 
 
-@pytest.mark.parametrize("preset", ["cnn", "cnn-best", "mlp-100", "softmax"])
+@pytest.mark.parametrize(
+    "preset",
+    ["cnn-best", "softmax", *(pytest.param(p, marks=series.only_long) for p in ("cnn", "mlp-100"))],
+)
 def test_every_export_gives_the_predictions_of_the_run(
     train: Train, exported: Exported, preset: str
 ) -> None:
@@ -222,7 +225,7 @@ def test_serving_s_requests_fit_the_signature(tmp_path: Path) -> None:
 
 
 def test_random_layers_rest_in_every_export(train: Train, tmp_path: Path) -> None:
-    own = "tests.support.tiny:flipped"
+    own = "tiny_models:flipped"
     export.export(str(train(model=own)), str(tmp_path), formats(), lambda _: None, own)
     assert stored(tmp_path) == expected(ALL)
 
@@ -296,11 +299,11 @@ def test_weights_that_are_not_those_of_the_predictions_are_not_exported(small: P
 
 
 def test_a_layer_of_ones_own(train: Train, tmp_path: Path) -> None:
-    own = "tests.support.tiny:known"
+    own = "tiny_models:known"
     folder = train(model=own)
     export.export(str(folder), str(tmp_path / "known"), formats(), lambda _: None, own)
     assert stored(tmp_path / "known") == expected(ALL)
-    own = "tests.support.tiny:unknown"
+    own = "tiny_models:unknown"
     folder = train(model=own)
     lines: list[str] = []
     with pytest.raises(UserError, match=r"keras: cannot hold this model: .*locate class 'Unknown'"):

@@ -131,7 +131,7 @@ def await_that(condition: Callable[[], bool], pods: Pods) -> None:
 def test_a_gang_on_four_hosts_survives_any_series_of_faults(digits: Path, tmp_path: Path) -> None:
     switch.need_switch()
     job = (
-        "train --model tests.support.tiny:noisy --validation 400 --batch-size 120 --eval-epochs 0 "
+        "train --model tiny_models:noisy --validation 400 --batch-size 120 --eval-epochs 0 "
         f"--chunk-steps {CHUNK} --checkpoint-steps {CHUNK} --steps {STEPS} "
         f"--xla off --no-report --tensorboard off --data {digits}"
     ).split()

@@ -16,7 +16,7 @@ from trainer.runs import run_folder
 
 pytestmark = pytest.mark.tensorflow
 
-OWN = "tests.support.tiny:linear"
+OWN = "tiny_models:linear"
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b1m\u202e"
 LOG = "logs/rank-0/20260101T000000Z-aaaa.00000.log"
 LINE = {"step": 1, "train_seconds": 1, "attempt": 1}

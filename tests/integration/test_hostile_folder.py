@@ -22,7 +22,7 @@ from trainer.storage.local import LocalStorage
 PAYLOAD = "from pathlib import Path\n\nPath(__file__).with_name('mark').write_text('run')\n"
 FOLDER = "bucket/runs/evil"
 REFERENCE = "bucket.runs.evil.payload:f"
-OWN = "tests.support.tiny:linear"  # what the user has
+OWN = "tiny_models:linear"  # what the user has
 MOST_MEMORY = 1 << 31  # bytes
 REFUSED = f"has a model of its own, '{REFERENCE}'"
 TRAINING = ("--data", "bucket/data", "--validation", "10", "--batch-size", "20")
@@ -114,7 +114,7 @@ def test_the_users_own_function_opens_it(place: Path, arguments: tuple[str, ...]
 
 def test_a_function_that_does_not_fit_the_weights_is_refused(place: Path) -> None:
     code, _, err = verb(
-        place, "predict", "one.png", "--run", FOLDER, "--model", "tests.support.tiny:noisy"
+        place, "predict", "one.png", "--run", FOLDER, "--model", "tiny_models:noisy"
     )
     assert code == 65
     assert "use the model that it was trained with" in err
@@ -162,7 +162,7 @@ def with_code(place: Path) -> Iterator[tuple[Path, Path]]:
     folder, mark, source = place / "with-code", place / "ran", place / "theirs"
     source.mkdir()
     text = f"import pathlib\n\npathlib.Path({str(mark)!r}).touch()\n"
-    (source / "net.py").write_text(f"{text}from tests.support.tiny import linear\n")
+    (source / "net.py").write_text(f"{text}from tiny_models import linear\n")
     subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
     keep(folder, code.pack(source))
     yield folder, mark
@@ -209,7 +209,7 @@ def test_an_archive_of_code_is_only_compared(place: Path, with_code: tuple[Path,
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 4
     chain = (header.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 3000
     keep(folder, code.Archive(chain, "theirs"))
-    (place / "net.py").write_text("from tests.support.tiny import linear\n")
+    (place / "net.py").write_text("from tiny_models import linear\n")
     words = ("train", "--run", "with-code", "--model", "net:linear", *TRAINING)
     code_, _, err = fresh_verb(place, *words)
     (place / "net.py").unlink()

@@ -18,13 +18,14 @@ from trainer.cluster_spec import environment
 SERVICE = "yard"
 PORTS = ("2222", "2223", "2224")  # TensorFlow's, the rendezvous's, the all-reduce's
 PROXY = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-STEPS = 600
+STEPS = 600 if series.LONG else 300
+RANKS = 3 if series.LONG else 2  # of a gang that a network disturbs
 THREADS, FILES = 32, 200  # of a supervisor, whoever calls it
 
 
 def job(data: Path, run: Path, steps: int = 400) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.support.tiny:noisy", "--validation", "400"),
+        *("train", "--model", "tiny_models:noisy", "--validation", "400"),
         *(
             "--batch-size",
             "120",
@@ -162,9 +163,9 @@ def test_delays_lost_packets_and_a_cut_that_heals_change_no_weights(
 ) -> None:
     switch.need_switch()
     run = tmp_path / "run"
-    quiet = undisturbed(3, digits, tmp_path / "quiet")
+    quiet = undisturbed(RANKS, digits, tmp_path / "quiet")
     with (
-        switch.network(SERVICE, 3) as network,
+        switch.network(SERVICE, RANKS) as network,
         gang(network.hosts, digits, run, STEPS) as started,
     ):
         network.delay, network.loss = 5e-4, 0.01

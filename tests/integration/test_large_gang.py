@@ -17,12 +17,12 @@ from trainer.storage.base import open_storage
 
 WORKERS = series.length(11, 16)
 KILLS = series.length(1, 3)
-BATCH, STEPS, CHUNK = 240, 600, 20
+BATCH, STEPS, CHUNK = 240, 600 if series.LONG else 240, 20
 
 
 def job(data: Path, run: Path, workers: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.support.tiny:linear", "--workers", str(workers)),
+        *("train", "--model", "tiny_models:linear", "--workers", str(workers)),
         *("--batch-size", str(BATCH - BATCH % workers), "--learning-rate", "0.01"),
         *("--validation", "300", "--steps", str(STEPS), "--chunk-steps", str(CHUNK)),
         *("--checkpoint-steps", str(CHUNK), "--data", str(data), "--run", str(run)),
@@ -67,7 +67,7 @@ def test_the_number_of_workers_may_change_to_more_than_ten_and_back(
     (losses_alone, one), (losses, many) = ended(alone), ended(run)
     np.testing.assert_allclose(losses, losses_alone, rtol=1e-3)
     assert many["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.005)
-    model = ("--model", "tests.support.tiny:linear")
+    model = ("--model", "tiny_models:linear")
     code, out, _ = warm.run("evaluate", "--run", str(run), *model, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == many["test_accuracy"]

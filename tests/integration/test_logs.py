@@ -11,7 +11,7 @@ from trainer.storage.local import LocalStorage
 
 TALKATIVE = """
 import os
-from tests.support.tiny import linear
+from tiny_models import linear
 
 def model(input_shape, classes):
     print("rank", os.environ["JOB_COMPLETION_INDEX"], "builds", flush=True)
@@ -37,7 +37,7 @@ def test_the_copy_is_what_each_rank_printed(digits: Path, tmp_path: Path) -> Non
                     *("--ship-logs", "--data", str(digits), "--run", str(run)),
                     env={
                         **environment(rank, 2, port),
-                        "PYTHONPATH": f"{processes.ROOT}:{tmp_path}",
+                        "PYTHONPATH": f"{processes.PATH}:{tmp_path}",
                         "TRAINYARD_TERMINATION_LOG": str(message if rank == 0 else tmp_path),
                     },
                 )

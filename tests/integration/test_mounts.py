@@ -104,7 +104,7 @@ def test_a_mount_that_can_only_overwrite_is_named(mount: Mount, tmp_path: Path) 
 def test_a_run_on_such_a_mount_does_not_begin(digits: Path, tmp_path: Path) -> None:
     with mounts.rclone(tmp_path) as folder:
         code, out, err = warm.run(
-            *("train", "--model", "tests.support.tiny:noisy", "--steps", "20"),
+            *("train", "--model", "tiny_models:noisy", "--steps", "20"),
             *("--validation", "400", "--data", str(digits), "--run", str(folder / "run")),
         )
     assert code == 2

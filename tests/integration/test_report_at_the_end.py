@@ -9,10 +9,10 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
     run = tmp_path / "run"
     arguments = (
         *("train", "--preset", "softmax", "--steps", "40", "--validation", "400", "--report"),
-        *("--data", str(digits), "--run", str(run), "--workers", "2"),
+        *("--data", str(digits), "--run", str(run)),
     )
     (run / "report.html").mkdir(parents=True)  # where nothing can be written
-    code, out, err = warm.run(*arguments)
+    code, out, err = warm.run(*arguments, "--workers", "2")
     assert (code, err) == (0, "")
     assert (run / "result.json").exists()
     assert out.splitlines()[-2] == f"results in {run}/"

@@ -65,7 +65,7 @@ class Log:
 
 
 def job(data: Path, run: Path, workers: int, *flags: str) -> tuple[str, ...]:
-    what = ("--model", "tests.support.tiny:paced", "--workers", str(workers), "--steps", "1000000")
+    what = ("--model", "tiny_models:paced", "--workers", str(workers), "--steps", "1000000")
     some = ("--chunk-steps", "5", "--batch-size", "30", "--log-format", "json")
     return ("train", *what, *some, "--validation", "0", "--data", str(data), *flags, f"--run={run}")
 

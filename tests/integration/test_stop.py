@@ -28,7 +28,7 @@ def job(data: Path, uri: str, workers: int) -> tuple[str, ...]:
         *(
             "train",
             "--model",
-            "tests.support.tiny:noisy",
+            "tiny_models:noisy",
             "--workers",
             str(workers),
             "--steps",
@@ -88,7 +88,8 @@ def test_a_gang_leaves_one_record_of_its_end(digits: Path, tmp_path: Path) -> No
     message = tmp_path / "termination-log"
     message.touch()
     env = {"TRAINYARD_TERMINATION_LOG": str(message)}
-    endless = (*job(digits, str(tmp_path / "a"), 2), "--steps", "1000000")
+    calm = ("--steps", "1000000", "--model", "tiny_models:calm")
+    endless = (*job(digits, str(tmp_path / "a"), 2), *calm)
     with warm.running(*endless, env=env) as gang:
         assert gang.stdout
         assert any("loss" in line for line in iter(gang.stdout.readline, ""))
@@ -153,6 +154,7 @@ os._exit(0)
 """
 
 
+@series.only_long  # as only another TensorFlow could change it
 @pytest.mark.parametrize(("when", "ran"), [("before", "0"), ("after", "1")])
 def test_tensorflow_takes_sigterm_for_itself(when: str, ran: str) -> None:
     """Why requests to stop come through a pipe: a handler would depend on who came first."""

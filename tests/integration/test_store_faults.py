@@ -28,7 +28,7 @@ LIMIT = processes.LIMIT + 5 * OUTAGE  # the longer it is down, the more steps th
 
 def job(data: Path | str, uri: str, steps: int) -> tuple[str, ...]:
     return (
-        *("train", "--model", "tests.support.tiny:noisy", "--workers", "2", "--steps", str(steps)),
+        *("train", "--model", "tiny_models:noisy", "--workers", "2", "--steps", str(steps)),
         *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),
         *("--log-format", "json", "--data", str(data), "--run", uri),
     )

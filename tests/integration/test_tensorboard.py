@@ -160,7 +160,7 @@ def kill_after_a_part(job: tuple[str, ...], run: Storage, env: Mapping[str, str]
 def test_a_run_in_a_bucket_is_followed_through_kills(
     digits: Path, tmp_path: Path, stores: Stores
 ) -> None:
-    model = ("--model", "tests.support.tiny:noisy", "--steps", "800", "--eval-epochs", "10")
+    model = ("--model", "tiny_models:noisy", "--steps", "800", "--eval-epochs", "10")
     job = (*JOB, *model, "--data", str(digits))
     code, _, err = warm.run(*job, "--tensorboard", "off", "--run", str(tmp_path / "whole"))
     assert (code, err) == (0, "")

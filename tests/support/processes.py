@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "tests/support/models"  # apart, as the whole package of a model goes with its run
+PATH = f"{ROOT}{os.pathsep}{MODELS}"  # where the trainer that a test starts looks for modules
 BROKER = "broker"  # what a process calls itself that starts others for another one
 WORKERS, PORTS = 8, 1500  # of pytest that have ports of their own, and how many each
 LIMIT = 300.0  # seconds after which a test process is killed
@@ -25,7 +27,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     # MAKE and ARGS are of the `make test` that we may be below.
     ours = ("JOB_COMPLETION_INDEX", "TRAINYARD_", "TF_CONFIG", "MAKE", "MFLAGS", "ARGS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    return {**env, "PYTHONPATH": str(ROOT), **(extra or {})}
+    return {**env, "PYTHONPATH": PATH, **(extra or {})}
 
 
 def start(

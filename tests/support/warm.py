@@ -298,5 +298,6 @@ def _have_broker(files: list[int]) -> None:
 
 if __name__ == "__main__":
     with quick_imports():
+        import trainer.cli.train
         import trainer.train.trainer  # noqa: F401
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -92,9 +92,17 @@ def twins(input_shape: tuple[int, int, int], classes: int) -> Any:
     return keras.Sequential([*paced(input_shape, classes).layers, Twins()])
 
 
+def calm(input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Return ``noisy`` at the pace of ``paced``, for gangs that train while a test waits."""
+    return _paced(noisy(input_shape, classes))
+
+
 def paced(input_shape: tuple[int, int, int], classes: int) -> Any:
     """Return ``linear`` that takes its time, however busy the machine is: 10 ms a step."""
+    return _paced(linear(input_shape, classes))
 
+
+def _paced(model: Any) -> Any:
     def wait(images: Any) -> Any:
         time.sleep(0.01)
         return np.float32(images)
@@ -105,9 +113,7 @@ def paced(input_shape: tuple[int, int, int], classes: int) -> Any:
                 return inputs
             return tf.ensure_shape(tf.numpy_function(wait, [inputs], tf.float32), inputs.shape)
 
-    return keras.Sequential(
-        [keras.Input(input_shape), Pacing(), layers.Flatten(), layers.Dense(classes, name="last")]
-    )
+    return keras.Sequential([keras.Input(model.input_shape[1:]), Pacing(), *model.layers])
 
 
 @keras.saving.register_keras_serializable("tests")
