@@ -152,7 +152,9 @@ def test_a_gang_on_four_hosts_survives_any_series_of_faults(digits: Path, tmp_pa
             before = max(checkpoint.steps(storage))
             assert before < STEPS, (SEED, kinds)
             kinds[strike(pods, dice)] += 1
-        await_that(pods.look, pods)
+        while not pods.look():
+            before = max(checkpoint.steps(storage))
+            await_that(has_moved, pods)
     digests = [
         json.loads((folder / "result.json").read_text())["weights_sha256"]
         for folder in (run, tmp_path / "quiet")
