@@ -19,7 +19,7 @@ RUN python3 -m venv --without-pip /opt/trainer \
     && rm -rf tensorflow/include \
     && find numpy scipy -type d -name tests -prune -exec rm -rf {} + \
     && if command -v strip > /dev/null; then \
-        find tensorflow -type f -name '*.so*' -exec strip --strip-unneeded {} +; fi
+        find tensorflow obstore -type f -name '*.so*' -exec strip --strip-unneeded {} +; fi
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=unknown
