@@ -14,6 +14,7 @@ NAMES = (
     "safeties",
     "checkpoints",
     "startup",
+    "recovery",
     "limits",
     "distance",
     "streaming",

@@ -122,7 +122,7 @@ class Variant:
         self._images = images.to(memory_format=layout)
         self._labels = labels
         self._batch = settings["batch_size"]
-        self._optimizer = _optimizer(settings, self.model, fused="fused" in name)
+        self._optimizer = optimizer(settings, self.model, fused="fused" in name)
         if "compiled" in name:
             self.model = torch.compile(self.model)
         self._loss = nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
@@ -165,7 +165,8 @@ class Variant:
         return float(found)
 
 
-def _optimizer(settings: dict[str, Any], trained: nn.Module, *, fused: bool) -> Any:
+def optimizer(settings: dict[str, Any], trained: nn.Module, *, fused: bool) -> Any:
+    """Return the optimizer of a preset's settings."""
     rate, parameters = settings["learning_rate"], trained.parameters()
     more: dict[str, Any] = {"fused": True} if fused else {}
     if settings["optimizer"] == "adam":

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import (
     common,
     distance,
+    recovery,
     safeties,
     scaling,
     throughput,
@@ -21,6 +22,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import NAMES
 from benchmarks.common import Side, Spread
+from benchmarks.recovery import Step
 from benchmarks.time_to_accuracy import NEVER, Reached
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.process]
@@ -256,6 +258,42 @@ def test_a_sum_takes_the_faster_of_few_exchanges_and_few_bytes() -> None:
     far = scaling.Network(latency=1e-4, bandwidth=float("inf"))
     assert scaling.step_seconds(free, 64, 64, network=far) == pytest.approx(6e-4)
     assert scaling.step_seconds(free, 65, 65, network=far) == pytest.approx(14e-4)
+
+
+def test_a_kill_costs_the_steps_that_are_done_again_whether_reported_or_not() -> None:
+    # Chunks of 100 steps a second; the kill comes after 30 more, and step 200 was stored.
+    before = [Step(at, 10 + rank, rank, 2, 100 * at) for at in (1, 2) for rank in (0, 1)]
+    assert recovery.recovered(before, 2.3, 100) is None
+    back = [Step(6.3, 20 + rank, rank, 2, 300) for rank in (0, 1)]
+    found = recovery.recovered([*before, *back], 2.3, 100)
+    assert found == pytest.approx((4.0, 4.0, 30, 0))
+    # Reported step by step, of which the survivor ends one more; step 1 was stored.
+    steps = [Step(at / 10, 10 + rank, rank, 2, at) for at in (1, 2, 3) for rank in (0, 1)]
+    steps += [Step(0.4, 10, 0, 2, 4), Step(5.35, 20, 0, 2, 2), Step(5.35, 21, 1, 2, 2)]
+    assert recovery.recovered(steps, 0.35, 1) == pytest.approx((5.0, 5.0, 3, 0))
+
+
+def test_a_survivor_goes_on_alone_after_a_step_that_does_not_count() -> None:
+    steps = [Step(at / 10, 10 + rank, rank, 2, at) for at in (1, 2, 3) for rank in (0, 1)]
+    steps += [Step(0.5, 10, 0, 0, 3), Step(1.35, 10, 0, 1, 4), Step(1.4, 10, 0, 1, 5)]
+    assert recovery.recovered(steps, 0.35, 1) is None
+    # The new one takes over the state of step 6, and takes part in step 7.
+    steps += [Step(2.0, 10, 0, 1, 6), Step(2.0, 21, 1, 1, 6)]
+    steps += [Step(2.35, 10, 0, 2, 7), Step(2.35, 21, 1, 2, 7)]
+    assert recovery.recovered(steps, 0.35, 1) == pytest.approx((1.0, 2.0, 1, 3))
+    # Had it not survived, the first new one would begin at the checkpoint, of step 1 here.
+    anew = [Step(5.35, 20, 0, 1, 2), Step(6.35, 20, 0, 2, 3), Step(6.35, 21, 1, 2, 3)]
+    assert recovery.recovered(steps[:6] + anew, 0.35, 1) == pytest.approx((5.0, 6.0, 2, 1))
+
+
+def test_steps_of_a_peer_are_read_once_and_whole(tmp_path: Path) -> None:
+    look = recovery.reports(tmp_path / "steps")
+    assert list(look()) == []
+    (tmp_path / "steps").write_text("1.5 10 0 2 1\n2.5 11")
+    assert list(look()) == [Step(1.5, 10, 0, 2, 1)]
+    with (tmp_path / "steps").open("a") as file:
+        file.write(" 1 0 1\n")
+    assert list(look()) == [Step(1.5, 10, 0, 2, 1), Step(2.5, 11, 1, 0, 1)]
 
 
 def test_all_benchmarks_are_there() -> None:
