@@ -107,7 +107,7 @@ def kill(kind: str, data: str, folder: Path, every: int, kills: list[Recovery]) 
         tempfile.TemporaryDirectory(dir=folder) as place,
         start(data, Path(place), every) as steps,
     ):
-        struck = strike(steps, every)
+        struck = strike(kind, steps, every)
         while not (found := recovered(steps(), struck, unit)):
             assert time.monotonic() < struck + LIMIT, f"{kind}: not back within {LIMIT:g} s"
             time.sleep(GLANCE)
@@ -115,12 +115,12 @@ def kill(kind: str, data: str, folder: Path, every: int, kills: list[Recovery]) 
     return found.idle
 
 
-def strike(steps: Steps, every: int) -> float:
+def strike(kind: str, steps: Steps, every: int) -> float:
     """Kill rank 1 halfway between two checkpoints; return when."""
     marks: list[Step] = []
     end = time.monotonic() + LIMIT
     while len(marks) < MARKS:
-        assert time.monotonic() < end, f"no {MARKS * every} steps within {LIMIT:g} s"
+        assert time.monotonic() < end, f"{kind}: no {MARKS * every} steps within {LIMIT:g} s"
         time.sleep(LOOK)
         whole = (s for s in steps() if s.members == 2 and s.rank == 0)
         marks = [s for s in whole if s.step % every == 0]

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import torch_side
 
-LIMIT = 120  # seconds until it ends by itself, whatever became of its launcher
+LIMIT = 250  # seconds until it ends by itself, whatever became of its launcher
 
 After = Callable[[], tuple[int, int]]  # called after a step: the workers that made it, its number
 
