@@ -34,14 +34,15 @@ PEERS = {"torchrun": "torch", "ft_launcher": "nvidia-resiliency-ext", "torchft":
 HEAD = ["seconds until a step counts", "until both train", "steps repeated", "steps alone"]
 NOTES = (
     "A step counts if it is not done again later. Ours reports one when its chunk has ended, so "
-    "its seconds include a chunk. With torchrun (as in PyTorch's tutorial on fault tolerance: rank "
-    "0 stores a checkpoint, all load it at the start) and with the ft_launcher of "
+    "its seconds include a chunk. With torchrun (as in PyTorch's tutorial on fault tolerance: "
+    "rank 0 stores a checkpoint, all load it at the start) and with the ft_launcher of "
     "nvidia-resiliency-ext (restarts in the job, a heartbeat every step) both processes start "
-    "again from the last checkpoint. With torchft (a lighthouse, a torchrun for each worker, gloo, "
-    "settings of its README and its example, the same checkpoints) the worker that is left goes on "
-    "with half of the batch, and gives its state to the new one; it is a nightly build, because "
-    "with 0.2.0 a failed all-reduce ends that worker, too (`assert fut._fut` in ddp.py). Peers "
-    "have one thread a process."
+    "again from the last checkpoint. torchrun has `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, without "
+    "which new workers may look for the old ones' addresses. With torchft (a lighthouse, a "
+    "torchrun for each worker, gloo, settings of its README and its example, the same "
+    "checkpoints) the worker that is left goes on with half of the batch, and gives its state to "
+    "the new one; it is a nightly build, because with 0.2.0 a failed all-reduce ends that worker, "
+    "too (`assert fut._fut` in ddp.py). Peers have one thread a process."
 )
 
 
@@ -209,10 +210,9 @@ def launchers(kind: str, python: Path, side: list[str]) -> list[tuple[list[str],
     """Return the commands of a gang with their variables, as its documentation has them."""
     flags = ["--standalone", "--max-restarts", "3", "--nproc-per-node"]
     torchrun = [str(python), "-m", "torch.distributed.run", *flags]
-    if kind == "torchrun":
-        return [([*torchrun, "2", *side], {})]
-    if kind == "ft_launcher":
-        return [([str(python.with_name("ft_launcher")), *flags, "2", *side], {})]
+    if kind != "torchft":
+        launcher = torchrun if kind == "torchrun" else [str(python.with_name(kind)), *flags]
+        return [([*launcher, "2", *side], {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})]
     port = common.free_ports(1)
     lighthouse = [str(python.with_name("torchft_lighthouse")), "--bind", f"[::]:{port}"]
     lighthouse += ["--min_replicas", "1", "--quorum_tick_ms", "100", "--join_timeout_ms", "10000"]
