@@ -15,11 +15,11 @@ from k8s.client.refusals import (
     ClusterError,
     InvalidError,
     Object,
-    json_object,
     no_answer,
     refused,
 )
 from trainer.errors import UnavailableError
+from trainer.untrusted import json_object
 
 Objects = list[Object]
 
@@ -172,7 +172,7 @@ class Cluster:
             return
         try:
             for line in log_stream.split(response.response):
-                event = json_object(line or b"")
+                event = json_object(line or b"") or {}
                 if event.get("type") == "ERROR":
                     status = event["object"]
                     raise ClusterError(str(status.get("message")), int(status.get("code") or 0))
@@ -194,7 +194,7 @@ class Cluster:
         path = self._route(obj["kind"], namespace=obj["metadata"].get("namespace"))
         response = self._send("POST", path, _dry(dry_run), obj)
         self.warnings += _warnings(response.headers.getlist("Warning"))
-        return json_object(response.data)
+        return json_object(response.data) or {}
 
     def patch(self, kind: str, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch (RFC 7386); return the object as stored."""
@@ -301,7 +301,7 @@ class Cluster:
     def _json(
         self, method: str, path: str, query: dict[str, str] | None = None, body: Any = None
     ) -> Object:
-        return json_object(self._send(method, path, query, body).data)
+        return json_object(self._send(method, path, query, body).data) or {}
 
     def _send(
         self,

@@ -4,11 +4,11 @@ The texts of refusals are those of Kubernetes 1.36's API server; what an answer'
 details mean is in the API reference under Status (meta/v1).
 """
 
-import json
 import re
 from typing import Any
 
 from trainer.errors import ConfigError, UserError
+from trainer.untrusted import json_object
 
 Object = dict[str, Any]
 
@@ -68,7 +68,7 @@ def refused(response: Any, method: str, where: str) -> tuple[str, float | None]:
         UserError: trying again does not help.
     """
     code = response.status
-    status = json_object(response.data)
+    status = json_object(response.data) or {}  # a proxy may answer with a page
     reason = str(status.get("reason") or "")
     text = str(status.get("message") or response.data.decode("utf-8", "replace")[:200])
     text = " ".join(text.split()) or response.reason or "it does not say why"
@@ -145,12 +145,3 @@ def _forbidden(text: str, reason: str) -> ClusterError:
         remedy = "have a ClusterRole with it bound to this user"
     scope = f"in namespace {namespace}" if namespace else "in the whole cluster"
     return ForbiddenError(f"{what} {scope}; {remedy}", 403, reason)
-
-
-def json_object(data: bytes) -> Object:
-    """Parse an answer; anything else than a JSON object, such as a proxy's page, reads as {}."""
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -1,6 +1,5 @@
 """What is known of a run: its objects, and how to read them. Pure."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainer.failure import Failure, parse
+from trainer.untrusted import json_object
 
 Object = dict[str, Any]
 
@@ -171,15 +171,6 @@ def status_of(pod: Object) -> Object:
     """Return the status of the trainer's container, empty if there is none yet."""
     statuses = dig(pod, "status", "containerStatuses") or [{}]
     return dict(next((each for each in statuses if each.get("name") == "trainer"), statuses[0]))
-
-
-def json_object(line: str) -> Object | None:
-    """Return the JSON object that a text holds, or None if it holds anything else."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _last_words(message: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.errors import DataError
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
+from trainer.untrusted import json_object
 
 NAME = "dataset.json"
 MOST_BYTES = 1 << 20
@@ -64,11 +65,8 @@ def decode(data: bytes, where: str) -> Description:
     Raises:
         DataError: they are no such object; ``where`` names it.
     """
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
+    values = json_object(data)
+    if values is None:
         raise DataError(f"{where}: damaged: must be a JSON object; delete it or put it again")
     names = values.get("class_names", [])
     if not isinstance(names, list) or (fault := names_fault(names)):

@@ -33,6 +33,7 @@ from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import UserError
 from trainer.gang.coordinator import Event, is_order, is_sound
 from trainer.text import one_line, printable
+from trainer.untrusted import json_object
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 12.0  # seconds without one after which a connection is lost
@@ -245,7 +246,7 @@ class Host:
 
     def _hear(self, caller: _Caller, line: bytes) -> bool:
         """Handle one message; return False for one that ends the connection."""
-        value = _parse(line)
+        value = json_object(line)
         if value is None:
             return False
         if caller.rank is None:
@@ -333,15 +334,6 @@ class Host:
             caller.connection.close()
 
 
-def _parse(line: bytes) -> Event | None:
-    """Return a message, or None for any other text."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 class Wire:
     """A member's end of its connection."""
 
@@ -358,7 +350,7 @@ class Wire:
             line = self._file.readline(MAX_ORDER)
         except (OSError, ValueError):
             return None
-        return _parse(line) if line.endswith(b"\n") else None
+        return json_object(line) if line.endswith(b"\n") else None
 
     def send(self, value: Event) -> bool:
         """Send one object; return False if the connection is lost."""

@@ -19,12 +19,12 @@ from trainer.runs import goodput, predictions, reader, run_folder, trained_weigh
 from trainer.runs.predictions import Predictions
 from trainer.storage.base import Storage
 from trainer.text import one_line
+from trainer.untrusted import number
 
 T = TypeVar("T")
 
 UNFINISHED = "The run has not finished: this is known at its end."
 NONE_STORED = f"The run has finished, but its folder holds no {run_folder.PREDICTIONS}."
-_HUGE = 1e100
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,6 @@ def points_by_name(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
             if step is not None and (finite := number(value)) is not None:
                 found.setdefault(name, {})[step] = finite
     return {name: tuple(sorted(points.items())) for name, points in found.items()}
-
-
-def number(value: Any) -> float | None:
-    """Return a JSON value if it is a finite number, and not beyond what can be measured."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < _HUGE else None  # not for NaN
 
 
 def _or_reason(read: Callable[[], T | str], errors: type[UserError] = DataError) -> T | str:

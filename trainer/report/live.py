@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.errors import DataError
-from trainer.report import facts
 from trainer.report.series import Points
 from trainer.runs import event_log, events, reader, run_folder
 from trainer.runs.growing import GrowingLines
 from trainer.storage.base import Storage, read_at_most
 from trainer.text import one_line
+from trainer.untrusted import number
 
 MOST_POINTS = 600  # of a curve
 MOST_PART = 1 << 24  # bytes of an event file with pictures
@@ -139,7 +139,7 @@ class Live:
         if "loss" in values:
             self.newest = values
         for name in CURVES:
-            if (value := facts.number(values.get(name))) is not None:
+            if (value := number(values.get(name))) is not None:
                 self.curves.setdefault(name, Curve()).add(float(values["step"]), value)
 
     def _read_result(self) -> None:

@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from trainer import progress
-from trainer.report import facts, status, vega
+from trainer.report import status, vega
 from trainer.report.live import Live
 from trainer.report.series import Kind, Points, short, text, thin, ticks
 from trainer.runs import reader
 from trainer.text import duration, one_line, plural, printable
+from trainer.untrusted import number
 
 MOST_ROWS = 32  # of a table: ranks, or restarts
 _PACE_SHARE = 0.25  # of the steps done, the last ones, whose pace is expected of the rest
@@ -114,9 +115,9 @@ def _progress(live: Live) -> Json:
     if (seconds := _pace(_points(live, "train_seconds"))) and total and not live.finished:
         parts.append(f"about {duration(seconds * (total - step))} left")
     for name, words in (("images_per_second", "{:,.0f} images/s"), ("loss", "loss {:.4f}")):
-        if (value := facts.number(live.newest.get(name))) is not None:
+        if (value := number(live.newest.get(name))) is not None:
             parts.append(words.format(value))
-    if (accuracy := facts.number(live.newest.get("accuracy"))) is not None:
+    if (accuracy := number(live.newest.get("accuracy"))) is not None:
         parts.append(f"accuracy {accuracy:.2%}")
     if validated := _points(live, "validation_accuracy"):
         parts.append(f"validation accuracy {validated[-1][1]:.2%}")
@@ -124,15 +125,15 @@ def _progress(live: Live) -> Json:
         "share": min(1.0, step / total) if total else 0.0,
         "words": f"step {step:,} of {total:,}" if total else plural(step, "step"),
         "parts": parts,
-        "time": facts.number(live.newest.get("time")),  # seconds since the epoch
+        "time": number(live.newest.get("time")),  # seconds since the epoch
     }
 
 
 def total_steps(stored: Mapping[str, Any], newest: Mapping[str, Any]) -> int:
     """Return the steps of a run by its settings and a line of its metrics; 0 if not yet known."""
-    step = int(facts.number(newest.get("step")) or 0)
+    step = int(number(newest.get("step")) or 0)
     steps, epochs, done = (
-        max(0.0, facts.number(value) or 0.0)
+        max(0.0, number(value) or 0.0)
         for value in (stored.get("steps"), stored.get("epochs"), newest.get("epoch"))
     )
     # An epoch has four decimals in metrics.jsonl.
@@ -251,7 +252,7 @@ def _ranks(live: Live, seen: Seen) -> Json:
             pod = pods.get(rank, Pod(rank, "", "no pod", ""))
             row += [one_line(each, 200) for each in (pod.name, pod.state, pod.node)]
         rows.append({"cells": row, "slowest": rank == slowest})
-    adding = facts.number(newest.get("sum_ms"))
+    adding = number(newest.get("sum_ms"))
     return {
         "columns": columns,
         "rows": rows,
@@ -265,7 +266,7 @@ def _ranks(live: Live, seen: Seen) -> Json:
 
 
 def _each(values: Any) -> list[float]:
-    found = [facts.number(each) for each in values[:1024]] if isinstance(values, list) else []
+    found = [number(each) for each in values[:1024]] if isinstance(values, list) else []
     return [each or 0.0 for each in found]
 
 

@@ -20,6 +20,7 @@ from trainer.report.series import Series
 from trainer.runs import reader, run_folder
 from trainer.runs.start import device_line
 from trainer.text import class_label, class_name, plural, size
+from trainer.untrusted import number
 
 SAMPLES = 10  # images of each class
 MOST_LAYERS, MOST_RANKS = 200, 64  # in their tables
@@ -298,7 +299,7 @@ def epochs_done(found: Facts) -> float | None:
 
 def _workers(found: Facts) -> int:
     start = {} if isinstance(found.start, str) else found.start
-    return int(facts.number(start.get("workers")) or found.of_result("workers") or 1)
+    return int(number(start.get("workers")) or found.of_result("workers") or 1)
 
 
 def settings(stored: Mapping[str, Any], epochs: float | None = None) -> list[Setting]:
@@ -342,7 +343,7 @@ def run_rows(found: Facts) -> list[tuple[str, str]]:
     """Return name and value of when, where and on what the run trained."""
     start = {} if isinstance(found.start, str) else found.start
     attempts = () if isinstance(found.attempts, str) else found.attempts
-    began = attempts[0].start if attempts else facts.number(start.get("started"))
+    began = attempts[0].start if attempts else number(start.get("started"))
     rows = []
     if began is not None and 0 <= began <= 2e11:
         rows.append(("started", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))
@@ -373,7 +374,7 @@ def layer_rows(found: Facts) -> list[tuple[str, str, str, str]]:
     )
     rows = []
     for layer in layers[:MOST_LAYERS]:
-        shape, weights = layer.get("output"), facts.number(layer.get("weights"))
+        shape, weights = layer.get("output"), number(layer.get("weights"))
         rows.append(
             (
                 value_text(layer.get("name")),
@@ -382,7 +383,7 @@ def layer_rows(found: Facts) -> list[tuple[str, str, str, str]]:
                 "" if weights is None else f"{weights:,.0f}",
             )
         )
-    total = sum(facts.number(layer.get("weights")) or 0 for layer in layers)
+    total = sum(number(layer.get("weights")) or 0 for layer in layers)
     return [*rows, ("all", "", "", f"{total:,.0f}")] if rows else []
 
 
@@ -392,9 +393,9 @@ def rank_rows(found: Facts) -> list[tuple[int, str, str]]:
     rows = []
     for place, each in enumerate(listed if isinstance(listed, list) else ()):
         values = each if isinstance(each, Mapping) else {}
-        rank = facts.number(values.get("rank"))
-        memory = facts.number(values.get("peak_memory_bytes"))
-        seconds = facts.number(values.get("cpu_seconds"))
+        rank = number(values.get("rank"))
+        memory = number(values.get("peak_memory_bytes"))
+        seconds = number(values.get("cpu_seconds"))
         rows.append(
             (
                 place if rank is None else int(rank),
@@ -422,7 +423,7 @@ def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
 
 def value_text(value: Any, name: str = "") -> str:
     """Return a JSON value for people."""
-    finite = facts.number(value)
+    finite = number(value)
     if finite is not None:
         if name.endswith("accuracy"):
             return f"{finite:.2%}"

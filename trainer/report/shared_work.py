@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from trainer import progress
 from trainer.report import vega
+from trainer.untrusted import measured
 
 PARTS = ("computing", "waiting", "adding up")
 COLOURS = {"computing": "series-1", "waiting": "axis", "adding up": "series-2"}
@@ -80,11 +81,11 @@ def of_run(stored: Mapping[str, Any], lines: Sequence[Line] | str) -> Work | Non
     """
     if isinstance(lines, str):
         return None
-    measured = [found for line in lines if (found := _measured(line))]
-    if not measured:
+    chunks = [found for line in lines if (found := _parts_of(line))]
+    if not chunks:
         return None
-    names = measured[-1].keys()  # other ranks may have taken part before
-    same = [found for found in measured if found.keys() == names]
+    names = chunks[-1].keys()  # other ranks may have taken part before
+    same = [found for found in chunks if found.keys() == names]
     shares = tuple(
         Share(rank, tuple(fmean(found[rank][part] for found in same) for part in range(3)))
         for rank in names
@@ -109,7 +110,7 @@ def slow_stretches(lines: Sequence[Line]) -> tuple[Slow, ...]:
     open_ones: dict[int, Slow] = {}
     before = 0
     for line in lines:
-        if not _measured(line):
+        if not _parts_of(line):
             continue
         step, said = int(line["step"]), progress.slow_ranks(line)
         done += [each for rank, each in open_ones.items() if rank not in said]
@@ -195,10 +196,10 @@ def _ticks(longest: float) -> list[float]:
     return [round(k * step, 6) for k in range(int(longest / step) + 1)]
 
 
-def _measured(line: Line) -> dict[int, tuple[float, float, float]]:
+def _parts_of(line: Line) -> dict[int, tuple[float, float, float]]:
     """Return the ranks' milliseconds in the order of PARTS; none if the line has none."""
     computing, waiting = _numbers(line.get("compute_ms")), _numbers(line.get("wait_ms"))
-    adding = _number(line.get("sum_ms"))
+    adding = measured(line.get("sum_ms"))
     if adding is None or not 2 <= len(computing) == len(waiting) <= _MOST_RANKS:
         return {}
     names = progress.named(line, len(computing))
@@ -220,13 +221,6 @@ def _single_steps(line: Line) -> tuple[tuple[tuple[float, float], ...], ...]:
 
 def _numbers(value: Any) -> list[float]:
     """Return a list of measured values, empty if one is none."""
-    found = [_number(each) for each in value] if isinstance(value, list) else []
+    found = [measured(each) for each in value] if isinstance(value, list) else []
     sound = [each for each in found if each is not None]
     return sound if len(sound) == len(found) else []
-
-
-def _number(value: Any) -> float | None:
-    """Return a JSON value if it is a number of at least 0 that can have been measured."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value < 1e12 else None

@@ -20,6 +20,7 @@ from typing import Any
 from trainer.runs import reader, run_folder
 from trainer.runs.reader import Attempt
 from trainer.storage.base import Storage
+from trainer.untrusted import measured
 
 # Causes of lost time; a restart has the kind of the failure behind it.
 STARTING, REPEATING, WAITING = "starting", "repeating", "waiting"
@@ -72,11 +73,11 @@ def of_folder(storage: Storage, lines: Sequence[Line], now: float) -> Goodput | 
 
 def parse(result: Line) -> Goodput | None:
     """Return what a result.json says, which anybody may have written; None if it says nothing."""
-    share, wall = _number(result.get("goodput")), _number(result.get("wall_seconds"))
+    share, wall = measured(result.get("goodput")), measured(result.get("wall_seconds"))
     lost = result.get("lost_seconds")
     if share is None or share > 1 or wall is None or not isinstance(lost, dict):
         return None
-    named = ((cause, _number(seconds)) for cause, seconds in list(lost.items())[:_MOST_CAUSES])
+    named = ((cause, measured(seconds)) for cause, seconds in list(lost.items())[:_MOST_CAUSES])
     return Goodput(wall, share * wall, {c: s for c, s in named if s is not None})
 
 
@@ -168,11 +169,11 @@ def _chunks(lines: Sequence[Line]) -> Iterator[_Chunk]:
     for line in lines:
         if "validation_accuracy" in line:
             evaluated = True
-        end, total = _number(line.get("time")), _number(line.get("train_seconds"))
+        end, total = measured(line.get("time")), measured(line.get("train_seconds"))
         if end is None or total is None:
             continue
         steps = max(0, int(line["step"]) - step)
-        waits = [w for each in _list(line.get("wait_ms")) if (w := _number(each)) is not None]
+        waits = [w for each in _list(line.get("wait_ms")) if (w := measured(each)) is not None]
         waiting = steps * fmean(waits) / 1e3 if waits else 0.0
         yield _Chunk(end, max(0.0, total - before), steps, waiting, evaluated)
         before, step, evaluated = total, int(line["step"]), False
@@ -194,10 +195,3 @@ def _trim_first(chunks: Sequence[_Chunk], turns: Sequence[float], start: float) 
 
 def _list(value: Any) -> list[Any]:
     return value[:1024] if isinstance(value, list) else []
-
-
-def _number(value: Any) -> float | None:
-    """Return a JSON value if it is a number of at least 0 that can have been measured."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value < 1e12 else None

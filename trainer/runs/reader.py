@@ -21,6 +21,7 @@ from trainer.runs.predictions import Predictions, images_sha256
 from trainer.runs.trained_weights import MOST_VALUES
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 from trainer.text import first_problem, printable
+from trainer.untrusted import json_object
 
 Model = TypeVar("Model", bound=BaseModel)
 LabelledImages = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
@@ -254,11 +255,9 @@ def ranks(storage: Storage) -> Ranks | None:
         DataError: ranks.json is damaged.
     """
     try:
-        stored = json.loads(read_at_most(storage, run_folder.RANKS, run_folder.MOST_OBJECT))
+        stored = json_object(read_at_most(storage, run_folder.RANKS, run_folder.MOST_OBJECT))
     except ObjectNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        stored = None
     return _checked(Ranks, [stored], storage, run_folder.RANKS, "delete it")[0]
 
 

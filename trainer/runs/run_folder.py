@@ -12,6 +12,7 @@ from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.runs import code as user_code
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
+from trainer.untrusted import json_object
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -261,12 +262,7 @@ def _read_lines(
 
 def metrics_line(line: bytes) -> dict[str, Any] | None:
     """Return a line's values, or None where it is damaged."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(values, dict):
-        return None
+    values = json_object(line) or {}
     step, seconds = values.get("step"), values.get("train_seconds", 0.0)
     whole = type(step) is int and 0 <= step <= MOST_STEPS
     # False for NaN, too.
@@ -286,12 +282,10 @@ def pretty(values: Mapping[str, Any]) -> bytes:
 
 def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
     try:
-        values = json.loads(read_at_most(storage, name, MOST_OBJECT))
+        values = json_object(read_at_most(storage, name, MOST_OBJECT))
     except ObjectNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict) or not _is_plain(values, MOST_DEPTH):
+    if values is None or not _is_plain(values, MOST_DEPTH):
         raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
     return values
 

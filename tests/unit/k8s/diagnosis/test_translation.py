@@ -14,7 +14,7 @@ import pytest
 
 from k8s.diagnosis import pod_failures, run_phase
 from k8s.diagnosis.cause import Cause, diagnose
-from k8s.diagnosis.evidence import Observed, json_object
+from k8s.diagnosis.evidence import Observed
 from tests.support.pods import NOW, ended, job, pod
 from trainer import errors, failure, progress
 from trainer.cluster_spec import Cluster
@@ -24,6 +24,7 @@ from trainer.gang import worker
 from trainer.gang.coordinator import Coordinator
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
+from trainer.untrusted import json_object
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TABLE = str.maketrans(
