@@ -341,6 +341,14 @@ def _check_sizes(config: TrainConfig) -> None:
         )
 
 
+def flag(name: str, value: Any) -> str:
+    """Return a setting as an argument of ``trainer train``: ``--seed=1``, ``--no-report``."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words}={value}"
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """Read settings from a YAML file.
 

@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import failure, metrics, presets
+from trainer.config import flag
 from trainer.data import sources
 from trainer.errors import (
     ConfigError,
@@ -220,7 +221,8 @@ def start(*, data: str, run: str, **settings: Any) -> Training:
     """
     given = {"data": data, "run": run, **settings}
     config = presets.configure({}, given)
-    return Training(run_folder.uri(config), config.workers, [*_flags(given), "--log-format=text"])
+    flags = [flag(name, value) for name, value in given.items() if value is not None]
+    return Training(run_folder.uri(config), config.workers, [*flags, "--log-format=text"])
 
 
 def train(*, data: str, run: str, **settings: Any) -> Run:
@@ -239,13 +241,3 @@ def load(uri: str) -> Run:
         ConfigError: there is none.
     """
     return Run(uri)
-
-
-def _flags(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield settings as the command's arguments."""
-    for name, value in settings.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            yield f"--{flag}" if value else f"--no-{flag}"
-        elif value is not None:
-            yield f"--{flag}={value}"

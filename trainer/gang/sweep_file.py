@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from trainer import presets, yaml_text
-from trainer.config import RUNTIME_SETTINGS, TrainConfig
+from trainer.config import RUNTIME_SETTINGS, TrainConfig, flag
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
 from trainer.text import first_problem, nearest
@@ -178,14 +178,8 @@ def defaults(sweep: Sweep) -> dict[str, Any]:
 
 def arguments(config: TrainConfig) -> list[str]:
     """Return the arguments of ``python -m trainer`` that train with exactly these settings."""
-    flags = []
-    for name, value in config.model_dump().items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            flags.append(f"--{flag}={value}")
-    return ["train", *flags]
+    settings = config.model_dump().items()
+    return ["train", *(flag(name, value) for name, value in settings if value is not None)]
 
 
 def _grid(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:

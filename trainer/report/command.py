@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer import presets
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, flag
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
 
@@ -31,22 +31,14 @@ def repeat(stored: Mapping[str, Any], uri: str, workers: int) -> str | None:
     except (ConfigError, TypeError):
         return None
     words = ["python", "-m", "trainer", "train"]
-    words += [_flag(name, value) for name, value in named.items() if value is not None]
+    words += [flag(name, value) for name, value in named.items() if value is not None]
     left_out = (*run_folder.INFORMATIONAL, "data_sha256", "code", "preset", "model")
     for name, value in stored.items():
         given = name in TrainConfig.model_fields and name not in left_out and value is not None
         if given and (name not in usual or usual[name] != value):
-            words.append(_flag(name, value))
-    words += [_flag(name, value) for name, value in (("data", stored.get("data")), ("run", uri))]
-    if workers > 1:
-        words.append(f"--workers={workers}")
+            words.append(flag(name, value))
+    words += [flag("data", stored.get("data")), flag("run", uri)]
+    words += [flag("workers", workers)] if workers > 1 else []
     if not all(word.isprintable() for word in words):
         return None
     return " \\\n  ".join([shlex.join(words[:4]), *map(shlex.quote, words[4:])])
-
-
-def _flag(name: str, value: Any) -> str:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag}={value}"

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer import presets
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, flag
 from trainer.data import sources
 from trainer.errors import ConfigError, UserError
 from trainer.gang.local_gang import Gang
@@ -242,9 +242,8 @@ def _configure(
     given["batch_size"] = max(workers, batch - batch % workers)  # the same share for each
     if "data" not in settings:
         sources.put("digits", given["data"], train_count=10_000, test_count=2_000)
-    flags = ((f"--{key.replace('_', '-')}", str(value)) for key, value in given.items())
-    arguments = ["train", "--no-report", *(text for flag in flags for text in flag)]
-    return presets.configure({}, given), arguments
+    flags = (flag(name, value) for name, value in given.items())
+    return presets.configure({}, given), ["train", "--no-report", *flags]
 
 
 def _run(series: Chaos, faults: deque[Planned]) -> Iterator[str]:
