@@ -13,6 +13,7 @@ from k8s import manifest, quantity, restricted, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
 from k8s.commands import dry_run, model_check, run_store, target
+from k8s.commands.dry_run import Said
 from k8s.commands.model_check import State
 from k8s.diagnosis import claims, room
 from k8s.diagnosis.evidence import shorten
@@ -123,17 +124,17 @@ def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         "volume": _volumes,
         "names": _names,
         "image": _image,
-        "data": _folders,
-        "objects": _objects,
     }
     for name, check in checks.items():
         try:
-            yield from check(cluster, spec)
+            yield from (Check(name, *said) for said in check(cluster, spec))
         except UserError as error:
             yield Check(name, "failed", one_line(error))
+    yield from _folders(spec)
+    yield from _objects(cluster, spec)
 
 
-def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     wanted = PERMISSIONS + (QUEUE_PERMISSIONS if spec.queue else ())
     wanted += VOLUME_PERMISSIONS if spec.volumes else ()
     missing = []
@@ -147,27 +148,24 @@ def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         if lacking:
             missing.append(f"{' '.join(lacking)} {path}{'.' + group if group else ''}")
     if missing:
-        yield Check(
-            "permissions",
+        yield (
             "failed",
             f"you may not {', '.join(missing)} in namespace {cluster.namespace}; "
             f"have the Role in {ROLE} bound to you",
         )
     else:
         number = sum(len(verbs) for _, _, verbs in wanted)
-        yield Check("permissions", "ok", f"all {number} in namespace {cluster.namespace}")
+        yield "ok", f"all {number} in namespace {cluster.namespace}"
 
 
-def _namespace(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    del spec
+def _namespace(cluster: Cluster, _: RunSpec) -> Iterator[Said]:
     try:
         namespace = cluster.get("Namespace", cluster.namespace)
     except ForbiddenError:
-        yield Check("namespace", "warning", f"{cluster.namespace}: may not be read")
+        yield "warning", f"{cluster.namespace}: may not be read"
         return
     if namespace is None:
-        yield Check(
-            "namespace",
+        yield (
             "failed",
             f"{cluster.namespace}: does not exist; create it (kubectl apply -k infra/cluster), or "
             "give another",
@@ -175,32 +173,30 @@ def _namespace(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
         return
     level = (namespace["metadata"].get("labels") or {}).get(LEVEL)
     if level == "restricted":
-        yield Check("namespace", "ok", f"{cluster.namespace}, Pod Security level restricted")
+        yield "ok", f"{cluster.namespace}, Pod Security level restricted"
     else:
-        yield Check(
-            "namespace",
+        yield (
             "warning",
             f"{cluster.namespace}: Pod Security level {level or 'not set'}; restricted suffices "
             f"for every run (kubectl label namespace {cluster.namespace} {LEVEL}=restricted)",
         )
 
 
-def _run_file(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    del cluster
+def _run_file(_: Cluster, spec: RunSpec) -> Iterator[Said]:
     folders = [each for each in (spec.data, spec.run) if SAMPLE_FOLDER.match(each)]
     if left := [SAMPLE_IMAGE] * (spec.image == SAMPLE_IMAGE) + folders:
         text = f"{', '.join(left)}: as in the sample; put in your own image and bucket"
-        yield Check("run file", "warning", text)
+        yield "warning", text
     if found := restricted.violations(_pod(spec), spec.annotations):
         text = f"patches: beyond the restricted level, which many namespaces enforce: {found[0]}"
-        yield Check("run file", "warning", text)
+        yield "warning", text
 
 
 def _pod(spec: RunSpec) -> manifest.Object:
     return manifest.pod(manifest.objects(spec)[-1])
 
 
-def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     asked = demand(spec)
     quotas = cluster.list("ResourceQuota")
     never, later = [], []
@@ -220,11 +216,11 @@ def _quota(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             elif asked[resource] > free:
                 later.append(f"{words}, {quantity.show(resource, free)} of {hard} free ({name})")
     if never:
-        yield Check("quota", "failed", f"{'; '.join(never)}; ask for less or have the quota raised")
+        yield "failed", f"{'; '.join(never)}; ask for less or have the quota raised"
     elif later:
-        yield Check("quota", "warning", f"{'; '.join(later)}; pods will wait until others end")
+        yield "warning", f"{'; '.join(later)}; pods will wait until others end"
     else:
-        yield Check("quota", "ok", "room for all" if quotas else "none set")
+        yield "ok", "room for all" if quotas else "none set"
 
 
 def demand(spec: RunSpec) -> quantity.Amounts:
@@ -241,7 +237,7 @@ def demand(spec: RunSpec) -> quantity.Amounts:
     return asked | {f"limits.{name}": amount * spec.workers for name, amount in limits}
 
 
-def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     resources = _pod(spec)["containers"][0].get("resources") or {}
     for limits in cluster.list("LimitRange"):
         for item in limits["spec"].get("limits") or []:
@@ -257,10 +253,10 @@ def _limits(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
                         most = "most" if bound == "max" else "least"
                         name = limits["metadata"]["name"]
                         text = f"resources.{resource}: {its}: LimitRange {name} allows at {most}"
-                        yield Check("limits", "failed", f"{text} {value}")
+                        yield "failed", f"{text} {value}"
 
 
-def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     """Say whether the pods have room now, where the user may see all nodes and pods."""
     try:
         nodes = cluster.list("Node", most=MOST_NODES + 1)
@@ -274,12 +270,11 @@ def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
     places = {name: room.pods(asked, amounts) for name, amounts in free.items()}
     fitting = (max if spec.one_node else sum)(places.values() or [0])
     if fitting >= spec.workers:
-        yield Check("nodes", "ok", "room for all")
+        yield "ok", "room for all"
         return
     each = _amounts(asked, asked)
     rest = "; ".join(f"{name}: {_amounts(asked, free[name])}" for name in list(free)[:3])
-    yield Check(
-        "nodes",
+    yield (
         "warning",
         f"{spec.workers} pods ask for {each} each, and there is room for {fitting} now (free on "
         f"{rest or 'no node that takes them'}); the others wait: lower resources or workers if "
@@ -292,73 +287,66 @@ def _amounts(names: Iterable[str], amounts: quantity.Amounts) -> str:
     return " and ".join(shown)
 
 
-def _queue(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _queue(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     if spec.queue is None:
         return
     if cluster.get("LocalQueue", spec.queue) is None:
-        yield Check(
-            "queue",
+        yield (
             "failed",
             f"{spec.queue}: no such LocalQueue in namespace {cluster.namespace}, or Kueue is not "
             "installed; see infra/queue, or leave queue out",
         )
     else:
-        yield Check("queue", "ok", spec.queue)
+        yield "ok", spec.queue
 
 
-def _service_account(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _service_account(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     account = spec.service_account
     if account and cluster.get("ServiceAccount", account) is None:
-        yield Check(
-            "service account",
+        yield (
             "failed",
             f"{account}: not in namespace {cluster.namespace}; create it, see infra/README.md",
         )
 
 
-def _volumes(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
+def _volumes(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     for name in dict.fromkeys(each.claim for each in spec.volumes):
         claim = cluster.get("PersistentVolumeClaim", name)
         if claim is None:
-            yield Check(
-                "volume",
+            yield (
                 "failed",
                 f"{name}: no such claim in namespace {cluster.namespace}; create it, or correct "
                 "volumes",
             )
         elif fault := claims.fault(claim, spec):
-            yield Check("volume", "failed", fault)
+            yield "failed", fault
         elif claims.bound(claim):
-            yield Check("volume", "ok", f"{name}: {' and '.join(claims.modes(claim))}")
+            yield "ok", f"{name}: {' and '.join(claims.modes(claim))}"
         else:
             about = f"involvedObject.uid={claim['metadata']['uid']}"
             reason, words = claims.waiting(claim, cluster.list("Event", fields=about))
             state: State = "ok" if reason in claims.WAITS else "warning"
             text = f"{name}: not bound, and pods wait until it is: {shorten(words, 120)}"
-            yield Check("volume", state, text)
+            yield state, text
 
 
-def _names(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    del cluster
+def _names(_: Cluster, spec: RunSpec) -> Iterator[Said]:
     last = f"{spec.name}-{spec.workers - 1}"
-    yield Check("names", "ok", f"up to {last}-xxxxx, {len(last) + POD_SUFFIX} of 63 characters")
+    yield "ok", f"up to {last}-xxxxx, {len(last) + POD_SUFFIX} of 63 characters"
 
 
-def _image(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    del cluster
+def _image(_: Cluster, spec: RunSpec) -> Iterator[Said]:
     if spec.pinned():
-        yield Check("image", "ok", spec.image)
+        yield "ok", spec.image
     else:
-        yield Check(
-            "image",
+        yield (
             "warning",
             f"{spec.image}: not pinned, so a pod that is started again may run another version; "
             "give a tag of its own or a digest",
         )
 
 
-def _folders(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    del cluster
+def _folders(spec: RunSpec) -> Iterator[Check]:
     config, sha256 = spec.config, None
     state: State
     try:
@@ -420,9 +408,7 @@ def _described(spec: RunSpec, data: Dataset) -> str:
 def _claim(spec: RunSpec, data_sha256: str | None) -> None:
     """Check that the run's folder is no other run's, and its store good; leave it as it was.
 
-    Args:
-        spec: of the run.
-        data_sha256: of its data; None if they are not seen from here.
+    ``data_sha256`` is None where the data are not seen from here.
     """
     folder = run_store.of_spec(spec)
     if data_sha256 and run_folder.read_config(folder) is not None:
@@ -432,7 +418,11 @@ def _claim(spec: RunSpec, data_sha256: str | None) -> None:
 
 
 def _objects(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    if cluster.get("Job", spec.name) is not None:
-        yield Check("objects", "ok", f"{spec.name} is there already")
-        return
-    yield from (Check(*said) for said in dry_run.examine(cluster, manifest.objects(spec)))
+    try:
+        if cluster.get("Job", spec.name) is not None:
+            yield Check("objects", "ok", f"{spec.name} is there already")
+        else:
+            examined = dry_run.examine(cluster, manifest.objects(spec))
+            yield from (Check(*said) for said in examined)
+    except UserError as error:
+        yield Check("objects", "failed", one_line(error))
