@@ -18,8 +18,9 @@ from pydantic import (
     field_validator,
 )
 
-from k8s import quantity, stores
+from k8s import names, quantity, stores
 from k8s import volumes as mounts
+from k8s.names import Namespace, ObjectName, matching
 from k8s.patches import PREFIX, RESERVED, Patch
 from k8s.volumes import Files, Volume
 from trainer import presets, yaml_text
@@ -42,7 +43,6 @@ OURS = {
 # Settings whose values are text, whatever they look like.
 TEXTS = ("environment", "labels", "annotations", "node_selector", "resources", "shm")
 GANG_PORTS = (2222, 2223, 2224)  # in k8s/manifests/job.yaml
-LONGEST_NAME = 63  # characters of a label of a host name, RFC 1123; Kubernetes' limit for both
 POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
 USER = 65532  # of the image
@@ -56,9 +56,6 @@ TAKEN = (
     "trainyard/",
 )
 
-_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _REFERENCE = (
     r"(?P<name>[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+(?=/))?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
@@ -92,6 +89,11 @@ def _text(value: Any) -> Any:
     return str(value).removesuffix(".0") if number else value
 
 
+def _variable(value: Any) -> Any:
+    # YAML reads true as a truth value, and programs read it as text.
+    return str(value).lower() if isinstance(value, bool) else _text(value)
+
+
 def _quantity(value: str) -> str:
     if quantity.parse(value) <= 0:
         raise ValueError("must be a quantity above 0, such as 2, 500m, 1.5Gi or 1e9")
@@ -108,6 +110,10 @@ Quantity = Annotated[
     BeforeValidator(_text),
     AfterValidator(_quantity),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+Variable = Annotated[str, BeforeValidator(_variable)]
+Image = Annotated[
+    str, matching(_REFERENCE, "must be NAME[:TAG][@sha256:DIGEST], in small letters", 512)
 ]
 
 
@@ -155,7 +161,7 @@ class RunSpec(_Model):
     """A run: its training settings, and its resources in a cluster."""
 
     name: str = Field(description="Name the run and all its objects. New settings need a new name.")
-    image: str = Field(description="Run this image of the trainer, best given with its digest.")
+    image: Image = Field(description="Run this image of the trainer, best given with its digest.")
     data: str = Field(
         description="Read the dataset, four IDX files or shards, from this folder: gs://..., "
         "s3://..., az://... or a path below a volume's mount."
@@ -164,7 +170,7 @@ class RunSpec(_Model):
         description="Write the run to this folder: gs://..., s3://..., az://... or a path "
         "below a volume's mount; {name}, {preset}, {digest} are filled in."
     )
-    namespace: str | None = Field(
+    namespace: Namespace | None = Field(
         None,
         description="Create the objects in this namespace; default: that of the kubectl context.",
     )
@@ -184,10 +190,10 @@ class RunSpec(_Model):
         description="Import train.model from this file or folder, relative to the run file; "
         "default: the module of that name beside it. The run keeps a copy.",
     )
-    environment: dict[str, str] = Field(
+    environment: dict[str, Variable] = Field(
         default_factory=dict, description="Set these environment variables, none of them secret."
     )
-    environment_secrets: list[str] = Field(
+    environment_secrets: list[ObjectName] = Field(
         default_factory=list, description="Set the keys of these Secrets as environment variables."
     )
     volumes: list[Volume] = Field(
@@ -235,9 +241,11 @@ class RunSpec(_Model):
     tolerations: list[Toleration] = Field(
         default_factory=list, description="Run on nodes with these taints, too."
     )
-    priority_class: str | None = Field(None, description="Give the pods this PriorityClass.")
-    runtime_class: str | None = Field(None, description="Give the pods this RuntimeClass.")
-    scheduler_name: str | None = Field(None, description="Let this scheduler place the pods.")
+    priority_class: ObjectName | None = Field(None, description="Give the pods this PriorityClass.")
+    runtime_class: ObjectName | None = Field(None, description="Give the pods this RuntimeClass.")
+    scheduler_name: ObjectName | None = Field(
+        None, description="Let this scheduler place the pods."
+    )
     host_aliases: list[dict[str, JsonValue]] = Field(
         default_factory=list,
         description="Add these lines to /etc/hosts: {ip: ADDRESS, hostnames: [NAME]}.",
@@ -245,17 +253,17 @@ class RunSpec(_Model):
     dns_config: dict[str, JsonValue] = Field(
         default_factory=dict, description="Give the pods this dnsConfig, in Kubernetes' form."
     )
-    service_account: str | None = Field(
+    service_account: ObjectName | None = Field(
         None,
         description="Run the pods as this account, by Workload Identity; its token is not mounted.",
     )
-    image_pull_secrets: list[str] = Field(
+    image_pull_secrets: list[ObjectName] = Field(
         default_factory=list, description="Pull the image with these Secrets."
     )
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
         "IfNotPresent", description="When a node pulls the image."
     )
-    queue: str | None = Field(None, description="Wait in this LocalQueue of Kueue.")
+    queue: ObjectName | None = Field(None, description="Wait in this LocalQueue of Kueue.")
     deadline: Duration = Field(
         86400, ge=1, description="Fail the run after this time; seconds, or 90m, 8h."
     )
@@ -314,31 +322,6 @@ class RunSpec(_Model):
             raise ValueError("must be a-z, 0-9 and -, from a letter to a letter or digit")
         return value
 
-    @field_validator("namespace")
-    @classmethod
-    def _namespace_is_a_label(cls, value: str | None) -> str | None:
-        return _matching(value, _LABEL, LONGEST_NAME, "must be a namespace's name")
-
-    @field_validator(
-        "priority_class", "runtime_class", "scheduler_name", "service_account", "queue"
-    )
-    @classmethod
-    def _is_an_objects_name(cls, value: str | None) -> str | None:
-        return _matching(value, _SUBDOMAIN, 253, "must be an object's name")
-
-    @field_validator("environment_secrets", "image_pull_secrets")
-    @classmethod
-    def _are_objects_names(cls, values: list[str]) -> list[str]:
-        for value in values:
-            _matching(value, _SUBDOMAIN, 253, f"{value!r} must be an object's name")
-        return values
-
-    @field_validator("image")
-    @classmethod
-    def _image_is_a_reference(cls, value: str) -> str:
-        _matching(value, _REFERENCE, 512, "must be NAME[:TAG][@sha256:DIGEST], in small letters")
-        return value
-
     @field_validator("data", "run")
     @classmethod
     def _is_a_folder_of_pods(cls, value: str) -> str:
@@ -354,17 +337,6 @@ class RunSpec(_Model):
         if not all(1 <= value < 2**31 for value in values):
             raise ValueError("must be numbers of groups from 1 on; 0 is root's")
         return values
-
-    @field_validator("environment", mode="before")
-    @classmethod
-    def _values_are_text(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        # YAML reads true as a truth value, and programs read it as text.
-        return {
-            name: str(value).lower() if isinstance(value, bool) else _text(value)
-            for name, value in values.items()
-        }
 
     @field_validator("environment")
     @classmethod
@@ -385,7 +357,7 @@ class RunSpec(_Model):
     @classmethod
     def _labels_are_labels(cls, values: dict[str, str]) -> dict[str, str]:
         for key, value in values.items():
-            if not _is_key(key) or not (value == "" or re.fullmatch(_LABEL_NAME, value)):
+            if not names.is_key(key) or not names.is_value(value):
                 raise ValueError(f"{key!r}: {value!r} must be a label and its value")
         return values
 
@@ -393,7 +365,7 @@ class RunSpec(_Model):
     @classmethod
     def _annotations_are_annotations(cls, values: dict[str, str]) -> dict[str, str]:
         for key, value in values.items():
-            if not _is_key(key):
+            if not names.is_key(key):
                 raise ValueError(f"{key!r} must be an annotation's name")
             if _SECRET_VALUE.search(value):
                 raise ValueError(f"{key} looks like a secret, which a manifest is no place for")
@@ -454,18 +426,6 @@ class RunSpec(_Model):
         # The namespace is in the objects themselves, or in the context.
         values = self.model_dump(mode="json", exclude_defaults=True, exclude={"namespace"})
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def _is_key(key: str) -> bool:
-    prefix, _, last = key.rpartition("/")
-    named = re.fullmatch(_LABEL_NAME, last)
-    return bool(named) and (not prefix or bool(re.fullmatch(_SUBDOMAIN, prefix)))
-
-
-def _matching(value: str | None, pattern: str, longest: int, rule: str) -> str | None:
-    if value is not None and (len(value) > longest or not re.fullmatch(pattern, value)):
-        raise ValueError(rule)
-    return value
 
 
 def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
@@ -545,11 +505,11 @@ def _check_names(spec: RunSpec, where: str) -> None:
     """
     longest = f"{spec.name}-{spec.workers - 1}"
     length = len(longest) + POD_SUFFIX
-    if length > LONGEST_NAME:
+    if length > names.LONGEST:
         raise ConfigError(
             f"{where}: name: {spec.name!r}: rank {spec.workers - 1}'s pod would be called "
-            f"{longest}-xxxxx, {length} characters, and {LONGEST_NAME} are allowed; "
-            f"take away {length - LONGEST_NAME}"
+            f"{longest}-xxxxx, {length} characters, and {names.LONGEST} are allowed; "
+            f"take away {length - names.LONGEST}"
         )
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from k8s.names import ClaimName, ObjectName
 from trainer.storage.base import name_fault
 
 Object = dict[str, Any]
 
 # Folders of the image, and of every Linux system.
 TAKEN = re.compile(r"/(app|bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|tmp|usr|)(/|$)")
-CLAIM = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
 
 class Mount(BaseModel, frozen=True, extra="forbid"):
@@ -35,18 +35,11 @@ class Mount(BaseModel, frozen=True, extra="forbid"):
 class Volume(Mount, frozen=True, extra="forbid"):
     """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
 
-    claim: str = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
+    claim: ClaimName = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
     read_only: bool = Field(False, description="Mount it read-only.")
     sub_path: str | None = Field(
         None, description="Mount this folder of the claim instead of all of it."
     )
-
-    @field_validator("claim")
-    @classmethod
-    def _claim_is_a_name(cls, value: str) -> str:
-        if not re.fullmatch(CLAIM, value):
-            raise ValueError("must be the name of a PersistentVolumeClaim")
-        return value
 
     @field_validator("sub_path")
     @classmethod
@@ -59,15 +52,10 @@ class Volume(Mount, frozen=True, extra="forbid"):
 class Files(Mount, frozen=True, extra="forbid"):
     """The files of a ConfigMap or a Secret of the run's namespace, in every pod."""
 
-    config_map: str | None = Field(None, description="Mount this ConfigMap, one file per key.")
-    secret: str | None = Field(None, description="Mount this Secret, one file per key.")
-
-    @field_validator("config_map", "secret")
-    @classmethod
-    def _is_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(CLAIM, value):
-            raise ValueError("must be an object's name")
-        return value
+    config_map: ObjectName | None = Field(
+        None, description="Mount this ConfigMap, one file per key."
+    )
+    secret: ObjectName | None = Field(None, description="Mount this Secret, one file per key.")
 
     @model_validator(mode="after")
     def _is_one(self) -> "Files":

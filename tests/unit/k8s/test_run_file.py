@@ -119,7 +119,7 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"environment": {"TF_CONFIG": "x"}}, "TF_CONFIG is set by the Job; leave it out"),
         ({"environment": {"a-b": "x"}}, "'a-b' must be a variable's name"),
         ({"node_selector": {"a b": "c"}}, "'a b': 'c' must be a label and its value"),
-        ({"image_pull_secrets": ["A"]}, "'A' must be an object's name"),
+        ({"image_pull_secrets": ["A"]}, "image_pull_secrets.0: 'A': must be an object's name"),
         ({"storage_endpoint": "store:80"}, "storage_endpoint: '...': must be http://HOST"),
         ({"environment": {"DB": "pg://u:hunter2@db"}}, "DB looks like a secret"),
         ({"ttl": 0}, "ttl: '0': Input should be greater than or equal to 60"),
