@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from trainer import failure, progress, schedule
 from trainer.cluster_spec import Cluster
@@ -37,7 +37,10 @@ from trainer.runs import checkpoint, code, run_folder
 from trainer.storage import probe
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
-from trainer.worker_events import Pulse, tell_parent
+from trainer.worker_events import tell_parent
+
+if TYPE_CHECKING:
+    from trainer.train.trainer import Trainer
 
 BEAT = 1.0  # seconds between two signs of life
 PATIENCE = 5.0  # seconds that a request to stop waits for the end of the chunk
@@ -46,23 +49,6 @@ IN_SHORT = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_
 STARTED = "TRAINYARD_STARTED"  # when the run began here, seconds since the epoch
 
 Work = Callable[..., int]  # takes attempt, members and addresses, returns the exit code
-
-
-class Rescuer(Protocol):
-    """The part of a trainer that another thread may use."""
-
-    @property
-    def finished_step(self) -> int | None:
-        """The step at the end of the last chunk finished in this attempt, if there is one."""
-
-    def pulse(self) -> Pulse:
-        """Return the work under way and its progress."""
-
-    def flip(self) -> None:
-        """Compute a wrong bit."""
-
-    def rescue(self) -> int | None:
-        """Commit the last finished chunk and return its step, or None if there is none."""
 
 
 def serve(config: TrainConfig, cluster: Cluster) -> None:
@@ -243,7 +229,7 @@ class Orders:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.trainer: Rescuer | None = None
+        self.trainer: Trainer | None = None
         threading.Thread(target=self._beat, daemon=True).start()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -268,7 +254,7 @@ class Orders:
             self.stop.set()
             if word == "resize":
                 continue
-            nothing_done = self.trainer is None or self.trainer.finished_step is None
+            nothing_done = self.trainer is None or self.trainer.saver.finished_step is None
             seconds = 0.0 if nothing_done else PATIENCE
             threading.Thread(target=self._leave_after, args=(seconds,), daemon=True).start()
         self._leave("left the gang", PeerLostError)
@@ -282,7 +268,7 @@ class Orders:
         code = StoppedError.exit_code
         try:
             tell_parent(event="storing", seconds=STORING)
-            step = self.trainer.rescue() if self.trainer else None
+            step = self.trainer.saver.rescue() if self.trainer else None
             done = "before its first chunk" if step is None else f"at step {step}"
             _report(why(f"{what} {done}; the same command resumes from there"))
         except UserError as error:

@@ -110,20 +110,11 @@ class Trainer:
         if self.all_reduce:
             self.all_reduce.flip = True
 
-    @property
-    def finished_step(self) -> int | None:
-        """See ``Saver.finished_step``."""
-        return self.saver.finished_step
-
-    def rescue(self) -> int | None:
-        """See ``Saver.rescue``."""
-        return self.saver.rescue()
-
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Stop if a peer is lost, and close what is open."""
         try:
-            with peers.stop_if_lost(self.run.cluster, self.all_reduce, self.rescue):
+            with peers.stop_if_lost(self.run.cluster, self.all_reduce, self.saver.rescue):
                 yield
         finally:
             self.batches.close()
@@ -150,7 +141,8 @@ class Trainer:
         seconds = time.perf_counter() - began
         if not np.isfinite(chunk.losses).all():  # whose weights are wrong now, if anybody's?
             self.agreement.begin(end, self.loop.named(self.loop.on_host(at.tensors)))
-        parts, digests = clock.read(self.agreement.mine(), single_steps=self.finished_step is None)
+        is_first = self.saver.finished_step is None
+        parts, digests = clock.read(self.agreement.mine(), single_steps=is_first)
         if slow := self.slow_ranks.look(parts):
             parts["slow"] = slow
         if parts and run.cluster.members:

@@ -480,7 +480,7 @@ def test_survivors_store_the_same_bytes_and_each_the_chunk_it_had_finished(tmp_p
         )
         with pytest.raises(LostError):
             trainer.train(threading.Event(), started=0.0)
-        assert trainer.rescue() == finished
+        assert trainer.saver.rescue() == finished
         [stored[rank]] = [storage.read(e.name) for e in storage.list(checkpoint.PREFIX)]
         assert [line["step"] for line in run_folder.read_metrics(storage, finished)][-1] == finished
     assert stored[0] == stored[1]
