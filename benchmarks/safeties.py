@@ -106,9 +106,8 @@ class Stretches(Trainer):
         for mode in ("on", "histograms"):
             config = self.run.config.model_copy(update={"tensorboard": mode})
             storage = open_storage(f"{self.run.storage.uri}/{mode}")
-            log = event_log.open_log(storage, config, self.run.total, 0, self.run.reporter.warn)
-            if log:
-                log.wants_graph = False  # it is written once a run
+            log = event_log.EventLog(storage, config, self.run.total, 0, self.run.reporter.warn)
+            log.wants_graph = False  # it is written once a run
             logs[mode] = log
         self._logs = logs
         self.train(threading.Event(), time.time())

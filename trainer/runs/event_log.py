@@ -260,20 +260,10 @@ class EventLog:
             self._warn(f"no more event files for TensorBoard from this attempt: {reason}")
 
 
-def open_log(
-    storage: Storage,
-    config: TrainConfig,
-    total: int,
-    resumed: int,
-    warn: Callable[[str], None],
-    class_names: Sequence[str] = (),
-    epochs: float | None = None,
-) -> EventLog | None:
-    """Return the log of a run, or None where none is wanted or its packages are missing."""
-    wanted = config.tensorboard != "off"
-    if not wanted or not all(map(importlib.util.find_spec, ("tensorboard", "PIL"))):
-        return None
-    return EventLog(storage, config, total, resumed, warn, class_names, epochs)
+def is_wanted(config: TrainConfig) -> bool:
+    """Return whether a run has a log: one is asked for, and its packages are there."""
+    packages = ("tensorboard", "PIL")
+    return config.tensorboard != "off" and all(map(importlib.util.find_spec, packages))
 
 
 def _pictures(scored: Scored, names: Sequence[str]) -> list[Any]:

@@ -74,8 +74,8 @@ class Saver:
     def start(self, step: int) -> None:
         """Prepare for an attempt that starts at this step."""
         self._saved = step
-        if self.run.cluster.rank == 0:
-            self.events = event_log.open_log(
+        if self.run.cluster.rank == 0 and event_log.is_wanted(self.run.config):
+            self.events = EventLog(
                 self.run.storage,
                 self.run.config,
                 self.run.total,

@@ -112,8 +112,8 @@ def resume(folder: Path, good: Path) -> None:
     journal = attempts.AttemptLog(lambda: storage, warnings.append)
     journal.add({"start": 0.0})
     journal.close(PATIENCE)
-    log = event_log.open_log(storage, config, 1000, 1000, warnings.append)
-    if log and records:
+    log = event_log.EventLog(storage, config, 1000, 1000, warnings.append)
+    if records:
         log.write(records, {}, None, last=True)
     check_text("\n".join(warnings))
 

@@ -22,7 +22,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from trainer import schedule
-from trainer.config import TrainConfig, parse
+from trainer.config import parse
 from trainer.data.dataset import Split
 from trainer.errors import UnavailableError
 from trainer.report.tensorboard import Mirror
@@ -198,9 +198,7 @@ def records(until: int, first: int = 10) -> list[dict[str, Any]]:
 
 def log(storage: LocalStorage, warnings: list[str], resumed: int = 0, **settings: Any) -> EventLog:
     config = parse({**CONFIG.model_dump(exclude_unset=True), **settings})
-    found = event_log.open_log(storage, config, TOTAL, resumed, warnings.append)
-    assert found is not None
-    return found
+    return EventLog(storage, config, TOTAL, resumed, warnings.append)
 
 
 def write(found: EventLog, until: int) -> None:
@@ -243,8 +241,7 @@ def test_hparams_show_the_run_by_its_folder_and_the_epochs_that_its_steps_make(
         config = parse({**CONFIG.model_dump(exclude_unset=True), "steps": 500})
         digest = run_folder.digest(config.identity())[:8]
         folder = tmp_path / (name or f"mlp-{digest}")
-        found = event_log.open_log(LocalStorage(str(folder)), config, 500, 0, print, (), 1.625)
-        assert found is not None
+        found = EventLog(LocalStorage(str(folder)), config, 500, 0, print, (), 1.625)
         write(found, 30)
         data = (folder / "events/events.out.tfevents.1-settings").read_bytes()
         wanted = f"{shown}{digest}" if name else folder.name
@@ -333,18 +330,11 @@ def test_histograms_are_made_on_request(tmp_path: Path) -> None:
         assert len(tags) == 4 + (mode == "histograms")
 
 
-def test_no_log_is_opened_without_the_packages_or_when_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = LocalStorage(str(tmp_path))
-
-    def opened(config: TrainConfig) -> EventLog | None:
-        return event_log.open_log(storage, config, TOTAL, 0, print)
-
-    assert opened(CONFIG)
-    assert opened(parse({"tensorboard": "off"})) is None
+def test_no_log_is_wanted_without_the_packages_or_when_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert event_log.is_wanted(CONFIG)
+    assert not event_log.is_wanted(parse({"tensorboard": "off"}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert opened(CONFIG) is None
+    assert not event_log.is_wanted(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -437,8 +427,7 @@ def test_pictures_have_the_names_of_classes(tmp_path: Path) -> None:
         from tensorboard import plugin_util
     names = ("![x](http://x.example/x.png)", "\u202e`<script>`", "long " * 19 + "end")
     storage = LocalStorage(str(tmp_path))
-    found = event_log.open_log(storage, CONFIG, TOTAL, 0, print, names)
-    assert found is not None
+    found = EventLog(storage, CONFIG, TOTAL, 0, print, names)
     found.finish(records(20), Scored(20, LOGITS, SPLIT))
     [path] = (tmp_path / "events/test").iterdir()
     described = {
