@@ -25,6 +25,7 @@ from k8s.diagnosis.evidence import (
 )
 from k8s.diagnosis.pod_pending import (
     beside,
+    claim,
     image,
     missing_reference,
     no_trainer,
@@ -32,7 +33,6 @@ from k8s.diagnosis.pod_pending import (
     start,
     unschedulable,
 )
-from k8s.diagnosis.pod_volumes import claim
 from k8s.quantity import parse, show
 from trainer.errors import StoppedError
 from trainer.failure import BAD_MACHINE, Kind
