@@ -47,9 +47,10 @@ def objects(spec: RunSpec) -> list[Object]:
     config["data"] = {"config.yaml": settings(spec)}
     if packed := carried_code(spec):
         config["binaryData"] = {CODE: base64.b64encode(packed).decode()}
-    _set_instance(policy["spec"]["podSelector"]["matchLabels"], spec)
-    _set_instance(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"], spec)
-    _set_instance(service["spec"]["selector"], spec)
+    from_own_pods = policy["spec"]["ingress"][0]["from"][0]
+    for each in (policy["spec"], from_own_pods):
+        each["podSelector"]["matchLabels"][INSTANCE] = spec.name
+    service["spec"]["selector"][INSTANCE] = spec.name
     _fill_job(job, spec)
     if port := spec.config.metrics_port:
         _serve_metrics(policy, job, port)
@@ -116,14 +117,9 @@ def _name(item: Object, spec: RunSpec) -> None:
 
 
 def _describe(metadata: Object, spec: RunSpec) -> None:
-    metadata["labels"].update(spec.labels)
-    _set_instance(metadata["labels"], spec)
+    metadata["labels"] |= spec.labels | {INSTANCE: spec.name}
     if spec.annotations:
         metadata.setdefault("annotations", {}).update(spec.annotations)
-
-
-def _set_instance(labels: dict[str, str], spec: RunSpec) -> None:
-    labels[INSTANCE] = spec.name
 
 
 def _fill_job(job: Object, spec: RunSpec) -> None:
@@ -196,9 +192,7 @@ def _affinity(spec: RunSpec) -> Object:
 
 def _pods(spec: RunSpec) -> Object:
     """Return the label selector of a run's pods."""
-    labels = {"app.kubernetes.io/name": "trainyard"}
-    _set_instance(labels, spec)
-    return {"matchLabels": labels}
+    return {"matchLabels": {"app.kubernetes.io/name": "trainyard", INSTANCE: spec.name}}
 
 
 def _set_user(context: Object, spec: RunSpec) -> int | None:

@@ -192,7 +192,7 @@ class Cluster:
             InvalidError: the object or its namespace is refused, or the namespace is missing.
         """
         path = self._route(obj["kind"], namespace=obj["metadata"].get("namespace"))
-        response = self._send("POST", path, _dry(dry_run), obj)
+        response = self._send("POST", path, {"dryRun": "All"} if dry_run else {}, obj)
         self.warnings += _warnings(response.headers.getlist("Warning"))
         return json_object(response.data) or {}
 
@@ -367,10 +367,6 @@ def _without_managers(item: Object) -> Object:
     """Take out who manages which field: a third of a pod, and nothing here reads it."""
     item["metadata"].pop("managedFields", None)
     return item
-
-
-def _dry(dry_run: bool) -> dict[str, str]:
-    return {"dryRun": "All"} if dry_run else {}
 
 
 def _warnings(headers: list[str]) -> Iterator[str]:

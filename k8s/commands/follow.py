@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from k8s.client.cluster import Cluster
@@ -294,7 +295,7 @@ class Follower:
             "lastTransitionTime", max(ends, default="")
         )
         if status.get("startTime") and last:
-            seconds = run_phase.seconds_between(status["startTime"], run_phase.time_of(last))
+            seconds = run_phase.seconds_between(status["startTime"], datetime.fromisoformat(last))
             took = f" after {duration(seconds)}"
         found = None
         with contextlib.suppress(UserError):  # the run has ended, whatever fails here

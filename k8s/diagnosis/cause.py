@@ -27,6 +27,7 @@ from k8s.diagnosis.evidence import (
 from k8s.diagnosis.job_blocked import held, indexes, leaving, missing_ranks, refusal
 from k8s.diagnosis.pod_failures import CODES, ENDURED, FAIL_JOB, examine
 from k8s.diagnosis.pod_pending import silent
+from trainer.text import ranks as named_ranks
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
 OVERCOME = 600.0  # seconds that a pod has run when what ended the one before it is past
@@ -243,8 +244,5 @@ def _whose(ranks: Collection[int | None], observed: Observed) -> str:
 
 
 def _name(ranks: Collection[int | None]) -> str:
-    """Return ranks for people: ``rank 2``, ``ranks 0, 1, 3``, ``ranks 0, 1, 2, 3 and 60 more``."""
-    numbers = sorted(each for each in ranks if each is not None)
-    listed = numbers if len(numbers) <= 5 else numbers[:4]
-    more = f" and {len(numbers) - len(listed)} more" if len(numbers) > len(listed) else ""
-    return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, listed))}{more}"
+    """Return ranks for people: ``rank 2``, ``ranks 0, 1, 2, 3, 4 and 59 more``."""
+    return named_ranks(sorted(each for each in ranks if each is not None), 5)

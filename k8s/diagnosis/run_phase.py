@@ -134,11 +134,6 @@ def pod_state(pod: Object) -> str:
     return str(pod.get("status", {}).get("reason") or _phase_of_pod(pod))
 
 
-def time_of(text: str) -> datetime:
-    """Return the time of an RFC 3339 text."""
-    return datetime.fromisoformat(text)
-
-
 def seconds_between(earlier: str, later: datetime) -> float:
     """Return the seconds from an RFC 3339 time to another."""
     return (later - datetime.fromisoformat(earlier)).total_seconds()
