@@ -7,14 +7,16 @@ file's SHA-256, so a start knows what the data are without reading them, and eve
 shard is checked.
 """
 
+import contextlib
 import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, TypeAdapter
 
 from trainer.data import idx
 from trainer.errors import ConfigError, DataError
@@ -24,7 +26,8 @@ INDEX = "shards.json"
 MOST = 99_999  # shards, as the names have five digits
 
 _NAME = re.compile(r"train-(images|labels)-\d{5}-of-\d{5}(\.gz)?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_Count = Annotated[int, Field(ge=1)]
+_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class Shard:
         labels_sha256: of that of the labels.
     """
 
-    count: int
-    images_sha256: str
-    labels_sha256: str
+    count: _Count
+    images_sha256: _SHA256
+    labels_sha256: _SHA256
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Index:
         shards: at least one.
     """
 
-    image_shape: tuple[int, int, int]
-    classes: int
-    shards: tuple[Shard, ...]
+    image_shape: tuple[_Count, _Count, _Count]
+    classes: Annotated[int, Field(ge=2, le=256)]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1, max_length=MOST)]
 
     @property
     def sha256(self) -> str:
@@ -121,33 +124,13 @@ def decode(data: bytes, name: str) -> Index:
     Raises:
         DataError: it is not one that ``encode`` could have written.
     """
-    try:
-        index = _decode(json.loads(data))
+    with contextlib.suppress(ValueError):
+        index = TypeAdapter(Index).validate_json(data)
         if encode(index) == data:
             return index
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
     raise DataError(
         f"{name}: damaged: it must be as data put --shards wrote it; put the dataset again"
     )
-
-
-def _decode(values: Any) -> Index:
-    shards = tuple(
-        Shard(row["count"], row["images_sha256"], row["labels_sha256"]) for row in values["shards"]
-    )
-    height, width, channels = values["image_shape"]
-    index = Index((height, width, channels), values["classes"], shards)
-    numbers = (height, width, channels, index.classes - 1, *(shard.count for shard in shards))
-    hashes = [f for shard in shards for f in (shard.images_sha256, shard.labels_sha256)]
-    if not (
-        1 <= len(shards) <= MOST
-        and all(type(n) is int and n >= 1 for n in numbers)
-        and index.classes <= 256
-        and all(_SHA256.fullmatch(f) for f in hashes)
-    ):
-        raise ValueError
-    return index
 
 
 def locate(storage: Storage, validation: int) -> Shards | None:
