@@ -10,7 +10,7 @@ import hashlib
 import math
 import struct
 import zlib
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,27 +104,22 @@ def sha256(array: npt.NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-class _Source(Protocol):
-    """The bytes of an uncompressed file, taken from its start to its end."""
-
-    most: int
-    """An upper bound of the bytes in the file, known before any is taken."""
-
-    def take(self, size: int) -> npt.NDArray[np.uint8]:
-        """The next ``size`` bytes, fewer where the file ends."""
-
-
 class _Plain:
+    """The bytes of a file from its start to its end, of which there are ``most`` at most."""
+
     def __init__(self, data: bytes) -> None:
         self._rest = np.frombuffer(data, np.uint8)
         self.most = len(data)
 
     def take(self, size: int) -> npt.NDArray[np.uint8]:
+        """The next ``size`` bytes, fewer where the file ends."""
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
 
 
 class _Gzip:
+    """See ``_Plain``, of what a compressed file holds."""
+
     def __init__(self, data: bytes, name: str) -> None:
         self._name = name
         self._rest = memoryview(data)
@@ -166,7 +161,7 @@ class _Gzip:
         return piece
 
 
-def _read_header(source: _Source, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _read_header(source: _Plain | _Gzip, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     magic = source.take(4).tobytes()
     if len(magic) == 4:
         _check_magic(magic, name)

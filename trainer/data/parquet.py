@@ -78,7 +78,10 @@ def read(paths: list[Path], options: Options) -> Collection:
             "installed; pip install pyarrow"
         )
     where = str(paths[0].parent if len(paths) > 1 else paths[0])
-    split = {part: [p for p in paths if _is_of(p, part)] for part in (_TRAIN, _VALIDATION, _TEST)}
+    split = {
+        part: [path for path in paths if path.name.lower().startswith(part)]
+        for part in (_TRAIN, _VALIDATION, _TEST)
+    }
     if not split[_TRAIN]:
         split = {_TRAIN: paths, _VALIDATION: [], _TEST: []}
     notes = []
@@ -94,10 +97,6 @@ def read(paths: list[Path], options: Options) -> Collection:
             test = None
             notes.append("its test images have no labels and were left out")
     return Collection(train, test, where, names, tuple(notes))
-
-
-def _is_of(path: Path, names: tuple[str, ...]) -> bool:
-    return path.name.lower().startswith(names)
 
 
 def _part(paths: list[Path], options: Options) -> tuple[Part, dict[int, str]]:

@@ -374,13 +374,6 @@ def _are_classes(storage: Storage, entry: Entry) -> bool:
     return labels.ndim != 1 or not labels.size or len(np.unique(labels)) == int(labels.max()) + 1
 
 
-def _unknown(source: str) -> ConfigError:
-    return ConfigError(
-        f"{source}: no file, folder or dataset of this name; give auto, mnist, digits, a folder "
-        "or URI of IDX files, a folder of pictures, an .npz, a .csv or a .parquet file"
-    )
-
-
 def _unread(folder: Path) -> ConfigError:
     """Return what to do about a folder that holds no dataset of a known kind."""
     found = pictures.deeper(folder)
@@ -399,7 +392,10 @@ def _unread(folder: Path) -> ConfigError:
 def _copy(source: str) -> _Found:
     path = Path(source.removeprefix("file://")).expanduser()
     if not path.exists() and "://" not in source:
-        raise _unknown(source)
+        raise ConfigError(
+            f"{source}: no file, folder or dataset of this name; give auto, mnist, digits, a "
+            "folder or URI of IDX files, a folder of pictures, an .npz, a .csv or a .parquet file"
+        )
     storage = open_storage(source)
     if path.is_dir() and not _is_standard(path) and not shards.locate(storage, 0):
         raise _unread(path)

@@ -1,5 +1,6 @@
 """Arrays in .npz files and tables in .csv files, as collections."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -227,18 +228,14 @@ def _opened(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-class _reasons:  # noqa: N801 - used as a function
+@contextlib.contextmanager
+def _reasons(path: Path) -> Iterator[None]:
     """Turn what csv, gzip and numpy raise into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        csv.field_size_limit(_FIELD)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StopIteration):
-            raise DataError(f"{self._path}: has fewer than two rows; give a table") from None
-        if isinstance(error, OSError | ValueError | EOFError | csv.Error | zlib.error | IndexError):
-            reason = one_line(error, 200).rstrip(".")
-            raise DataError(f"{self._path}: is no table of numbers: {reason}; correct it") from None
+    csv.field_size_limit(_FIELD)
+    try:
+        yield
+    except StopIteration:
+        raise DataError(f"{path}: has fewer than two rows; give a table") from None
+    except (OSError, ValueError, EOFError, csv.Error, zlib.error, IndexError) as error:
+        reason = one_line(error, 200).rstrip(".")
+        raise DataError(f"{path}: is no table of numbers: {reason}; correct it") from None
