@@ -52,14 +52,10 @@ def find_ink(pixels: Floats) -> Ink | None:
         pixels: float32 [h, w, c] in [0, 1].
     """
     height, width = pixels.shape[:2]
-    shrink = min(1.0, CELLS / max(height, width))
-    cells = resize(
-        pixels, max(1, round(height * shrink)), max(1, round(width * shrink)), Image.Resampling.BOX
-    )
-    squares = resize(pixels * pixels, cells.shape[0], cells.shape[1], Image.Resampling.BOX)
+    cells, squares = _to_grid(pixels, CELLS), _to_grid(pixels * pixels, CELLS)
     rough = np.sqrt(np.clip(squares - cells * cells, 0, None)).max(axis=2)
     found: list[tuple[Mask, Ink]] = []
-    candidates = find_sheets(cells, rough, 1 / shrink)
+    candidates = find_sheets(cells, rough, 1 / min(1.0, CELLS / max(height, width)))
     whole = _difference(_to_grid(pixels, DRAFT)) if candidates else None
     for sheet in candidates:
         if any((inside & sheet.inside).any() for inside, _ in found):

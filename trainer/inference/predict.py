@@ -82,39 +82,41 @@ def files(names: Sequence[str]) -> tuple[list[str], list[UserError]]:
     found: list[str] = []
     errors: list[UserError] = []
     for name in names:
-        folder = Path(name)
         try:
-            if name == STANDARD_INPUT or not folder.is_dir():
-                found.append(name)
-                continue
-            inside = sorted(path.name for path in folder.iterdir() if not path.is_dir())
+            is_folder = name != STANDARD_INPUT and Path(name).is_dir()
+            found += _pictures(name) if is_folder else [name]
         except OSError as error:
             errors.append(ConfigError(f"{printable(name)}: {error.strerror}; name a picture"))
-            continue
-        pictures = [each for each in inside if _like_a_picture(each)]
-        if len(pictures) > MOST_FILES:
-            errors.append(
-                ConfigError(
-                    f"{printable(name)}: {len(pictures):,} pictures, above the limit of "
-                    f"{MOST_FILES:,}; name some of them"
-                )
-            )
-            continue
-        found += [str(folder / each) for each in pictures]
-        others = len(inside) - len(pictures)
-        if not pictures:
-            errors.append(
-                ConfigError(
-                    f"{printable(name)}: no picture in it, but {plural(others, 'other file')}; "
-                    "name a folder with pictures"
-                )
-            )
-        elif others:
-            sys.stderr.write(
-                f"trainer: {printable(name)}: left out {plural(others, 'file')} that are no "
-                "pictures\n"
-            )
+        except UserError as error:
+            errors.append(error)
     return found, errors
+
+
+def _pictures(name: str) -> list[str]:
+    """Return the pictures in a folder.
+
+    Raises:
+        ConfigError: there is none, or there are too many.
+        OSError: it cannot be read.
+    """
+    folder, shown = Path(name), printable(name)
+    inside = sorted(path.name for path in folder.iterdir() if not path.is_dir())
+    pictures = [str(folder / each) for each in inside if _like_a_picture(each)]
+    others = len(inside) - len(pictures)
+    if len(pictures) > MOST_FILES:
+        raise ConfigError(
+            f"{shown}: {len(pictures):,} pictures, above the limit of {MOST_FILES:,}; name some of "
+            "them"
+        )
+    if not pictures:
+        raise ConfigError(
+            f"{shown}: no picture in it, but {plural(others, 'other file')}; name a folder "
+            "with pictures"
+        )
+    if others:
+        left_out = f"left out {plural(others, 'file')} that are no pictures"
+        sys.stderr.write(f"trainer: {shown}: {left_out}\n")
+    return pictures
 
 
 def _like_a_picture(name: str) -> bool:
