@@ -105,14 +105,12 @@ class TextReporter(Reporter):
         self._every = every
         self._last = float("-inf")
 
-    def say(self, message: str, **facts: Any) -> None:
+    def say(self, message: str, **_: Any) -> None:
         """See Reporter."""
-        del facts
         _line(message)
 
-    def warn(self, message: str, **facts: Any) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         """See Reporter."""
-        del facts
         _line(f"warning: {message}")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
@@ -154,14 +152,12 @@ class BarReporter(Reporter):
         )
         self._task: Any = None
 
-    def say(self, message: str, **facts: Any) -> None:
+    def say(self, message: str, **_: Any) -> None:
         """See Reporter."""
-        del facts
         self._print(message)
 
-    def warn(self, message: str, **facts: Any) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         """See Reporter."""
-        del facts
         self._print(f"warning: {message}", style="yellow")
 
     def step(self, record: Mapping[str, Any], total: int) -> None:
@@ -195,9 +191,8 @@ class Follower(Reporter):
     def __init__(self, rank: int) -> None:
         self._rank = rank
 
-    def warn(self, message: str, **facts: Any) -> None:
+    def warn(self, message: str, **_: Any) -> None:
         """See Reporter."""
-        del facts
         _line(f"warning: rank {self._rank}: {message}")
 
 

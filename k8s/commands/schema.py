@@ -11,7 +11,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print the JSON Schema of run files, with which editors check them."
 
 
-def run(options: argparse.Namespace) -> None:
+def run(_: argparse.Namespace) -> None:
     """Print the schema."""
-    del options
     target.print_json(run_file.schema())

@@ -261,8 +261,7 @@ def stop_event() -> threading.Event:
 
         threading.Thread(target=listen, daemon=True).start()
 
-    def handler(number: int, frame: object) -> None:
-        del frame
+    def handler(number: int, _: object) -> None:
         # Not the event itself: a signal may come while the first one sets it.
         if asked or event.is_set():
             os._exit(StoppedError.exit_code)

@@ -514,11 +514,7 @@ class Supervisor:
 
 
 def _exporter(config: TrainConfig, cluster: Cluster) -> "Exporter | None":
-    """Return what serves the run's metrics, on rank 0 and where it is asked for.
-
-    Raises:
-        UnavailableError: its port is taken.
-    """
+    """Return what serves the run's metrics, on rank 0 and where it is asked for."""
     if not config.metrics_port or cluster.rank > 0:
         return None
     from trainer.gang.exporter import Exporter

@@ -68,8 +68,8 @@ def labels_file(class_names: Sequence[str]) -> bytes:
     return "".join(f"{name}\n" for name in class_names).encode()
 
 
-def _write_keras(model: Any, path: Path, class_names: Sequence[str]) -> None:
-    del class_names  # for which the format has no place
+def _write_keras(model: Any, path: Path, _: Sequence[str]) -> None:
+    """Write the model alone: the format has no place for the names of classes."""
     model.save(path)
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}

@@ -57,12 +57,7 @@ class Chart:
     def hover(self) -> dict[str, Any]:
         """Return what page.js needs to show the value of a point; positions in the SVG's pixels."""
         return {
-            "plot": [
-                vega.LEFT,
-                vega.TOP,
-                vega.WIDTH - vega.LEFT - vega.RIGHT,
-                vega.HEIGHT - vega.TOP - vega.BOTTOM,
-            ],
+            "plot": [vega.LEFT, vega.TOP, *vega.PLOT],
             "x": self.x,
             "y": self.y,
             "xName": self.x_name,

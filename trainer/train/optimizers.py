@@ -68,17 +68,15 @@ def create(config: TrainConfig) -> Optimizer:
 
 
 def _sgd(
-    parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
+    parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, _: Tensor
 ) -> tuple[Tensor, Slots]:
-    del step
     return parameter - rate * gradient, slots
 
 
 def _momentum(momentum: float) -> Callable[..., tuple[Tensor, Slots]]:
     def update(
-        parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
+        parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, _: Tensor
     ) -> tuple[Tensor, Slots]:
-        del step
         velocity = momentum * slots[0] - rate * gradient
         return parameter + velocity, (velocity,)
 
@@ -98,9 +96,8 @@ def _adam(
 
 
 def _adagrad(
-    parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
+    parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, _: Tensor
 ) -> tuple[Tensor, Slots]:
     """Duchi, Hazan and Singer, JMLR 12 (2011)."""
-    del step
     total = slots[0] + tf.square(gradient)
     return parameter - rate * gradient / tf.sqrt(total + EPSILON), (total,)
