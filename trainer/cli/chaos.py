@@ -52,16 +52,14 @@ def run(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("preset", "model", "data")}
     settings = {name: value for name, value in given.items() if value is not None}
     settings |= {"steps": options.steps, "chunk_steps": options.chunk_steps}
+    all_kinds = [kind for kind in KINDS if options.store or kind != "store"]
+    kinds = options.kinds.split(",") if options.kinds else all_kinds
     chaos.chaos(
         settings,
         options.workers,
         options.faults,
         options.seed,
-        options.kinds.split(",") if options.kinds else _kinds(options.store),
+        kinds,
         store=options.store,
         as_json=options.json,
     )
-
-
-def _kinds(store: str | None) -> list[str]:
-    return [kind for kind in KINDS if store or kind != "store"]

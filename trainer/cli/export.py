@@ -1,12 +1,10 @@
 """``export``: a run's model for other programs."""
 
 import argparse
-import sys
 
 from trainer.cli import shared
 from trainer.inference import export
 from trainer.inference.formats import FORMATS
-from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +30,4 @@ def run(options: argparse.Namespace) -> None:
     """Write the exports, and a line for each."""
     model = shared.own_model(options)
     with shared.quiet_tensorflow():
-        export.export(
-            options.run,
-            options.to,
-            options.format,
-            lambda line: sys.stdout.write(f"{printable(line)}\n"),
-            model,
-        )
+        export.export(options.run, options.to, options.format, shared.say, model)

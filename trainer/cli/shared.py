@@ -81,6 +81,12 @@ def width() -> int:
     return max(80, shutil.get_terminal_size((80, 24)).columns)
 
 
+def say(line: str) -> None:
+    """Print a line."""
+    sys.stdout.write(f"{printable(line)}\n")
+    sys.stdout.flush()
+
+
 def warn(message: str) -> None:
     """Print a warning."""
     sys.stderr.write(f"trainer: warning: {printable(message)}\n")

@@ -1,12 +1,10 @@
 """``tensorboard``: the event files of runs, served with TensorBoard."""
 
 import argparse
-import sys
 
 from trainer.cli import shared
 from trainer.gang import process
 from trainer.report import tensorboard
-from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +28,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until asked to stop."""
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{printable(line)}\n")
-        sys.stdout.flush()
-
     stop = process.stop_event()
-    tensorboard.serve(options.run, options.host, options.port, stop, say, shared.warn)
+    tensorboard.serve(options.run, options.host, options.port, stop, shared.say, shared.warn)

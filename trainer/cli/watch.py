@@ -1,13 +1,12 @@
 """``watch``: a page that shows a run while it trains, and becomes its report."""
 
 import argparse
-import sys
 
 from trainer.cli import shared
 from trainer.errors import ConfigError
 from trainer.gang import process
 from trainer.runs import run_folder
-from trainer.text import plural, printable
+from trainer.text import plural
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +36,6 @@ def run(options: argparse.Namespace) -> None:
     from trainer.report import live_server
     from trainer.report.live import Live
 
-    def say(line: str) -> None:
-        sys.stdout.write(f"{printable(line)}\n")
-        sys.stdout.flush()
-
     stop = process.stop_event()
     storage = run_folder.open_folder(options.run)
     if run_folder.read_config(storage) is None:
@@ -50,6 +45,6 @@ def run(options: argparse.Namespace) -> None:
                 f"run: {storage.uri}: holds {plural(len(runs), 'run')}, but is none; give one, "
                 f"such as {storage.uri}/{runs[-1].removesuffix(end)}"
             )
-        say(f"{storage.uri}: no run is there yet; the page shows it once it begins")
+        shared.say(f"{storage.uri}: no run is there yet; the page shows it once it begins")
     watcher = live_server.Watcher(Live(storage))
-    live_server.serve(watcher, storage.uri, options.port, stop, say)
+    live_server.serve(watcher, storage.uri, options.port, stop, shared.say)
