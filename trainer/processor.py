@@ -1,5 +1,6 @@
 """The processor of this machine: its model, and the instructions that decide how it computes."""
 
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,13 @@ def check(machine: str = platform.machine(), cpuinfo: Path = CPUINFO) -> None:
     flags = _values(cpuinfo).get("flags")
     if machine in ("x86_64", "AMD64") and flags is not None and "avx" not in flags.split():
         raise ConfigError(f"{NO_AVX}; {REMEDY}")
+
+
+def cores(process: int = 0) -> int:
+    """Return on how many cores a process may run, 0 for this one."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(process))
+    return os.cpu_count() or 1
 
 
 def _values(cpuinfo: Path) -> dict[str, str]:

@@ -134,7 +134,7 @@ def as_text(result: dict[str, Any], folder: Storage) -> str:
             "--output json shows it"
         ) from None
     rows["folder"] = folder.uri
-    if any(entry.name == run_folder.REPORT for entry in folder.list(run_folder.REPORT)):
+    if run_folder.has(folder, run_folder.REPORT):
         rows["report"] = f"{folder.uri}/{run_folder.REPORT}"
     return "".join(f"{name:<14} {printable(value)}\n" for name, value in rows.items())
 

@@ -20,8 +20,7 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
     """
     remedy = f"python -m trainer report --run {run_uri} makes it"
     try:
-        storage = open_storage(run_uri)
-        there = any(entry.name == run_folder.REPORT for entry in storage.list(run_folder.REPORT))
+        there = run_folder.has(open_storage(run_uri), run_folder.REPORT)
         trouble = None if there else _make(run_uri, stop)
     except (UserError, OSError) as error:
         trouble = str(error)

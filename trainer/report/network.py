@@ -142,7 +142,7 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
         ConfigError: the folder is no run's.
         DataError: the checkpoints or the architecture are damaged.
     """
-    if not checkpoint.steps(storage) and not _has_ended(storage):
+    if not checkpoint.steps(storage) and not run_folder.has(storage, run_folder.RESULT):
         return "No checkpoint is stored yet: the model is here once there is one."
     largest = max((entry.size for entry in storage.list(checkpoint.PREFIX)), default=0)
     if largest > MAX_BYTES:
@@ -157,7 +157,8 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
             read_at_most(storage, run_folder.ARCHITECTURE, _MOST_ARCHITECTURE)
         )
     except ObjectNotFoundError:
-        if not _has_ended(storage):  # of an earlier version, which stores it at the end
+        # One of an earlier version stores it at the end.
+        if not run_folder.has(storage, run_folder.RESULT):
             return "What the model looks like is stored at the end of the run."
         architecture = None
     except (ValueError, RecursionError):
@@ -177,10 +178,6 @@ def of_run(storage: Storage) -> dict[str, Any] | str:
             f"{storage.uri}/{run_folder.ARCHITECTURE}: damaged, or of another version of Keras: "
             f"{type(error).__name__} {error}"
         ) from None
-
-
-def _has_ended(storage: Storage) -> bool:
-    return any(entry.name == run_folder.RESULT for entry in storage.list(run_folder.RESULT))
 
 
 def refusal(reason: str) -> str:

@@ -162,7 +162,7 @@ def find(uris: Iterable[str]) -> list[str]:
     found: dict[str, str] = {}
     for uri in uris:
         storage = run_folder.open_folder(uri)
-        if any(entry.name == run_folder.CONFIG for entry in storage.list(run_folder.CONFIG)):
+        if run_folder.has(storage, run_folder.CONFIG):
             runs = [storage.uri]
         else:
             end = f"/{run_folder.CONFIG}"

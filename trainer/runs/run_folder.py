@@ -49,6 +49,11 @@ def open_folder(uri: str) -> Storage:
     return open_storage(uri, links=False)
 
 
+def has(storage: Storage, name: str) -> bool:
+    """Return whether a run's folder has an object of this name."""
+    return any(entry.name == name for entry in storage.list(name))
+
+
 def digest(values: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON values, independent of the order of their names."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer import processor
 from trainer.cluster_spec import Cluster
 from trainer.progress import MOST_SLOW, Reporter
 from trainer.text import ranks as named_ranks
@@ -58,7 +59,9 @@ class SlowRanks:
 
     def __init__(self, cluster: Cluster, all_reduce: AllReduce | None, reporter: Reporter) -> None:
         self._cluster, self._all_reduce, self._reporter = cluster, all_reduce, reporter
-        self._counts = "cpu_ms" if cluster.local and _share_cores(cluster.workers) else "compute_ms"
+        # The parent's cores: this process keeps to its part of them.
+        share_cores = cluster.local and cluster.workers > processor.cores(os.getppid())
+        self._counts = "cpu_ms" if share_cores else "compute_ms"
         self._history: deque[list[float]] = deque(maxlen=CHUNKS)
         self._begun = False
         self._hosts: dict[int, str] = {}  # of the slow ranks
@@ -119,10 +122,3 @@ class SlowRanks:
         except PeerGoneError:  # the next chunk meets the error
             return ["its host is not known"] * len(self._history[-1])
         return [bytes(row.astype(np.uint8)).decode("ascii", "replace").strip() for row in rows]
-
-
-def _share_cores(workers: int) -> bool:
-    """Return whether so many workers on this machine have less than a core each."""
-    if not hasattr(os, "sched_getaffinity"):  # macOS
-        return workers > (os.cpu_count() or 1)
-    return workers > len(os.sched_getaffinity(os.getppid()))  # this process keeps to its part

@@ -196,10 +196,7 @@ class Trainer:
         storage = self.run.storage
         if self.run.cluster.rank == 0:
             storage.replace(run_folder.RESULT, run_folder.pretty(final))
-        stored = peers.meet(self.loop.replicas) or any(
-            entry.name == run_folder.RESULT for entry in storage.list(run_folder.RESULT)
-        )
-        if not stored:
+        if not (peers.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
             raise PeerLostError("lost a peer before the result was stored")
 
 
