@@ -429,15 +429,11 @@ class RunSpec(_Model):
 
 
 def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
-    """Check a run file's values.
-
-    Args:
-        values: of the file.
-        where: the file's name, for messages.
-        namespace: wins over that of the file.
+    """Check a run file's values; ``namespace`` wins over that of the file.
 
     Raises:
-        ConfigError: with the file, the field, the value, the rule and the remedy.
+        ConfigError: with the file, which ``where`` names, the field, the value, the rule and the
+            remedy.
     """
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{where}: must be a mapping of settings, such as 'name: mnist-cnn'")

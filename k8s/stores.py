@@ -97,12 +97,9 @@ def endpoint_variables(endpoint: str | None, uris: Iterable[str]) -> dict[str, s
 
 
 def fault(variables: Mapping[str, str], uris: Iterable[str], *, secrets: bool) -> str | None:
-    """Return what is wrong with the variables for these folders, None if nothing is.
+    """Return what is wrong with the pods' variables for these folders, None if nothing is.
 
-    Args:
-        variables: of the pods.
-        uris: of the folders.
-        secrets: whether the pods get more variables from Secrets.
+    ``secrets``: whether the pods get more variables from Secrets.
     """
     for uri in uris:
         service = of(uri)

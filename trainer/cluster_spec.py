@@ -89,9 +89,7 @@ class Cluster:
     def seen_at(self, hosts: Mapping[int, str], ranks: Sequence[int]) -> list[str]:
         """Return addresses of workers on the hosts from which they have called rank 0.
 
-        Args:
-            hosts: by rank; a worker whose host is not there keeps its address.
-            ranks: of the workers.
+        Hosts are by rank; a worker whose host is not there keeps its address.
         """
         named = ((rank, *sockets.split_endpoint(self.address(rank))) for rank in ranks)
         return [sockets.endpoint(hosts.get(rank, host), port) for rank, host, port in named]
@@ -122,10 +120,8 @@ def environment(rank: int, workers: int, port: int) -> dict[str, str]:
 def from_environment(env: Mapping[str, str], *, may_grow: bool = False) -> Cluster | None:
     """Return the gang this process belongs to, or None outside of one.
 
-    Args:
-        env: the environment.
-        may_grow: whether a gang of pods may have more of them than it began with. Those know of
-            no rank above their own.
+    With ``may_grow``, a gang of pods may have more of them than it began with. Those know of no
+    rank above their own.
 
     Raises:
         ConfigError: a variable of the contract is missing, no number, or out of range.

@@ -38,13 +38,9 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Program:
-    """The commands of a program.
+    """A program with commands: by name, the module of each and its line in ``--help``.
 
-    Args:
-        name: as it is called, such as ``trainer``.
-        description: what it does.
-        epilog: its exit codes.
-        commands: by name, the module that has it and its line in ``--help``.
+    Its epilog says the exit codes.
     """
 
     name: str
@@ -100,10 +96,7 @@ class Program:
     ) -> int:
         """Run the command that is given, by default on the command line; return its exit code.
 
-        Args:
-            arguments: the command and its flags.
-            prepare: called with the flags before the command runs.
-            tell: see ``exit_code``.
+        ``prepare`` is called with its flags before it runs; for ``tell`` see ``exit_code``.
         """
 
         def work() -> int | None:

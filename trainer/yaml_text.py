@@ -61,16 +61,11 @@ for _name, _text, _first in _CORE:
 
 
 def read(path: str, what: str, before: str = "", texts: Collection[str] = ()) -> Any:
-    """Return the content of a YAML file.
-
-    Args:
-        path: of the file.
-        what: the kind of file, for the remedy.
-        before: what messages put in front of the path.
-        texts: see ``parse``.
+    """Return the content of a YAML file; for ``texts`` see ``parse``.
 
     Raises:
-        ConfigError: the file is missing or no YAML, or gives a key twice.
+        ConfigError: the file is missing or no YAML, or gives a key twice. ``before`` stands in
+            front of its path, and ``what`` is the kind of file to give.
     """
     try:
         content = Path(path).read_text(encoding="utf-8")
@@ -84,12 +79,10 @@ def read(path: str, what: str, before: str = "", texts: Collection[str] = ()) ->
 
 
 def parse(text: str, texts: Collection[str] = ()) -> Any:
-    """Return the content of a YAML text.
+    """Return the content of a YAML text, a single document.
 
-    Args:
-        text: a single document.
-        texts: keys of its outermost mapping below which numbers and truth values stay the text
-            that is written there: 1.10 is no 1.1 in an environment variable.
+    ``texts`` are keys of its outermost mapping below which numbers and truth values stay the text
+    that is written there: 1.10 is no 1.1 in an environment variable.
 
     Raises:
         ConfigError: it is no YAML, or gives a key twice.

@@ -116,14 +116,8 @@ class Cluster:
         """Return the objects of a kind that match selectors, of all namespaces if asked to.
 
         The API server leaves ``kind`` and ``apiVersion`` out of a list's items; who manages which
-        field is left out here. A kind of Kueue's that the cluster does not know has no objects.
-
-        Args:
-            kind: of ``KINDS``.
-            labels: a label selector.
-            fields: a field selector.
-            everywhere: in all namespaces.
-            most: this many objects at most, where more are not of interest.
+        field is left out here. A kind of Kueue's that the cluster does not know has no objects. No
+        more than ``most`` are read, where more are not of interest.
         """
         return self.snapshot(kind, labels, fields, everywhere=everywhere, most=most)[0]
 

@@ -16,9 +16,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 def choose(context: str | None, kubeconfig: str | None) -> tuple[str | None, str, str]:
     """Return the kubeconfig's path (None inside of a pod), the context and its namespace.
 
-    Args:
-        context: its name; the current one if None.
-        kubeconfig: its path; else those of KUBECONFIG, else ~/.kube/config, else the pod's.
+    Where none is given, see ``Cluster``.
 
     Raises:
         ConfigError: there is no kubeconfig, it cannot be read, or it has no such context.

@@ -19,12 +19,9 @@ SECONDS = 120.0  # for the process
 
 
 def examine(spec: RunSpec, shape: tuple[int, int, int], classes: int) -> tuple[State, str]:
-    """Return the state of the check, ``ok``, ``warning`` or ``failed``, and one line.
+    """Return the state of the check of a user's own model, and one line.
 
-    Args:
-        spec: of a run whose model is the user's own.
-        shape: height, width and channels of the data's images.
-        classes: of the data.
+    It is built for images of a height, width and channels, and for the number of classes.
     """
     model = spec.config.model
     assert model is not None

@@ -39,14 +39,7 @@ Object = dict[str, Any]
 
 
 def ask(cluster: Cluster, name: str, template: Object, path: str, wanted: pack.Wanted) -> pack.Pack:
-    """Return what a pod finds in a folder.
-
-    Args:
-        cluster: of the run.
-        name: of the run.
-        template: of the run's pods.
-        path: of the folder in them.
-        wanted: objects, see ``pack.pack``.
+    """Return what a pod, made from a run's template, finds in a folder; see ``pack.pack``.
 
     Raises:
         ConfigError: the pod cannot read the folder.
@@ -67,13 +60,9 @@ def ask(cluster: Cluster, name: str, template: Object, path: str, wanted: pack.W
 
 
 def reader(pod: Object, path: str, wanted: pack.Wanted, node: str = "") -> Object:
-    """Return the spec of the pod, made from that of the run's pods.
+    """Return the spec of the pod, made from that of the run's pods; on a node, empty for any.
 
-    Args:
-        pod: the spec of the run's pods.
-        path: of the folder.
-        wanted: objects, see ``pack.pack``.
-        node: that the pod must be on; empty for any.
+    For ``wanted`` see ``pack.pack``.
     """
     its = deepcopy(pod)
     # Sidecars need what is missing here, and would outlive the reader.

@@ -87,11 +87,7 @@ def is_stored(cluster: Cluster, job: dict[str, Any]) -> bool:
 
 
 def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
-    """Return a run's result.
-
-    Args:
-        folder: of the run.
-        config: its settings, which the folder's must be; None for whichever run it is.
+    """Return a run's result; ``config``, unless it is None, must be the folder's settings.
 
     Raises:
         ConfigError: it has none yet, or the folder is another run's.

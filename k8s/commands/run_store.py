@@ -37,12 +37,7 @@ def use(endpoint: str | None) -> None:
 
 
 def open_folder(uri: str, variables: Mapping[str, str]) -> Storage:
-    """Return a folder.
-
-    Args:
-        uri: of the folder.
-        variables: of the run's pods, by which they reach it.
-    """
+    """Return a folder, which the run's pods reach by these variables."""
     with _ENVIRONMENT:
         given = stores.from_here(uri, variables, os.environ)
         before = {name: os.environ.get(name) for name in given}

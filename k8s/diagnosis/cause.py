@@ -82,9 +82,7 @@ def _failed(observed: Observed) -> Object | None:
 def _symptoms(observed: Observed, *, decided: bool) -> Iterator[Symptom]:
     """Yield what is refused, and the symptoms of pods that count.
 
-    Args:
-        observed: the run.
-        decided: whether pods have failed the Job; else what a healthy pod replaced is history.
+    Unless pods have ``decided`` the Job, what a healthy pod replaced is history.
     """
     refused = refusal(observed)
     if refused:

@@ -15,12 +15,9 @@ OVER = ("Succeeded", "Failed")  # phases of pods that no longer take room
 def free(
     pod: Object, nodes: Sequence[Object], pods: Sequence[Object]
 ) -> dict[str, quantity.Amounts]:
-    """Return what is free on each node that takes a pod.
+    """Return what is free on each node that takes a pod of this spec.
 
-    Args:
-        pod: the spec of the run's pods.
-        nodes: all of the cluster.
-        pods: all of the cluster.
+    ``nodes`` and ``pods`` are all of the cluster.
     """
     rest = {
         text(node, "metadata", "name"): {

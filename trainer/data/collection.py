@@ -157,14 +157,10 @@ def read_names(path: str) -> dict[int, str]:
 
 
 def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
-    """Return integers as labels.
-
-    Args:
-        values: [n], or [n, 1] as MedMNIST has them.
-        where: what messages call them.
+    """Return integers, [n] or as MedMNIST has them [n, 1], as labels.
 
     Raises:
-        DataError: they are no integers from 0 to 255, or several a sample.
+        DataError: they are no integers from 0 to 255, or several a sample; ``where`` names them.
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -180,14 +176,10 @@ def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int
 
 
 def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
-    """Return images as bytes; those of 0.0 to 1.0 are scaled.
-
-    Args:
-        values: [n, height, width] or [n, height, width, channels].
-        where: what messages call them.
+    """Return images, [n, height, width] or with channels, as bytes; 0.0 to 1.0 is scaled.
 
     Raises:
-        DataError: another shape, or values that are no brightness.
+        DataError: another shape, or values that are no brightness; ``where`` names them.
     """
     if values.ndim not in (3, 4) or 0 in values.shape or values.dtype.kind not in "biuf":
         kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
@@ -209,13 +201,10 @@ def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uin
 
 
 def orientation(images: npt.NDArray[np.uint8]) -> str:
-    """Return a hint if images look like characters that lie on their side, else "".
+    """Return a hint if images [n, height, width, channels] seem to lie on their side, else "".
 
     Characters are taller than wide: MNIST's digits by 1.30, and of 1,000 samples of 50 digits none
     fell below 1.1.
-
-    Args:
-        images: [n, height, width, channels].
     """
     if images.shape[1:] != (28, 28, 1) or len(images) < 50:
         return ""

@@ -209,10 +209,7 @@ def read_entry(storage: Storage, entry: Entry) -> bytes:
 def parse(files: Mapping[str, bytes], where: str, max_bytes: int = idx.MAX_BYTES) -> list[IdxFile]:
     """Decodes and digests files by name, in parallel: zlib and hashlib let other threads run.
 
-    Args:
-        files: their bytes.
-        where: their folder, for messages.
-        max_bytes: the largest array accepted.
+    ``where`` is their folder, for messages, and no array has more than ``max_bytes``.
 
     Raises:
         DataError: One is malformed, or its elements are not uint8.

@@ -87,12 +87,7 @@ def choose(storage: Storage, wanted: str) -> dict[Named, Entry] | None:
 
 
 def read(storage: Storage, files: dict[Named, Entry], *, transpose: bool) -> Collection:
-    """Read one set's four files.
-
-    Args:
-        storage: of the files.
-        files: of the set.
-        transpose: whether rows and columns are going to be exchanged.
+    """Read one set's four files; ``transpose``: whether rows and columns will be exchanged.
 
     Raises:
         DataError: one is damaged.

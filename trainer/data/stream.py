@@ -85,12 +85,7 @@ def plan(data: Shards, config: TrainConfig) -> Plan:
 
 
 class Stream:
-    """The windows of a run's steps, one after the other.
-
-    Args:
-        data: the shards.
-        config: the run's settings.
-        total: steps of the run; nothing is read for any after it.
+    """The windows of a run's steps, one after the other; nothing is read after step ``total``.
 
     Raises:
         ConfigError: see ``plan``.

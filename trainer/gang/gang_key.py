@@ -62,10 +62,7 @@ class Keyring:
         return self._known
 
     def read(self, again: bool) -> bytes:
-        """Return the key of the gang.
-
-        Args:
-            again: whether to look again where it is known.
+        """Return the key of the gang; with ``again`` look again where it is known.
 
         Raises:
             UserError: it is not there yet, damaged, or the store does not answer.

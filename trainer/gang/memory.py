@@ -9,12 +9,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Memory:
-    """The memory of this container, as its control group counts it.
-
-    Args:
-        folder: where control groups are mounted.
-        membership: the file that names this process's group.
-    """
+    """The memory of this container, as its control group counts it."""
 
     def __init__(
         self, folder: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")

@@ -212,10 +212,8 @@ def huge_pages(env: Mapping[str, str]) -> dict[str, str]:
 
     Every step allocates its tensors again, and they are as large as the caches: in pages of 2 MiB
     ``cnn`` took steps 1.09 to 1.23 times as fast, ``mlp-100`` at batch 256 1.2 times (three runs
-    in turns on two cores of an AMD EPYC), and reading a shard a third of the time.
-
-    Args:
-        env: what the process is started with otherwise; its own setting of huge pages stays.
+    in turns on two cores of an AMD EPYC), and reading a shard a third of the time. A setting of
+    huge pages in ``env``, which the process is started with otherwise, stays.
     """
     given = env.get(TUNABLES, "")
     if "glibc.malloc.hugetlb" in given:

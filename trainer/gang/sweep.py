@@ -132,13 +132,7 @@ def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:
 
 
 class _Here:
-    """Trains the runs of a sweep on this machine, one after the other.
-
-    Args:
-        sweep: the sweep.
-        runs: its plan.
-        stop: set when all shall stop.
-    """
+    """Trains the runs of a sweep on this machine, one after the other, until ``stop`` is set."""
 
     def __init__(self, sweep: Sweep, runs: Sequence[Planned], stop: threading.Event) -> None:
         self._halving, self._runs, self._stop = sweep.halving, runs, stop

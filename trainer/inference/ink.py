@@ -46,11 +46,7 @@ class Ink(NamedTuple):
 
 
 def find_ink(pixels: Floats) -> Ink | None:
-    """Return what is drawn on the paper of a picture; None where nothing is.
-
-    Args:
-        pixels: float32 [h, w, c] in [0, 1].
-    """
+    """Return what is drawn on a picture, [h, w, c] in [0, 1]; None where nothing is."""
     height, width = pixels.shape[:2]
     cells, squares = _to_grid(pixels, CELLS), _to_grid(pixels * pixels, CELLS)
     rough = np.sqrt(np.clip(squares - cells * cells, 0, None)).max(axis=2)

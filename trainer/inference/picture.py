@@ -47,14 +47,10 @@ class Digit(NamedTuple):
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Return a file's picture, the first one in it, turned upright as its EXIF says.
-
-    Args:
-        data: a file of one of ``FORMATS``.
-        name: of the file, for messages.
+    """Return the first picture in a file, turned upright as its EXIF says.
 
     Raises:
-        DataError: it is none of these, damaged, or too large.
+        DataError: it is of none of ``FORMATS``, damaged, or too large; ``name`` is the file's.
     """
     if not data:
         raise DataError(f"{name}: empty file; give a picture, {KINDS}")

@@ -232,9 +232,7 @@ def _in_reading_order(groups: list[tuple[Box, list[int]]]) -> list[tuple[Box, li
 def _lines(groups: list[tuple[Box, list[int]]], slant: float) -> list[list[tuple[Box, list[int]]]]:
     """Return lines from the top on; a line is what overlaps its first digit by half.
 
-    Args:
-        groups: digits, each with its box.
-        slant: pixels that lines go down for each to the right.
+    ``slant``: pixels that lines go down for each to the right.
     """
 
     def reach(group: tuple[Box, list[int]]) -> tuple[float, float]:

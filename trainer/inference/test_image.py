@@ -21,12 +21,9 @@ MOST = 20  # classes that get a bar
 
 
 def find(restored: Restored, number: int, data: str | None) -> tuple[Seen, int]:
-    """Return a test image and its class.
+    """Return a test image, by its number from 0 on, and its class.
 
-    Args:
-        restored: the run, which knows its data.
-        number: of the image, from 0 on.
-        data: URI of other data; None for the run's.
+    ``data`` is the URI of other data than the run's.
 
     Raises:
         ConfigError: there is no such image, or the model does not take the data's.

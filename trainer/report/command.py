@@ -13,10 +13,7 @@ from trainer.runs import run_folder
 def repeat(stored: Mapping[str, Any], uri: str, workers: int) -> str | None:
     """Return a command that resumes a run or, with another --run, trains it again.
 
-    Args:
-        stored: its config.json.
-        uri: of its folder.
-        workers: of its newest command.
+    ``stored`` is its config.json, and ``workers`` had its newest command.
 
     Returns:
         Lines for a POSIX shell; None if the settings are of another version, or hold characters

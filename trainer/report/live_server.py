@@ -44,9 +44,7 @@ HEADERS = {
 class Watcher:
     """Looks at a run while somebody asks, on a thread of its own, and answers from what it saw.
 
-    Args:
-        live: the run.
-        beside: returns what else is known of it; called before each look.
+    ``beside`` returns what else is known of the run; it is called before each look.
     """
 
     def __init__(self, live: Live, beside: Callable[[], Seen] = Seen) -> None:
@@ -111,14 +109,9 @@ def _encoded(live: Live, seen: Seen) -> bytes:
 def serve(
     watcher: Watcher, where: str, port: int, stop: threading.Event, say: Callable[[str], object]
 ) -> None:
-    """Serve a run until ``stop`` is set.
+    """Serve a run on a port of 127.0.0.1, 0 for a free one, until ``stop`` is set.
 
-    Args:
-        watcher: of the run.
-        where: the run's folder, for the page.
-        port: to listen on, on 127.0.0.1; 0 for a free one.
-        stop: set when it shall end.
-        say: called with the line that names the page's address.
+    ``where`` is the run's folder, for the page; ``say`` takes the line with the page's address.
 
     Raises:
         ConfigError: the port cannot be had.

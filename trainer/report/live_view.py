@@ -185,12 +185,7 @@ def chart(
 ) -> Json | None:
     """Return a chart of lines over steps for watch.js to draw, None without a point.
 
-    Args:
-        title: its heading.
-        series: points by name.
-        kind: of the values.
-        from_zero: whether the values' axis has 0, too.
-        marks: steps at which to draw a dashed line.
+    With ``from_zero`` the values' axis has 0, too; a dashed line stands at each of ``marks``.
     """
     thinned = {name: thin(points) for name, points in series.items()}
     xs = [x for points in thinned.values() for x, _ in points]

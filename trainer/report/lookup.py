@@ -24,11 +24,7 @@ MOST_ACROSS = 4096  # pixels of the sheet of pictures
 
 
 def panel(found: Predictions, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """Return what the page shows of test images, ready for JSON.
-
-    Args:
-        found: their predictions.
-        images: uint8 [n, height, width, channels].
+    """Return what the page shows of test images [n, height, width, channels], ready for JSON.
 
     Returns:
         ``total`` images, of which ``labels`` and ``predicted`` (uint8, base64) list the first;

@@ -75,9 +75,7 @@ class Work:
 def of_run(stored: Mapping[str, Any], lines: Sequence[Line] | str) -> Work | None:
     """Return how the workers of a run shared its work, None if nothing was measured.
 
-    Args:
-        stored: its config.json.
-        lines: of metrics.jsonl; anybody may have written them.
+    ``stored`` is its config.json; anybody may have written the lines of metrics.jsonl.
     """
     if isinstance(lines, str):
         return None

@@ -78,13 +78,9 @@ def object_name(reference: str) -> str:
 
 
 def pack(root: Path, part: str | None = None) -> Archive:
-    """Return the files of a folder, or a single file.
+    """Return the files of a folder, or a single file; ``part``: the one in ``root`` that is wanted.
 
     Which of them is left out is in code_ignore.py.
-
-    Args:
-        root: a file or a folder.
-        part: the one file or folder in ``root`` that is wanted; None for all of it.
 
     Raises:
         ConfigError: it is not there or cannot be read, is too large, has no file, or a link in
@@ -111,12 +107,9 @@ def pack(root: Path, part: str | None = None) -> Archive:
 
 
 def find(model: str, code: str | None, here: Path) -> Archive | None:
-    """Return the code of a model, None if it is an installed package.
+    """Return the code of package.module:function, None if it is an installed package.
 
-    Args:
-        model: package.module:function.
-        code: a path; None to look for the module or package in ``here``.
-        here: the folder that relative paths start from.
+    ``code`` is a path from ``here``; None to look for the module or package there.
 
     Raises:
         ConfigError: see ``pack``.

@@ -23,14 +23,10 @@ _OF_A_RUN = ("config.json", "attempts.jsonl")  # a folder with both holds what a
 
 
 def travelling(root: Path, part: str | None) -> Iterator[str]:
-    """Yield the names of the files and links that travel, relative to ``root``.
+    """Yield the names of the files and links that travel, relative to the folder ``root``.
 
     Left out are ``EXCLUDED``, folders of runs, and what .gitignore, .git/info/exclude and
-    .dockerignore name. A file that is named itself travels in any case.
-
-    Args:
-        root: a folder.
-        part: the one file or folder in it that is wanted; None for all of it.
+    .dockerignore name. A file that is named itself, as ``part``, travels in any case.
 
     Raises:
         ConfigError: a folder cannot be read, or a link leads out of ``root``.

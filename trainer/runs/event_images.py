@@ -27,10 +27,7 @@ def confusion_matrix(
 ) -> bytes:
     """Return the confusion matrix as a picture with the counts in it.
 
-    Args:
-        logits: float32 [n, classes].
-        labels: int32 [n].
-        class_names: of class 0 on, or none.
+    Logits are [n, classes], labels [n]; class 0 and those after it have names, or none has.
     """
     classes = logits.shape[1]
     matrix = metrics.confusion(logits.argmax(axis=1), labels, classes)
@@ -73,11 +70,7 @@ def wrong_pictures(
 ) -> bytes:
     """Return the wrong predictions that the model was surest of, as a picture.
 
-    Args:
-        logits: float32 [n, classes].
-        labels: int32 [n].
-        images: uint8 [n, height, width, channels].
-        class_names: of class 0 on, or none.
+    As ``confusion_matrix``, with images [n, height, width, channels].
     """
     predicted = logits.argmax(axis=1)
     sureness = metrics.probabilities(logits).max(axis=1)

@@ -157,12 +157,7 @@ class EventLog:
             self._last = time.monotonic()
 
     def finish(self, records: Sequence[Mapping[str, Any]], tested: Scored) -> None:
-        """Write what is left, and the final weights' metrics on the test split.
-
-        Args:
-            records: all lines of metrics.jsonl.
-            tested: the final weights on the test split.
-        """
+        """Write what is left, and the metrics of the final weights on the test split."""
         self._guarded(lambda: self._finish(records, tested))
 
     def _write(

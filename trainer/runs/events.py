@@ -41,12 +41,7 @@ Record = Mapping[str, Any]
 
 
 def steps(values: Mapping[int, Sequence[Value]], times: Mapping[int, float]) -> bytes:
-    """Return a part with these values.
-
-    Args:
-        values: by their step.
-        times: of these steps, seconds since the epoch.
-    """
+    """Return a part with values by step; times of these steps are seconds since the epoch."""
     ordered = sorted(step for step, of_step in values.items() if of_step)
     # A reader that has seen these steps, from a part since replaced, forgets them at this.
     start = [Event(step=s, session_log=SessionLog(status=SessionLog.START)) for s in ordered[:1]]
@@ -88,11 +83,9 @@ def graph(definition: bytes, now: float) -> bytes:
 
 
 def scalars(records: Iterable[Record], names: Mapping[str, str]) -> dict[int, list[Value]]:
-    """Return values by step.
+    """Return values by step of some fields of metrics.jsonl's records, in any order.
 
-    Args:
-        records: of metrics.jsonl, in any order.
-        names: fields of the records to show, and as what; records without them are passed over.
+    ``names``: the fields, and as what to show each; records without them are passed over.
     """
     found: dict[int, list[Value]] = {}
     for record in records:
@@ -103,14 +96,10 @@ def scalars(records: Iterable[Record], names: Mapping[str, str]) -> dict[int, li
 
 
 def times(records: Sequence[Record], now: float) -> dict[int, float]:
-    """Return when each step was recorded, seconds since the epoch.
+    """Return when each step was recorded, seconds since the epoch; ``now``: the last of them.
 
     Records carry the seconds of training alone: pauses for validation and restarts are missing, so
     times before a pause come out too late.
-
-    Args:
-        records: of metrics.jsonl, in order.
-        now: when the last of them was made.
     """
     last = records[-1]["train_seconds"] if records else 0.0
     return {record["step"]: now - (last - record["train_seconds"]) for record in records}

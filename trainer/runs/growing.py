@@ -23,10 +23,8 @@ class GrowingLines:
         """Return whether the lines so far are void, and the next ones, none at the end.
 
         They are void where the object no longer continues them: it was replaced by one that begins
-        otherwise, as when steps are done again. The next lines are then its first.
-
-        Args:
-            size: of the object at present, bytes.
+        otherwise, as when steps are done again. The next lines are then its first. It has ``size``
+        bytes at present.
 
         Raises:
             UserError: it cannot be read.

@@ -281,9 +281,7 @@ def _checked(
 def test_images(data: str, found: Predictions | None) -> LabelledImages | str:
     """Return the test images [n, height, width, channels] of a dataset and their labels [n].
 
-    Args:
-        data: URI of the dataset.
-        found: a run's predictions, which must be of these images.
+    ``found`` is a run's predictions, which must be of these images.
 
     Returns:
         A sentence that says why, where they are not there or do not belong together.

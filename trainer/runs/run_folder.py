@@ -217,12 +217,8 @@ def read_metrics(
 ) -> list[dict[str, Any]]:
     """Return the metrics lines of steps up to ``until``; those after are done again.
 
-    Where rank 0 died, the lines that it had not stored come from another rank.
-
-    Args:
-        storage: the run's folder.
-        until: the last step that is wanted.
-        warn: called for damaged lines, which are left out then.
+    Where rank 0 died, the lines that it had not stored come from another rank. ``warn`` is called
+    for damaged lines, which are left out then.
 
     Raises:
         DataError: an object is damaged, and nobody is warned.

@@ -95,9 +95,7 @@ def settings(storage: Storage) -> Settings:
 def restore(run_uri: str, most: int = MOST_BYTES) -> Restored:
     """Return a run's weights: those of the best validation with keep_best, else the newest.
 
-    Args:
-        run_uri: the run's folder.
-        most: bytes of a checkpoint; larger ones are passed over.
+    Checkpoints of more than ``most`` bytes are passed over.
 
     Raises:
         ConfigError: the folder is no run's.

@@ -20,14 +20,8 @@ def announce(run: Run, loop: Loop, step: int, started: float, *, first: bool) ->
     """Announce the run in a command's first attempt, and print at which step it resumes.
 
     Rank 0 also stores what it announces, and what Keras says of the model. A run can do without
-    both, so an error is left to what is stored next.
-
-    Args:
-        run: the run.
-        loop: its loop.
-        step: where this attempt starts.
-        started: when the command began, seconds since the epoch.
-        first: whether this is its first attempt.
+    both, so an error is left to what is stored next. This attempt starts at ``step``; the command
+    ``started`` at seconds since the epoch, and this is its ``first`` attempt or not.
     """
     if first:
         plan = _plan(run, loop)

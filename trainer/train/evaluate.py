@@ -51,11 +51,8 @@ def evaluate(
 ) -> Report:
     """Score a run's weights: those of the best validation with keep_best, else the last ones.
 
-    Args:
-        run_uri: the run's folder.
-        data_uri: of the dataset; None for the run's own.
-        model: see ``restore_with``.
-        warn: called with what is suspicious and no mistake for certain.
+    ``data_uri`` is None for the run's own data; for ``model`` see ``restore_with``; ``warn`` is
+    called with what is suspicious and no mistake for certain.
 
     Raises:
         ConfigError: the folder does not belong to a run, or the data does not fit the model.

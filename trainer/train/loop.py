@@ -203,10 +203,7 @@ class Loop:
     ) -> npt.NDArray[np.float32]:
         """Return the model's logits without dropout, [n, classes], on this process's devices.
 
-        Args:
-            state: the state to evaluate.
-            indices: of the images, int32 [n].
-            data: what indices refer to.
+        ``indices`` [n] refer to ``data`` or, where that is None, to the loop's own.
         """
         images = (data or self._data).images
         call = self.replicas.local * EVAL_CALL * EVAL_BATCH

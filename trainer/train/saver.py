@@ -125,8 +125,7 @@ class Saver:
     def commit(self, *, last: bool = False) -> None:
         """Store the last finished chunk, on rank 0, and return once it is stored.
 
-        Args:
-            last: whether no chunk follows in this attempt.
+        ``last``: whether no chunk follows in this attempt.
 
         Raises:
             ConfigError: it holds NaN or infinity.

@@ -59,14 +59,9 @@ class TrainState:
     def add_chunk(
         self, run: Run, losses: Values, accuracies: Values, seconds: float, parts: Mapping[str, Any]
     ) -> None:
-        """Count the steps of a chunk and add its lines to the metrics.
+        """Count the steps of a chunk, which took so many seconds, and add its lines to the metrics.
 
-        Args:
-            run: what is trained.
-            losses: of its steps.
-            accuracies: likewise.
-            seconds: that it took.
-            parts: how its steps passed, for its last line.
+        ``parts`` is how its steps passed, for its last line.
         """
         first, before, count = self.step, self.train_seconds, len(losses)
         for start, end in itertools.pairwise((0, *_early(first, count), count)):

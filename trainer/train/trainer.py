@@ -156,8 +156,7 @@ class Trainer:
     def _compare(self, digests: Any = None) -> None:
         """Check that all ranks agree on the state of which each has begun a digest last.
 
-        Args:
-            digests: of all ranks, if they are known; else the ranks exchange them now.
+        Where the digests of all ranks are not known, the ranks exchange them now.
 
         Raises:
             CorruptError, PeerLostError: they do not agree.
