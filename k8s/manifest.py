@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from k8s import patches, quantity, stores, volumes
-from k8s.run_file import Resources, RunSpec
+from k8s.run_file import RunSpec
 from trainer import yaml_text
 from trainer.runs import code as user_code
 
@@ -96,16 +96,6 @@ def selector(name: str | None = None) -> str:
 def pod(job: Object) -> Object:
     """Return the spec of a Job's pods."""
     return dict(job["spec"]["template"]["spec"])
-
-
-def _requests(resources: Resources) -> dict[str, str]:
-    asked = {"cpu": resources.cpu, "memory": resources.memory}
-    return asked | ({GPU: str(resources.gpus)} if resources.gpus else {})
-
-
-def _limits(resources: Resources) -> dict[str, str]:
-    limits = _requests(resources) | resources.limits
-    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _name(item: Object, spec: RunSpec) -> None:
@@ -217,4 +207,7 @@ def _fill_container(container: Object, spec: RunSpec) -> None:
     if spec.environment_secrets:
         container["envFrom"] = [{"secretRef": {"name": n}} for n in spec.environment_secrets]
     resources = spec.resources
-    container["resources"] = {"requests": _requests(resources), "limits": _limits(resources)}
+    asked = {"cpu": resources.cpu, "memory": resources.memory}
+    asked |= {GPU: str(resources.gpus)} if resources.gpus else {}
+    limits = {name: most for name, most in (asked | resources.limits).items() if most is not None}
+    container["resources"] = {"requests": asked, "limits": limits}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -78,45 +79,30 @@ def connect(path: str | None, context: str) -> Any:
     from kubernetes import client, config
 
     configuration = client.Configuration()
-    with _Messages() as messages:
-        try:
-            if path is None:
-                config.load_incluster_config(configuration)
-            else:
-                config.load_kube_config(path, context, configuration)
-        except Exception as error:  # the package checks little of what it reads
-            raise ConfigError(
-                f"kubeconfig {path or 'of this pod'}, context {context}: "
-                f"{' '.join(str(error).split())}; fix it, or log in to the cluster again"
-            ) from None
-    if messages.texts and not (configuration.api_key or configuration.cert_file):
+    errors = BufferingHandler(1000)  # the package logs them of a credential plugin that fails
+    errors.setLevel(logging.ERROR)
+    logging.getLogger().addHandler(errors)
+    try:
+        if path is None:
+            config.load_incluster_config(configuration)
+        else:
+            config.load_kube_config(path, context, configuration)
+    except Exception as error:  # the package checks little of what it reads
+        raise ConfigError(
+            f"kubeconfig {path or 'of this pod'}, context {context}: "
+            f"{' '.join(str(error).split())}; fix it, or log in to the cluster again"
+        ) from None
+    finally:
+        logging.getLogger().removeHandler(errors)
+    if errors.buffer and not (configuration.api_key or configuration.cert_file):
+        said = [" ".join(record.getMessage().split()) for record in errors.buffer]
+        # On a terminal the plugin prints its own words, and the package fails for lack of them.
+        words = "; ".join(text for text in said if "NoneType" not in text) or "see above"
         raise ConfigError(
             f"context {context}: its credential plugin gave no credentials: "
-            f"{messages}; install it or log in again"
+            f"{words}; install it or log in again"
         )
     configuration.retries = False  # tries and their limit are counted here
     configuration.refresh_api_key_hook = None  # it would run a plugin before each request
     configuration.connection_pool_maxsize = 100  # a log follower a rank
     return client.ApiClient(configuration)
-
-
-class _Messages(logging.Handler):
-    """Collects what the package logs about a credential plugin that fails."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.texts: list[str] = []
-
-    def __enter__(self) -> "_Messages":
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(" ".join(record.getMessage().split()))
-
-    def __str__(self) -> str:
-        # On a terminal the plugin prints its own words, and the package fails for lack of them.
-        return "; ".join(text for text in self.texts if "NoneType" not in text) or "see above"

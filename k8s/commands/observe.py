@@ -153,7 +153,19 @@ def outcome(
     Unproven    the folder cannot be seen from here, and nothing else shows it
     DeadlineExceeded
     """
-    phase, found = _outcome(around, job, its_pods, phase, progress)
+    if phase == "Ended":
+        phase, found = _proven(around.cluster, job, its_pods, logged=progress.ended)
+        kept = {name for pod in its_pods for name in sidecars.left(pod)}
+        if kept and not found:
+            words = sidecars.after_success(job["metadata"]["name"], sorted(kept))
+            found = Cause("Sidecar", words, final=True)
+    # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
+    elif run_phase.left_result(its_pods) or (
+        phase == "DeadlineExceeded" and result.is_stored(around.cluster, job)
+    ):
+        phase, found = "Succeeded", _failed_late(job)
+    else:
+        found = cause(around, job, its_pods, trains=progress.trains)
     annotations = job["metadata"].get("annotations") or {}
     if phase != "Unproven" and manifest.ENDED not in annotations:
         words = printable(f"{phase}: {found.message}" if found else phase)[:LONGEST_NOTE]
@@ -161,28 +173,11 @@ def outcome(
     return phase, found
 
 
-def _outcome(
-    around: Around,
-    job: dict[str, Any],
-    its_pods: list[dict[str, Any]],
-    phase: str,
-    progress: run_phase.Progress,
-) -> tuple[str, Cause | None]:
-    if phase == "Ended":
-        phase, found = _proven(around.cluster, job, its_pods, logged=progress.ended)
-        kept = {name for pod in its_pods for name in sidecars.left(pod)}
-        if kept and not found:
-            words = sidecars.after_success(job["metadata"]["name"], sorted(kept))
-            found = Cause("Sidecar", words, final=True)
-        return phase, found
-    # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
-    late = phase == "DeadlineExceeded"
-    if run_phase.left_result(its_pods) or (late and result.is_stored(around.cluster, job)):
-        what = "finished, and its result is stored; its Job failed after that"
-        failed = evidence.condition(job, "Failed")
-        why = evidence.text(failed, "message") or evidence.text(failed, "reason")
-        return "Succeeded", Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
-    return phase, cause(around, job, its_pods, trains=progress.trains)
+def _failed_late(job: dict[str, Any]) -> Cause:
+    what = "finished, and its result is stored; its Job failed after that"
+    failed = evidence.condition(job, "Failed")
+    why = evidence.text(failed, "message") or evidence.text(failed, "reason")
+    return Cause("Sidecar", f"{what}: {evidence.shorten(why, 150)}", final=True)
 
 
 def _proven(

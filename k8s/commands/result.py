@@ -97,16 +97,15 @@ def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
         raise ConfigError(f"{folder.uri}: does not exist or is empty; give the folder of a run")
     if result is None:
         raise ConfigError(_not_ended(folder))
-    stored = run_folder.read_config(folder) if config else None
-    if config and stored is None:
-        raise ConfigError(
-            f"{folder.uri}: holds {run_folder.RESULT} but no {run_folder.CONFIG}, "
-            "so it is no run's folder; give an empty or new one"
-        )
-    if config and stored is not None:
-        run_folder.claim(
-            folder, config, str(stored.get("data_sha256"))
-        )  # raises if it is another run's
+    if config is not None:
+        stored = run_folder.read_config(folder)
+        if stored is None:
+            raise ConfigError(
+                f"{folder.uri}: holds {run_folder.RESULT} but no {run_folder.CONFIG}, "
+                "so it is no run's folder; give an empty or new one"
+            )
+        # Raises if it is another run's.
+        run_folder.claim(folder, config, str(stored.get("data_sha256")))
     return result
 
 
