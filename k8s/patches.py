@@ -8,8 +8,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
+from trainer.config import Strict
 from trainer.errors import ConfigError
 
 Object = dict[str, Any]
@@ -52,7 +53,7 @@ _FIXED = {
 }
 
 
-class Patch(BaseModel, frozen=True, extra="forbid"):
+class Patch(Strict):
     """A change of one of the run's objects, as JSON Patch (RFC 6902) describes it."""
 
     kind: Literal["Job", "Service", "NetworkPolicy"] = Field(

@@ -9,7 +9,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     PrivateAttr,
@@ -25,7 +24,7 @@ from k8s.patches import PREFIX, RESERVED, Patch
 from k8s.volumes import Files, Volume
 from trainer import presets, yaml_text
 from trainer.cluster_spec import MOST_WORKERS
-from trainer.config import TrainConfig
+from trainer.config import Strict, TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import code as user_code
 from trainer.runs import run_folder
@@ -117,11 +116,7 @@ Image = Annotated[
 ]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Resources(_Model):
+class Resources(Strict):
     """What each worker gets."""
 
     cpu: Quantity = Field(
@@ -147,7 +142,7 @@ class Resources(_Model):
         return value
 
 
-class Toleration(_Model):
+class Toleration(Strict):
     """A taint that the pods tolerate, in Kubernetes' own words."""
 
     key: str | None = None
@@ -157,7 +152,7 @@ class Toleration(_Model):
     tolerationSeconds: int | None = None  # noqa: N815
 
 
-class RunSpec(_Model):
+class RunSpec(Strict):
     """A run: its training settings, and its resources in a cluster."""
 
     name: str = Field(description="Name the run and all its objects. New settings need a new name.")

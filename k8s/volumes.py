@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from k8s.names import ClaimName, ObjectName
+from trainer.config import Strict
 from trainer.storage.base import name_fault
 
 Object = dict[str, Any]
@@ -16,7 +17,7 @@ Object = dict[str, Any]
 TAKEN = re.compile(r"/(app|bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|tmp|usr|)(/|$)")
 
 
-class Mount(BaseModel, frozen=True, extra="forbid"):
+class Mount(Strict):
     """What is mounted in every pod."""
 
     mount: str = Field(description="Mount it at this absolute path, such as /data.")
@@ -32,7 +33,7 @@ class Mount(BaseModel, frozen=True, extra="forbid"):
         return value
 
 
-class Volume(Mount, frozen=True, extra="forbid"):
+class Volume(Mount):
     """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
 
     claim: ClaimName = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
@@ -49,7 +50,7 @@ class Volume(Mount, frozen=True, extra="forbid"):
         return value
 
 
-class Files(Mount, frozen=True, extra="forbid"):
+class Files(Mount):
     """The files of a ConfigMap or a Secret of the run's namespace, in every pod."""
 
     config_map: ObjectName | None = Field(

@@ -54,10 +54,14 @@ LEGACY_DEFAULTS = {
 }
 
 
-class TrainConfig(BaseModel):
-    """A training run. Values come from a preset, a YAML file and flags; the later one wins."""
+class Strict(BaseModel):
+    """Settings that users write: finite, nothing unknown among them, and not to be changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainConfig(Strict):
+    """A training run. Values come from a preset, a YAML file and flags; the later one wins."""
 
     preset: str = Field("cnn", description="Train this preset: a model with its hyperparameters.")
     model: str | None = Field(

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from trainer import presets, yaml_text
-from trainer.config import RUNTIME_SETTINGS, TrainConfig, flag
+from trainer.config import RUNTIME_SETTINGS, Strict, TrainConfig, flag
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
 from trainer.text import first_problem, nearest
@@ -28,11 +27,7 @@ DIGITS = 4  # significant ones of a drawn number
 DEFAULTS = {"report": False}  # one page for all runs, unless the file wants one for each
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Range(_Model):
+class Range(Strict):
     """Numbers from ``low`` to ``high``."""
 
     low: float = Field(description="the lowest")
@@ -50,7 +45,7 @@ Choice = Annotated[
 ]
 
 
-class Draws(_Model):
+class Draws(Strict):
     """Runs whose settings are drawn."""
 
     count: int = Field(ge=1, le=MOST_RUNS, description="how many runs to draw")
@@ -62,7 +57,7 @@ class Draws(_Model):
     )
 
 
-class Halving(_Model):
+class Halving(Strict):
     """When to stop the worse half of the runs, see ``sweep_decision``."""
 
     first: int = Field(
@@ -73,7 +68,7 @@ class Halving(_Model):
     )
 
 
-class Sweep(_Model):
+class Sweep(Strict):
     """A sweep file."""
 
     folder: str = Field(description="URI of the folder that takes the runs")
