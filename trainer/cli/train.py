@@ -16,7 +16,6 @@ from trainer.errors import UserError
 from trainer.gang import found_failures, local_gang, process, supervisor, worker
 from trainer.runs import code as user_code
 from trainer.runs import run_folder
-from trainer.runs.start import COMMIT
 from trainer.storage.base import open_storage
 
 
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     }
     config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
     os.environ.setdefault(worker.STARTED, repr(time.time()))
-    os.environ.setdefault(COMMIT, _commit())
+    os.environ.setdefault(run_folder.COMMIT, _commit())
     cluster = clusters.from_environment(os.environ, may_grow=config.min_workers > 0)
     try:
         with user_code.packed(config, Path.cwd()) as packed:

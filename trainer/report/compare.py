@@ -263,9 +263,8 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
 
 
 def _trouble(each: Run) -> str | None:
-    if each.result or not each.attempts or (cause := each.attempts[-1].cause) is None:
-        return None
-    return each.attempts[-1].ended_by + (f"; {cause.remedy}" if cause.remedy else "")
+    cause = each.attempts[-1].cause if each.attempts and not each.result else None
+    return cause.advice if cause else None
 
 
 def _last_score(each: Run) -> tuple[float | None, float | None, Split | None]:

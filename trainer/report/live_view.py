@@ -89,7 +89,7 @@ def _state(live: Live, seen: Seen) -> tuple[str, str]:
         return "training" if live.newest else "starting", beside
     if ranks.over and ranks.cause and ranks.cause.kind != "stopped":
         remedy = status.REMEDIES.get(ranks.cause.kind, status.AGAIN)
-        return "failed", f"{_words(ranks.cause)}. {remedy}"
+        return "failed", f"{one_line(ranks.cause.advice, 500)}. {remedy}"
     if ranks.over:
         return "stopped", status.AGAIN
     at_work = sum(state in ("training", "finished") for state in ranks.ranks)
@@ -97,15 +97,8 @@ def _state(live: Live, seen: Seen) -> tuple[str, str]:
         fewer = f"with {at_work} of {len(ranks.ranks)} workers"
         return "training", seen.cause or fewer * (at_work < len(ranks.ranks))
     if ranks.cause or ranks.attempt > 1:
-        return "restarting", _words(ranks.cause)
+        return "restarting", one_line(ranks.cause.advice, 500) if ranks.cause else ""
     return "starting", beside
-
-
-def _words(cause: reader.Cause | None) -> str:
-    if cause is None:
-        return ""
-    rank = "" if cause.rank is None else f"rank {cause.rank}: "
-    return one_line(f"{rank}{cause.message}{f'; {cause.remedy}' if cause.remedy else ''}", 500)
 
 
 def _progress(live: Live) -> Json:

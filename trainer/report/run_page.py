@@ -18,7 +18,6 @@ from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
 from trainer.runs import reader, run_folder
-from trainer.runs.start import device_line
 from trainer.text import class_label, class_name, plural, size
 from trainer.untrusted import number
 
@@ -348,7 +347,7 @@ def run_rows(found: Facts) -> list[tuple[str, str]]:
     if began is not None and 0 <= began <= 2e11:
         rows.append(("started", f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"))
     if start:
-        rows.append(("computed on", device_line(start)))
+        rows.append(("computed on", run_folder.device_line(start)))
     if start or found.result:
         sizes = reader.sizes(attempts)
         changes = "".join(f", {workers} from step {step:,}" for step, workers in sizes[1:])

@@ -20,7 +20,7 @@ from trainer.runs import run_folder
 from trainer.runs.predictions import Predictions, images_sha256
 from trainer.runs.trained_weights import MOST_VALUES
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
-from trainer.text import first_problem, printable
+from trainer.text import first_problem, one_line
 from trainer.untrusted import json_object
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,6 +66,17 @@ class Cause(BaseModel):
     message: str
     remedy: str = ""
 
+    @property
+    def words(self) -> str:
+        """Return it in words, for a terminal: whose, and what happened."""
+        rank = "" if self.rank is None else f"rank {self.rank}: "
+        return one_line(rank + self.message)
+
+    @property
+    def advice(self) -> str:
+        """Return it in words, with the remedy if there is one."""
+        return self.words + (f"; {one_line(self.remedy)}" if self.remedy else "")
+
 
 class Attempt(BaseModel):
     """A line of attempts.jsonl, see ``gang.attempts``.
@@ -106,10 +117,7 @@ class Attempt(BaseModel):
     @property
     def ended_by(self) -> str:
         """Return the cause of its end in words, empty if it finished the run."""
-        if self.cause is None:
-            return ""
-        rank = "" if self.cause.rank is None else f"rank {self.cause.rank}: "
-        return printable(rank + self.cause.message)
+        return self.cause.words if self.cause else ""
 
 
 class Ranks(BaseModel):

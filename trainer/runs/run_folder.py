@@ -34,6 +34,8 @@ MOST_ATTEMPTS = 1 << 24  # bytes
 MOST_STARTS = 10_000  # commands of a run that START lists
 MOST_STEPS = 1 << 53  # up to which every integer is a float
 
+COMMIT = "TRAINYARD_COMMIT"  # variable with the commit of the project that trains
+
 _SAID_AT_THE_END = ("test_accuracy", "test_loss", "steps", "train_seconds", "images_per_second")
 
 # In config.json for its readers; two runs that differ in these alone are the same.
@@ -180,6 +182,22 @@ def starts(start: Mapping[str, Any]) -> list[float]:
     listed = start.get("starts")
     found: list[Any] = listed if isinstance(listed, list) else [start.get("started")]
     return [float(at) for at in found if isinstance(at, int | float) and 0 <= at <= 2e11]
+
+
+def device_line(start: Mapping[str, Any]) -> str:
+    """Return device, threads and how steps are computed, by start.json, as a run prints them."""
+    parts = [
+        f"device: {start.get('device')}",
+        f"threads: {start.get('threads')}",
+        f"XLA: {'on' if start.get('xla') else 'off'}",
+        f"layers: {start.get('layers')}",
+    ]
+    count, workers = start.get("microbatches"), start.get("workers")
+    if isinstance(count, int) and count > 1:
+        parts[-1] += f" in {count} microbatches"
+    if isinstance(workers, int) and workers > 1:
+        parts.append(f"all-reduce: {start.get('all_reduce')}")
+    return ", ".join(parts)
 
 
 def read_result(storage: Storage) -> dict[str, Any] | None:

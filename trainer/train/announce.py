@@ -10,7 +10,6 @@ from trainer import processor
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import run_folder
-from trainer.runs.start import COMMIT, device_line
 from trainer.train import devices
 from trainer.train.loop import Loop
 from trainer.train.run import Run
@@ -64,7 +63,7 @@ def _warn_of_processor(run: Run, here: dict[str, str], before: dict[str, Any]) -
 
 
 def _store(run: Run, loop: Loop, record: dict[str, Any]) -> None:
-    record |= {"commit": os.environ.get(COMMIT) or None, "model": loop.layers()}
+    record |= {"commit": os.environ.get(run_folder.COMMIT) or None, "model": loop.layers()}
     with contextlib.suppress(UserError):
         run.storage.replace(run_folder.START, run_folder.pretty(record))
         if architecture := loop.architecture():
@@ -104,4 +103,4 @@ def _announce_plan(run: Run, loop: Loop, plan: dict[str, Any]) -> None:
         workers=workers,
     )
     told = ("device", "threads", "xla", "layers", "microbatches")
-    say(device_line(plan), **{name: plan[name] for name in told})
+    say(run_folder.device_line(plan), **{name: plan[name] for name in told})
