@@ -117,6 +117,12 @@ class Program:
         return _flags_of(parser)
 
 
+def add_port(parser: argparse.ArgumentParser) -> None:
+    """Declare --port of commands that serve a page to this machine alone."""
+    text = "Listen on this port of 127.0.0.1 (default: a free one)."
+    parser.add_argument("--port", type=int, default=0, metavar="N", help=text)
+
+
 def _flags_of(parser: argparse.ArgumentParser) -> list[str]:
     """Return the flags of a parser and of the parsers below it."""
     found: list[str] = []

@@ -9,6 +9,7 @@ from k8s.client.cluster import Cluster
 from k8s.client.watched import Watched
 from k8s.commands import observe, status, target
 from k8s.commands.claim_folder import ClaimFolder
+from trainer.command_line import add_port
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage-endpoint", metavar="URL", help="Reach the store at this address from here."
     )
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Listen on this port of 127.0.0.1 (default: a free one).",
-    )
+    add_port(parser)
 
 
 def run(options: argparse.Namespace) -> None:

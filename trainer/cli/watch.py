@@ -3,6 +3,7 @@
 import argparse
 
 from trainer.cli import shared
+from trainer.command_line import add_port
 from trainer.errors import ConfigError
 from trainer.gang import process
 from trainer.runs import run_folder
@@ -17,13 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "need not have begun."
     )
     shared.add_run(parser, "Watch the run in this folder or URI.")
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Listen on this port of 127.0.0.1 (default: a free one).",
-    )
+    add_port(parser)
 
 
 def run(options: argparse.Namespace) -> None:
