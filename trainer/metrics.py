@@ -11,13 +11,7 @@ MOST_WRONG = 36  # wrong predictions that Quality keeps
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of a whole split.
-
-    Attributes:
-        loss: mean cross-entropy, nats.
-        accuracy: share of images whose class has the largest logit.
-        images: number of images.
-    """
+    """Metrics of a whole split: mean cross-entropy in nats, and share classified as labelled."""
 
     loss: float
     accuracy: float
@@ -78,10 +72,7 @@ def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 class Bin:
     """Images whose predicted class got about the same probability.
 
-    Attributes:
-        images: how many, at least 1.
-        confidence: mean of that probability.
-        accuracy: share of them classified correctly.
+    ``confidence`` is the mean of it, ``accuracy`` the share of them classified correctly.
     """
 
     images: int
@@ -124,13 +115,9 @@ def calibration_error(bins: list[Bin]) -> float:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A test image that was predicted as another class.
+    """A test image, by its place in the test files, that was predicted as another class.
 
-    Attributes:
-        index: its place in the test files, from 0.
-        label: its class.
-        predicted: the class that the model gave the highest probability.
-        probability: of that class.
+    ``probability`` is that of the predicted class.
     """
 
     index: int

@@ -50,11 +50,7 @@ put = sources.put
 
 
 class Run:
-    """A run's folder, finished or in progress; every access reads it again.
-
-    Attributes:
-        uri: of the folder.
-    """
+    """A run's folder, finished or in progress; every access reads it again."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

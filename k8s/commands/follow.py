@@ -58,8 +58,7 @@ def not_all(workers: int) -> str:
 class Streams:
     """The logs of a run's pods as they come, each read by a thread of its own.
 
-    Attributes:
-        lines: rank, RFC 3339 time, text.
+    A line is rank, RFC 3339 time and text.
     """
 
     cluster: Cluster

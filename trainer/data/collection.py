@@ -21,11 +21,9 @@ TEST_SHARE = 0.15  # of the images, where a source sets none apart
 
 @dataclass(frozen=True)
 class Part:
-    """Some images and their labels.
+    """Images uint8 [n, height, width] or [n, height, width, channels], and their labels.
 
-    Attributes:
-        images: uint8 [n, height, width] or [n, height, width, channels].
-        labels: integers [n], as the source has them.
+    Labels are integers [n], as the source has them.
     """
 
     images: npt.NDArray[np.uint8]

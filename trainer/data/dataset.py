@@ -38,11 +38,9 @@ _OTHER_KINDS = (".png", ".jpg", ".jpeg", ".csv", ".csv.gz", ".npz", "-ubyte", "-
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels, in the order of the files.
+    """Images, in the order of the files, and their labels int32 [n].
 
-    Attributes:
-        images: uint8 [n, height, width, channels], read-only.
-        labels: int32 [n].
+    Images are uint8 [n, height, width, channels], read-only.
     """
 
     images: npt.NDArray[np.uint8]

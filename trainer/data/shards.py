@@ -32,12 +32,9 @@ _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class Shard:
-    """What the index says of one shard.
+    """What the index says of one shard: how many images it has, and as many labels.
 
-    Attributes:
-        count: images and labels, at least one.
-        images_sha256: of the uncompressed IDX file of images, in hexadecimal.
-        labels_sha256: of that of the labels.
+    A SHA-256, in hexadecimal, is that of the uncompressed IDX file.
     """
 
     count: _Count
@@ -49,10 +46,7 @@ class Shard:
 class Index:
     """What the training files of a dataset are, in the order of their names.
 
-    Attributes:
-        image_shape: height, width and channels.
-        classes: one more than the largest training label, at least 2.
-        shards: at least one.
+    ``image_shape`` is height, width and channels, ``classes`` one more than the largest label.
     """
 
     image_shape: tuple[_Count, _Count, _Count]

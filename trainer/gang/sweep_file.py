@@ -94,11 +94,9 @@ class Sweep(Strict):
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a sweep.
+    """A run of a sweep: all its settings, and of these the ones that the sweep varies.
 
-    Attributes:
-        config: all its settings; ``run`` is the URI of its folder.
-        varied: the settings that the sweep varies, with their values in this run.
+    ``config.run`` is the URI of its folder.
     """
 
     config: TrainConfig

@@ -71,13 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, the best first.
-
-    Attributes:
-        runs: as read from their folders.
-        rows: the table, a row for each run.
-        settings: names of the settings that differ.
-    """
+    """Runs, the best first, a row of the table for each, and the settings that differ."""
 
     runs: tuple[Run, ...]
     rows: tuple[Row, ...]

@@ -54,10 +54,7 @@ class Curve:
 
 
 class Live:
-    """A run as its folder shows it, after each ``look`` with all that is new.
-
-    Args:
-        storage: the run's folder, which need not be there yet.
+    """A run as its folder, which need not be there yet, shows it after each ``look``.
 
     Attributes:
         stored: its config.json, None until it is there.

@@ -39,12 +39,7 @@ UNPACKED = "TRAINYARD_CODE"  # variable with the folder that a worker imports it
 
 @dataclass(frozen=True)
 class Archive:
-    """Packed code.
-
-    Attributes:
-        data: a tar of regular files and of links within it.
-        source: where it came from, for messages.
-    """
+    """Packed code: a tar of regular files and of links within it, and where it came from."""
 
     data: bytes
     source: str

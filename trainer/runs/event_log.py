@@ -78,13 +78,7 @@ def parse(name: str) -> Part | None:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a state of the weights says of a whole split.
-
-    Attributes:
-        step: after which the weights were these.
-        logits: float32 [n, classes].
-        split: its images and labels.
-    """
+    """The logits of a whole split, float32 [n, classes], of the weights after a step."""
 
     step: int
     logits: npt.NDArray[np.float32]

@@ -43,12 +43,7 @@ class Fault:
 
 
 class Request(NamedTuple):
-    """A request as it goes to the store.
-
-    Attributes:
-        target: path and query.
-        headers: their names in lower case.
-    """
+    """A request as it goes to the store: path and query, names of headers in lower case."""
 
     method: str
     target: str

@@ -16,11 +16,9 @@ Rows = npt.NDArray[Any]
 class Replicas:
     """The devices that train, on all workers; each holds a copy of the state.
 
-    Args:
-        strategy: any strategy of ``tf.distribute`` whose replicas run the same program.
+    Made from any strategy of ``tf.distribute`` whose replicas run the same program.
 
     Attributes:
-        strategy: the strategy.
         count: replicas on all workers.
         local: replicas on this worker.
         activity: counts gathers and steps.

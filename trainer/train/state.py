@@ -23,10 +23,8 @@ Values = npt.NDArray[np.float32]
 class State(NamedTuple):
     """What a step changes: tensors in the order of the model's variables.
 
-    Attributes:
-        parameters: trainable variables.
-        slots: the optimizer's state, a tuple for each parameter.
-        buffers: other variables of the model, such as running means.
+    Parameters are trainable; ``slots`` holds the optimizer's state, a tuple for each of them;
+    buffers are the other variables, such as running means.
     """
 
     parameters: tuple[Tensor, ...]
