@@ -19,11 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Stop the run, or each run of the sweep.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
+    """Stop the run, or each run of the sweep."""
     cluster, name, _ = target.find(options)
     for job in target.jobs(cluster, name):
         _stop(cluster, job)

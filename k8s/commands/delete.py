@@ -14,11 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Delete the Job of each run, which owns its other objects.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
+    """Delete the Job of each run, which owns its other objects."""
     cluster, name, _ = target.find(options)
     for job in target.jobs(cluster, name):
         its_name = job["metadata"]["name"]

@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -74,12 +74,6 @@ class Streams:
                 thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
                 self._threads[name] = thread
                 thread.start()
-
-    def drain(self) -> Iterator[tuple[int, str, str]]:
-        """Yield what has come."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                yield self.lines.get_nowait()
 
     def finish(self) -> None:
         """Wait for the rest of the logs of pods that have ended."""
@@ -209,12 +203,6 @@ class Follower:
         self._said_unanswered = True
         self._show_lines(LOOK)
 
-    def _find_cause(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> Cause | None:
-        with contextlib.suppress(UserError):  # the run is watched, whatever fails here
-            around = observe.Around(self.cluster)
-            return observe.cause(around, job, pods, trains=self._progress.trains)
-        return None
-
     def _show_lines(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -223,8 +211,8 @@ class Follower:
 
     def _show_rest(self) -> None:
         self._streams.finish()
-        for rank, at, text in self._streams.drain():
-            self._show_line(rank, at, text)
+        while not self._streams.lines.empty():
+            self._show_line(*self._streams.lines.get())
         self._screen.close()
 
     def _show_line(self, rank: int, at: str, text: str) -> None:
@@ -247,7 +235,10 @@ class Follower:
         now = time.monotonic()
         if now < self._look_again:
             return
-        found = self._find_cause(job, pods)
+        found: Cause | None = None
+        with contextlib.suppress(UserError):  # the run is watched, whatever fails here
+            around = observe.Around(self.cluster)
+            found = observe.cause(around, job, pods, trains=self._progress.trains)
         self._look_again = now + max(CAUSE_LOOK, SHARE * (time.monotonic() - now))
         new = found and (self._cause is None or found.message != self._cause.message)
         if found and new and found.kind not in SAID_AT_THE_END:

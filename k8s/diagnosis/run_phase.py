@@ -89,7 +89,7 @@ def phase(job: Object, pods: list[Object], *, trains: bool = False) -> str:
     ends = [each for pod in current(pods).values() if (each := end(pod))]
     if kept and len(ends) == workers(job) and all(each.code == 0 for each in ends):
         return "Ended"
-    if any(map(_fails_job, kept)):
+    if any(its.code in FAIL_JOB for pod in kept if (its := end(pod))):
         return "Failed"
     running = [pod for pod in current(pods).values() if _phase_of_pod(pod) != "Pending"]
     if not running:
@@ -101,11 +101,6 @@ OVER = ("Ended", "Failed", "DeadlineExceeded")
 
 
 FAIL_JOB = (2, 65, BAD_MACHINE)  # exit codes of the Job's podFailurePolicy
-
-
-def _fails_job(pod: Object) -> bool:
-    its = end(pod)
-    return its is not None and its.code in FAIL_JOB
 
 
 def left_result(pods: list[Object]) -> dict[str, Any]:

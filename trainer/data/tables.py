@@ -148,9 +148,10 @@ def _table(path: Path) -> tuple[Part, dict[int, str]]:
             rows = csv.reader(file, delimiter=delimiter)
             first, _ = next(rows), next(rows)
         has_header = not all(map(_is_number, [cell for cell in first if cell not in first[:1]][:9]))
-        column = _label_column(first) if has_header else 0
-        others = [cell.strip().lower() in _OTHERS and has_header for cell in first]
-        pixels = [number for number, other in enumerate(others) if number != column and not other]
+        header = [cell.strip().lower() for cell in first] if has_header else []
+        column = next((header.index(name) for name in _LABELS if name in header), 0)
+        others = {column, *(number for number, name in enumerate(header) if name in _OTHERS)}
+        pixels = [number for number in range(len(first)) if number not in others]
         side, channels = square(len(pixels), path)
         with _opened(path) as file:
             labels = [row[column] for row in _rows(file, has_header, delimiter)]
@@ -192,11 +193,6 @@ def _columns(path: Path) -> int:
     with _reasons(path), _opened(path) as file:
         line = file.readline(_HEADER)
         return len(next(csv.reader([line], delimiter=_delimiter(line))))
-
-
-def _label_column(header: list[str]) -> int:
-    lower = [cell.strip().lower() for cell in header]
-    return next((lower.index(name) for name in _LABELS if name in lower), 0)
 
 
 def square(count: int, path: Path) -> tuple[int, int]:

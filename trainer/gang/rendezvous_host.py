@@ -116,12 +116,9 @@ class RendezvousHost:
         host, port = sockets.split_endpoint(self._cluster.rendezvous)
         address = (host if self._cluster.local else "", port)
         # On the supervisor's thread: a terminal that takes no more must not stop the host.
-        hear, warn = self._later(self._hear), self._later(self._reporter.warn)
-        fail, may_grow = (
-            self._later(_fail),
-            self._config.min_workers > 0 and not self._cluster.local,
-        )
-        return Host(address, self._cluster.workers, key, hear, warn, fail, may_grow=may_grow)
+        called = (self._later(each) for each in (self._hear, self._reporter.warn, _fail))
+        may_grow = self._config.min_workers > 0 and not self._cluster.local
+        return Host(address, self._cluster.workers, key, *called, may_grow=may_grow)
 
     def _make_key(self) -> None:
         """Make the gang's key, on a thread of its own: a store may take its time."""

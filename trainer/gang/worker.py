@@ -171,9 +171,8 @@ def _work(
     reporter = _reporter(config, cluster)
     storage = open_storage(run_folder.uri(config))
     config_digest = _claim(storage, config, data)
-    result = run_folder.find_result(
-        storage, reporter.warn
-    )  # there, if the gang broke at the very end
+    # It is there if the gang broke at the very end.
+    result = run_folder.find_result(storage, reporter.warn)
     if result is None:
         with contextlib.closing(reporter):
             from trainer.train.devices import set_threads
@@ -256,12 +255,10 @@ class Orders:
                 continue
             nothing_done = self.trainer is None or self.trainer.saver.finished_step is None
             seconds = 0.0 if nothing_done else PATIENCE
-            threading.Thread(target=self._leave_after, args=(seconds,), daemon=True).start()
+            leaving = threading.Timer(seconds, self._leave, ("stopped", StoppedError))
+            leaving.daemon = True
+            leaving.start()
         self._leave("left the gang", PeerLostError)
-
-    def _leave_after(self, seconds: float) -> None:
-        time.sleep(seconds)
-        self._leave("stopped", StoppedError)
 
     def _leave(self, what: str, why: type[StoppedError]) -> None:
         """Commit and end the process, wherever its main thread is."""

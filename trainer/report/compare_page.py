@@ -1,11 +1,11 @@
 """The page of a comparison: its table, and the runs' curves over each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from trainer.report import charts, html
 from trainer.report.compare import Comparison, Row, metrics, notes, shown
 from trainer.report.series import Points, Series, thin
-from trainer.runs.reader import Record, Run
+from trainer.runs.reader import Run
 
 DOTTED = 30  # points of a line up to which each is marked
 LABELLED = 2  # settings up to which they name a curve; the run does where there are more
@@ -34,7 +34,11 @@ def as_page(comparison: Comparison) -> bytes:
         charts=made,
         coloured=COLOURED,
         most_loss=MOST_LOSS,
-        cut=any(r.loss is not None and not r.loss <= MOST_LOSS for r in _all_records(comparison)),
+        cut=any(
+            record.loss is not None and not record.loss <= MOST_LOSS
+            for run in comparison.runs[:COLOURED]
+            for record in run.records
+        ),
     )
 
 
@@ -90,11 +94,6 @@ def write(comparison: Comparison, output: str) -> str:
     """
     html.write(output, as_page(comparison))
     return output
-
-
-def _all_records(comparison: Comparison) -> Iterator[Record]:
-    for each in comparison.runs[:COLOURED]:
-        yield from each.records
 
 
 def _has_validations(each: Run) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -143,12 +144,10 @@ def picture(summary: Summary) -> bytes:
 
 def _training_counts(storage: Storage, data: Dataset) -> list[int]:
     total = np.bincount(data.train.labels, minlength=data.classes)
-    if data.shards is None:
-        return [int(count) for count in total]
-    found = data.shards
-    with ThreadPoolExecutor(_READERS) as pool:
-        for labels in pool.map(
-            lambda number: shards.read_labels(storage, found, number), range(len(found.counts))
-        ):
-            total += np.bincount(labels, minlength=data.classes)
-    return [int(count) for count in total]
+    if data.shards:
+        read = partial(shards.read_labels, storage, data.shards)
+        with ThreadPoolExecutor(_READERS) as pool:
+            for labels in pool.map(read, range(len(data.shards.counts))):
+                total += np.bincount(labels, minlength=data.classes)
+    counts: list[int] = total.tolist()
+    return counts

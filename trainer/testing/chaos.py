@@ -87,7 +87,9 @@ class Chaos:
         wrong = not hung and self._result(name).get("weights_sha256") != digest
         self.outcome.count_run(seconds, watch.lost, usage.growth(), hung=hung, wrong=wrong)
         count = self.outcome.faults.total() - before
-        end = f"WRONG: {_last_line(self._log(name))}" if hung or wrong else "weights equal"
+        said = self._log(name).read_text(errors="replace").strip().splitlines()
+        last = said[-1] if said else "it printed nothing"
+        end = f"WRONG: {last}" if hung or wrong else "weights equal"
         return f"{count} faults, {seconds:.1f} s, {end}"
 
     def _inject(self, faults: deque[Planned], gang: Gang, watch: Watch, usage: Usage) -> bool:
@@ -266,11 +268,6 @@ def _await_end(watch: Watch) -> bool:
         if watch.hangs():
             return True
     return False
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"
 
 
 def _print(text: str) -> None:
