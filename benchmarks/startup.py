@@ -88,9 +88,9 @@ def start(data: str, workers: int) -> tuple[dict[str, float], Memory]:
             Child(
                 arguments,
                 environment(rank, workers, port) | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-                (lambda event: told.put((time.perf_counter() - began, event)))
+                (lambda _, event: told.put((time.perf_counter() - began, event)))
                 if rank == 0
-                else (lambda _: None),
+                else (lambda *_: None),
                 out=Path(folder) / f"log-{rank}",
             )
             for rank in range(workers)

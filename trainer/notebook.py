@@ -170,7 +170,7 @@ class Training:
         """Ask the training to stop; ``train`` or ``start`` with the same settings resumes it."""
         self._child.say("stop")
 
-    def _take(self, event: Event) -> None:
+    def _take(self, _: Child, event: Event) -> None:
         with self._changed:
             match event:
                 case {"event": "started", "pid": pid, "rank": rank}:

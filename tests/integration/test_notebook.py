@@ -96,13 +96,13 @@ def test_the_end_of_a_training_raises_the_error_of_its_exit_code(
     for code, kind in ((2, ConfigError), (65, DataError), (1, UserError)):
         training = notebook.start(data="d", run=str(tmp_path), ship_logs=False, epochs=2)
         assert "--no-ship-logs" in vars(training._child)["arguments"]
-        training._take({"event": "started", "rank": 1, "pid": 2**22 + 1})
-        training._take({"event": "step", "rank": 1, "step": 30})
+        training._take(training._child, {"event": "started", "rank": 1, "pid": 2**22 + 1})
+        training._take(training._child, {"event": "step", "rank": 1, "step": 30})
         training.wait_for_step(20)
         training.kill(1)  # a process that is gone is as good as killed
         with pytest.raises(ConfigError, match=r"^rank 1: no worker of this rank is at work$"):
             training.kill(1)
-        training._take({"event": "exit", "code": code})
+        training._take(training._child, {"event": "exit", "code": code})
         for _ in range(2):
             with pytest.raises(kind, match=f"ended with code {code}"):
                 training.wait()

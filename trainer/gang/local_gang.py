@@ -109,12 +109,8 @@ class Gang:
     def _start(self, rank: int) -> Child:
         env = clusters.environment(rank, self._config.workers, self.port)
         env[gang_key.VARIABLE] = self._key
-        started: list[Child] = []
-        tell = self._events.put
-        started.append(
-            Child(self._arguments, env, lambda e: tell((rank, started[0], e)), out=self._log)
-        )
-        return started[0]
+        put = self._events.put
+        return Child(self._arguments, env, lambda *told: put((rank, *told)), out=self._log)
 
     def _look(self, stop: threading.Event) -> None:
         process.reap_orphans({rank.child.process.pid for rank in self.ranks.values()})

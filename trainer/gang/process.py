@@ -55,8 +55,8 @@ class Child:
     Args:
         arguments: what follows ``python -m trainer``.
         env: variables besides those of this process.
-        tell: called with every event of the child, from a thread of its own; the last one is
-            ``{"event": "exit", "code": its exit code, negative for a signal}``.
+        tell: called with this object and every event of the child, from a thread of its own; the
+            last one is ``{"event": "exit", "code": its exit code, negative for a signal}``.
         out: file that takes what it writes; None to share our output.
         stderr: file that takes its standard error alone.
     """
@@ -65,7 +65,7 @@ class Child:
         self,
         arguments: list[str],
         env: Mapping[str, str],
-        tell: Callable[[Event], object],
+        tell: Callable[["Child", Event], object],
         out: Path | None = None,
         stderr: Path | None = None,
     ) -> None:
@@ -116,8 +116,8 @@ class Child:
             for line in pipe:
                 # A process killed while it writes leaves part of a line.
                 with contextlib.suppress(ValueError):
-                    self._tell(json.loads(line))
-        self._tell({"event": "exit", "code": self.process.wait()})
+                    self._tell(self, json.loads(line))
+        self._tell(self, {"event": "exit", "code": self.process.wait()})
 
 
 def apart(work: Callable[[], T]) -> T:
@@ -189,7 +189,7 @@ def run_child(
     failure, asked, kill_at = None, False, time.monotonic() + limit
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         log = Path(folder) / "log"
-        child = Child(arguments, {}, events.put, out=log)
+        child = Child(arguments, {}, lambda _, event: events.put(event), out=log)
         try:
             while event.get("event") != "exit":
                 if stop.is_set() and not asked:

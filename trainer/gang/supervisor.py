@@ -364,14 +364,11 @@ class Supervisor:
             WORKER: "1",
             "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip(),
         }
-        tell = self._later(self._worker_says)
-        child: list[Child] = []
-        child.append(Child(self._arguments, env, lambda e: tell(child, e), stderr=self._log))
-        return child[0]
+        return Child(self._arguments, env, self._later(self._worker_says), stderr=self._log)
 
-    def _worker_says(self, child: list[Child], event: Event) -> None:
+    def _worker_says(self, child: Child, event: Event) -> None:
         """Take an event of the fork server or the worker."""
-        if child[0] is not self._child:
+        if child is not self._child:
             return  # the last words of one that was replaced
         match event:
             case {"event": "prepared"}:

@@ -28,7 +28,7 @@ class Child:
         self.over = False
 
     def tell(self, **event: Any) -> None:
-        self._tell(event)
+        self._tell(self, event)
 
     def end(self, code: int) -> None:
         if not self.over:

@@ -171,7 +171,8 @@ class Parent:
 
     def __init__(self, *arguments: str, **options: Any) -> None:
         self.told: SimpleQueue[Event] = SimpleQueue()
-        self.child = Child(list(arguments), options.pop("env", {}), self.told.put, **options)
+        env = options.pop("env", {})
+        self.child = Child(list(arguments), env, lambda _, event: self.told.put(event), **options)
 
     def events(self) -> list[Event]:
         """All events until the exit; it is the last."""
