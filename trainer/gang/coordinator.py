@@ -30,12 +30,12 @@ from trainer.failure import BAD_MACHINE, FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
+from trainer.runs.run_folder import MOST_STEPS
+from trainer.worker_events import Event
 
-Event = dict[str, Any]
 Order = tuple[int, Event]  # the rank it is for, and what to do
 
 FEW = 8  # missing ranks up to which every rank hears of each arrival and loss
-MOST_STEPS = 1 << 53
 
 
 class Coordinator:

@@ -31,9 +31,10 @@ from dataclasses import dataclass, field
 from trainer import sockets
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import UserError
-from trainer.gang.coordinator import Event, is_order, is_sound
+from trainer.gang.coordinator import is_order, is_sound
 from trainer.text import one_line, printable
 from trainer.untrusted import json_object
+from trainer.worker_events import Event
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 12.0  # seconds without one after which a connection is lost

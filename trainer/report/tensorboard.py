@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer import sockets
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import event_log, run_folder
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, read_at_most
@@ -172,9 +173,8 @@ def serve(
         with _program(folder, host, port) as (child, log):
             _wait_until_it_answers(child, log, host, port, stop)
             names = ", ".join(runs[:_SHOWN]) + (", ..." if len(runs) > _SHOWN else "")
-            shown = f"[{host}]" if ":" in host else host
             say(f"{len(runs)} run{'s' * (len(runs) > 1)} of {storage.uri}: {names}")
-            say(f"TensorBoard is at http://{shown}:{port}/ (Ctrl-C ends it)")
+            say(f"TensorBoard is at http://{sockets.endpoint(host, port)}/ (Ctrl-C ends it)")
             _keep_up(mirror, child, log, stop, warn)
 
 

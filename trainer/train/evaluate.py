@@ -1,7 +1,7 @@
 """Scores a run's final weights on the test images of a dataset."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,9 @@ from trainer.runs.trained_weights import Restored, restore_with
 from trainer.text import class_label, printable
 from trainer.train import models
 from trainer.train.devices import make_strategy
+from trainer.train.own_model import Warn
 from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
-
-Warn = Callable[[str], object]
 
 LONGEST_NAME = 17  # columns of a class: with it a matrix of ten classes is 79 columns wide
 

@@ -18,23 +18,6 @@ from trainer.train.state import TrainState, check_finite
 from trainer.worker_events import tell_metrics, tell_parent
 
 
-class Latch:
-    """A lock that can be shut for good: whoever enters after that waits until the process ends."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def shut(self) -> None:
-        """Let nobody enter any more, once those inside have left."""
-        self._lock.acquire()
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """The end of a finished chunk: its state, lines of metrics.jsonl, and newest validation."""
@@ -64,7 +47,7 @@ class Saver:
         self._due: tuple[Snapshot, bool] | None = None  # and whether to wait until it is stored
         self._finished: Snapshot | None = None
         self._saved = 0  # the last step of which a commit was started
-        self._latch = Latch()
+        self._lock = threading.Lock()
 
     @property
     def finished_step(self) -> int | None:
@@ -94,7 +77,7 @@ class Saver:
             validations=tuple(at.validations),
         )
         self._agreement.begin(kept.step, kept.arrays)
-        with self._latch:
+        with self._lock:
             self._finished = Snapshot(kept, list(at.records), at.validated)
             for record in at.records[at.reported :]:
                 if record.keys() & {"images_per_second", "validation_loss"}:  # not a first step
@@ -136,7 +119,7 @@ class Saver:
 
     def discard(self) -> None:
         """Forget the last finished chunk, which is wrong on some rank, so that nobody stores it."""
-        with self._latch:
+        with self._lock:
             self._finished = self._due = None
 
     def _commit(self, snapshot: Snapshot, *, wait: bool, last: bool) -> None:
@@ -199,7 +182,7 @@ class Saver:
             ConfigError: it holds NaN or infinity.
             UnavailableError: it could not be stored.
         """
-        self._latch.shut()
+        self._lock.acquire()  # for good: whoever wants it from here on waits for the process's end
         snapshot = self._finished
         if snapshot is None:
             return None

@@ -10,9 +10,10 @@ import pytest
 
 from tests.support import series
 from trainer.failure import BAD_MACHINE, FINAL, Failure, parse
-from trainer.gang.coordinator import Coordinator, Event, Order, is_sound
+from trainer.gang.coordinator import Coordinator, Order, is_sound
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
+from trainer.worker_events import Event
 
 Move = tuple[Any, ...]  # what to call, and its arguments
 

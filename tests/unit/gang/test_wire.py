@@ -23,8 +23,9 @@ from trainer import sockets
 from trainer.errors import DataError
 from trainer.failure import Failure
 from trainer.gang import wire
-from trainer.gang.coordinator import Coordinator, Event, is_order
+from trainer.gang.coordinator import Coordinator, is_order
 from trainer.gang.wire import MAX_LINE, Host, Link, proof
+from trainer.worker_events import Event
 
 pytestmark = pytest.mark.long
 
