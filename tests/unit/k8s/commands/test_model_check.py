@@ -1,13 +1,18 @@
 """A user's model tried before a run is sent: what passes, and what a pod would end with."""
 
 import importlib.util
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from k8s import run_file
 from k8s.commands import model_check
+from tests.support import warm
 from tests.support.runfiles import PLAIN
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.process]
@@ -32,6 +37,16 @@ def elsewhere(input_shape, classes):
 """
 
 
+@pytest.fixture(autouse=True)
+def warm_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a model built by a fork of a process that has loaded TensorFlow."""
+    requests = warm.lend(tmp_path / "python")
+    run = partial(subprocess.run, pass_fds=[requests])
+    expired = subprocess.TimeoutExpired
+    monkeypatch.setattr(model_check, "subprocess", SimpleNamespace(run=run, TimeoutExpired=expired))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+
+
 def examine(folder: Path, function: str) -> tuple[str, str]:
     (folder / "src").mkdir(exist_ok=True)
     (folder / "src" / "mymodels.py").write_text(SOURCE)
@@ -40,7 +55,6 @@ def examine(folder: Path, function: str) -> tuple[str, str]:
     return model_check.examine(run_file.read(str(folder / "run.yaml")), (6, 5, 1), 4)
 
 
-@pytest.mark.early
 def test_a_model_is_built_as_a_pod_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
