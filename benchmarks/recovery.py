@@ -164,7 +164,7 @@ def ours(data: str, folder: Path, every: int) -> Iterator[Steps]:
     pids: dict[int, int] = {}
     steps: list[Step] = []
 
-    def tell(event: Event) -> None:
+    def tell(_: Child, event: Event) -> None:
         match event:
             case {"event": "started", "rank": rank, "pid": pid}:
                 pids[rank] = pid
