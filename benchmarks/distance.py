@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
+from scipy.optimize import nnls
 
 from benchmarks import common
 from benchmarks.allreduce import FLOATS
@@ -96,14 +97,14 @@ def measure(
 def fitted(measured: Mapping[Case, float]) -> str:
     """Return what the costs are that fit seconds of our sums, by how much, and what they predict.
 
-    The squares of relative errors are least.
+    The squares of relative errors are least; no cost is less than nothing.
     """
     cases = [(*case, *way(ranks, whole=whole)) for case in measured for _, ranks, whole in [case]]
     seconds = np.array([*measured.values()])
     unknown = np.array([[hops, ranks * vectors] for _, ranks, _, hops, vectors in cases])
     known = np.array([hops * delay for delay, _, _, hops, _ in cases])
     scaled = (unknown / seconds[:, None], 1 - known / seconds)
-    hop, vector = np.linalg.lstsq(*scaled, rcond=None)[0].tolist()
+    hop, vector = nnls(*scaled)[0].tolist()
     told = known + unknown @ (hop, vector)
     rows = [
         [
