@@ -407,10 +407,12 @@ def test_two_gangs_on_one_folder_end_with_the_same_weights(
 def test_a_reader_that_leaves_does_not_end_the_training(digits: Path, tmp_path: Path) -> None:
     quick = ("--no-report", "--tensorboard", "off", "--xla", "off")
     arguments = (*job(digits, tmp_path / "run", 2, 60), *quick)
-    command = shlex.join([sys.executable, "-m", "trainer", *arguments])
+    requests = warm.lend(tmp_path / "python")
+    command = shlex.join([str(tmp_path / "python"), "-m", "trainer", *arguments])
     done = subprocess.run(
         ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
         env=processes.environment(),
+        pass_fds=[requests],
         capture_output=True,
         text=True,
         timeout=processes.LIMIT,

@@ -140,6 +140,7 @@ def test_whole_multiples_of_the_size_change_little(number: int, times: int) -> N
     assert apart(prepared(scaled), prepared(image)) < 18
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", hostile.KINDS)
 def test_every_hostile_kind_looks_like_its_original(kind: str) -> None:
     random = np.random.default_rng(3)
