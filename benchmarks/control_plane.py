@@ -161,8 +161,7 @@ class Nodes:
         self._seen[metadata["uid"]] = wanted
         with contextlib.suppress(Exception):  # it has gone
             if wanted == "gone":
-                self._cluster._send("DELETE", path, {"gracePeriodSeconds": "0"})
-                return
+                end = end or (128 + signal.SIGKILL, "")
             state: Object = {"running": {"startedAt": _now()}}
             phase = "Running"
             if end:
@@ -177,6 +176,9 @@ class Nodes:
             ]
             status = {"phase": phase, "startTime": _now(), "conditions": conditions}
             self._patch(f"{path}/status", {"status": {**status, "containerStatuses": [container]}})
+            if wanted == "gone":  # also where its Job goes with it, and does not let go
+                self._patch(path, {"metadata": {"finalizers": None}})
+                self._cluster._send("DELETE", path, {"gracePeriodSeconds": "0"})
 
 
 def _now(decimals: str = "") -> str:
