@@ -1,4 +1,4 @@
-"""One of two workers is killed: seconds until training goes on, and the steps that it costs.
+"""One of two workers is killed: seconds until training continues, and the steps that it costs.
 
     python -m benchmarks.recovery --data URI
 
@@ -40,7 +40,7 @@ NOTES = (
     "again from the last checkpoint. torchrun has `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, without "
     "which new workers may look for the old ones' addresses. With torchft (a lighthouse, a "
     "torchrun for each worker, gloo, settings of its README and its example, the same "
-    "checkpoints) the worker that is left goes on with half of the batch, and gives its state to "
+    "checkpoints) the worker that is left continues with half of the batch, and gives its state to "
     "the new one; it is a nightly build, because with 0.2.0 a failed all-reduce ends that worker, "
     "too (`assert fut._fut` in ddp.py). Peers have one thread a process."
 )

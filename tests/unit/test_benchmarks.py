@@ -282,8 +282,8 @@ def test_a_survivor_goes_on_alone_after_a_step_that_does_not_count() -> None:
     steps += [Step(2.35, 10, 0, 2, 7), Step(2.35, 21, 1, 2, 7)]
     assert recovery.recovered(steps, 0.35, 1) == pytest.approx((1.0, 2.0, 1, 3))
     # Had it not survived, the first new one would begin at the checkpoint, of step 1 here.
-    anew = [Step(5.35, 20, 0, 1, 2), Step(6.35, 20, 0, 2, 3), Step(6.35, 21, 1, 2, 3)]
-    assert recovery.recovered(steps[:6] + anew, 0.35, 1) == pytest.approx((5.0, 6.0, 2, 1))
+    restarted = [Step(5.35, 20, 0, 1, 2), Step(6.35, 20, 0, 2, 3), Step(6.35, 21, 1, 2, 3)]
+    assert recovery.recovered(steps[:6] + restarted, 0.35, 1) == pytest.approx((5.0, 6.0, 2, 1))
 
 
 def test_steps_of_a_peer_are_read_once_and_whole(tmp_path: Path) -> None:
