@@ -121,7 +121,7 @@ def test_a_run_is_followed_from_before_it_begins_to_its_report(
         write_ranks(folder, "training", "training", attempt=2)
         page.locator("#restarts tbody", has_text="0 to 400").wait_for()
         assert "<b>&" in page.locator("#restarts .cause").inner_text()
-        assert page.locator("[data-chart=loss] path[style*=mark]").count() == 1
+        page.locator("[data-chart=loss] path[style*=mark]").wait_for(state="attached")
 
         step = lines[41]["step"]
         run.replace(event_log.step_name(event_log.VALIDATION, step), validation(step))
