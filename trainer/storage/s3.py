@@ -1,8 +1,10 @@
 """Objects in a bucket of Amazon S3, or of a server that speaks its protocol."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -44,6 +46,7 @@ _REMEDIES = {
 
 # Any of these is a choice that comes before a profile.
 _CHOICES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+_POD_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 _ENDPOINTS = ("s3.endpoint_url", "endpoint_url")
 _KEYS = {
     "aws_access_key_id": "access_key_id",
@@ -107,6 +110,7 @@ def _service(bucket: str) -> Service:
     if not any(os.environ.get(name) for name in _CHOICES):
         where |= _keys(profile)
         process = None if "access_key_id" in where else aws_profile.process(profile)
+        _check_pod_token()
         if process:
             process()  # so that its own words are heard, and none of the library's
 
@@ -144,6 +148,13 @@ def _service(bucket: str) -> Service:
         certificate=f"put the file of {urlsplit(endpoint).hostname}'s authority in AWS_CA_BUNDLE",
         missing="NoSuchBucket",
     )
+
+
+def _check_pod_token() -> None:
+    """Refuse a token of EKS Pod Identity that the library would take for a defect of its own."""
+    if path := os.environ.get(_POD_FILE):
+        with contextlib.suppress(OSError):  # it is not there yet: the library says so
+            check_sent(f"{path} ({_POD_FILE})", Path(path).read_text("utf-8", "replace"))
 
 
 def _endpoint(bucket: str, profile: Mapping[str, str], region: str) -> str:

@@ -241,6 +241,20 @@ def test_pod_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert server.last.headers["x-amz-security-token"] == "c"
 
 
+def test_a_pod_s_token_that_no_header_can_carry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/v1/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+    for token in ("hush\n", "hush hush", "h\u00fcsh"):
+        (tmp_path / "token").write_text(token)
+        said = message(ConfigError, lambda: open_storage("s3://bucket/a"))
+        assert said.startswith(f"{tmp_path / 'token'} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE): ")
+        assert "hush" not in said
+
+
 ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
 <AccessKeyId>temporary</AccessKeyId><SecretAccessKey>b</SecretAccessKey>
 <SessionToken>c</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration>
