@@ -31,6 +31,8 @@ LABEL org.opencontainers.image.title="Trainyard" \
     org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /opt/trainer /opt/trainer
 COPY trainer /app/trainer
+# A pod's user may not write there: each start would compile what it imports.
+RUN ["/opt/trainer/bin/python", "-m", "compileall", "-q", "/app/trainer"]
 WORKDIR /app
 ENV PATH=/opt/trainer/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

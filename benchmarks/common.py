@@ -27,6 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+# As for users, a package is compiled once, and not at each start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results.md"
 LIMIT = 600.0  # seconds for one answer, then the process is killed

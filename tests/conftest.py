@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from tests.support.stores import stores
 from trainer.data import sources
 
 __all__ = ["stores"]  # a fixture
+
+# Else each of the many processes that they start would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would every
 # process they start: the ones that end by Ctrl-C would never end.
