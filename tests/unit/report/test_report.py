@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +84,22 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+drawn: dict[str, Any] = {}  # pictures by their specs
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw equal charts once for all tests, as drawing takes longer than all else of a page."""
+
+    def draw(specs: dict[str, vega.Spec]) -> dict[str, Any]:
+        wanted = {name: json.dumps(spec) for name, spec in specs.items()}
+        missing = {text: specs[name] for name, text in wanted.items() if text not in drawn}
+        drawn.update(vega_draw(missing))
+        return {name: drawn[text] for name, text in wanted.items() if text in drawn}
+
+    monkeypatch.setattr(vega, "draw", draw)
 
 
 @pytest.fixture
@@ -483,18 +498,6 @@ def test_figures_that_are_not_finite_are_left_out(folder: Path) -> None:
     text_of(folder)
 
 
-@pytest.fixture
-def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw equal charts once for all tests, as drawing takes longer than all else of a page."""
-    monkeypatch.setattr(vega, "draw", lambda specs: drawings(json.dumps(specs)))
-
-
-@cache
-def drawings(specs: str) -> dict[str, Any]:
-    return vega_draw(json.loads(specs))
-
-
-@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("value", [None, [], {}, "x", True, -1, 1e300, [[1]], {"a": [None]}])
 def test_any_types_of_values_make_a_page(folder: Path, value: Any) -> None:
     storage = open_storage(str(folder))
