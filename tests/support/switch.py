@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import NAMES, need_namespaces
+from tests.support.hosts import ENTER, NAMES, need_namespaces
 
 MTU = 60_000  # bytes: few frames, so that a process in Python carries gigabits a second
 WAITING = 4 * 2**20  # bytes that a link holds back before it drops frames, as a router's buffer
@@ -102,7 +102,7 @@ def network(name: str, count: int) -> Iterator[Network]:
     """Make hosts NAME-0.NAME to NAME-N.NAME, which know each other's names, with IPv4 addresses."""
     names = [f"{name}-{os.getpid()}-{host}" for host in range(count)]
     made = Network(
-        hosts=[["ip", "netns", "exec", space] for space in names],
+        hosts=[[*ENTER, space] for space in names],
         service=name,
         spaces=names,
         addresses=[address(host) for host in range(count)],

@@ -10,6 +10,8 @@ files, session and exit code. Processes that it starts in turn are forks, too:
           broker          forked before anything was done
             trainer train   as the gang asked for: a supervisor, and so on
 
+A command that begins with ``ip netns exec NAME`` is a fork in that network namespace.
+
 Tests that kill single processes, or are about how processes start, start them by ``processes``.
 """
 
@@ -31,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.support import processes
+from tests.support import hosts, processes
 from trainer.gang import process
 from trainer.train.quick_import import quick_imports
 
@@ -66,15 +68,17 @@ class Fork(subprocess.Popen[Any]):
     ) -> None:
         stdin, _, _, stdout, _, stderr = files[:6]
         *_, start_new_session, _ = files
-        program = list(args)[1:]
+        space, *command = args[3:] if [*args[:3]] == hosts.ENTER else ["", *args]
+        program = command[1:]
         safe = program[0] == "-P"
-        assert (args[0], program[safe : safe + 2]) == (sys.executable, ["-m", "trainer"])
+        assert (command[0], program[safe : safe + 2]) == (sys.executable, ["-m", "trainer"])
         sys.audit("subprocess.Popen", args[0], args, cwd, env)  # as the guard of ``needs`` expects
         self._answers, answers = os.pipe()
         given = {0: stdin, 1: stdout, 2: stderr, **{each: each for each in pass_fds}}
         job = {
             "arguments": program[safe + 2 :],
             "safe": safe,
+            "space": space,
             "folder": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
             "leads": start_new_session,
@@ -235,6 +239,8 @@ def _do(job: Job, files: list[int]) -> NoReturn:
     _place(files, job["numbers"])
     if job["leads"]:
         os.setsid()
+    if job["space"]:
+        hosts.enter(job["space"])
     os.chdir(job["folder"])
     _enter(job["environment"], [] if job["safe"] else [job["folder"]])
     # A new process would find them where its path leads, such as in the code of a run.
