@@ -107,9 +107,9 @@ def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
             }
         )
         # Flags of a user win over those of a preset, so they can be given to all runs alike.
-        # That runs end with a report, and that XLA is used, those of `make run` show.
-        few = "--steps 30 --validation 400"
-        script = re.sub(r"(trainer train (?!--help).*)", rf"\1 {few} --no-report --xla off", script)
+        # That runs end with a report, those of `make run` show whose model is the default.
+        few = "--steps 30 --validation 400 --xla off"
+        script = re.sub(r"(trainer train (?!--help).*)", rf"\1 {few} --no-report", script)
         script = re.sub(
             r"^make run(?: ARGS=\"(.*)\")?",
             rf'make run ARGS="{few} \1"',
@@ -117,10 +117,11 @@ def test_every_command(project: Path, digits: Path, stores: Stores) -> None:
             flags=re.MULTILINE,
         )
         # Two workers train in the first of them.
-        script = script.replace('400 --seed 2"', '400 --seed 2 --no-report" WORKERS=1')
-        script = re.sub(r"(make run .*)(STORE=gs)", r"\1WORKERS=1 \2", script)
+        script = script.replace(' --seed 2"', ' --seed 2 --no-report" WORKERS=1')
+        script = script.replace('" PRESET=', '--no-report" PRESET=')
+        script = re.sub(r"(make run .*)(STORE=gs)", r"\1WORKERS=1 PRESET=softmax \2", script)
         script = script.replace(
-            "make chaos", 'make chaos FAULTS=1 ARGS="--preset mlp-100 --steps 600"'
+            "make chaos", 'make chaos WORKERS=1 FAULTS=1 ARGS="--preset softmax --steps 400"'
         )
         script = re.sub(r"(--from digits .*)", r"\1 --train-count 2000 --test-count 500", script)
         done = subprocess.run(
