@@ -1,5 +1,5 @@
 """Processes of the trainer that are forks of one that has loaded TensorFlow, for tests of what they
-do: most of a process's time is loading it.
+do: most of a process's time is loading it, and what predicts and reports.
 
 What a fork does is what ``python -m trainer`` does, with its own working directory, environment,
 files, session and exit code. Processes that it starts in turn are forks, too:
@@ -50,7 +50,13 @@ _requests: socket.socket | None = None
 
 
 class Fork(subprocess.Popen[Any]):
-    """What subprocess.Popen is, of a process that the broker forks."""
+    """What subprocess.Popen is, of a process that the broker forks.
+
+    Attributes:
+        peak: the most memory that it or a process below it had, in KiB; once it has ended.
+    """
+
+    peak = 0
 
     def _execute_child(  # as Popen's constructor calls it, with the files that it has opened
         self,
@@ -92,7 +98,7 @@ class Fork(subprocess.Popen[Any]):
         self._child_created = True
 
     def _answer(self) -> int:
-        """Return the next number that the broker says: first its identity, then how it ended."""
+        """Return the next number that the broker says: its identity, how it ended, its memory."""
         data = os.read(self._answers, 4)
         return int.from_bytes(data, sys.byteorder) if data else signal.SIGKILL
 
@@ -100,6 +106,7 @@ class Fork(subprocess.Popen[Any]):
         if flags & os.WNOHANG and not select.select([self._answers], [], [], 0)[0]:
             return 0, 0
         status = self._answer()
+        self.peak = self._answer()
         os.close(self._answers)
         return self.pid, status
 
@@ -206,7 +213,9 @@ def _serve(requests: socket.socket) -> None:
         ready, _, _ = select.select([requests.fileno(), *running], [], [])
         for each in running.keys() & set(ready):
             pid, answers = running.pop(each)
-            _say(answers, os.waitpid(pid, 0)[1])
+            _, status, usage = os.wait4(pid, 0)
+            _say(answers, status)
+            _say(answers, usage.ru_maxrss)
             os.close(answers)
             os.close(each)
         if requests.fileno() not in ready:
@@ -305,5 +314,8 @@ def _have_broker(files: list[int]) -> None:
 if __name__ == "__main__":
     with quick_imports():
         import trainer.cli.train
+        import trainer.inference.predict
+        import trainer.report.compare_page
+        import trainer.report.run_page
         import trainer.train.trainer  # noqa: F401
     _serve(socket.socket(fileno=int(sys.argv[1])))
