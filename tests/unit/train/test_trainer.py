@@ -1,5 +1,6 @@
 """The straight line from configuration to result, in process, on a tiny real model."""
 
+import copy
 import dataclasses
 import json
 import threading
@@ -24,6 +25,7 @@ from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
 from trainer.train import mesh, peers, saver, validation
 from trainer.train.devices import make_strategy
+from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
 from trainer.train.run import Run
@@ -55,6 +57,38 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "xla": "off",  # whose compiler takes longer than all steps; test_loop has both
 }
+
+
+# What a run may change without changing what its loop computes.
+OF_THE_RUN = {
+    *("data", "run", "steps", "learning_rate", "checkpoint_steps", "keep_checkpoints"),
+    *("eval_epochs", "validation", "keep_best", "early_stopping", "shuffle_shards"),
+}
+loops: dict[str, Loop] = {}
+
+
+def loop_again(
+    config: TrainConfig,
+    data: Dataset,
+    replicas: Replicas,
+    all_reduce: None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Loop:
+    """Stand for ``assemble``, but trace loops that compute the same only once.
+
+    The state of a run is no part of its loop; that a process whose loop is a new one resumes a
+    run, too, is for the integration tests to show.
+    """
+    assert not all_reduce
+    key = data.sha256 + config.model_dump_json(exclude=OF_THE_RUN)
+    if key not in loops:
+        loops[key] = assemble(config, data, replicas, warn=warn)
+    return copy.copy(loops[key])  # as tests put something in the place of its methods
+
+
+@pytest.fixture(autouse=True)
+def loops_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.train.trainer.assemble", loop_again)
 
 
 class Listener(progress.Reporter):
@@ -135,13 +169,14 @@ def test_where_the_time_went_is_told_at_checkpoints_if_somebody_may_ask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
+    monkeypatch.setattr("trainer.train.trainer.assemble", assemble)  # most of the time is compiling
     monkeypatch.setattr(saver, "tell_parent", lambda **event: told.append(event))
     train(tmp_path / "alone")
     assert not [event for event in told if event["event"] == "goodput"]
     result = train(tmp_path / "asked", metrics_port=9400)
     found = [event for event in told if event["event"] == "goodput"]
     times = [event["productive"] for event in found]
-    assert 0 < max(times) < result["train_seconds"] / 2  # most of which is compiling
+    assert 0 < max(times) < result["train_seconds"] / 2
     assert found[-1]["lost"]["starting"] == pytest.approx(
         result["lost_seconds"]["starting"], rel=0.01
     )
