@@ -15,7 +15,7 @@ from trainer.failure import BAD_MACHINE
 from trainer.runs import checkpoint
 from trainer.storage.base import open_storage
 
-STEPS, CHUNK, EVERY = 300, 10, 40
+STEPS, CHUNK, EVERY = 300 if series.LONG else 200, 10, 40
 
 
 def job(data: Path, run: Path, workers: int, model: str = "paced") -> tuple[str, ...]:

@@ -107,9 +107,10 @@ def test_workers_that_get_fewer_and_more_again_end_as_if_resumed_by_hand_with_th
     assert [fewer["first_step"], last["first_step"]] == [shrunk, grown]  # no step was redone
     assert 0 < shrunk < grown < end
 
-    less = resumed_by_hand(digits, run, tmp_path / "less", WORKERS - 1, shrunk, grown)
+    some = grown if series.LONG else min(grown, shrunk + 3 * int(CHUNK))
+    less = resumed_by_hand(digits, run, tmp_path / "less", WORKERS - 1, shrunk, some)
     more = resumed_by_hand(digits, run, tmp_path / "more", WORKERS, grown, end)
-    for by_hand, after, until in ((less, shrunk, grown), (more, grown, end)):
+    for by_hand, after, until in ((less, shrunk, some), (more, grown, end)):
         shared = [step for step in common(run, by_hand, after) if step <= until]
         assert shared
         assert all(stored(run, step) == stored(by_hand, step) for step in shared)

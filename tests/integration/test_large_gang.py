@@ -25,7 +25,8 @@ def job(data: Path, run: Path, workers: int) -> tuple[str, ...]:
         *("train", "--model", "tiny_models:linear", "--workers", str(workers)),
         *("--batch-size", str(BATCH - BATCH % workers), "--learning-rate", "0.01"),
         *("--validation", "300", "--steps", str(STEPS), "--chunk-steps", str(CHUNK)),
-        *("--checkpoint-steps", str(CHUNK), "--data", str(data), "--run", str(run)),
+        *("--checkpoint-steps", str(CHUNK), "--eval-epochs", "4"),
+        *("--data", str(data), "--run", str(run)),
     )
 
 

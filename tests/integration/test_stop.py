@@ -18,6 +18,7 @@ from trainer.storage.base import open_storage
 from trainer.testing.proxy import Fault
 
 STOPS = series.length(2, 300)
+STEPS = 400 if series.LONG else 200
 SEED = series.seed("TRAINYARD_STOP_SEED")
 BORN = 0.1  # seconds until Python runs our first line; before, SIGTERM ends any process
 IMPORTS = 3.0  # seconds that TensorFlow takes to load
@@ -25,16 +26,9 @@ IMPORTS = 3.0  # seconds that TensorFlow takes to load
 
 def job(data: Path, uri: str, workers: int) -> tuple[str, ...]:
     return (
-        *(
-            "train",
-            "--model",
-            "tiny_models:noisy",
-            "--workers",
-            str(workers),
-            "--steps",
-            "400",
-        ),
-        *("--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "100"),
+        *("train", "--model", "tiny_models:noisy", "--workers", str(workers)),
+        *("--steps", str(STEPS), "--chunk-steps", "20", "--checkpoint-steps", "100"),
+        *("--validation", "400"),
         *("--log-format", "json", "--data", str(data), "--run", uri),
     )
 
@@ -111,7 +105,7 @@ def test_a_gang_leaves_one_record_of_its_end(digits: Path, tmp_path: Path) -> No
     code, out, _ = warm.run(*job(digits, str(tmp_path / "b"), 2), env=env)
     assert code == 0
     record = json.loads(message.read_text())
-    assert (record["event"], record["steps"]) == ("finished", 400)
+    assert (record["event"], record["steps"]) == ("finished", STEPS)
     assert "ended" not in [json.loads(line).get("event") for line in out.splitlines()]
 
 

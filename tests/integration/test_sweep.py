@@ -61,21 +61,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 def test_a_killed_sweep_goes_on_and_ends_the_same(
     tmp_path: Path, digits: Path, undisturbed: Path
 ) -> None:
-    path = sweep_file(tmp_path, "killed", digits)
+    half = {"learning_rate": ["1e-3", 0.01], "batch_size": [32]}
+    path = sweep_file(tmp_path, "killed", digits, grid=half)
     folder = tmp_path / "killed"
     with warm.running("sweep", str(path)) as process:
         processes.wait_until(lambda: len(results(folder)) == 1)
-        processes.wait_until(lambda: len(list(folder.glob("*/checkpoints/*"))) > 4)
+        processes.wait_until(lambda: len(list(folder.glob("*/checkpoints/*"))) > 3)
         processes.kill_all(process.pid)
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/result.json")}
-    assert 1 <= len(before) < 4
+    assert before
     code, out, err = sweep(path)
     assert (code, err) == (0, ""), out
     assert out.count("finished before") == len(before)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert results(folder) == results(undisturbed)
+    assert len(results(folder)) == 2
+    assert results(folder).items() <= results(undisturbed).items()
     code, out, err = sweep(path)
-    assert (code, out.count("finished before")) == (0, 4)
+    assert (code, out.count("finished before")) == (0, 2)
 
 
 def test_a_stopped_sweep_stores_a_checkpoint_and_says_how_to_go_on(

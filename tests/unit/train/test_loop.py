@@ -31,6 +31,7 @@ from trainer.train.state import State
 
 pytestmark = pytest.mark.tensorflow
 
+
 def built(make: Any, replicas: int = 1, *, xla: bool = False) -> Loop:
     """Build a loop once for all tests, as tracing takes longer than most of them."""
     return _built(make, replicas, xla)
