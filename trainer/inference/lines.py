@@ -69,7 +69,7 @@ def _straight(piece: Mask) -> tuple[Mask, int, float]:
     on = np.zeros(len(rows), bool)
     most, straightest, middles = 0, on, []
     for slant in np.arange(-SLANT, SLANT, 1 / wide):
-        line = rows - np.rint(slant * columns).astype(int) + offset
+        line = rows - np.rint(slant * np.arange(wide)).astype(int)[columns] + offset
         counts = np.bincount(line, minlength=cells.shape[0] + 2 * offset)
         full = counts >= LONG * wide
         if full.any():

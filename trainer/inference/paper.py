@@ -94,13 +94,14 @@ def _linked(even: Floats, smooth: Mask) -> Labels:
     flat = smooth & (np.ptp(_around(even), axis=0).max(axis=2) < 2 * STEP)
     number = np.arange(height * width).reshape(height, width)
     ones, others = [number[:0, 0]], [number[:0, 0]]
+    planes = np.ascontiguousarray(np.moveaxis(even, 2, 0))  # NumPy's maximum is slow on short axes
     for turned in (False, True):
         colours, flats, numbers = (
-            each.swapaxes(0, 1) if turned else each for each in (even, flat, number)
+            each.swapaxes(-2, -1) if turned else each for each in (planes, flat, number)
         )
         clear = flats.copy()  # no other colour lies between a cell and the one a step away
         for step in range(1, min(JUMP, len(flats) - 1) + 1):
-            equal = np.abs(colours[step:] - colours[:-step]).max(axis=2) < STEP
+            equal = np.abs(colours[:, step:] - colours[:, :-step]).max(axis=0) < STEP
             clear = clear[: len(equal)]
             joined = clear & equal & flats[step:]
             ones.append(numbers[step:][joined])

@@ -179,7 +179,8 @@ def _pieces(strength: Floats, inked: Mask) -> Pieces:
     labels, count = ndimage.label(inked, np.ones((3, 3), bool))
     found = ndimage.find_objects(labels)
     boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in found]).reshape(-1, 4)
-    peaks = np.array(ndimage.maximum(strength, labels, np.arange(1, count + 1)))
+    peaks = np.full(count, -np.inf, np.float32)
+    np.maximum.at(peaks, labels[inked] - 1, strength[inked])
     return Pieces(labels, boxes, peaks, np.bincount(labels.ravel(), minlength=1)[1:])
 
 
