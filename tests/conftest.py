@@ -109,10 +109,10 @@ def environment_stays() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MNIST, or as many drawn digits where there is none."""
+    """MNIST, or drawn digits where there is none: a third as many are enough for the tests."""
 
     def make(folder: Path) -> None:
-        sources.put("digits", str(folder), train_count=60_000, test_count=2000)
+        sources.put("digits", str(folder), train_count=20_000, test_count=2000)
 
     return mnist.find_mnist() or shared.once(tmp_path_factory, "drawn", make)
 
@@ -123,7 +123,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         train = ("train", "--preset", "cnn", "--data", str(data), "--run", str(folder))
-        code, _, err = warm.run(*train)
+        code, _, err = warm.run(*train, "--steps", "500")
         assert code == 0, err
 
     return shared.once(tmp_path_factory, "trained", make)
