@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import shared, warm
 from tests.support.chromium import FLAGS
 
 PAGES = Path(__file__).parents[2] / "trainer" / "report" / "pages"
@@ -41,3 +42,16 @@ def run(browser: Any, trained: Path) -> Path:
     """The folder of a finished run of the preset cnn."""
     assert browser.is_connected()
     return trained
+
+
+@pytest.fixture(scope="session")
+def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of that run."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        where = ("--run", str(run), "--output", str(folder / "report.html"))
+        code, _, errors = warm.run("report", *where)
+        assert code == 0, errors
+
+    return shared.once(tmp_path_factory, "report", make) / "report.html"

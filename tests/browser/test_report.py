@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import series, warm
+from tests.support import series
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -48,14 +48,6 @@ CONTROLS = """() => [...document.querySelectorAll(
 SETTLED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
-@pytest.fixture(scope="session")
-def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    code, _, errors = warm.run("report", "--run", str(run), "--output", str(path))
-    assert code == 0, errors
-    return path
-
-
 @contextlib.contextmanager
 def opened(browser: Any, report: Path, **settings: Any) -> Iterator[Any]:
     """Open the report in a window of its own; it must neither complain nor ask for anything."""
@@ -76,8 +68,24 @@ def opened(browser: Any, report: Path, **settings: Any) -> Iterator[Any]:
         context.close()
 
 
+@pytest.fixture(scope="module")
+def kept(browser: Any, report: Path) -> Iterator[Any]:
+    with opened(browser, report) as page:
+        yield page
+
+
 @pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
+def page(kept: Any) -> Any:
+    """The report with nothing drawn; other tests have drawn on it, so that Undo may undo theirs."""
+    kept.emulate_media(media="screen")
+    kept.mouse.move(0, 0)
+    kept.get_by_role("button", name="Clear").click()
+    return kept
+
+
+@pytest.fixture
+def untouched(browser: Any, report: Path) -> Iterator[Any]:
+    """The report as nobody has used it yet."""
     with opened(browser, report) as page:
         yield page
 
@@ -195,22 +203,22 @@ def test_a_digit_drawn_with_a_finger_is_read(browser: Any, report: Path) -> None
         assert page.evaluate("scrollY") == scrolled
 
 
-def test_undo_and_clear(page: Any) -> None:
-    draw(page, "1")
-    one = (answer(page), ink(page))
-    draw(page, "0")
-    both = (answer(page), ink(page))
+def test_undo_and_clear(untouched: Any) -> None:
+    draw(untouched, "1")
+    one = (answer(untouched), ink(untouched))
+    draw(untouched, "0")
+    both = (answer(untouched), ink(untouched))
     assert both != one
-    undo = page.get_by_role("button", name="Undo")
+    undo = untouched.get_by_role("button", name="Undo")
     undo.click()
-    assert (answer(page), ink(page)) == one
-    page.get_by_role("button", name="Clear").click()
-    assert (answer(page), ink(page)) == ("Nothing drawn", 0)
+    assert (answer(untouched), ink(untouched)) == one
+    untouched.get_by_role("button", name="Clear").click()
+    assert (answer(untouched), ink(untouched)) == ("Nothing drawn", 0)
     undo.click()
-    assert (answer(page), ink(page)) == one
+    assert (answer(untouched), ink(untouched)) == one
     undo.click()
     undo.click()
-    assert (answer(page), ink(page)) == ("Nothing drawn", 0)
+    assert (answer(untouched), ink(untouched)) == ("Nothing drawn", 0)
 
 
 def test_examples_are_there_for_the_keyboard(page: Any) -> None:
@@ -221,14 +229,14 @@ def test_examples_are_there_for_the_keyboard(page: Any) -> None:
     assert page.locator("[data-draw=answer]").get_attribute("aria-live") == "polite"
 
 
-def test_the_keyboard_reaches_all_controls(page: Any) -> None:
-    wanted = page.evaluate(f"() => ({CONTROLS})().length")
+def test_the_keyboard_reaches_all_controls(untouched: Any) -> None:
+    wanted = untouched.evaluate(f"() => ({CONTROLS})().length")
     assert wanted > 10
     reached = set()
     place = f"() => ({CONTROLS})().indexOf(document.activeElement)"
     for _ in range(wanted):
-        page.keyboard.press("Tab")
-        reached.add(page.evaluate(place))
+        untouched.keyboard.press("Tab")
+        reached.add(untouched.evaluate(place))
     assert reached == set(range(wanted))
 
 
@@ -245,38 +253,31 @@ def colours(page: Any, selector: str) -> tuple[float, float]:
     return text, background
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_light_or_dark_as_the_reader_likes(browser: Any, report: Path, scheme: str) -> None:
-    with opened(browser, report, color_scheme=scheme) as page:
-        for selector in ("body", "[data-draw=paper]"):
-            text, background = colours(page, selector)
-            assert (background > text) == (scheme == "light")
-            assert abs(background - text) > 0.6
-
-
 def test_paper_gets_no_panel_to_draw_on(page: Any) -> None:
     page.emulate_media(media="print")
     assert not page.locator("#draw").is_visible()
     assert page.locator("#confusion").is_visible()
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, report: Path) -> None:
-    with opened(browser, report, viewport=PHONE, has_touch=True, is_mobile=True) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        buttons = page.locator("[data-draw=panel] button").all()
-        assert all(button.bounding_box()["height"] >= 40 for button in buttons)
-
-
 VIEWS = [(DESKTOP, "light"), (PHONE, "dark"), (DESKTOP, "dark"), (PHONE, "light")]
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), VIEWS if series.LONG else VIEWS[:2])
-def test_pictures_of_it_to_look_at(
+def test_it_suits_the_screen_and_is_light_or_dark_as_the_reader_likes(
     browser: Any, report: Path, tmp_path: Path, viewport: dict[str, int], scheme: str
 ) -> None:
-    with opened(browser, report, viewport=viewport, color_scheme=scheme) as page:
+    phone = {"has_touch": True, "is_mobile": True} if viewport is PHONE else {}
+    with opened(browser, report, viewport=viewport, color_scheme=scheme, **phone) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+        buttons = page.locator("[data-draw=panel] button").all()
+        assert buttons
+        assert not phone or all(button.bounding_box()["height"] >= 40 for button in buttons)
+        for selector in ("body", "[data-draw=paper]"):
+            text, background = colours(page, selector)
+            assert (background > text) == (scheme == "light")
+            assert abs(background - text) > 0.6
         draw(page, "7")
         page.evaluate(SETTLED)
-        picture = page.screenshot(path=tmp_path / "report.png", full_page=True)
+        picture = page.screenshot(path=tmp_path / "report.png", full_page=True)  # to look at
         panel = page.locator("#draw").screenshot(path=tmp_path / "draw.png")
     assert len(picture) > len(panel) > 5_000
