@@ -190,14 +190,14 @@ def test_onnx_names_its_inputs_and_outputs(exported: Exported) -> None:
 def test_onnx_computes_no_shape_and_leaves_nothing_unused(exported: Exported) -> None:
     """OpenCV computes shapes once, for one image, and knows no TopK."""
     onnx = importlib.import_module("onnx")
-    graph = onnx.load(exported("cnn")[0] / "model.onnx").graph
+    graph = onnx.load(exported("cnn-best")[0] / "model.onnx").graph
     assert {node.op_type for node in graph.node}.isdisjoint({"Shape", "Concat", "TopK"})
     names = {name for node in graph.node for name in node.input}
     assert {each.name for each in graph.initializer} <= names
 
 
 def test_a_keras_file_has_no_settings_that_older_versions_refuse(exported: Exported) -> None:
-    with zipfile.ZipFile(exported("cnn")[0] / "model.keras") as archive:
+    with zipfile.ZipFile(exported("cnn-best")[0] / "model.keras") as archive:
         config = archive.read("config.json").decode()
     assert "BatchNormalization" in config
     assert not [name for name in NEWER if f'"{name}"' in config]
