@@ -35,8 +35,9 @@ def test_the_notebook_trains_loses_a_worker_stops_resumes_and_looks(
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     content = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
     [cell] = [each for each in content.cells if each.source.startswith("settings")]
-    # XLA's compiler would cost each of the workers two seconds.
-    cell.source = cell.source.replace('"report": False', '"report": False, "xla": "off"')
+    # XLA's compiler would cost each of the workers two seconds, and a thousand steps another one.
+    assert '"steps": 4000,\n    "report": False' in cell.source
+    cell.source = cell.source.replace('"steps": 4000', '"steps": 2400, "xla": "off"')
     requests = warm.lend(tmp_path / "python")
     program = f"from tests.support import warm; warm.borrow({requests}); {KERNEL}"
     command = [sys.executable, "-P", "-c", program, "-f", "{connection_file}"]
