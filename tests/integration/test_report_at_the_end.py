@@ -12,7 +12,7 @@ def test_a_run_leaves_its_report_and_no_failing_one_fails_it(digits: Path, tmp_p
         *("--data", str(digits), "--run", str(run)),
     )
     (run / "report.html").mkdir(parents=True)  # where nothing can be written
-    code, out, err = warm.run(*arguments, "--workers", "2")
+    code, out, err = warm.run(*arguments)
     assert (code, err) == (0, "")
     assert (run / "result.json").exists()
     assert out.splitlines()[-2] == f"results in {run}/"
