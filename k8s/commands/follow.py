@@ -26,6 +26,7 @@ SHARE = 10  # times as long as a diagnosis took, that the next one waits
 SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
 SILENT = 10.0  # seconds until it is said what a rank 0 that runs and logs nothing is at
 DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
+LOG_OF = "log of "  # what the name of a thread that reads one begins with
 STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SAID_AT_THE_END = (TERMINATING, "Suspended")  # kinds of causes
 SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
@@ -65,13 +66,16 @@ class Streams:
     lines: "queue.SimpleQueue[tuple[int, str, str]]" = field(default_factory=queue.SimpleQueue)
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
+    _closed: bool = False
 
     def follow(self, pods: list[dict[str, Any]]) -> None:
         """Begin with the logs of pods that have one by now."""
         for pod in pods:
             name, rank = pod["metadata"]["name"], evidence.rank(pod)
             if name not in self._threads and run_phase.has_log(pod):
-                thread = threading.Thread(target=self._read, args=(name, rank), daemon=True)
+                thread = threading.Thread(
+                    target=self._read, args=(name, rank), name=f"{LOG_OF}{name}", daemon=True
+                )
                 self._threads[name] = thread
                 thread.start()
 
@@ -82,12 +86,19 @@ class Streams:
         for thread in self._threads.values():
             thread.join(max(0, until - time.monotonic()))
 
+    def close(self) -> None:
+        """Ask for no more lines; a thread ends with the next one, or with its request."""
+        self._closed = True
+        self._over.set()
+
     def _read(self, pod: str, rank: int) -> None:
         last, words, pause, over = "", "", LOOK, False
-        while True:
+        while not self._closed:
             before, was_over = last, over
             try:
                 for at, text in self.cluster.log(pod, follow=True, since=last or None):
+                    if self._closed:
+                        return
                     if at == last:  # the kubelet's own words, which it may repeat forever
                         if text == words:
                             continue
@@ -155,6 +166,7 @@ class Follower:
             return self._run()
         finally:
             self._pods.close()
+            self._streams.close()
             self._screen.close()
 
     def _run(self) -> int:

@@ -1,5 +1,6 @@
 """Stores, clusters and run files for the tests of verbs."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
         # tests/unit/storage tries stores with as much as a client sends in parts.
         monkeypatch.setattr(probe, "_LARGE", 1000)
         yield server
+    readers = [each for each in threading.enumerate() if each.name.startswith(follow.LOG_OF)]
+    for reader in readers:  # one that stays would read what the next test puts in its way
+        reader.join(30)
+        assert not reader.is_alive(), reader.name
 
 
 @pytest.fixture
