@@ -66,7 +66,7 @@ class Streams:
     lines: "queue.SimpleQueue[tuple[int, str, str]]" = field(default_factory=queue.SimpleQueue)
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
-    _closed: bool = False
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     def follow(self, pods: list[dict[str, Any]]) -> None:
         """Begin with the logs of pods that have one by now."""
@@ -88,16 +88,16 @@ class Streams:
 
     def close(self) -> None:
         """Ask for no more lines; a thread ends with the next one, or with its request."""
-        self._closed = True
+        self._closed.set()
         self._over.set()
 
     def _read(self, pod: str, rank: int) -> None:
         last, words, pause, over = "", "", LOOK, False
-        while not self._closed:
+        while not self._closed.is_set():
             before, was_over = last, over
             try:
                 for at, text in self.cluster.log(pod, follow=True, since=last or None):
-                    if self._closed:
+                    if self._closed.is_set():
                         return
                     if at == last:  # the kubelet's own words, which it may repeat forever
                         if text == words:
