@@ -191,6 +191,14 @@ def test_a_run_in_a_bucket_is_followed_through_kills(
             assert shown.curve("one/train", "loss") == expected(undisturbed, "loss")
 
 
+def check_title_and_port(shown: Board, uri: str) -> None:
+    assert shown.json("environment")["window_title"] == "Trainyard"
+    taken = str(urllib.parse.urlparse(shown._url).port)
+    code, out, err = warm.run("tensorboard", "--run", uri, "--port", taken)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"port: {taken}: cannot be had on '127.0.0.1': Address already in use" in err
+
+
 def test_points_of_steps_done_again_take_the_place_of_those_before(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "one"))
 
@@ -208,23 +216,14 @@ def test_points_of_steps_done_again_take_the_place_of_those_before(tmp_path: Pat
         put(21, 2.0)
         after = {5: 1.0, 10: 1.0, 16: 2.0, 21: 2.0}
         processes.wait_until(lambda: shown.curve("one/train", "loss") == after, 60)
+        check_title_and_port(shown, str(tmp_path))
 
 
-def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_event_files_is_told_in_one_line(tmp_path: Path) -> None:
     port = processes.free_ports(1)
-    code, out, err = processes.run("tensorboard", "--run", str(tmp_path), "--port", str(port))
+    code, out, err = warm.run("tensorboard", "--run", str(tmp_path), "--port", str(port))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no run with event files at or below it" in err
-
-    name = event_log.step_name("train", 1)
-    (tmp_path / name).parent.mkdir(parents=True)
-    (tmp_path / name).write_bytes(b"")
-    with board(str(tmp_path)) as shown:
-        assert shown.json("environment")["window_title"] == "Trainyard"
-        taken = str(urllib.parse.urlparse(shown._url).port)
-        code, out, err = processes.run("tensorboard", "--run", str(tmp_path), "--port", taken)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        assert f"port: {taken}: cannot be had on '127.0.0.1': Address already in use" in err
 
 
 def test_tensorboard_ends_with_us_however_we_end(tmp_path: Path) -> None:
