@@ -1,4 +1,3 @@
-import gc
 import math
 from typing import Any
 
@@ -16,8 +15,6 @@ from trainer.storage.local import LocalStorage
 from trainer.train import models
 
 pytestmark = pytest.mark.tensorflow
-
-gc.freeze()  # every build collects garbage: not among TensorFlow's own objects, that takes 0.2 s
 
 MNIST = ((28, 28, 1), 10)
 OTHER = ((20, 24, 3), 4)
