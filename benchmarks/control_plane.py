@@ -219,8 +219,8 @@ def measure(chosen: argparse.Namespace, *arguments: str, after: float | None = N
         seconds = time.monotonic() - began
         out.seek(0)
         processor = used.ru_utime + used.ru_stime
-        sent = json.loads(Path(counts.name).read_text() or "{}")
-        return Taken(seconds, processor, used.ru_maxrss / 1024, sent, out.read())
+        sent = json.loads(Path(counts.name).read_text())
+        return Taken(seconds, processor, sent["peak"] / 1024, sent, out.read())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""One verb of k8s, as the command runs it, that writes what it sent and received to a file.
+"""One verb of k8s, as the command runs it, that writes what it took to a file: requests sent, bytes
+received, KiB of memory at its peak.
 
 python benchmarks/k8s_side.py FILE VERB ...
 """
@@ -22,6 +23,12 @@ def putrequest(connection: Any, method: str, url: str, *more: Any, **others: Any
     send(connection, method, url, *more, **others)
 
 
+def peak() -> int:
+    """Return KiB. What ``wait4`` says begins at the memory of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 def recv_into(connection: Any, *arguments: Any) -> int:
     size = receive(connection, *arguments)
     counts["bytes"] += size
@@ -38,5 +45,5 @@ if __name__ == "__main__":
     try:
         code = main(arguments)
     finally:
-        Path(file).write_text(json.dumps(counts))
+        Path(file).write_text(json.dumps({**counts, "peak": peak()}))
     sys.exit(code)
