@@ -9,6 +9,7 @@ these runs tolerate those nodes alone, and all that is created is deleted at the
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -56,10 +57,7 @@ class Kubelet(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = dict(part.partition("=")[::2] for part in self.path.partition("?")[2].split("&"))
-        step = {"total_steps": 2 * STEPS, "loss": 0.5, "accuracy": 0.9, "images_per_second": 9e3}
-        facts: list[Object] = [{"message": "cnn", "event": "started"}] if "-0-" in self.path else []
-        facts += [{"step": number + 1, **step} for number in range(STEPS)] if facts else []
-        lines = [f"{_now(f'.{n:09}')} {json.dumps(each)}\n" for n, each in enumerate(facts)]
+        lines = _log() if "-0-" in self.path else []
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
@@ -75,6 +73,12 @@ class Kubelet(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
+class Kubelets(ThreadingHTTPServer):
+    """Where the API server asks for logs: as many at once as a kubelet answers."""
+
+    request_queue_size = 128
+
+
 class Nodes:
     """Nodes that are said to be there, and run every pod that is bound to them.
 
@@ -87,7 +91,7 @@ class Nodes:
         self._cluster, self._count = cluster, count
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificates.self_signed(folder))
-        self._logs = ThreadingHTTPServer(("127.0.0.1", common.free_ports(1)), Kubelet)
+        self._logs = Kubelets(("127.0.0.1", common.free_ports(1)), Kubelet)
         self._logs.socket = tls.wrap_socket(self._logs.socket, server_side=True)
         self._pool = ThreadPoolExecutor(8)
         self._over = threading.Event()
@@ -179,6 +183,15 @@ class Nodes:
             if wanted == "gone":  # also where its Job goes with it, and does not let go
                 self._patch(path, {"metadata": {"finalizers": None}})
                 self._cluster._send("DELETE", path, {"gracePeriodSeconds": "0"})
+
+
+@functools.cache
+def _log() -> list[str]:
+    """Return the lines of rank 0, made once: a kubelet reads them from a file."""
+    step = {"total_steps": 2 * STEPS, "loss": 0.5, "accuracy": 0.9, "images_per_second": 9e3}
+    facts: list[Object] = [{"message": "cnn", "event": "started"}]
+    facts += [{"step": number + 1, **step} for number in range(STEPS)]
+    return [f"{_now(f'.{n:09}')} {json.dumps(each)}\n" for n, each in enumerate(facts)]
 
 
 def _now(decimals: str = "") -> str:
