@@ -390,11 +390,14 @@ def test_two_gangs_on_one_folder_end_with_the_same_weights(
     run = tmp_path / "run"
     slowly = ("--model", "tiny_models:calm")  # else one may be over before the other begins
     one, two = (warm.start(*job(digits, run, 2), *slowly) for _ in range(2))
-    assert [processes.finish(each)[0] for each in (one, two)] == [0, 0]
+    ended = [processes.finish(each) for each in (one, two)]
+    assert [code for code, _, _ in ended] == [0, 0]
     weights = json.loads((run / "result.json").read_text())["weights_sha256"]
     assert weights == undisturbed(2)["weights_sha256"]
-    # Twice as many workers as cores, where there are two: no false alarm is raised.
-    assert [attempt["cause"] for attempt in attempts(run)] == [None, None]
+    # Twice as many workers as cores, where there are two: no false alarm is raised. Both write the
+    # same file, so that of one its line may be missing, but not what it says.
+    assert {str(attempt["cause"]) for attempt in attempts(run)} == {"None"}
+    assert all("starting again" not in out + err for _, out, err in ended)
 
 
 def test_a_reader_that_leaves_does_not_end_the_training(digits: Path, tmp_path: Path) -> None:
