@@ -108,11 +108,13 @@ def _service(bucket: str) -> Service:
     }
     process = None
     if not any(os.environ.get(name) for name in _CHOICES):
-        where |= _keys(profile)
-        process = None if "access_key_id" in where else aws_profile.process(profile)
-        _check_pod_token()
+        keys = _keys(profile)
+        where |= keys
+        process = None if "access_key_id" in keys else aws_profile.process(profile)
         if process:
             process()  # so that its own words are heard, and none of the library's
+        elif not keys:
+            _check_pod_token()
 
     def connect(options: "ClientConfig") -> "ObjectStore":
         return S3Store(

@@ -253,6 +253,10 @@ def test_a_pod_s_token_that_no_header_can_carry(
         said = message(ConfigError, lambda: open_storage("s3://bucket/a"))
         assert said.startswith(f"{tmp_path / 'token'} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE): ")
         assert "hush" not in said
+    profile = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
+    (tmp_path / "credentials").write_text(profile)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    open_storage("s3://bucket/a")  # a profile's keys come first, and no token is asked for
 
 
 ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
