@@ -125,7 +125,8 @@ docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 		--run 'bucket/runs/{preset}-{digest}' $(ARGS)
 
 ##@ Develop
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# One process more than two cores, as some tests wait for what takes its time; two more take longer.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 test: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests (10 minutes)
 	$(PYTEST) $(ARGS)
 

@@ -122,7 +122,7 @@ class Exporter:
             raise UnavailableError(
                 f"metrics_port: {port}: cannot listen there: {error.strerror}; give another port"
             ) from None
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
 
     def take(self, event: Event) -> None:
         """Take an event of rank 0's worker."""

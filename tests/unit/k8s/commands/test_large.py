@@ -20,6 +20,8 @@ from tests.support.controller import RESULT
 from tests.support.runfiles import PLAIN
 from tests.support.verbs import STEP, change
 
+pytestmark = pytest.mark.long
+
 RANKS, RUNS, GOING = 1024, 500, 30
 FAILED = 711
 PAGES = -(-RANKS // PAGE)
