@@ -42,12 +42,12 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
     from trainer.data import dataset
     from trainer.storage.base import open_storage
     from trainer.train.devices import make_strategy
-    from trainer.train.digests import Agreement
     from trainer.train.replicas import Replicas
     from trainer.train.run import Run
     from trainer.train.saver import Saver
     from trainer.train.state import TrainState
     from trainer.train.trainer import assemble
+    from trainer.train.weight_digests import Agreement
 
     class Silent(progress.Reporter):
         def warn(self, message: str, **_: Any) -> None:

@@ -29,7 +29,7 @@ from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.gang import process
-from trainer.runs import checkpoint, event_log, run_folder
+from trainer.runs import checkpoint, run_folder, tensorboard_writer
 from trainer.storage.base import open_storage
 from trainer.train.devices import set_threads
 from trainer.train.run import Run
@@ -102,11 +102,13 @@ class Stretches(Trainer):
         self.cpu: list[float] = []
         self._unsigned = b""
         # One log a mode; each knows what it has written itself.
-        logs: dict[str, event_log.EventLog | None] = {"off": None}
+        logs: dict[str, tensorboard_writer.EventLog | None] = {"off": None}
         for mode in ("on", "histograms"):
             config = self.run.config.model_copy(update={"tensorboard": mode})
             storage = open_storage(f"{self.run.storage.uri}/{mode}")
-            log = event_log.EventLog(storage, config, self.run.total, 0, self.run.reporter.warn)
+            log = tensorboard_writer.EventLog(
+                storage, config, self.run.total, 0, self.run.reporter.warn
+            )
             log.wants_graph = False  # it is written once a run
             logs[mode] = log
         self._logs = logs
@@ -179,9 +181,9 @@ def main() -> None:
     body = [
         table(head, rows),
         "Wall time and CPU are what the safety adds, by pair. TensorBoard's events are written at "
-        f"most every {event_log.EVERY:g} s, so not every chunk pays for them. The supervisor's "
-        "line compares whole runs with it and without; its wall time leaves out the first chunk, "
-        "and its CPU is that of all processes of the run.",
+        f"most every {tensorboard_writer.EVERY:g} s, so not every chunk pays for them. The "
+        "supervisor's line compares whole runs with it and without; its wall time leaves out the "
+        "first chunk, and its CPU is that of all processes of the run.",
     ]
     common.publish(chosen, "The cost of each safety", about, "\n\n".join(body))
 

@@ -17,18 +17,18 @@ import numpy.typing as npt
 from keras import losses, optimizers
 
 from benchmarks.common import Answer, serve
-from trainer import metrics, presets
+from trainer import classification, presets
 from trainer import schedule as schedule
 from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset, sampler
 from trainer.data.dataset import Dataset
 from trainer.train import models
+from trainer.train.augmentation import Warp
 from trainer.train.devices import make_strategy, set_threads
 from trainer.train.optimizers import ADAGRAD_START
 from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
-from trainer.train.warp import Warp
 
 PROBE = 2000  # images whose loss is looked at
 TOTAL = 10**6  # steps of the schedule; it is constant
@@ -147,7 +147,7 @@ def answers(peer: Peer, labels: npt.NDArray[np.int32]) -> Callable[..., Answer]:
         if do == "variants":
             return {"variants": list(peer.variants), "parameters": peer.parameters}
         if do == "loss":
-            return {"loss": float(metrics.losses(peer.logits(), labels[:PROBE]).mean())}
+            return {"loss": float(classification.losses(peer.logits(), labels[:PROBE]).mean())}
         done, seconds = peer.train(variant, steps)
         return {"seconds": seconds, "steps": done}
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import failure, metrics, presets
+from trainer import classification, failure, presets
 from trainer.config import flag
 from trainer.data import sources
 from trainer.errors import (
@@ -97,7 +97,9 @@ class Run:
             raise ConfigError(f"{self.uri}: not finished: predictions are known at its end")
         if not 0 <= image < len(found.labels):
             raise ConfigError(f"image {image}: must be from 0 to {len(found.labels) - 1}")
-        shares: npt.NDArray[np.float64] = metrics.probabilities(found.logits[image : image + 1])[0]
+        shares: npt.NDArray[np.float64] = classification.probabilities(
+            found.logits[image : image + 1]
+        )[0]
         return shares
 
     def report(self) -> str:

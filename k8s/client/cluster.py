@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from k8s.client import kubeconfig as kubeconfigs
-from k8s.client import log_stream
+from k8s.client import log_lines
 from k8s.client.refusals import (
     ClusterError,
     InvalidError,
@@ -165,7 +165,7 @@ class Cluster:
         if not response:
             return
         try:
-            for line in log_stream.split(response.response):
+            for line in log_lines.split(response.response):
                 event = json_object(line or b"") or {}
                 if event.get("type") == "ERROR":
                     status = event["object"]
@@ -246,7 +246,7 @@ class Cluster:
         whole = False
         if response:
             try:
-                whole = yield from log_stream.stamped(log_stream.split(response.response), since)
+                whole = yield from log_lines.stamped(log_lines.split(response.response), since)
             finally:
                 response.response.close()
         if not (whole or follow):

@@ -5,7 +5,7 @@ from typing import Any
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
-from k8s.commands import observe, target
+from k8s.commands import gather, target
 from k8s.diagnosis import run_phase
 
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 def _stop(cluster: Cluster, job: dict[str, Any]) -> None:
     """Suspend a run's Job, or remove it from its queue, which would start it again."""
     name = job["metadata"]["name"]
-    state = run_phase.phase(job, observe.pods(cluster, job))
+    state = run_phase.phase(job, gather.pods(cluster, job))
     again = "submit it again to resume from there"
     if manifest.SWEEP in job["metadata"]["labels"]:
         again = "the sweep's command resumes it from there"

@@ -9,7 +9,7 @@ from decimal import Decimal
 from rich.console import Console
 from rich.text import Text
 
-from k8s import manifest, quantity, restricted, volumes
+from k8s import manifest, pod_security, quantity, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
 from k8s.commands import dry_run, model_check, run_store, target
@@ -187,7 +187,7 @@ def _run_file(_: Cluster, spec: RunSpec) -> Iterator[Said]:
     if left := [SAMPLE_IMAGE] * (spec.image == SAMPLE_IMAGE) + folders:
         text = f"{', '.join(left)}: as in the sample; put in your own image and bucket"
         yield "warning", text
-    if found := restricted.violations(_pod(spec), spec.annotations):
+    if found := pod_security.violations(_pod(spec), spec.annotations):
         text = f"patches: beyond the restricted level, which many namespaces enforce: {found[0]}"
         yield "warning", text
 

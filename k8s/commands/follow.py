@@ -11,7 +11,7 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.watched import Watched
-from k8s.commands import observe, target
+from k8s.commands import gather, target
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import Cause
@@ -139,7 +139,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._job = target.job(self.cluster, self.name)
-        self._pods = Watched(self.cluster, "Pod", observe.owner(self._job))
+        self._pods = Watched(self.cluster, "Pod", gather.owner(self._job))
         self._screen = Screen(run_phase.workers(self._job))
         self._streams = Streams(self.cluster)
         self._progress = run_phase.Progress()
@@ -191,7 +191,7 @@ class Follower:
             phase = run_phase.phase(job, pods, trains=self._progress.trains)
             if phase in run_phase.OVER:
                 with contextlib.suppress(UserError):  # what is watched may lag behind
-                    pods = observe.pods(self.cluster, job) or pods
+                    pods = gather.pods(self.cluster, job) or pods
                 return self._end(job, pods, phase)
             self._show_phase(phase, there)
             self._show_cause(job, pods)
@@ -249,8 +249,8 @@ class Follower:
             return
         found: Cause | None = None
         with contextlib.suppress(UserError):  # the run is watched, whatever fails here
-            around = observe.Around(self.cluster)
-            found = observe.cause(around, job, pods, trains=self._progress.trains)
+            around = gather.Around(self.cluster)
+            found = gather.cause(around, job, pods, trains=self._progress.trains)
         self._look_again = now + max(CAUSE_LOOK, SHARE * (time.monotonic() - now))
         new = found and (self._cause is None or found.message != self._cause.message)
         if found and new and found.kind not in SAID_AT_THE_END:
@@ -301,8 +301,8 @@ class Follower:
             took = f" after {duration(seconds)}"
         found = None
         with contextlib.suppress(UserError):  # the run has ended, whatever fails here
-            around = observe.Around(self.cluster)
-            phase, found = observe.outcome(around, job, pods, phase, self._progress)
+            around = gather.Around(self.cluster)
+            phase, found = gather.outcome(around, job, pods, phase, self._progress)
         if phase == "Succeeded":
             more = f": {found.message}" if found else ""
             self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")

@@ -10,7 +10,7 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ClusterError
-from k8s.commands import follow, observe, target
+from k8s.commands import follow, gather, target
 from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
 from trainer.errors import ConfigError, UserError
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.follow:
         deadline = spec.start_deadline if spec else float("inf")
         return follow.follow(cluster, name, deadline, with_logs=True, rank=options.rank)
-    pods = observe.pods(cluster, job)
+    pods = gather.pods(cluster, job)
     if options.rank is None and workers > follow.STREAMS:
         sys.stderr.write(f"{name}: {follow.not_all(workers)}\n")
     lines = from_pods(cluster, pods, options.rank, previous=options.previous)
@@ -90,7 +90,7 @@ def _nothing_yet(
         return "has logged nothing yet: it loads TensorFlow and its data"
     if phase not in ("Pending", "Starting", "Queued"):
         return ""  # an earlier pod may have stored its log
-    found = observe.cause(observe.Around(cluster), job, pods, trains=False)
+    found = gather.cause(gather.Around(cluster), job, pods, trains=False)
     return f"{phase}: no log yet{f': {found.message}' if found else ''}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import InvalidError
-from k8s.commands import observe, target
+from k8s.commands import gather, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec
 from trainer import schedule
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     job = target.job(cluster, name)
     check(cluster, job, options.workers)
     before, after = run_phase.workers(job), options.workers
-    if run_phase.phase(job, observe.pods(cluster, job)) in run_phase.OVER:
+    if run_phase.phase(job, gather.pods(cluster, job)) in run_phase.OVER:
         target.say(f"{name}: has finished; there is nothing to scale")
     elif before == after:
         target.say(f"{name}: has {after} workers already")

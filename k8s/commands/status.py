@@ -16,7 +16,7 @@ from rich.text import Text
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
-from k8s.commands import observe, result, run_store, target
+from k8s.commands import gather, result, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec
 from trainer.errors import ConfigError, UserError
@@ -101,12 +101,12 @@ def look(
     cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Return the summary of one run; its pods are read where they are not given."""
-    pods = observe.pods(cluster, job) if pods is None else pods
-    return summary(observe.Around(cluster), job, pods, _progress(cluster, pods))
+    pods = gather.pods(cluster, job) if pods is None else pods
+    return summary(gather.Around(cluster), job, pods, _progress(cluster, pods))
 
 
 def summary(
-    around: observe.Around,
+    around: gather.Around,
     job: dict[str, Any],
     pods: list[dict[str, Any]],
     progress: run_phase.Progress,
@@ -114,9 +114,9 @@ def summary(
     """Return all that is known about a run, ready for JSON."""
     phase = run_phase.phase(job, pods, trains=progress.trains)
     if phase in run_phase.OVER:
-        phase, cause = observe.outcome(around, job, pods, phase, progress)
+        phase, cause = gather.outcome(around, job, pods, phase, progress)
     else:
-        cause = observe.cause(around, job, pods, trains=progress.trains)
+        cause = gather.cause(around, job, pods, trains=progress.trains)
     if phase == "Suspended" and not pods:
         progress.step = run_store.newest_step(around.cluster, job)
     message = cause.message if cause else ""
@@ -181,7 +181,7 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
     """
     jobs = cluster.list("Job", labels=manifest.selector())
     jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
-    of_job = observe.pods_by_job(cluster) if jobs else {}
+    of_job = gather.pods_by_job(cluster) if jobs else {}
     pods = [of_job.get(job["metadata"]["uid"], []) for job in jobs]
     left = [run_phase.left_result(its) for its in pods]
     tail = max(LEAST, min(TAIL, LINES // max(1, left.count({}))))
@@ -194,7 +194,7 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
         found.take("", result)
         return found
 
-    around = observe.Around(cluster)
+    around = gather.Around(cluster)
     with ThreadPoolExecutor(AT_ONCE) as pool:  # for answers of kubelets and stores
         found = pool.map(progress, pods, left)
         return list(pool.map(partial(summary, around), jobs, pods, found))

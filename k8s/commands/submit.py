@@ -11,7 +11,7 @@ from typing import Any
 from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
-from k8s.commands import doctor, follow, observe, run_store, target
+from k8s.commands import doctor, follow, gather, run_store, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec, difference
 from trainer import yaml_text
@@ -145,7 +145,7 @@ def _start(cluster: Cluster, spec: RunSpec, say: Say) -> None:
 
 
 def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> None:
-    state = run_phase.phase(job, observe.pods(cluster, job))
+    state = run_phase.phase(job, gather.pods(cluster, job))
     if state in ("Suspended", "Queued"):  # also a run whose submitting was interrupted
         *companions, _ = manifest.objects(spec)
         _create_companions(cluster, companions, job, say)

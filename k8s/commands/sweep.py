@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s import manifest, run_file, stores
 from k8s.client.cluster import Cluster
-from k8s.commands import cancel, observe, result, run_store, submit, target
+from k8s.commands import cancel, gather, result, run_store, submit, target
 from k8s.diagnosis import run_phase
 from k8s.run_file import RunSpec
 from trainer.command_line import INTERRUPTED
@@ -234,7 +234,7 @@ class InCluster:
     def _see(self, place: int, run: Run, job: dict[str, Any] | None) -> None:
         from trainer.gang import sweep as sweeps
 
-        pods = observe.pods(self._cluster, job) if job else []
+        pods = gather.pods(self._cluster, job) if job else []
         before, state = run.phase, run_phase.phase(job, pods) if job else ""
         if self._sweep.halving and before != "waiting":
             run.scores = sweeps.scores(run.spec.run_uri, self._sweep.halving.metric)
@@ -274,16 +274,16 @@ class InCluster:
 
     def _why(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> str:
         """Return the first cause of a run that has ended without a result."""
-        around = observe.Around(self._cluster)
-        _, cause = observe.outcome(around, job, pods, phase, run_phase.Progress())
+        around = gather.Around(self._cluster)
+        _, cause = gather.outcome(around, job, pods, phase, run_phase.Progress())
         return cause.message if cause else "no cause is known"
 
     def _say_cause(self, place: int, run: Run, job: dict[str, Any]) -> None:
         """Say, when it changes, why a run is not running."""
         if (job.get("status") or {}).get("ready") == run.spec.workers:
             return
-        pods = observe.pods(self._cluster, job)
-        cause = observe.cause(observe.Around(self._cluster), job, pods, trains=True)
+        pods = gather.pods(self._cluster, job)
+        cause = gather.cause(gather.Around(self._cluster), job, pods, trains=True)
         if cause and cause.message != run.cause:
             run.cause = cause.message
             self._say(place, run.cause)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.watched import Watched
-from k8s.commands import observe, status, target
+from k8s.commands import gather, status, target
 from k8s.commands.claim_folder import ClaimFolder
 from trainer.command_line import add_port
 from trainer.errors import ConfigError
@@ -99,7 +99,7 @@ class Pods:
         uid = job["metadata"]["uid"]
         if self._watched is None or self._watched[0] != uid:  # it was submitted again
             self.close()
-            self._watched = uid, Watched(self._cluster, "Pod", observe.owner(job))
+            self._watched = uid, Watched(self._cluster, "Pod", gather.owner(job))
         return self._watched[1].now()
 
     def close(self) -> None:

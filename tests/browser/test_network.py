@@ -15,7 +15,7 @@ from keras import layers
 
 from tests.support import networks
 from trainer.data import dataset
-from trainer.inference import picture
+from trainer.inference import mnist_style
 from trainer.report import network
 from trainer.runs import predictions
 from trainer.runs.trained_weights import restore
@@ -143,12 +143,12 @@ def drawn(page: Any, strokes: list[list[list[float]]]) -> npt.NDArray[np.uint8]:
     levels = np.frombuffer(text.encode("latin-1"), np.uint8).reshape(280, 280)
     ink = (levels / 255).astype(np.float32)
     check_centred(page, [ink], 28)
-    return picture.centred(ink, 28)
+    return mnist_style.centred(ink, 28)
 
 
 def check_centred(page: Any, inks: list[npt.NDArray[np.float32]], size: int) -> None:
     """Check that the page prepares ink as predict does, within one grey level."""
     sent = [(base64.b64encode(ink.tobytes()).decode(), *ink.shape) for ink in inks]
     for image, ink in zip(page.evaluate(CENTRED, [sent, size]), inks, strict=True):
-        away = np.array(image).reshape(size, size) - picture.centred(ink, size).astype(int)
+        away = np.array(image).reshape(size, size) - mnist_style.centred(ink, size).astype(int)
         assert np.abs(away).max() <= 1

@@ -14,7 +14,7 @@ from tests.support import chromium
 from tests.support.folders import attempt, digits, make_run, metric_lines
 from trainer.report import live_server
 from trainer.report.live import Live
-from trainer.runs import event_images, event_log, events, run_folder
+from trainer.runs import run_folder, tensorboard_format, tensorboard_images, tensorboard_writer
 from trainer.storage.base import open_storage
 
 KILLED: dict[str, Any] = {
@@ -70,12 +70,14 @@ def validation(step: int) -> bytes:
     logits = (labels[:, None] == range(10)).astype("float32")
     logits[:9] = 1 - logits[:9]
     values = [
-        events.image("confusion matrix", event_images.confusion_matrix(logits, labels)),
-        events.image(
-            "wrong pictures", event_images.wrong_pictures(logits, labels, images[..., None])
+        tensorboard_format.image(
+            "confusion matrix", tensorboard_images.confusion_matrix(logits, labels)
+        ),
+        tensorboard_format.image(
+            "wrong pictures", tensorboard_images.wrong_pictures(logits, labels, images[..., None])
         ),
     ]
-    return events.steps({step: values}, {step: 1e9})
+    return tensorboard_format.steps({step: values}, {step: 1e9})
 
 
 def test_a_run_is_followed_from_before_it_begins_to_its_report(
@@ -124,7 +126,9 @@ def test_a_run_is_followed_from_before_it_begins_to_its_report(
         page.locator("[data-chart=loss] path[style*=mark]").wait_for(state="attached")
 
         step = lines[41]["step"]
-        run.replace(event_log.step_name(event_log.VALIDATION, step), validation(step))
+        run.replace(
+            tensorboard_writer.step_name(tensorboard_writer.VALIDATION, step), validation(step)
+        )
         run.replace(run_folder.METRICS, run_folder.lines(lines[:42]))
         page.get_by_text(f"Validation after step {step}").wait_for()
         for picture in page.locator("#validation img").all():

@@ -19,7 +19,7 @@ import pytest
 from tests.support import processes, series, warm
 from tests.support.names import HARD
 from tests.support.stores import Stores, opened
-from trainer import metrics, presets, progress
+from trainer import classification, presets, progress
 from trainer.cluster_spec import ALONE
 from trainer.data import dataset
 from trainer.errors import DataError, UserError
@@ -150,11 +150,13 @@ def test_every_export_gives_the_predictions_of_the_run(
     assert len(lines) == 2 + len(export.choose(None))
     config = json.loads((folder / run_folder.CONFIG).read_text())
     images = dataset.load(config["data"], 0).test.images
-    wanted = metrics.probabilities(kept.logits)
+    wanted = classification.probabilities(kept.logits)
     for name in export.choose(None):
         target = FORMATS[name].target
         found = export._all(FORMATS[name].load(model / target), images)
-        shares = metrics.probabilities(found.logits) if name == "keras" else found.probabilities
+        shares = (
+            classification.probabilities(found.logits) if name == "keras" else found.probabilities
+        )
         assert shares is not None
         assert np.abs(shares - wanted).max() < 1e-5
         line = next(line for line in lines if line.startswith(target))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.support import processes, warm
 from tests.support.stores import Stores, opened
-from trainer.runs import event_log, events
+from trainer.runs import tensorboard_format, tensorboard_writer
 from trainer.storage.base import Storage, open_storage
 
 JOB = (*("train", "--validation", "400", "--chunk-steps", "20", "--checkpoint-steps", "20"),)
@@ -111,7 +111,7 @@ def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
     with board(str(tmp_path)) as shown:
         run = "deep/one"
         processes.wait_until(lambda: shown.curve(f"{run}/test", "loss"), 60)
-        assert set(shown.json("runs")) == {run, *(f"{run}/{k}" for k in event_log.KINDS)}
+        assert set(shown.json("runs")) == {run, *(f"{run}/{k}" for k in tensorboard_writer.KINDS)}
         check_curves(shown, run, metrics)
         for field in ("accuracy", "loss"):
             value = pytest.approx(result[f"test_{field}"], rel=1e-6)
@@ -145,7 +145,7 @@ def test_a_finished_run_is_shown_whole(digits: Path, tmp_path: Path) -> None:
 
 
 def last_part(run: Storage) -> int:
-    names = [event_log.parse(entry.name) for entry in run.list()]
+    names = [tensorboard_writer.parse(entry.name) for entry in run.list()]
     return max((int(n.part) for n in names if n and n.kind == "train"), default=0)
 
 
@@ -203,16 +203,16 @@ def test_points_of_steps_done_again_take_the_place_of_those_before(tmp_path: Pat
     storage = open_storage(str(tmp_path / "one"))
 
     def put(step: int, value: float) -> None:
-        values = {at: [events.scalar("loss", value)] for at in (step - 5, step)}
-        data = events.steps(values, dict.fromkeys(values, 1e9))
-        storage.replace(event_log.step_name("train", step), data)
+        values = {at: [tensorboard_format.scalar("loss", value)] for at in (step - 5, step)}
+        data = tensorboard_format.steps(values, dict.fromkeys(values, 1e9))
+        storage.replace(tensorboard_writer.step_name("train", step), data)
 
     for step in (10, 20, 30, 40):
         put(step, 1.0)
     with board(str(tmp_path)) as shown:
         processes.wait_until(lambda: len(shown.curve("one/train", "loss")) == 8, 60)
         for step in (20, 30, 40):  # its checkpoints were damaged, say
-            storage.delete(event_log.step_name("train", step))
+            storage.delete(tensorboard_writer.step_name("train", step))
         put(21, 2.0)
         after = {5: 1.0, 10: 1.0, 16: 2.0, 21: 2.0}
         processes.wait_until(lambda: shown.curve("one/train", "loss") == after, 60)
@@ -227,7 +227,7 @@ def test_a_folder_without_event_files_is_told_in_one_line(tmp_path: Path) -> Non
 
 
 def test_tensorboard_ends_with_us_however_we_end(tmp_path: Path) -> None:
-    name = event_log.step_name("train", 1)
+    name = tensorboard_writer.step_name("train", 1)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(b"")
     port = processes.free_ports(1)

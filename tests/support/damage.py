@@ -20,7 +20,7 @@ from tests.support.folders import attempt, make_run, metric_lines
 from tests.support.names import HARD
 from trainer.config import parse
 from trainer.data import dataset
-from trainer.runs import checkpoint, event_log, events, predictions, run_folder
+from trainer.runs import checkpoint, predictions, run_folder, tensorboard_format, tensorboard_writer
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.predictions import Predictions
 from trainer.storage.local import LocalStorage
@@ -49,7 +49,10 @@ NUMBERS = (
 JSON = (run_folder.CONFIG, run_folder.RESULT, run_folder.ARCHITECTURE)
 LINES = (run_folder.METRICS, run_folder.rank_metrics(1), run_folder.ATTEMPTS)
 POINT = checkpoint.object_name(1000)
-EVENTS = (event_log.step_name("train", 1000), event_log.object_name(event_log.SETTINGS))
+EVENTS = (
+    tensorboard_writer.step_name("train", 1000),
+    tensorboard_writer.object_name(tensorboard_writer.SETTINGS),
+)
 
 
 def make(folder: Path, model: str | None = None) -> Path:
@@ -79,8 +82,11 @@ def make(folder: Path, model: str | None = None) -> Path:
     storage.replace(run_folder.rank_metrics(1), run_folder.lines(metric_lines(900)))
     attempts = [attempt(1, 0, 400, "lost a peer"), attempt(2, 400, 1000, None)]
     storage.replace(run_folder.ATTEMPTS, run_folder.lines(attempts))
-    storage.replace(EVENTS[0], events.steps({1000: [events.scalar("loss", 0.5)]}, {1000: 1.7e9}))
-    storage.replace(EVENTS[1], events.settings({"seed": 1}, "run", 1.7e9))
+    storage.replace(
+        EVENTS[0],
+        tensorboard_format.steps({1000: [tensorboard_format.scalar("loss", 0.5)]}, {1000: 1.7e9}),
+    )
+    storage.replace(EVENTS[1], tensorboard_format.settings({"seed": 1}, "run", 1.7e9))
     return where
 
 

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import manifest, restricted
+from k8s import manifest, pod_security
 from k8s import run_file as spec
 from k8s.commands import doctor
 from k8s.diagnosis import claims
@@ -85,7 +85,7 @@ def test_pods_are_restricted_and_say_what_they_take() -> None:
     assert len(templates()) == 3
     for template in templates():
         pod = template["spec"]
-        assert restricted.violations(pod) == []
+        assert pod_security.violations(pod) == []
         assert pod["serviceAccountName"] == "trainer"
         assert pod["automountServiceAccountToken"] is False
         for container in pod["containers"]:

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from trainer.cli import shared
-from trainer.data import collection, sources
+from trainer.data import collection, sources, split
 from trainer.errors import ConfigError
 from trainer.text import printable
 
@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--test-share",
         type=float,
-        default=collection.TEST_SHARE,
+        default=split.TEST_SHARE,
         metavar="X",
         help="Draw this share of the images for testing, if the source has no test images "
-        f"(default: {collection.TEST_SHARE}).",
+        f"(default: {split.TEST_SHARE}).",
     )
     own.add_argument(
         "--licence", default="", metavar="TEXT", help="Record this licence of the data."

@@ -4,7 +4,7 @@ import argparse
 
 from trainer.cli import shared
 from trainer.gang import process
-from trainer.report import tensorboard
+from trainer.report import tensorboard_server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,4 +29,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Serve until asked to stop."""
     stop = process.stop_event()
-    tensorboard.serve(options.run, options.host, options.port, stop, shared.say, shared.warn)
+    tensorboard_server.serve(options.run, options.host, options.port, stop, shared.say, shared.warn)

@@ -5,18 +5,14 @@ makes four IDX files of it, and a description.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import description, idx, sampler
+from trainer.data import class_labels, description, idx, split
 from trainer.data.description import Description
-from trainer.errors import ConfigError, DataError
-from trainer.text import one_line, plural, printable
-
-MOST_CLASSES = 256  # a label is one byte
-TEST_SHARE = 0.15  # of the images, where a source sets none apart
+from trainer.errors import DataError
+from trainer.text import one_line, printable
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Options:
         channels: 1 for grey, 3 for colour; None to keep what the images have.
         transpose: whether rows and columns are exchanged in the source.
         test_share: share of the images that become test images, if the source sets none apart.
-        classes: file with the classes' names; see ``read_names``.
+        classes: file with the classes' names; see ``class_labels.read_names``.
         licence: of the data, for its description.
         seed: which images become test images.
     """
@@ -66,7 +62,7 @@ class Options:
     size: int | None = None
     channels: int | None = None
     transpose: bool = False
-    test_share: float = TEST_SHARE
+    test_share: float = split.TEST_SHARE
     classes: str | None = None
     licence: str = ""
     seed: int = 0
@@ -85,11 +81,12 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
     notes = list(collection.notes)
     train, test = collection.train, collection.test
     if test is None:
-        train, test = _split(train, options, collection.where)
+        drawn = split.draw(train.labels, options.test_share, options.seed, collection.where)
+        train, test = (Part(train.images[each], train.labels[each]) for each in drawn)
         notes.append(f"{len(test.labels):,} images drawn for testing, with --seed")
     names = collection.names
     if options.classes is not None:
-        names = read_names(options.classes)
+        names = class_labels.read_names(options.classes)
         if min(names) == 0 and train.labels.min() == 1 and len(names) == train.labels.max():
             names = {label + 1: name for label, name in names.items()}
     elif fault := description.names_fault(list(names.values())):
@@ -99,13 +96,15 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
     elif unused := [name for label, name in names.items() if label > train.labels.max()]:
         names = {label: name for label, name in names.items() if name not in unused}
         notes.append(f"left out {unused[0]!r}{', ...' * (len(unused) > 1)}: it has no image")
-    offset = _offset(train.labels, names, collection.where)
+    offset = class_labels.offset(train.labels, names, collection.where)
     if offset:
         notes.append(f"labels {offset} and up became 0 and up")
     _check_test(train, test, collection.where)
     if train.images.min() == train.images.max():
         notes.append(f"every pixel is {train.images.min()}: look at the pictures again")
-    named = _in_order(names, offset, int(train.labels.max()) - offset + 1, collection.where)
+    named = class_labels.in_order(
+        names, offset, int(train.labels.max()) - offset + 1, collection.where
+    )
     about = Description(
         class_names=named,
         label_offset=offset,
@@ -122,55 +121,6 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
             idx.encode(np.ascontiguousarray(each), compress=True) for each in (images, labels)
         ]
     return files, about, notes
-
-
-def read_names(path: str) -> dict[int, str]:
-    """Return the names of labels from a file.
-
-    It has a name a line, of label 0 on, or, as EMNIST's mapping files, a label and the number of
-    its character (and perhaps another character's) a line.
-
-    Raises:
-        ConfigError: it cannot be read, or a line is neither.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(
-            f"--classes {path}: {reason}; give a text file of a name a line"
-        ) from None
-    rows = [line.strip() for line in lines if line.strip()]
-    names = dict(enumerate(rows))
-    numbers = [row.split() for row in rows]
-    if rows and all(len(row) in (2, 3) and all(map(str.isdigit, row)) for row in numbers):
-        codes = {int(row[0]): int(row[1]) for row in numbers}
-        if all(32 < code < 0x110000 for code in codes.values()):
-            names = {label: chr(code) for label, code in codes.items()}
-    if not names or len(names) > MOST_CLASSES:
-        raise ConfigError(f"--classes {path}: {plural(len(names), 'name')}; give 1 to 256")
-    if fault := description.names_fault(list(names.values())):
-        raise ConfigError(f"--classes {path}: {printable(fault)}; correct the file")
-    return names
-
-
-def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
-    """Return integers, [n] or as MedMNIST has them [n, 1], as labels.
-
-    Raises:
-        DataError: they are no integers from 0 to 255, or several a sample; ``where`` names them.
-    """
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
-        kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
-        raise DataError(f"{where}: labels are {kind}; give one whole number a sample")
-    with np.errstate(invalid="ignore"):  # of what is not a number
-        labels = values.astype(np.int64)
-    if len(labels) and (not (labels == values).all() or labels.min() < 0 or labels.max() > 255):
-        odd = values[(labels != values) | (labels < 0) | (labels > 255)][0]
-        raise DataError(f"{where}: label {odd}: must be a whole number from 0 to 255")
-    return labels
 
 
 def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
@@ -238,63 +188,6 @@ def joined(first: Part, second: Part) -> Part:
     )
 
 
-def named(labels: list[str]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    """Return labels that are texts as numbers, in the order of the texts, and their names."""
-    names = dict(enumerate(sorted(set(labels))))
-    numbers = {name: number for number, name in names.items()}
-    return np.array([numbers[each] for each in labels], np.int64), names
-
-
-def _split(part: Part, options: Options, where: str) -> tuple[Part, Part]:
-    """Return images to train on and to test on, drawn by the seed.
-
-    Every class keeps an image to train on, so that fewer than the share may be left for testing.
-    """
-    count = round(len(part.labels) * options.test_share)
-    order = sampler.permutation(options.seed, 0, len(part.labels))
-    is_test = np.zeros(len(part.labels), bool)
-    is_test[order[:count]] = True
-    for label in np.setdiff1d(part.labels, part.labels[~is_test]):
-        is_test[np.flatnonzero(part.labels == label)[0]] = False
-    if not is_test.any():
-        raise DataError(
-            f"{where}: {plural(len(part.labels), 'image')}, of which {options.test_share:g} leaves "
-            "none for testing; give more images or a larger --test-share"
-        )
-    # In the order drawn: the first images, which are for validation, are then of every class.
-    train = order[~is_test[order]]
-    return Part(part.images[train], part.labels[train]), Part(
-        part.images[is_test], part.labels[is_test]
-    )
-
-
-def _offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:
-    """Return the smallest label.
-
-    Raises:
-        DataError: there is one class only, or a label in between has no image, and no names say
-            that it is a class nevertheless.
-    """
-    there = np.unique(labels)
-    least, most = int(there[0]), int(there[-1])
-    if len(there) < 2:
-        raise DataError(f"{where}: every training label is {least}; a classifier needs two classes")
-    if len(there) > MOST_CLASSES:
-        raise DataError(f"{where}: {len(there)} classes; give at most {MOST_CLASSES}")
-    if set(range(least, most + 1)) <= names.keys():
-        return 0 if 0 in names else least
-    if least > 1 or len(there) < most - least + 1:
-        absent = sorted(set(range(most + 1)) - set(there.tolist()))
-        counts = {int(label): int((labels == label).sum()) for label in (there[0], there[-1])}
-        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-        raise DataError(
-            f"{where}: labels {least} ({plural(counts[least], 'image')}) to {most} "
-            f"({plural(counts[most], 'image')}), but no image has label {shown}; they must start "
-            "at 0 or 1 and have no gaps: correct them, or name all classes with --classes"
-        )
-    return least
-
-
 def _check_test(train: Part, test: Part, where: str) -> None:
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = ["x".join(map(str, part.images.shape[1:])) for part in (train, test)]
@@ -304,25 +197,6 @@ def _check_test(train: Part, test: Part, where: str) -> None:
         raise DataError(
             f"{where}: test label {strange[0]} has no training image; correct the labels"
         )
-
-
-def _in_order(names: dict[int, str], offset: int, classes: int, where: str) -> tuple[str, ...]:
-    if not names:
-        return tuple(str(offset + label) for label in range(classes)) if offset else ()
-    wanted = range(offset, offset + max(classes, len(names)))
-    missing = [label for label in wanted if label not in names]
-    if missing:
-        raise ConfigError(
-            f"{where}: {plural(len(names), 'name')} for {classes} classes, none for label "
-            f"{missing[0]}; give a name for each"
-        )
-    if len(names) > classes and max(names) - offset >= classes:
-        extra = [names[label] for label in wanted[classes:]]
-        raise ConfigError(
-            f"{where}: {plural(len(names), 'name')} for {classes} classes; {extra[0]!r} has no "
-            "image; leave it out"
-        )
-    return tuple(names[label] for label in wanted)
 
 
 def scaled(collection: Collection, options: Options) -> Collection:

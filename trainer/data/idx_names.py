@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data import dataset, description, idx
-from trainer.data.collection import Collection, Part, as_labels, as_pixels, read_names
+from trainer.data.class_labels import as_labels, read_names
+from trainer.data.collection import Collection, Part, as_pixels
 from trainer.errors import DataError
 from trainer.storage.base import Entry, Storage
 from trainer.text import printable

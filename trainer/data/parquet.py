@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import collection, pictures, tables
+from trainer.data import class_labels, collection, pictures, tables
 from trainer.data.collection import Collection, Options, Part
 from trainer.errors import ConfigError, DataError
 from trainer.text import one_line, printable
@@ -212,11 +212,11 @@ def _labels(opened: list[_Table]) -> tuple[npt.NDArray[np.int64], dict[int, str]
             found.append(batch.to_numpy(zero_copy_only=False))
     labels = np.concatenate(found)
     if all(isinstance(label, str) for label in labels):
-        return collection.named(labels.tolist())
+        return class_labels.named(labels.tolist())
     where = f"{opened[0].path}: {printable(opened[0].label)}"
     if labels.dtype.kind == "i" and (labels == -1).all():
         return labels.astype(np.int64), {}
-    return collection.as_labels(labels, where), {}
+    return class_labels.as_labels(labels, where), {}
 
 
 @contextlib.contextmanager

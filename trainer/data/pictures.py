@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data import sampler
-from trainer.data.collection import Collection, Options, Part, check_room, named
+from trainer.data.class_labels import named
+from trainer.data.collection import Collection, Options, Part, check_room
 from trainer.errors import DataError
 from trainer.text import one_line, printable
 

@@ -15,15 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data import idx
-from trainer.data.collection import (
-    Collection,
-    Part,
-    as_labels,
-    as_pixels,
-    joined,
-    named,
-    validation_first,
-)
+from trainer.data.class_labels import as_labels, named
+from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first
 from trainer.errors import DataError
 from trainer.text import one_line, printable
 

@@ -13,7 +13,7 @@ from trainer import processor
 from trainer.cluster_spec import Cluster
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
-from trainer.gang import memory
+from trainer.gang import cgroup
 from trainer.gang.coordinator import FEW
 from trainer.worker_events import STATUS_FD
 
@@ -47,7 +47,7 @@ def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failur
         what = "its worker met an instruction that this processor lacks, such as AVX"
         return Failure(kind="config", rank=rank, code=2, message=what, remedy=processor.REMEDY)
     if NO_PROCESS.search(log):
-        limit = memory.process_limit()
+        limit = cgroup.process_limit()
         what = f"the limit of {limit} (pids.max)" if limit else "a limit, such as the kubelet's,"
         message = f"its worker could start no further thread or process: {what} is reached"
         remedy = "raise it: --pids-limit of docker, podPidsLimit of the kubelet"

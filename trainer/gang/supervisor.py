@@ -31,10 +31,18 @@ from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
 from trainer.failure import FINAL, FailedError, Failure
 from trainer.gang import final_report, found_failures, gang_key, process
-from trainer.gang.memory import Memory
+from trainer.gang.cgroup import Memory
 from trainer.gang.process import TICK, Child
 from trainer.gang.rendezvous_host import RendezvousHost
-from trainer.gang.states import Finished, Leaving, Loading, Ready, Running, State, WorkerAttempt
+from trainer.gang.supervisor_states import (
+    Finished,
+    Leaving,
+    Loading,
+    Ready,
+    Running,
+    State,
+    WorkerAttempt,
+)
 from trainer.gang.time_limits import (
     FROZEN,
     GRACE,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import metrics
+from trainer import classification
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference.formats import (
@@ -171,7 +171,7 @@ def check(outputs: Outputs, reference: Reference, name: str) -> float:
         UserError: outputs are not those of the reference.
     """
     found = (
-        metrics.probabilities(outputs.logits)
+        classification.probabilities(outputs.logits)
         if outputs.probabilities is None
         else outputs.probabilities
     )
@@ -184,7 +184,7 @@ def check(outputs: Outputs, reference: Reference, name: str) -> float:
             )
         scale = max(1.0, float(np.abs(expected).max()))
         logit = float(np.abs(outputs.logits - expected).max()) / scale
-        probability = float(np.abs(found - metrics.probabilities(expected)).max())
+        probability = float(np.abs(found - classification.probabilities(expected)).max())
         in_logit = float(np.maximum(in_logit, logit))  # keeps NaN, unlike max
         in_probability = float(np.maximum(in_probability, probability))
     if not (in_probability <= reference.tolerance and in_logit <= reference.tolerance):

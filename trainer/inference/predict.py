@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from rich.cells import cell_len
 
-from trainer import metrics
+from trainer import classification
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference import picture
 from trainer.inference.ink import Box
@@ -199,7 +199,7 @@ def predict(restored: Restored, seen: Sequence[Seen]) -> list[Prediction]:
     boxes = [(each.name, digit.box) for each in seen for digit in each.digits]
     return [
         Prediction(name, int(row.argmax()), float(row.max()), row.tolist(), box)
-        for (name, box), row in zip(boxes, metrics.probabilities(logits), strict=True)
+        for (name, box), row in zip(boxes, classification.probabilities(logits), strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from trainer.data import dataset, description, shards
 from trainer.data.dataset import Dataset, Split
 from trainer.data.description import Description
-from trainer.runs.event_images import PICTURE, png, scaled
+from trainer.runs.tensorboard_images import PICTURE, png, scaled
 from trainer.storage.base import Storage, open_storage
 from trainer.text import class_label, one_line
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainer import schedule
+from trainer.classification import Quality, judge
 from trainer.errors import DataError, UserError
-from trainer.metrics import Quality, judge
 from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import goodput, predictions, reader, run_folder, trained_weights

@@ -6,8 +6,8 @@ from typing import Any
 
 from trainer.errors import DataError
 from trainer.report.series import Points
-from trainer.runs import event_log, events, reader, run_folder
-from trainer.runs.growing import GrowingLines
+from trainer.runs import reader, run_folder, tensorboard_format, tensorboard_writer
+from trainer.runs.tail import GrowingLines
 from trainer.storage.base import Storage, read_at_most
 from trainer.text import one_line
 from trainer.untrusted import number
@@ -100,7 +100,7 @@ class Live:
             (run_folder.ATTEMPTS, self._read_attempts),
             (run_folder.METRICS, self._read_metrics),
             (run_folder.RESULT, self._read_result),
-            (event_log.PREFIX, self._read_pictures),
+            (tensorboard_writer.PREFIX, self._read_pictures),
         ):
             try:
                 read()
@@ -146,12 +146,12 @@ class Live:
         validated = self.curves.get("validation_accuracy")
         if not validated or validated.points[-1][0] <= self.pictured:
             return
-        below = event_log.step_name(event_log.VALIDATION, 0).rpartition("/")[0]
+        below = tensorboard_writer.step_name(tensorboard_writer.VALIDATION, 0).rpartition("/")[0]
         # Their names sort as their steps do; digits alone are of steps.
         names = [e.name for e in self.storage.list(f"{below}/") if e.name[-8:].isdecimal()]
         if names and names[-1] != self._part:
             data = read_at_most(self.storage, names[-1], MOST_PART)
-            step, found = events.pictures(data)
+            step, found = tensorboard_format.pictures(data)
             if found:
                 self.pictured, self.pictures = step, found
             self._part = names[-1]

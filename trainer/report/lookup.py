@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from trainer import metrics
+from trainer import classification
 from trainer.report import html
 from trainer.runs.predictions import Predictions
 
@@ -38,7 +38,11 @@ def panel(found: Predictions, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
     most = max(1, min(MOST_PIXELS // (height * width), MOST_SHARES // classes))
     places = chosen(labels != predicted, most)
     across = max(1, min(math.isqrt(len(places)), MOST_ACROSS // width))
-    shares = metrics.probabilities(found.logits[places]) if len(places) else np.zeros((0, classes))
+    shares = (
+        classification.probabilities(found.logits[places])
+        if len(places)
+        else np.zeros((0, classes))
+    )
     return {
         "total": len(found.labels),
         "classes": classes,

@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 MAX_WEIGHTS = 250_000  # 1.3 MB in base64: the page is to stay below 2 MB
 _MOST_ARCHITECTURE = 1 << 22  # bytes
 MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of them
-WARPS = ("trainer.train.warp", "trainer.augment")  # modules of Warp: now, and in older runs
+WARPS = ("trainer.train.augmentation", "trainer.augment")  # modules of Warp: now, and in older runs
 REMEDY = "python -m trainer predict reads pictures with it."
 
 # The layers and activations of the presets. Those of other models are computed by predict.

@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 from rich.cells import cell_len
 
-from trainer import metrics
+from trainer import classification
+from trainer.classification import Quality
 from trainer.config import TrainConfig
-from trainer.metrics import Quality
 from trainer.report import charts, command, facts, html, lookup, shared_work
 from trainer.report.charts import Chart
 from trainer.report.facts import Facts
@@ -53,7 +53,7 @@ class Picture:
     """A wrong test image as a data URI, with what the model made of it."""
 
     source: str
-    wrong: metrics.Wrong
+    wrong: classification.Wrong
 
 
 def write(run_uri: str, output: str | None = None) -> str:
@@ -281,7 +281,7 @@ def calibration(quality: Quality) -> Chart:
 def calibrated(quality: Quality) -> str:
     """Return in words how far the model's probabilities can be trusted."""
     gap = quality.confidence - quality.accuracy
-    error = metrics.calibration_error(quality.bins)
+    error = classification.calibration_error(quality.bins)
     sure = "overconfident" if gap > 0 else "underconfident"
     judgement = "well calibrated on average" if abs(gap) < 0.005 else sure
     return (

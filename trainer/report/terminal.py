@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from trainer.metrics import Quality
+from trainer.classification import Quality
 from trainer.report import run_page
 from trainer.report.facts import Facts
 from trainer.report.series import MOST_POINTS, Kind, Points, text, thin

@@ -16,7 +16,7 @@ import unicodedata
 from typing import NamedTuple, Protocol
 
 from trainer.errors import ConfigError, DataError
-from trainer.storage.file_system import is_foreign
+from trainer.storage.foreign_names import is_foreign
 
 
 class ObjectNotFoundError(DataError):

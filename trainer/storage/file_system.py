@@ -1,24 +1,10 @@
-"""What file systems can do, and what they put into folders of their own accord."""
+"""What file systems can do that Python has no name for: a name given unless taken, their type."""
 
 import ctypes
 import errno
-import fnmatch
 import os
 import sys
 from pathlib import Path
-
-# Of systems that keep something in every folder that people see or mount.
-FOREIGN = (
-    "lost+found",  # ext4
-    ".snapshot",  # NFS servers
-    ".nfs*",  # a file that was deleted while another process had it open, likewise below
-    ".fuse_hidden*",
-    ".Trash-*",
-    "._*",  # macOS
-    ".DS_Store",
-    "Thumbs.db",  # Windows
-    "System Volume Information",
-)
 
 _UNSUPPORTED = (
     errno.EPERM,  # vfat, exFAT
@@ -35,11 +21,6 @@ _AT_FDCWD = -100  # linux/fcntl.h
 
 class CannotCreateError(OSError):
     """The file system has no way to give a file a name unless that is taken."""
-
-
-def is_foreign(name: str) -> bool:
-    """Return whether a file or folder of this name is some system's own."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FOREIGN)
 
 
 def name_unless_taken(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ class LocalStorage:
 
     Three things differ from a bucket: ``a`` and ``a/b`` cannot both exist, names that differ
     in case only are one on a file system that ignores case, and ``list`` leaves out what systems
-    keep in folders (``file_system.FOREIGN``). It follows links to files, not links to folders.
+    keep in folders (``foreign_names.FOREIGN``). It follows links to files, not links to folders.
 
     Args:
         folder: where the objects are.

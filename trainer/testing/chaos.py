@@ -29,10 +29,10 @@ from trainer.runs import run_folder
 from trainer.storage.base import Storage, open_storage
 from trainer.testing import outcome
 from trainer.testing.faults import KINDS, Planned, plan
+from trainer.testing.gang_history import Usage, Watch
 from trainer.testing.inject import ChaosError, strike
 from trainer.testing.outcome import Outcome
 from trainer.testing.proxy import Proxy
-from trainer.testing.watch import Usage, Watch
 
 #: The variable that leads to another server, by the scheme of a store.
 ENDPOINTS = {

@@ -16,8 +16,8 @@ from trainer import sockets
 from trainer.errors import UserError
 from trainer.gang.local_gang import Gang
 from trainer.testing.faults import Planned
+from trainer.testing.gang_history import Watch
 from trainer.testing.proxy import Fault, Proxy, Verb
-from trainer.testing.watch import Watch
 
 _SIGNALS = {"kill": signal.SIGKILL, "port": signal.SIGKILL, "freeze": signal.SIGSTOP}
 PTRACE_SEIZE, PTRACE_INTERRUPT, WAIT_ALL = 0x4206, 0x4207, 0x40000000  # Linux's, see ptrace(2)

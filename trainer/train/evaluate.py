@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from rich.cells import cell_len
 
-from trainer import metrics
+from trainer import classification
+from trainer.classification import Quality
 from trainer.cluster_spec import ALONE
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError
-from trainer.metrics import Quality
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.trained_weights import Restored, restore_with
@@ -70,7 +70,7 @@ def evaluate(
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
     logits = loop.logits(loop.place(loop.unnamed(found.arrays)), indices)
     names = restored.settings.class_names or data.class_names
-    quality = metrics.judge(logits, test.labels)
+    quality = classification.judge(logits, test.labels)
     return Report(storage.uri, config.data, restored.step, quality, names)
 
 

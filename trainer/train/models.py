@@ -19,9 +19,9 @@ from trainer.errors import DataError
 from trainer.presets import check_images, hidden_units
 from trainer.runs.trained_weights import Restored, weights
 from trainer.train import own_model
+from trainer.train.augmentation import Warp
 from trainer.train.own_model import Shape as Shape
 from trainer.train.own_model import Warn
-from trainer.train.warp import Warp
 
 Layer = Callable[[int], Any]  # of units
 Layers = list[Any]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.train.activity import Activity
+from trainer.train.heartbeat import Activity
 
 Tensor = Any  # TensorFlow ships no types
 Rows = npt.NDArray[Any]

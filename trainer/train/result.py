@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 import trainer
-from trainer import metrics, processor
+from trainer import classification, processor
 from trainer.errors import UserError
 from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
-from trainer.runs.event_log import EventLog, Scored
 from trainer.runs.predictions import Predictions
+from trainer.runs.tensorboard_writer import EventLog, Scored
 from trainer.train.loop import Loop
 from trainer.train.resume import agree
 from trainer.train.run import Run
@@ -107,7 +107,7 @@ def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:
 
 
 def _scores(run: Run, scorer: Scorer, tensors: State, scored: Scored) -> dict[str, Any]:
-    test = metrics.score(scored.logits, scored.split.labels)
+    test = classification.score(scored.logits, scored.split.labels)
     accuracy, images = scorer.training_accuracy(tensors)
     scores = {
         "test_accuracy": test.accuracy,

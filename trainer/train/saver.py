@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.runs import checkpoint, event_log, goodput, run_folder
+from trainer.runs import checkpoint, goodput, run_folder, tensorboard_writer
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.event_log import EventLog, Scored
+from trainer.runs.tensorboard_writer import EventLog, Scored
 from trainer.runs.uploader import Uploader
-from trainer.train.digests import Agreement
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
+from trainer.train.weight_digests import Agreement
 from trainer.worker_events import tell_metrics, tell_parent
 
 
@@ -57,7 +57,7 @@ class Saver:
     def start(self, step: int) -> None:
         """Prepare for an attempt that starts at this step."""
         self._saved = step
-        if self.run.cluster.rank == 0 and event_log.is_wanted(self.run.config):
+        if self.run.cluster.rank == 0 and tensorboard_writer.is_wanted(self.run.config):
             self.events = EventLog(
                 self.run.storage,
                 self.run.config,

@@ -3,11 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from trainer import metrics
+from trainer import classification
+from trainer.classification import Score
 from trainer.cluster_spec import Cluster
 from trainer.data import sampler
 from trainer.data.dataset import Dataset, Split
-from trainer.metrics import Score
 from trainer.train.batches import Batches
 from trainer.train.loop import Data, Loop
 from trainer.train.state import State
@@ -28,7 +28,7 @@ class Scorer:
 
     def score(self, tensors: State, split: Split) -> Score:
         """Return the score of a whole split."""
-        return metrics.score(self.logits(tensors, split), split.labels)
+        return classification.score(self.logits(tensors, split), split.labels)
 
     def training_accuracy(self, tensors: State) -> tuple[float, int]:
         """Return accuracy on training images, and on how many: all, or the first shards'."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from trainer.errors import ConfigError
 from trainer.runs import checkpoint
-from trainer.runs.event_log import Scored
+from trainer.runs.tensorboard_writer import Scored
 from trainer.train.optimizers import Tensor
 from trainer.train.run import Run
 

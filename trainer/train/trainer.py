@@ -19,7 +19,7 @@ from trainer.train import (
     devices,
     models,
     optimizers,
-    peers,
+    peer_loss,
     result,
     step_parts,
     validation,
@@ -27,7 +27,6 @@ from trainer.train import (
 from trainer.train.all_reduce import AllReduce
 from trainer.train.announce import announce
 from trainer.train.batches import Batches
-from trainer.train.digests import Agreement
 from trainer.train.loop import Loop
 from trainer.train.own_model import Warn
 from trainer.train.replicas import Replicas
@@ -37,6 +36,7 @@ from trainer.train.saver import Saver
 from trainer.train.scoring import Scorer
 from trainer.train.slow_ranks import SlowRanks
 from trainer.train.state import TrainState, check_losses
+from trainer.train.weight_digests import Agreement
 from trainer.worker_events import AT_THE_STORE, TRAINING, Pulse, tell_parent
 
 
@@ -54,7 +54,7 @@ class Trainer:
         self.run = run
         replicas = Replicas(devices.make_strategy(run.cluster))
         schedule.check_batch(config.batch_size, dataset.samples, replicas.count)
-        with peers.stop_if_lost(run.cluster):
+        with peer_loss.stop_if_lost(run.cluster):
             self.all_reduce = (
                 all_reduce.join(run.cluster, replicas.gather, devices.sent_as(config))
                 if devices.is_tcp_used(config, replicas)
@@ -114,7 +114,7 @@ class Trainer:
     def _guarded(self) -> Iterator[None]:
         """Stop if a peer is lost, and close what is open."""
         try:
-            with peers.stop_if_lost(self.run.cluster, self.all_reduce, self.saver.rescue):
+            with peer_loss.stop_if_lost(self.run.cluster, self.all_reduce, self.saver.rescue):
                 yield
         finally:
             self.batches.close()
@@ -169,7 +169,7 @@ class Trainer:
             self.agreement.check(digests)
         except (CorruptError, PeerLostError):
             self.saver.discard()
-            peers.meet(self.loop.replicas)  # so that all have discarded it before one leaves
+            peer_loss.meet(self.loop.replicas)  # so that all have discarded it before one leaves
             raise
 
     def _commit_last(self) -> None:
@@ -181,7 +181,7 @@ class Trainer:
     def _stop(self, at: TrainState) -> None:
         """Store the last chunk, wait for the other workers, and raise StoppedError."""
         self._commit_last()
-        peers.meet(self.loop.replicas)
+        peer_loss.meet(self.loop.replicas)
         raise StoppedError(
             f"stopped at step {at.step} of {self.run.total}; the same command resumes from there"
         )
@@ -195,7 +195,7 @@ class Trainer:
         storage = self.run.storage
         if self.run.cluster.rank == 0:
             storage.replace(run_folder.RESULT, run_folder.pretty(final))
-        if not (peers.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
+        if not (peer_loss.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
             raise PeerLostError("lost a peer before the result was stored")
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import metrics
+from trainer import classification
 from trainer.runs import checkpoint
-from trainer.runs.event_log import Scored
+from trainer.runs.tensorboard_writer import Scored
 from trainer.train.run import Run
 from trainer.train.scoring import Scorer
 from trainer.train.state import TrainState
@@ -20,7 +20,7 @@ def validate(run: Run, at: TrainState, scorer: Scorer) -> bool:
     """Score the validation split and return whether it is the best score so far."""
     split = run.dataset.validation
     at.validated = Scored(at.step, scorer.logits(at.tensors, split), split)
-    score = metrics.score(at.validated.logits, split.labels)
+    score = classification.score(at.validated.logits, split.labels)
     at.validations.append((at.step, score.accuracy))
     at.record(
         run,

@@ -91,7 +91,7 @@ def test_a_missing_instruction_is_no_reason_to_start_again(code: int, log: str) 
 def test_the_limit_on_processes_is_named(
     log: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.gang.memory.process_limit", lambda: limit)
+    monkeypatch.setattr("trainer.gang.cgroup.process_limit", lambda: limit)
     failure = of_exit(0, -signal.SIGABRT, log, None)
     assert failure.kind == "crashed"
     assert ("the limit of 40 (pids.max) is reached" in failure.message) == (limit == 40)

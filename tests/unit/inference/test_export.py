@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainer import metrics
+from trainer import classification
 from trainer.errors import ConfigError, UserError
 from trainer.inference import export
 from trainer.inference.export import Reference
@@ -50,7 +50,7 @@ def test_an_unknown_format_is_refused(formats: str) -> None:
 
 
 def test_equal_outputs_pass() -> None:
-    shares = metrics.probabilities(LOGITS).astype(np.float32)
+    shares = classification.probabilities(LOGITS).astype(np.float32)
     classes = np.array([0, 1])
     assert export.check(Outputs(LOGITS), REFERENCE, "x") == 0
     assert export.check(Outputs(LOGITS, shares, classes), REFERENCE, "x") < 1e-7
@@ -65,7 +65,7 @@ def test_equal_outputs_pass() -> None:
 def test_one_probability_that_differs_is_enough(
     logits: np.ndarray, row: int, column: int, difference: float
 ) -> None:
-    shares = metrics.probabilities(logits)
+    shares = classification.probabilities(logits)
     assert np.allclose(shares.sum(axis=1), 1)
     reference = replace(REFERENCE, expected=(logits, logits))
     found = shares.astype(np.float32)
@@ -88,7 +88,7 @@ def test_logits_that_are_shifted_are_found_though_the_probabilities_agree() -> N
 
 
 def test_classes_and_shapes_are_those_of_the_logits() -> None:
-    shares = metrics.probabilities(LOGITS).astype(np.float32)
+    shares = classification.probabilities(LOGITS).astype(np.float32)
     with pytest.raises(UserError, match="its classes are not"):
         export.check(Outputs(LOGITS, shares, np.array([0, 2])), REFERENCE, "x")
     with pytest.raises(UserError, match=r"answers with \(1, 3\) logits, the run with \(2, 3\)"):

@@ -19,7 +19,8 @@ from trainer.data import digits as drawn
 from trainer.errors import ConfigError, DataError
 from trainer.inference import picture
 from trainer.inference.ink import Floats, resize
-from trainer.inference.picture import Digit, centred, decode, resized, shrunk, visible
+from trainer.inference.mnist_style import centred
+from trainer.inference.picture import Digit, decode, resized, shrunk, visible
 
 Bytes = npt.NDArray[np.uint8]
 

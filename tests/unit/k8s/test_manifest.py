@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from k8s import manifest, restricted, run_file
+from k8s import manifest, pod_security, run_file
 from tests.support import series
 from tests.support.runfiles import FULL, PLAIN, VOLUMES, run_files
 from tests.support.runfiles import spec as run_spec
@@ -54,7 +54,7 @@ def test_the_schemas_would_notice_a_wrong_field() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_pods_meet_the_restricted_level(case: str) -> None:
-    assert restricted.violations(pod(objects(CASES[case])[-1])) == []
+    assert pod_security.violations(pod(objects(CASES[case])[-1])) == []
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -71,7 +71,7 @@ def test_every_run_file_of_the_project_renders(path: Path) -> None:
     rendered = manifest.objects(run_file.read(str(path)))
     for item in rendered:
         kubernetes_validate.validate(item, RELEASES[-1], strict=True)
-    assert restricted.violations(pod(rendered[-1])) == []
+    assert pod_security.violations(pod(rendered[-1])) == []
 
 
 def test_pods_mount_each_claim_once_and_may_write_only_where_they_must() -> None:
@@ -205,7 +205,7 @@ def test_random_run_files_render_valid_objects_or_end_in_one_line() -> None:
             return
         for item in items:
             kubernetes_validate.validate(item, RELEASES[-1], strict=True)
-        assert restricted.violations(pod(items[-1])) == []
+        assert pod_security.violations(pod(items[-1])) == []
         assert manifest.as_yaml(items) == manifest.as_yaml(objects(values))
         assert list(yaml.safe_load_all(manifest.as_yaml(items))) == items
         rendered.append(values)

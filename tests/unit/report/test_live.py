@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.folders import attempt, make_run, metric_lines
 from trainer.report.live import Curve, Live
-from trainer.runs import event_log, events, run_folder
+from trainer.runs import run_folder, tensorboard_format, tensorboard_writer
 from trainer.storage.base import Storage, open_storage
 
 
@@ -98,17 +98,17 @@ def test_what_somebody_wrote_there_is_left_out_and_named(storage: Storage) -> No
     storage.replace(run_folder.METRICS, b"\n".join(lines) + b"\n")
     storage.replace(run_folder.ATTEMPTS, b"{")
     storage.replace(run_folder.RANKS, b'{"attempt": "x"}')
-    storage.replace(event_log.step_name(event_log.VALIDATION, 2), b"\xff" * 100)
+    storage.replace(tensorboard_writer.step_name(tensorboard_writer.VALIDATION, 2), b"\xff" * 100)
     live.look()
     assert {name: curve.points for name, curve in live.curves.items()} == {"loss": ((2.0, 0.5),)}
     assert set(live.faults) == {run_folder.ATTEMPTS, run_folder.RANKS}
     assert all(fault.count("\n") == 0 for fault in live.faults.values())
     storage.replace(run_folder.METRICS, storage.read(run_folder.METRICS) + validated(3))
     live.look()
-    assert set(live.faults) == {run_folder.ATTEMPTS, run_folder.RANKS, event_log.PREFIX}
+    assert set(live.faults) == {run_folder.ATTEMPTS, run_folder.RANKS, tensorboard_writer.PREFIX}
     for name in (run_folder.ATTEMPTS, run_folder.RANKS):
         storage.delete(name)
-    storage.replace(event_log.step_name(event_log.VALIDATION, 2), b"")
+    storage.replace(tensorboard_writer.step_name(tensorboard_writer.VALIDATION, 2), b"")
     live.look()
     assert live.faults == {}
 
@@ -121,9 +121,12 @@ def test_the_pictures_of_the_newest_validation_are_found(storage: Storage) -> No
     live = Live(storage)
 
     def put(step: int, picture: bytes) -> None:
-        values: list[Any] = [events.image("confusion matrix", picture), events.scalar("loss", 1.0)]
-        data = events.steps({step: values}, {step: 1e9})
-        storage.replace(event_log.step_name(event_log.VALIDATION, step + 5), data)
+        values: list[Any] = [
+            tensorboard_format.image("confusion matrix", picture),
+            tensorboard_format.scalar("loss", 1.0),
+        ]
+        data = tensorboard_format.steps({step: values}, {step: 1e9})
+        storage.replace(tensorboard_writer.step_name(tensorboard_writer.VALIDATION, step + 5), data)
 
     metrics = b""
     for step in (8, 100, 1000):

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from tests.support.folders import digits
-from trainer import metrics
+from trainer import classification
 from trainer.report import lookup
 from trainer.runs.predictions import Predictions
 
@@ -34,7 +34,7 @@ def test_a_page_has_classes_pictures_and_probabilities_of_the_same_images() -> N
     places = array(panel["places"], "<u4")
     assert places.tolist() == list(range(100))
     shares = array(panel["shares"], "<u2").reshape(-1, 10) / 65535
-    np.testing.assert_allclose(shares, metrics.probabilities(found.logits), atol=1e-4)
+    np.testing.assert_allclose(shares, classification.probabilities(found.logits), atol=1e-4)
     sheet = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(panel["sheet"].split(",")[1]))))
     across, (width, height) = panel["across"], panel["cell"]
     for cell, place in enumerate(places):

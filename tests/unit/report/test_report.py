@@ -23,7 +23,7 @@ from rich.cells import cell_len
 from tests.support.folders import attempt, digits, make_run, metric_lines, result
 from tests.support.mnist import find_mnist
 from tests.support.names import HARD
-from trainer import metrics
+from trainer import classification
 from trainer.cli.main import main
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
@@ -251,7 +251,7 @@ def test_a_page_stands_fewer_names_than_classes(folder: Path) -> None:
 def test_classes_without_test_images_do_not_count_in_the_means(folder: Path) -> None:
     labels = np.repeat(np.arange(1, 27), 4).astype(np.int32)  # as EMNIST's letters come
     logits = np.eye(27, dtype=np.float32)[labels]
-    found = replace(facts.gather(str(folder)), quality=metrics.judge(logits, labels))
+    found = replace(facts.gather(str(folder)), quality=classification.judge(logits, labels))
     panel = squeezed(Page(report.as_page(found).decode()).texts["classes"])
     assert "0no images 1100.00%100.00%100.00%4 " in panel
     assert "mean100.00%100.00%100.00%104" in panel
@@ -277,8 +277,8 @@ def real_predictions() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
 
 def check_against_sklearn(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
-) -> metrics.Quality:
-    quality = metrics.judge(logits, labels)
+) -> classification.Quality:
+    quality = classification.judge(logits, labels)
     predicted, classes = logits.argmax(axis=1), np.arange(logits.shape[1])
     wanted = sklearn.metrics.confusion_matrix(labels, predicted, labels=classes)
     np.testing.assert_array_equal(quality.matrix, wanted)
@@ -310,7 +310,7 @@ def test_figures_of_real_predictions_are_those_of_sklearn() -> None:
 
 def test_the_page_shows_these_figures(folder: Path) -> None:
     quality = facts.gather(str(folder)).quality
-    assert isinstance(quality, metrics.Quality)
+    assert isinstance(quality, classification.Quality)
     html = report.as_page(facts.gather(str(folder))).decode()
     table = html[html.index('class="confusion"') :].partition("</table>")[0]
     cells = np.array(re.findall(r"<td class=\"(?:hit|miss|none)\"[^>]*>(\d+)</td>", table), int)

@@ -25,9 +25,9 @@ from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.gang import attempts
 from trainer.report import vega
-from trainer.report.tensorboard import Mirror
+from trainer.report.tensorboard_server import Mirror
 from trainer.report.vega import Spec
-from trainer.runs import checkpoint, event_log, run_folder
+from trainer.runs import checkpoint, run_folder, tensorboard_writer
 from trainer.storage.local import LocalStorage
 
 COUNT = series.length(40, 1000)
@@ -112,7 +112,7 @@ def resume(folder: Path, good: Path) -> None:
     journal = attempts.AttemptLog(lambda: storage, warnings.append)
     journal.add({"start": 0.0})
     journal.close(PATIENCE)
-    log = event_log.EventLog(storage, config, 1000, 1000, warnings.append)
+    log = tensorboard_writer.EventLog(storage, config, 1000, 1000, warnings.append)
     if records:
         log.write(records, {}, None, last=True)
     check_text("\n".join(warnings))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
-from trainer.storage import file_system
+from trainer.storage import file_system, foreign_names
 from trainer.storage.base import Entry, ObjectNotFoundError, open_storage, read_at_most
 from trainer.storage.local import LocalStorage
 
@@ -223,7 +223,7 @@ def test_the_type_of_a_file_system_is_that_of_the_innermost_mount() -> None:
     assert file_system.kind(Path("/")) not in ("", "proc")
 
 
-@pytest.mark.parametrize("pattern", file_system.FOREIGN)
+@pytest.mark.parametrize("pattern", foreign_names.FOREIGN)
 def test_what_systems_keep_in_folders_is_not_listed(tmp_path: Path, pattern: str) -> None:
     store = LocalStorage(str(tmp_path))
     for path in (tmp_path, tmp_path / "folder"):

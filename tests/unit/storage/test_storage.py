@@ -22,7 +22,7 @@ from tests.support import series
 from tests.support.stores import KINDS, START, Forgetful, Stores, opened, proxied
 from trainer.errors import ConfigError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, check_name, open_storage
-from trainer.storage.file_system import FOREIGN
+from trainer.storage.foreign_names import FOREIGN
 
 # google-api-core says so where it finds gRPC, which TensorFlow brings, and not its companion.
 pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")
@@ -288,7 +288,7 @@ def test_the_contract_fails_where_conditions_are_ignored(stores: Stores, kind: s
 # A process of its own forks the writers: this one has threads, which a fork would break.
 RACE = """
 import os, sys, time
-from trainer.storage.file_system import FOREIGN
+from trainer.storage.foreign_names import FOREIGN
 from trainer.storage.base import open_storage
 start = time.monotonic() + 0.2
 children = []

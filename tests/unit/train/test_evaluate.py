@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.support.names import HARD
-from trainer import metrics
+from trainer import classification
 from trainer.errors import ConfigError
 from trainer.text import printable
 from trainer.train import evaluate
@@ -20,7 +20,7 @@ def report(class_names: tuple[str, ...] = ()) -> Report:
     """Return perfect scores of ten classes, of which the first has no image."""
     labels = np.repeat(np.arange(1, 10), 1000).astype(np.int32)
     logits = np.eye(10, dtype=np.float32)[labels]
-    return Report("a", "b", 5, metrics.judge(logits, labels), class_names)
+    return Report("a", "b", 5, classification.judge(logits, labels), class_names)
 
 
 def test_names_stand_beside_the_numbers_in_80_columns() -> None:

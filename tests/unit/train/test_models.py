@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainer import metrics
+from trainer import classification
 from trainer.config import parse
 from trainer.errors import ConfigError, DataError
 from trainer.presets import PRESETS
@@ -109,7 +109,7 @@ def test_single_layers_logits_give_the_loss_over_its_sigmoids() -> None:
     sigmoids = np.exp(logits)
     assert ((sigmoids > 0) & (sigmoids < 1)).all()
     wanted = keras.losses.sparse_categorical_crossentropy(labels, sigmoids)
-    np.testing.assert_allclose(metrics.losses(logits, labels), np.asarray(wanted), rtol=1e-5)
+    np.testing.assert_allclose(classification.losses(logits, labels), np.asarray(wanted), rtol=1e-5)
 
 
 def test_precision_is_set_for_one_model_only() -> None:

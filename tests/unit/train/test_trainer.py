@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.samples import delivered
-from trainer import metrics, progress, schedule
+from trainer import classification, progress, schedule
 from trainer.cluster_spec import ALONE, Cluster
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset, idx, sampler, shards, stream
@@ -23,7 +23,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import mesh, peers, saver, validation
+from trainer.train import mesh, peer_loss, saver, validation
 from trainer.train.devices import make_strategy
 from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
@@ -337,7 +337,7 @@ def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
     }
     out = DATA.test.images.reshape(41, -1) / 255 @ weights["kernel"] + weights["bias"]
     assert result["test_accuracy"] == np.mean(out.argmax(axis=1) == DATA.test.labels)
-    by_hand = metrics.losses(out.astype(np.float32), DATA.test.labels).mean()
+    by_hand = classification.losses(out.astype(np.float32), DATA.test.labels).mean()
     assert result["test_loss"] == pytest.approx(by_hand, rel=1e-4)
 
 
@@ -487,7 +487,7 @@ def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: 
 def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
     def fail(workers: int) -> None:
         cluster = Cluster(0, ("a:1",) * workers, local=True)
-        with peers.stop_if_lost(cluster, rescue=lambda: 8):
+        with peer_loss.stop_if_lost(cluster, rescue=lambda: 8):
             raise mesh.PeerGoneError("a sum broke off: reset")
 
     with pytest.raises(PeerLostError) as caught:

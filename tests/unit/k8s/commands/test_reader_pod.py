@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s import manifest, restricted, run_file
+from k8s import manifest, pod_security, run_file
 from k8s.__main__ import main
 from k8s.commands import doctor, reader_pod
 from tests.support import runfiles
@@ -106,7 +106,7 @@ def test_the_pod_reads_and_nothing_else(node: str) -> None:
     before = json.dumps(POD)
     pod = reader_pod.reader(POD, "/runs/mnist", [("a", 0)], node)
     assert json.dumps(POD) == before
-    assert restricted.violations(pod) == []
+    assert pod_security.violations(pod) == []
     [container] = pod["containers"]
     assert all(mount["readOnly"] for mount in container["volumeMounts"])
     assert {m["mountPath"] for m in container["volumeMounts"]} == {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from k8s.restricted import violations
+from k8s.pod_security import violations
 
 Path = tuple[str | int, ...]
 KINDS = ("containers", "initContainers", "ephemeralContainers")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.train.warp import Warp, sample
+from trainer.train.augmentation import Warp, sample
 
 pytestmark = pytest.mark.tensorflow
 

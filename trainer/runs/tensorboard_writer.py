@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer import metrics, schedule
+from trainer import classification, schedule
 from trainer.config import TrainConfig
 from trainer.data.dataset import Split
 from trainer.errors import UserError
@@ -160,39 +160,39 @@ class EventLog:
         arrays: Mapping[str, npt.NDArray[Any]],
         validated: Scored | None,
     ) -> None:
-        from trainer.runs import events
+        from trainer.runs import tensorboard_format
 
         written = self._begin()
         step, now = records[-1]["step"], time.time()
-        times = events.times(records, now)
+        times = tensorboard_format.times(records, now)
         fresh = [line for line in records if line["step"] > written[TRAIN]]
-        values = events.scalars(fresh, _TRAINING)
+        values = tensorboard_format.scalars(fresh, _TRAINING)
         for at, of_step in values.items():
             rate = schedule.learning_rates(self._config, self._total, at - 1, 1)[0]
-            of_step.append(events.scalar("learning_rate", rate))
+            of_step.append(tensorboard_format.scalar("learning_rate", rate))
         if self._config.tensorboard == "histograms" and step in values:
             values[step] += _histograms(arrays)
         self._put(TRAIN, step, values, times)
         fresh = [line for line in records if line["step"] > written[VALIDATION]]
-        values = events.scalars(fresh, _VALIDATION)
+        values = tensorboard_format.scalars(fresh, _VALIDATION)
         if validated and validated.step in values:
             values[validated.step] += _pictures(validated, self._class_names)
         self._put(VALIDATION, step, values, times)
         if self.graph is not None:
-            self._storage.replace(object_name(GRAPH), events.graph(self.graph, now))
+            self._storage.replace(object_name(GRAPH), tensorboard_format.graph(self.graph, now))
             self.graph = None
 
     def _finish(self, records: Sequence[Mapping[str, Any]], tested: Scored) -> None:
-        from trainer.runs import events
+        from trainer.runs import tensorboard_format
 
         self._write(records, {}, None)
-        score = metrics.score(tested.logits, tested.split.labels)
+        score = classification.score(tested.logits, tested.split.labels)
         pairs = {"loss": score.loss, "accuracy": score.accuracy}
-        values = [events.scalar(tag, value) for tag, value in pairs.items()]
+        values = [tensorboard_format.scalar(tag, value) for tag, value in pairs.items()]
         now = time.time()
         of_step = {tested.step: values + _pictures(tested, self._class_names)}
         self._put(TEST, tested.step, of_step, {tested.step: now})
-        self._storage.replace(object_name(END), events.end(now))
+        self._storage.replace(object_name(END), tensorboard_format.end(now))
 
     def _begin(self) -> dict[str, int]:
         """Return the last step of each kind; delete what is of steps that are done again."""
@@ -215,24 +215,26 @@ class EventLog:
 
     def _settings(self, now: float) -> bytes:
         """Return the part with the run's settings, named by its folder and their digest."""
-        from trainer.runs import events
+        from trainer.runs import tensorboard_format
 
         values = self._config.identity()
         digest = run_folder.digest(values)[:8]
         name = printable(self._storage.uri.rpartition("/")[2])
         if self._config.steps and self._epochs is not None:
             values["epochs"] = self._epochs
-        return events.settings(values, name if digest in name else f"{name} {digest}", now)
+        return tensorboard_format.settings(
+            values, name if digest in name else f"{name} {digest}", now
+        )
 
     def _put(
         self, kind: str, step: int, values: Mapping[int, Sequence[Any]], times: Mapping[int, float]
     ) -> None:
         """Write one part, unless it would be empty."""
-        from trainer.runs import events
+        from trainer.runs import tensorboard_format
 
         assert self._written is not None
         if values:
-            data = events.steps(values, times)
+            data = tensorboard_format.steps(values, times)
             self._storage.replace(step_name(kind, step), data)
             self._written[kind] = step
 
@@ -256,21 +258,21 @@ def is_wanted(config: TrainConfig) -> bool:
 
 
 def _pictures(scored: Scored, names: Sequence[str]) -> list[Any]:
-    from trainer.runs import event_images, events
+    from trainer.runs import tensorboard_format, tensorboard_images
 
     labels = scored.split.labels
-    matrix = event_images.confusion_matrix(scored.logits, labels, names)
-    wrong = event_images.wrong_pictures(scored.logits, labels, scored.split.images, names)
+    matrix = tensorboard_images.confusion_matrix(scored.logits, labels, names)
+    wrong = tensorboard_images.wrong_pictures(scored.logits, labels, scored.split.images, names)
     pictures = {"confusion matrix": matrix, "wrong pictures": wrong}
-    return [events.image(tag, picture, names) for tag, picture in pictures.items()]
+    return [tensorboard_format.image(tag, picture, names) for tag, picture in pictures.items()]
 
 
 def _histograms(arrays: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
-    from trainer.runs import events
+    from trainer.runs import tensorboard_format
 
     kept = (name.partition("/") for name in arrays)
     return [
-        events.histogram(f"weights/{path}", arrays[f"{kind}/{path}"])
+        tensorboard_format.histogram(f"weights/{path}", arrays[f"{kind}/{path}"])
         for kind, _, path in kept
         if kind == "parameters"
     ]

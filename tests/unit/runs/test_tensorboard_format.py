@@ -25,9 +25,9 @@ from trainer import schedule
 from trainer.config import parse
 from trainer.data.dataset import Split
 from trainer.errors import UnavailableError
-from trainer.report.tensorboard import Mirror
-from trainer.runs import event_images, event_log, events, run_folder
-from trainer.runs.event_log import EventLog, Scored
+from trainer.report.tensorboard_server import Mirror
+from trainer.runs import run_folder, tensorboard_format, tensorboard_images, tensorboard_writer
+from trainer.runs.tensorboard_writer import EventLog, Scored
 from trainer.storage.local import LocalStorage
 
 RNG = np.random.default_rng(3)
@@ -80,10 +80,10 @@ def test_parts_one_after_the_other_are_a_file_of_all_their_points(
     with path.open("wb") as file:
         for table, times in parts:
             values = {
-                step: [events.scalar(tag, value) for tag, value in points]
+                step: [tensorboard_format.scalar(tag, value) for tag, value in points]
                 for step, points in table.items()
             }
-            file.write(events.steps(values, times))
+            file.write(tensorboard_format.steps(values, times))
             expected += [(s, times[s], table[s]) for s in sorted(table) if table[s]]
     found = [event for event in read(path) if event.HasField("summary")]
     assert [
@@ -94,7 +94,10 @@ def test_parts_one_after_the_other_are_a_file_of_all_their_points(
 
 def test_a_part_tells_readers_to_forget_its_steps(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(
-        events.steps({9: [events.scalar("a", 1)], 7: [events.scalar("a", 2)]}, {9: 5.0, 7: 4.0})
+        tensorboard_format.steps(
+            {9: [tensorboard_format.scalar("a", 1)], 7: [tensorboard_format.scalar("a", 2)]},
+            {9: 5.0, 7: 4.0},
+        )
     )
     version, start, *_ = read(tmp_path / "a")
     assert version.file_version == "brain.Event:2"
@@ -103,13 +106,13 @@ def test_a_part_tells_readers_to_forget_its_steps(tmp_path: Path) -> None:
 
 def test_times_end_now_and_lie_as_far_apart_as_the_training_between() -> None:
     records = [{"step": 10, "train_seconds": 1.5}, {"step": 30, "train_seconds": 4.0}]
-    assert events.times(records, 100.0) == {10: 97.5, 30: 100.0}
-    assert events.times([], 100.0) == {}
+    assert tensorboard_format.times(records, 100.0) == {10: 97.5, 30: 100.0}
+    assert tensorboard_format.times([], 100.0) == {}
 
 
 def test_settings_keep_their_types(tmp_path: Path) -> None:
     values = {"rate": 0.5, "epochs": 3, "best": True, "preset": "cnn", "model": None}
-    (tmp_path / "a").write_bytes(events.settings(values, "group", 7.0))
+    (tmp_path / "a").write_bytes(tensorboard_format.settings(values, "group", 7.0))
     [value] = [v for e in read(tmp_path / "a") for v in e.summary.value]
     data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
     found = {
@@ -122,7 +125,7 @@ def test_settings_keep_their_types(tmp_path: Path) -> None:
 
 def test_a_histogram_counts_every_value() -> None:
     values = RNG.normal(size=(30, 4)).astype(np.float32)
-    tensor = events.histogram("w", values).tensor
+    tensor = tensorboard_format.histogram("w", values).tensor
     rows = np.frombuffer(tensor.tensor_content).reshape([d.size for d in tensor.tensor_shape.dim])
     assert rows[:, 2].sum() == values.size
     assert rows[0, 0] == values.min()
@@ -137,20 +140,20 @@ def opened(png: bytes) -> npt.NDArray[np.uint8]:
 
 
 def test_an_image_tells_its_size() -> None:
-    png = event_images.confusion_matrix(LOGITS, LABELS)
-    width, height, data = events.image("a", png).tensor.string_val
+    png = tensorboard_images.confusion_matrix(LOGITS, LABELS)
+    width, height, data = tensorboard_format.image("a", png).tensor.string_val
     assert opened(data).shape[:2] == (int(height), int(width))
 
 
 def test_the_confusion_matrix_is_blue_where_right_and_orange_where_wrong() -> None:
     labels = np.array([0, 1, 1], np.int32)
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2]]
-    picture = opened(event_images.confusion_matrix(logits, labels)).astype(int)
+    picture = opened(tensorboard_images.confusion_matrix(logits, labels)).astype(int)
     red, blue = picture[:, :, 0], picture[:, :, 2]
     right, wrong = blue > red + 60, red > blue + 60
     middle = {name: np.argwhere(m).mean(axis=0) for name, m in (("r", right), ("w", wrong))}
     assert middle["w"][1] > middle["r"][1]  # class 1 was predicted as 2: right of the diagonal
-    perfect = event_images.confusion_matrix(
+    perfect = tensorboard_images.confusion_matrix(
         np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)
     )
     picture = opened(perfect).astype(int)
@@ -161,7 +164,7 @@ def test_the_confusion_matrix_is_blue_where_right_and_orange_where_wrong() -> No
 def test_the_confusion_matrix_has_room_for_any_number_of_classes(classes: int) -> None:
     labels = RNG.integers(0, classes, 500).astype(np.int32)
     logits = RNG.normal(size=(500, classes)).astype(np.float32)
-    height, width, _ = opened(event_images.confusion_matrix(logits, labels)).shape
+    height, width, _ = opened(tensorboard_images.confusion_matrix(logits, labels)).shape
     assert max(height, width) < 2000
 
 
@@ -173,14 +176,14 @@ def test_the_surest_mistake_is_the_first_picture(channels: int) -> None:
     logits[[7, 20], 1] = (5, 9)  # wrong, the second with more confidence
     images = np.zeros((50, 8, 8, channels), np.uint8)
     images[7], images[20] = 100, 200
-    picture = opened(event_images.wrong_pictures(logits, labels, images))
+    picture = opened(tensorboard_images.wrong_pictures(logits, labels, images))
     # Letters have shades of their own; only a picture fills columns.
     first, second = (
         np.flatnonzero((picture == shade).all(axis=2).sum(axis=0) >= 64) for shade in (200, 100)
     )
     assert len(first) == len(second) == 64
     assert first.max() < second.min()
-    assert opened(event_images.wrong_pictures(logits[:5], labels[:5], images[:5])).size > 0
+    assert opened(tensorboard_images.wrong_pictures(logits[:5], labels[:5], images[:5])).size > 0
 
 
 def records(until: int, first: int = 10) -> list[dict[str, Any]]:
@@ -331,24 +334,24 @@ def test_histograms_are_made_on_request(tmp_path: Path) -> None:
 
 
 def test_no_log_is_wanted_without_the_packages_or_when_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert event_log.is_wanted(CONFIG)
-    assert not event_log.is_wanted(parse({"tensorboard": "off"}))
+    assert tensorboard_writer.is_wanted(CONFIG)
+    assert not tensorboard_writer.is_wanted(parse({"tensorboard": "off"}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert not event_log.is_wanted(CONFIG)
+    assert not tensorboard_writer.is_wanted(CONFIG)
 
 
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        (event_log.step_name("train", 500), ("", "train", "00000500")),
-        ("runs/a/" + event_log.step_name("test", 10**9), ("runs/a", "test", "1000000000")),
-        ("a/" + event_log.object_name(event_log.GRAPH), ("a", "", "2-graph")),
+        (tensorboard_writer.step_name("train", 500), ("", "train", "00000500")),
+        ("runs/a/" + tensorboard_writer.step_name("test", 10**9), ("runs/a", "test", "1000000000")),
+        ("a/" + tensorboard_writer.object_name(tensorboard_writer.GRAPH), ("a", "", "2-graph")),
         ("a/events/other/events.out.tfevents.1", None),
         ("a/metrics.jsonl", None),
     ],
 )
 def test_names_say_what_objects_hold(name: str, part: Sequence[str] | None) -> None:
-    assert event_log.parse(name) == part
+    assert tensorboard_writer.parse(name) == part
 
 
 class Store(LocalStorage):
@@ -371,12 +374,16 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
     store, folder = Store(str(tmp_path / "store")), tmp_path / "here"
     mirror = Mirror(store, folder, pytest.fail)
     assert mirror.refresh() == []
-    train = [f"deep/a/{event_log.step_name('train', step)}" for step in (1, 2, 3, 4)]
-    store.put(*train[:2], "b/" + event_log.object_name(event_log.SETTINGS), "deep/a/config.json")
+    train = [f"deep/a/{tensorboard_writer.step_name('train', step)}" for step in (1, 2, 3, 4)]
+    store.put(
+        *train[:2],
+        "b/" + tensorboard_writer.object_name(tensorboard_writer.SETTINGS),
+        "deep/a/config.json",
+    )
     assert mirror.refresh() == ["b", "deep/a"]
     assert shown(folder) == {"deep/a/train": "1,2,", "b": "s,"}
     before = set(folder.rglob("*tfevents*"))
-    store.put(*train[2:], f"b/{event_log.step_name('validation', 7)}")
+    store.put(*train[2:], f"b/{tensorboard_writer.step_name('validation', 7)}")
     mirror.refresh()
     assert shown(folder) == {"deep/a/train": "1,2,3,4,", "b": "s,", "b/validation": "7,"}
     assert len(set(folder.rglob("*tfevents*")) - before) == 1
@@ -390,7 +397,7 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
         store.delete(entry.name)
     assert mirror.refresh() == ["deep/a"]
     assert shown(folder) == {"deep/a/train": "1,4,"}
-    settings = "deep/" + event_log.object_name(event_log.SETTINGS)
+    settings = "deep/" + tensorboard_writer.object_name(tensorboard_writer.SETTINGS)
     for change, kept in ((store.put, {"deep": "s,"}), (store.delete, {})):
         change(settings)
         mirror.refresh()
@@ -399,7 +406,7 @@ def test_a_mirror_joins_parts_as_they_come_and_starts_anew_where_some_are_gone(
 
 def test_a_mirror_leaves_out_what_is_too_large_or_lies_elsewhere(tmp_path: Path) -> None:
     store, warnings = Store(str(tmp_path / "store"), links=False), list[str]()
-    names = [event_log.step_name("train", step) for step in (1, 2, 3, 4)]
+    names = [tensorboard_writer.step_name("train", step) for step in (1, 2, 3, 4)]
     store.put(*names)
     with (tmp_path / "store" / names[1]).open("ab") as file:
         file.truncate(1 << 40)
@@ -417,7 +424,7 @@ def test_a_mirror_leaves_out_what_is_too_large_or_lies_elsewhere(tmp_path: Path)
 
 def test_a_run_by_itself_has_the_name_of_its_folder(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "cnn-1"))
-    store.put(event_log.step_name("train", 1))
+    store.put(tensorboard_writer.step_name("train", 1))
     assert Mirror(store, tmp_path / "here", pytest.fail).refresh() == ["cnn-1"]
     assert json.dumps(list(shown(tmp_path / "here"))) == '["cnn-1/train"]'
 
@@ -446,10 +453,10 @@ def test_pictures_have_the_names_of_classes(tmp_path: Path) -> None:
 def test_names_are_drawn_into_the_pictures_and_leave_their_numbers() -> None:
     names = ("long " * 20, *"bcdefghij")
     named, plain = (
-        event_images.confusion_matrix(np.eye(10, dtype=np.float32), LABELS[:10], each)
+        tensorboard_images.confusion_matrix(np.eye(10, dtype=np.float32), LABELS[:10], each)
         for each in (names, ())
     )
     widths = [Image.open(io.BytesIO(png)).width for png in (plain, named)]
     assert widths[0] < widths[1] < widths[0] + 80
-    wrong = event_images.wrong_pictures(LOGITS, LABELS, IMAGES, names)
+    wrong = tensorboard_images.wrong_pictures(LOGITS, LABELS, IMAGES, names)
     assert Image.open(io.BytesIO(wrong)).width == 8 * 200

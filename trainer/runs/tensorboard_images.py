@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer import metrics
+from trainer import classification
 from trainer.text import class_label, class_name
 
 _CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
@@ -30,7 +30,7 @@ def confusion_matrix(
     Logits are [n, classes], labels [n]; class 0 and those after it have names, or none has.
     """
     classes = logits.shape[1]
-    matrix = metrics.confusion(logits.argmax(axis=1), labels, classes)
+    matrix = classification.confusion(logits.argmax(axis=1), labels, classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cell = min(max(_MATRIX // classes, _CELL[0]), _CELL[1])
     font = ImageFont.load_default(_TEXT)
@@ -73,7 +73,7 @@ def wrong_pictures(
     As ``confusion_matrix``, with images [n, height, width, channels].
     """
     predicted = logits.argmax(axis=1)
-    sureness = metrics.probabilities(logits).max(axis=1)
+    sureness = classification.probabilities(logits).max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-sureness[wrong], kind="stable")][: _COLUMNS * _ROWS]
     tile_height = PICTURE + _LINE + _GAP

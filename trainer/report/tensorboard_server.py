@@ -1,6 +1,6 @@
 """Serves runs from their store with TensorBoard, which is a program of its own and reads files.
 
-    store: RUN/events/train/events.out.tfevents.00000500, ...00001000    parts, see events.py
+    store: RUN/events/train/events.out.tfevents.00000500, ...00001000    parts
     here:  FOLDER/RUN/train/events.out.tfevents.00000000                 the parts, joined
 
 One growing file a folder is what TensorBoard follows best: it holds every file open for good.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from trainer import sockets
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
-from trainer.runs import event_log, run_folder
+from trainer.runs import run_folder, tensorboard_writer
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, read_at_most
 from trainer.text import one_line
 
@@ -82,7 +82,7 @@ class Mirror:
         """
         found: dict[Key, list[Entry]] = {}
         for entry in self._storage.list():
-            if part := event_log.parse(entry.name):
+            if part := tensorboard_writer.parse(entry.name):
                 found.setdefault(Key(part.run or self._name, part.kind), []).append(entry)
         for key in self._joined.keys() - found.keys():
             self._forget(key)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainer.cluster_spec import Cluster
 from trainer.errors import CorruptError, PeerLostError
-from trainer.train.digests import Agreement, digest, wrong
+from trainer.train.weight_digests import Agreement, digest, wrong
 
 DTYPES = (np.float32, np.float16, np.int64, np.uint8, np.bool_)
 shapes = st.lists(st.lists(st.integers(0, 7), max_size=3), min_size=1, max_size=4)

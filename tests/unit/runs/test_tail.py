@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.runs.growing import GrowingLines
+from trainer.runs.tail import GrowingLines
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.gang.memory import CGROUPS, Memory, process_limit
+from trainer.gang.cgroup import CGROUPS, Memory, process_limit
 
 LIMIT = 20.0  # seconds after which something that should happen did not
 NO_LIMIT = "9223372036854771712"  # version 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from k8s.client import cluster as client
-from k8s.client import log_stream
+from k8s.client import log_lines
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ClusterError
 from tests.support.apiserver import ApiServer, Fault
@@ -69,11 +69,11 @@ def test_a_stream_cut_again_and_again_loses_nothing(api: ApiServer, cluster: Clu
 
 
 def test_a_line_without_an_end_comes_in_pieces(api: ApiServer, cluster: Cluster) -> None:
-    api.push("p", "x" * (5 * log_stream.LONGEST_LINE))
+    api.push("p", "x" * (5 * log_lines.LONGEST_LINE))
     api.push("p", "after")
     *pieces, last = lines(cluster.log("p"))
-    assert "".join(pieces) == "x" * (5 * log_stream.LONGEST_LINE)
-    assert max(map(len, pieces)) < 1.2 * log_stream.LONGEST_LINE
+    assert "".join(pieces) == "x" * (5 * log_lines.LONGEST_LINE)
+    assert max(map(len, pieces)) < 1.2 * log_lines.LONGEST_LINE
     assert last == "after"
 
 

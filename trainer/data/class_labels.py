@@ -1,0 +1,121 @@
+"""Labels of classes and their names, as sources have them, made 0, 1, 2, ... without gaps."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import description
+from trainer.errors import ConfigError, DataError
+from trainer.text import plural, printable
+
+MOST_CLASSES = 256  # a label is one byte
+
+
+def read_names(path: str) -> dict[int, str]:
+    """Return the names of labels from a file.
+
+    It has a name a line, of label 0 on, or, as EMNIST's mapping files, a label and the number of
+    its character (and perhaps another character's) a line.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is neither.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(
+            f"--classes {path}: {reason}; give a text file of a name a line"
+        ) from None
+    rows = [line.strip() for line in lines if line.strip()]
+    names = dict(enumerate(rows))
+    numbers = [row.split() for row in rows]
+    if rows and all(len(row) in (2, 3) and all(map(str.isdigit, row)) for row in numbers):
+        codes = {int(row[0]): int(row[1]) for row in numbers}
+        if all(32 < code < 0x110000 for code in codes.values()):
+            names = {label: chr(code) for label, code in codes.items()}
+    if not names or len(names) > MOST_CLASSES:
+        raise ConfigError(f"--classes {path}: {plural(len(names), 'name')}; give 1 to 256")
+    if fault := description.names_fault(list(names.values())):
+        raise ConfigError(f"--classes {path}: {printable(fault)}; correct the file")
+    return names
+
+
+def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
+    """Return integers, [n] or as MedMNIST has them [n, 1], as labels.
+
+    Raises:
+        DataError: they are no integers from 0 to 255, or several a sample; ``where`` names them.
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
+        raise DataError(f"{where}: labels are {kind}; give one whole number a sample")
+    with np.errstate(invalid="ignore"):  # of what is not a number
+        labels = values.astype(np.int64)
+    if len(labels) and (not (labels == values).all() or labels.min() < 0 or labels.max() > 255):
+        odd = values[(labels != values) | (labels < 0) | (labels > 255)][0]
+        raise DataError(f"{where}: label {odd}: must be a whole number from 0 to 255")
+    return labels
+
+
+def named(labels: list[str]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+    """Return labels that are texts as numbers, in the order of the texts, and their names."""
+    names = dict(enumerate(sorted(set(labels))))
+    numbers = {name: number for number, name in names.items()}
+    return np.array([numbers[each] for each in labels], np.int64), names
+
+
+def offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:
+    """Return the smallest label.
+
+    Raises:
+        DataError: there is one class only, or a label in between has no image, and no names say
+            that it is a class nevertheless.
+    """
+    there = np.unique(labels)
+    least, most = int(there[0]), int(there[-1])
+    if len(there) < 2:
+        raise DataError(f"{where}: every training label is {least}; a classifier needs two classes")
+    if len(there) > MOST_CLASSES:
+        raise DataError(f"{where}: {len(there)} classes; give at most {MOST_CLASSES}")
+    if set(range(least, most + 1)) <= names.keys():
+        return 0 if 0 in names else least
+    if least > 1 or len(there) < most - least + 1:
+        absent = sorted(set(range(most + 1)) - set(there.tolist()))
+        counts = {int(label): int((labels == label).sum()) for label in (there[0], there[-1])}
+        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        raise DataError(
+            f"{where}: labels {least} ({plural(counts[least], 'image')}) to {most} "
+            f"({plural(counts[most], 'image')}), but no image has label {shown}; they must start "
+            "at 0 or 1 and have no gaps: correct them, or name all classes with --classes"
+        )
+    return least
+
+
+def in_order(names: dict[int, str], least: int, classes: int, where: str) -> tuple[str, ...]:
+    """Return the names of classes in the order of their labels, of which ``least`` is the first.
+
+    Without names these are the labels themselves, where they do not start at 0.
+
+    Raises:
+        ConfigError: there are names for fewer or more classes than there are.
+    """
+    if not names:
+        return tuple(str(least + label) for label in range(classes)) if least else ()
+    wanted = range(least, least + max(classes, len(names)))
+    missing = [label for label in wanted if label not in names]
+    if missing:
+        raise ConfigError(
+            f"{where}: {plural(len(names), 'name')} for {classes} classes, none for label "
+            f"{missing[0]}; give a name for each"
+        )
+    if len(names) > classes and max(names) - least >= classes:
+        extra = [names[label] for label in wanted[classes:]]
+        raise ConfigError(
+            f"{where}: {plural(len(names), 'name')} for {classes} classes; {extra[0]!r} has no "
+            "image; leave it out"
+        )
+    return tuple(names[label] for label in wanted)
