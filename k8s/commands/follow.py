@@ -2,16 +2,15 @@
 
 import contextlib
 import queue
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.watched import Watched
-from k8s.commands import gather, target
+from k8s.commands import gather, log_streams, target
 from k8s.commands.screen import WARNING, Screen
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import Cause
@@ -23,11 +22,7 @@ from trainer.text import duration, one_line
 LOOK = 1.0  # seconds between two requests for the run
 CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running, at least
 SHARE = 10  # times as long as a diagnosis took, that the next one waits
-SLOWEST = 8  # times LOOK between two requests for a log that gives nothing new
 SILENT = 10.0  # seconds until it is said what a rank 0 that runs and logs nothing is at
-DRAIN = 10.0  # seconds for the rest of the logs when the run has ended
-LOG_OF = "log of "  # what the name of a thread that reads one begins with
-STREAMS = 32  # ranks whose logs are followed at once; a connection each
 SAID_AT_THE_END = (TERMINATING, "Suspended")  # kinds of causes
 SUCCEEDED, FAILED, UNPROVEN, DEADLINE, NEVER_STARTED = 0, 1, 69, 124, 125
 
@@ -50,83 +45,6 @@ def follow(
         return INTERRUPTED
 
 
-def not_all(workers: int) -> str:
-    """Say whose logs are shown, where there are more than can be."""
-    return f"shows ranks 0 to {STREAMS - 1} of {workers}; --rank K shows another"
-
-
-@dataclass
-class Streams:
-    """The logs of a run's pods as they come, each read by a thread of its own.
-
-    A line is rank, RFC 3339 time and text.
-    """
-
-    cluster: Cluster
-    lines: "queue.SimpleQueue[tuple[int, str, str]]" = field(default_factory=queue.SimpleQueue)
-    _threads: dict[str, threading.Thread] = field(default_factory=dict)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _closed: threading.Event = field(default_factory=threading.Event)
-
-    def follow(self, pods: list[dict[str, Any]]) -> None:
-        """Begin with the logs of pods that have one by now."""
-        for pod in pods:
-            name, rank = pod["metadata"]["name"], evidence.rank(pod)
-            if name not in self._threads and run_phase.has_log(pod):
-                thread = threading.Thread(
-                    target=self._read, args=(name, rank), name=f"{LOG_OF}{name}", daemon=True
-                )
-                self._threads[name] = thread
-                thread.start()
-
-    def finish(self) -> None:
-        """Wait for the rest of the logs of pods that have ended."""
-        self._over.set()
-        until = time.monotonic() + DRAIN
-        for thread in self._threads.values():
-            thread.join(max(0, until - time.monotonic()))
-
-    def close(self) -> None:
-        """Ask for no more lines; a thread ends with the next one, or with its request."""
-        self._closed.set()
-        self._over.set()
-
-    def _read(self, pod: str, rank: int) -> None:
-        last, words, pause, over = "", "", LOOK, False
-        while not self._closed.is_set():
-            before, was_over = last, over
-            try:
-                for at, text in self.cluster.log(pod, follow=True, since=last or None):
-                    if self._closed.is_set():
-                        return
-                    if at == last:  # the kubelet's own words, which it may repeat forever
-                        if text == words:
-                            continue
-                        words = text
-                    last = at
-                    self.lines.put((rank, at, text))
-            except UserError:  # the pod is gone, or the API server does not answer for long
-                if self._is_over(pod):
-                    return
-            # The pod has ended, or the connection was cut. Only what is read after the pod's end
-            # and brings nothing new is the end of its log.
-            if last == before and was_over:
-                return
-            over = self._over.is_set() or self._is_over(pod)
-            pause = LOOK if last != before else min(2 * pause, SLOWEST * LOOK)
-            if not over:
-                self._over.wait(pause)
-
-    def _is_over(self, pod: str) -> bool:
-        """Whether nothing more will come from this pod."""
-        try:
-            there = self.cluster.get("Pod", pod)
-        except UserError:
-            return self._over.is_set()
-        phase = (there or {}).get("status", {}).get("phase")
-        return there is None or phase in ("Succeeded", "Failed")
-
-
 @dataclass
 class Follower:
     """Follows a run, and the logs of a rank or all; a start may take ``start_deadline`` seconds."""
@@ -141,7 +59,7 @@ class Follower:
         self._job = target.job(self.cluster, self.name)
         self._pods = Watched(self.cluster, "Pod", gather.owner(self._job))
         self._screen = Screen(run_phase.workers(self._job))
-        self._streams = Streams(self.cluster)
+        self._streams = log_streams.Streams(self.cluster)
         self._progress = run_phase.Progress()
         self._phase = ""
         self._cause: Cause | None = None
@@ -150,15 +68,15 @@ class Follower:
         self._said_unanswered = False
         self._silent_since: float | None = None
         shown = self._shown(self._job)
-        if self.with_logs and len(shown) > STREAMS:
-            self._screen.say(f"{self.name}: {not_all(len(shown))}")
+        if self.with_logs and len(shown) > log_streams.STREAMS:
+            self._screen.say(f"{self.name}: {log_streams.not_all(len(shown))}")
 
     def _shown(self, job: dict[str, Any]) -> Sequence[int]:
         return range(run_phase.workers(job)) if self.rank is None else (self.rank,)
 
     def _followed(self, job: dict[str, Any]) -> set[int]:
         """Return the ranks to read the logs of, in any case rank 0, whose has the progress."""
-        return {0, *self._shown(job)[:STREAMS]} if self.with_logs else {0}
+        return {0, *self._shown(job)[: log_streams.STREAMS]} if self.with_logs else {0}
 
     def run(self) -> int:
         """Follow until the run ends and return the exit code that says how."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ClusterError
-from k8s.commands import follow, gather, target
+from k8s.commands import follow, gather, log_streams, target
 from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
 from trainer.errors import ConfigError, UserError
@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
         deadline = spec.start_deadline if spec else float("inf")
         return follow.follow(cluster, name, deadline, with_logs=True, rank=options.rank)
     pods = gather.pods(cluster, job)
-    if options.rank is None and workers > follow.STREAMS:
-        sys.stderr.write(f"{name}: {follow.not_all(workers)}\n")
+    if options.rank is None and workers > log_streams.STREAMS:
+        sys.stderr.write(f"{name}: {log_streams.not_all(workers)}\n")
     lines = from_pods(cluster, pods, options.rank, previous=options.previous)
     if show(lines, Screen(workers)):
         return 0
@@ -104,7 +104,7 @@ def from_pods(
 ) -> Iterator[tuple[str, int, str]]:
     """Yield time, rank and text of the lines of ranks in the order of time.
 
-    That is all ranks, but no more than ``follow.STREAMS``: a connection each; or one.
+    That is all ranks, but no more than ``log_streams.STREAMS``: a connection each; or one.
     """
     index = -2 if previous else -1
     streams = (
@@ -112,7 +112,7 @@ def from_pods(
         for number, of_rank in run_phase.by_rank(pods).items()
         if rank in (None, number) and len(of_rank) >= -index and run_phase.has_log(of_rank[index])
     )
-    first = itertools.islice(streams, follow.STREAMS)
+    first = itertools.islice(streams, log_streams.STREAMS)
     yield from heapq.merge(*first, key=lambda line: line[0].rstrip("Z"))  # decimals differ
 
 

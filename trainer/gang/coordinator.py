@@ -21,14 +21,14 @@ those who take part, by rank; in the attempt they count from 0 in that order.
 This is pure: events in, orders out. wire.py carries them between machines.
 """
 
-from collections import Counter
 from typing import Any
 
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import StoppedError
-from trainer.failure import BAD_MACHINE, FINAL, Failure, Kind, parse
+from trainer.failure import FINAL, Failure, Kind, parse
 from trainer.gang.attempts import GangAttempt
 from trainer.gang.elastic import Elastic
+from trainer.gang.restart_limit import RestartLimit
 from trainer.gang.time_limits import SETTLE
 from trainer.runs.run_folder import MOST_STEPS
 from trainer.worker_events import Event
@@ -49,7 +49,7 @@ class Coordinator:
 
     def __init__(self, workers: int, max_restarts: int, elastic: Elastic | None = None) -> None:
         self._workers = workers
-        self._max_restarts = max_restarts
+        self._limit = RestartLimit(max_restarts)
         self._elastic = elastic
         self._members = tuple(range(workers))  # of the newest attempt
         self._away: dict[int, float] = {}  # since when ranks are missing
@@ -66,8 +66,6 @@ class Coordinator:
         self._cause: Failure | None = None  # of the end of the last attempt
         self._number = 0
         self._step = 0
-        self._restarts_without_progress = 0
-        self._corrupt = Counter[int]()  # how often a rank's weights were wrong
         self.closed: list[dict[str, Any]] = []  # lines for attempts.jsonl; the reader empties it
 
     @property
@@ -186,10 +184,7 @@ class Coordinator:
         return []
 
     def _broken(self, failure: Failure, now: float) -> list[Order]:
-        if failure.kind == "corrupt" and failure.rank is not None:
-            self._corrupt[failure.rank] += 1
-            if self._corrupt[failure.rank] > 1:
-                failure = _again(failure)
+        failure = self._limit.judge(failure)
         if self._attempt:
             self._attempt.blame(failure, now)
         if failure.code in FINAL and not self._given_up:
@@ -239,11 +234,8 @@ class Coordinator:
         cause = None
         if self._attempt:
             cause, progress = self._close(now)
-            fault = cause is not None and (cause.kind != "stopped" or cause.consequence)
-            fault = fault and not self._resizing
-            without = self._restarts_without_progress + fault
-            self._restarts_without_progress = 0 if progress else without
-            if cause and self._restarts_without_progress > self._max_restarts:
+            fault = None if self._resizing else cause
+            if self._limit.reached(fault, progress=progress) and cause:
                 return self._give_up(cause, now)
         self._number += 1
         self._running, self._resizing, self._members = True, False, members
@@ -267,24 +259,13 @@ class Coordinator:
         if self.closed:  # it may have been closed just before
             self.closed[-1]["over"] = True
         self._running, self._given_up = False, True
-        restarts = self._restarts_without_progress
-        order = {"order": "give_up", "cause": cause.record(), "restarts": restarts}
+        order = {"order": "give_up", "cause": cause.record(), "restarts": self._limit.in_vain}
         return [(rank, order) for rank in sorted(self._present - self._finished)]
 
 
 def _own(rank: int, kind: Kind, message: str) -> Failure:
     """Return a failure that this rank need not report itself."""
     return Failure(kind=kind, rank=rank, code=StoppedError.exit_code, message=message)
-
-
-def _again(failure: Failure) -> Failure:
-    """Return the failure of a rank whose weights were wrong before: it is not started again."""
-    return failure.but(
-        code=BAD_MACHINE,
-        message=f"{failure.message}, for the second time",
-        remedy="have its memory and processor tested and train on other machines; the same command "
-        "resumes from the last checkpoint on which all ranks agreed",
-    )
 
 
 def is_sound(event: Event, rank: int) -> bool:

@@ -30,7 +30,7 @@ class Snapshot:
 class Saver:
     """Keeps the end of the last finished chunk, and stores it when it is due.
 
-    Rank 0 commits while the run goes well, what all ranks agree on, see ``digests``. After a
+    Rank 0 commits while the run goes well, what all ranks agree on, see ``weight_digests``. After a
     fault any rank can rescue: a checkpoint's bytes are the same on all of them.
 
     Attributes:

@@ -1,7 +1,6 @@
 """The state of a run: what a step changes, and how far the run has come."""
 
 import hashlib
-import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,12 @@ import numpy.typing as npt
 from trainer.errors import ConfigError
 from trainer.runs import checkpoint
 from trainer.runs.tensorboard_writer import Scored
+from trainer.train import metrics_lines
+from trainer.train.metrics_lines import Line, Values
 from trainer.train.optimizers import Tensor
 from trainer.train.run import Run
 
 Arrays = dict[str, npt.NDArray[Any]]
-Values = npt.NDArray[np.float32]
 
 
 class State(NamedTuple):
@@ -49,7 +49,7 @@ class TrainState:
     step: int
     tensors: State
     validations: list[tuple[int, float]]
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Line] = field(default_factory=list)
     reported: int = 0
     train_seconds: float = 0.0
     validated: Scored | None = None
@@ -61,38 +61,11 @@ class TrainState:
 
         ``parts`` is how its steps passed, for its last line.
         """
-        first, before, count = self.step, self.train_seconds, len(losses)
-        for start, end in itertools.pairwise((0, *_early(first, count), count)):
-            self.step, self.train_seconds = first + end, before + seconds * end / count
-            whole: dict[str, Any] = {}
-            if end == count:
-                rate = count * run.config.batch_size / seconds
-                whole = {"images_per_second": rate, "time": round(time.time(), 3), **parts}
-            self.record(
-                run,
-                loss=float(losses[start:end].mean()),
-                accuracy=float(accuracies[start:end].mean()),
-                **whole,
-            )
-
-    def record(self, run: Run, **metrics: Any) -> None:
-        """Add a line to the metrics of this step."""
-        self.records.append(
-            {
-                "step": self.step,
-                "epoch": run.epochs(self.step),
-                **metrics,
-                "train_seconds": round(self.train_seconds, 3),
-            }
+        now, before = round(time.time(), 3), self.train_seconds
+        self.records += metrics_lines.of_chunk(
+            run, self.step, before, losses, accuracies, seconds, time=now, **parts
         )
-
-
-def _early(first: int, count: int) -> list[int]:
-    """Return after which steps of a run's first chunk there is a line of metrics: 1, 2, 4, 8, ...
-
-    Nowhere does the loss fall as steeply.
-    """
-    return [] if first else [1 << k for k in range((count - 1).bit_length())]
+        self.step, self.train_seconds = self.step + len(losses), before + seconds
 
 
 def weights_sha256(state: State) -> str:

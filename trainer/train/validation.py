@@ -1,11 +1,9 @@
 """Validation during a run, and the decision that it has trained enough."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from trainer import classification
 from trainer.runs import checkpoint
 from trainer.runs.tensorboard_writer import Scored
+from trainer.train import metrics_lines
 from trainer.train.run import Run
 from trainer.train.scoring import Scorer
 from trainer.train.state import TrainState
@@ -22,34 +20,10 @@ def validate(run: Run, at: TrainState, scorer: Scorer) -> bool:
     at.validated = Scored(at.step, scorer.logits(at.tensors, split), split)
     score = classification.score(at.validated.logits, split.labels)
     at.validations.append((at.step, score.accuracy))
-    at.record(
-        run,
-        validation_accuracy=score.accuracy,
-        validation_loss=score.loss,
-        **training_means(at.records),
-    )
+    means = metrics_lines.training_means(at.records)
+    scores = {"validation_accuracy": score.accuracy, "validation_loss": score.loss} | means
+    at.records.append(metrics_lines.line(run, at.step, at.train_seconds, **scores))
     return checkpoint.best_step(at.validations) == at.step
-
-
-def training_means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return mean loss and accuracy of the steps since the last validation, from metrics.jsonl.
-
-    The names differ from those of a chunk's means, which the curves show.
-    """
-    lines: list[tuple[int, Mapping[str, Any]]] = []
-    before = 0
-    for line in records:
-        if "loss" in line:
-            lines.append((line["step"] - before, line))
-            before = line["step"]
-        else:
-            lines = []
-    steps = sum(count for count, _ in lines)
-    return {
-        f"training_{name}": sum(count * line[name] for count, line in lines) / steps
-        for name in ("loss", "accuracy")
-        if steps
-    }
 
 
 def is_over(run: Run, at: TrainState) -> bool:

@@ -17,7 +17,7 @@ from tests.support.mnist import find_mnist
 from trainer.data import dataset
 from trainer.data import digits as drawn
 from trainer.errors import ConfigError, DataError
-from trainer.inference import picture
+from trainer.inference import mnist_style, picture
 from trainer.inference.ink import Floats, resize
 from trainer.inference.mnist_style import centred
 from trainer.inference.picture import Digit, decode, resized, shrunk, visible
@@ -300,7 +300,7 @@ def test_a_dot_is_not_enlarged_to_a_large_picture(
         sizes.append(height * width)
         return resize(values, height, width, how)
 
-    monkeypatch.setattr(picture, "resize", counted)
+    monkeypatch.setattr(mnist_style, "resize", counted)
     image = Image.new("L", (50, 50), 255)
     image.paste(0, (20, 20, 20 + side, 20 + side))
     (found,) = digits(image, "dot")

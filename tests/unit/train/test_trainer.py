@@ -23,7 +23,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import mesh, peer_loss, saver, validation
+from trainer.train import mesh, metrics_lines, peer_loss, saver
 from trainer.train.devices import make_strategy
 from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
@@ -190,11 +190,11 @@ def test_training_means_start_again_after_a_validation() -> None:
         {"step": 6, "loss": 0.5, "accuracy": 0.6},
         {"step": 7, "loss": 0.2, "accuracy": 0.9},
     ]
-    first = validation.training_means(lines[:2])
+    first = metrics_lines.training_means(lines[:2])
     assert first == pytest.approx({"training_loss": 2.0, "training_accuracy": 0.4})
-    second = validation.training_means(lines)
+    second = metrics_lines.training_means(lines)
     assert second == pytest.approx({"training_loss": 0.4, "training_accuracy": 0.7})
-    assert validation.training_means([]) == {}
+    assert metrics_lines.training_means([]) == {}
 
 
 def spoil_tail(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s.commands import follow, submit
+from k8s.commands import follow, log_streams, submit
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.stores import Server, Stores
@@ -28,12 +28,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     with ApiServer() as server:
         monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path / "kubeconfig"))
         monkeypatch.setattr(follow, "LOOK", 0.02)
+        monkeypatch.setattr(log_streams, "LOOK", 0.02)
         monkeypatch.setattr(follow, "CAUSE_LOOK", 0.02)
         monkeypatch.setattr(submit, "PAUSE", 0.02)
         # tests/unit/storage tries stores with as much as a client sends in parts.
         monkeypatch.setattr(probe, "_LARGE", 1000)
         yield server
-    readers = [each for each in threading.enumerate() if each.name.startswith(follow.LOG_OF)]
+    readers = [each for each in threading.enumerate() if each.name.startswith(log_streams.LOG_OF)]
     for reader in readers:  # one that stays would read what the next test puts in its way
         reader.join(30)
         assert not reader.is_alive(), reader.name

@@ -13,7 +13,7 @@ import pytest
 from k8s import manifest, run_file
 from k8s.__main__ import main
 from k8s.client.cluster import PAGE, Cluster
-from k8s.commands import follow, gather, status
+from k8s.commands import gather, log_streams, status
 from tests.support import pods as shaped
 from tests.support.apiserver import ApiServer
 from tests.support.controller import RESULT
@@ -110,13 +110,13 @@ def test_a_large_run_is_followed_without_listing_it_again_and_again(
     assert main(["logs", "big", "-f"]) == 0
     thread.join()
     out = capsys.readouterr().out
-    assert out.startswith(f"big: shows ranks 0 to {follow.STREAMS - 1} of {RANKS}")
+    assert out.startswith(f"big: shows ranks 0 to {log_streams.STREAMS - 1} of {RANKS}")
     assert "big: Succeeded" in out
     found = asked(api)
     assert found["list pods"] == 2 * PAGES  # at the start, and what is left at the end
     assert 1 <= found["watch pods"] <= 3
     followed = {request.name for request in api.sent("get", "pods/log")}
-    assert len(followed) == follow.STREAMS
+    assert len(followed) == log_streams.STREAMS
 
 
 @pytest.mark.usefixtures("large")
@@ -124,10 +124,10 @@ def test_the_logs_of_a_large_run_are_those_of_its_first_ranks(
     api: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["logs", "big"]) == 0
-    assert f"shows ranks 0 to {follow.STREAMS - 1} of {RANKS}" in capsys.readouterr().err
-    assert len(api.sent("get", "pods/log")) == follow.STREAMS
+    assert f"shows ranks 0 to {log_streams.STREAMS - 1} of {RANKS}" in capsys.readouterr().err
+    assert len(api.sent("get", "pods/log")) == log_streams.STREAMS
     assert main(["logs", "big", "--rank", str(FAILED)]) == 0
-    assert len(api.sent("get", "pods/log")) == follow.STREAMS + 1
+    assert len(api.sent("get", "pods/log")) == log_streams.STREAMS + 1
 
 
 def test_many_runs_are_listed_with_few_requests_and_threads(
