@@ -32,8 +32,8 @@ import yaml
 from benchmarks import common
 from k8s import run_file
 from k8s.client.cluster import Cluster
+from k8s.client.informer import Watched
 from k8s.client.refusals import ConflictError
-from k8s.client.watched import Watched
 from k8s.commands import submit
 from k8s.diagnosis import evidence
 from tests.support import certificates

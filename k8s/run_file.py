@@ -26,8 +26,8 @@ from trainer import presets, yaml_text
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.config import Strict, TrainConfig
 from trainer.errors import ConfigError
-from trainer.runs import code as user_code
 from trainer.runs import run_folder
+from trainer.runs import user_code as user_code
 from trainer.storage import endpoints
 from trainer.text import first_problem, nearest
 

@@ -1,5 +1,1 @@
-"""One module a verb, and what several of them share.
-
-Which are target, screen, observe, follow, and the folder of a run: run_store, claim_folder,
-reader_pod.
-"""
+"""One module a verb; what several of them share is in k8s.run."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from k8s.commands import target
+from k8s.run import which_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,13 +10,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Remove a run from the cluster, or all runs of a sweep. Folders in the bucket stay."
     )
-    target.add_run(parser, target.RUN_OR_SWEEP)
+    which_run.add_run(parser, which_run.RUN_OR_SWEEP)
 
 
 def run(options: argparse.Namespace) -> None:
     """Delete the Job of each run, which owns its other objects."""
-    cluster, name, _ = target.find(options)
-    for job in target.jobs(cluster, name):
+    cluster, name, _ = which_run.find(options)
+    for job in which_run.jobs(cluster, name):
         its_name = job["metadata"]["name"]
         cluster.delete("Job", its_name)
-        target.say(f"{its_name}: removed from the cluster; its folder in the bucket stays")
+        which_run.say(f"{its_name}: removed from the cluster; its folder in the bucket stays")

@@ -12,11 +12,11 @@ from rich.text import Text
 from k8s import manifest, pod_security, quantity, volumes
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
-from k8s.commands import dry_run, model_check, run_store, target
-from k8s.commands.dry_run import Said
-from k8s.commands.model_check import State
-from k8s.diagnosis import claims, room
+from k8s.diagnosis import claims, node_capacity
 from k8s.diagnosis.evidence import shorten
+from k8s.run import dry_run, model_check, run_store, which_run
+from k8s.run.dry_run import Said
+from k8s.run.model_check import State
 from k8s.run_file import POD_SUFFIX, RunSpec
 from k8s.volumes import Volume
 from trainer import presets
@@ -76,20 +76,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Check everything that can be checked before a run file is submitted: permissions, quotas, "
         "the image, the data, the run's folder, and whether the API server accepts the objects."
     )
-    target.add_run_file(parser)
-    target.add_output(parser)
+    which_run.add_run_file(parser)
+    which_run.add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print every check; return 2 if one failed."""
-    spec = target.read(options)
+    spec = which_run.read(options)
     done = []
-    for check in examine(target.cluster(options, spec), spec):
+    for check in examine(which_run.cluster(options, spec), spec):
         done.append(check)
         if options.output == "text":
             show(check)
     if options.output == "json":
-        target.print_json(
+        which_run.print_json(
             [{"check": each.name, "state": each.state, "text": each.text} for each in done]
         )
     return 2 if any(check.state == "failed" for check in done) else 0
@@ -266,8 +266,8 @@ def _nodes(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
     if not nodes or len(nodes) > MOST_NODES:
         return
     pod = _pod(spec)
-    asked, free = quantity.asked(pod), room.free(pod, nodes, pods)
-    places = {name: room.pods(asked, amounts) for name, amounts in free.items()}
+    asked, free = quantity.asked(pod), node_capacity.free(pod, nodes, pods)
+    places = {name: node_capacity.pods(asked, amounts) for name, amounts in free.items()}
     fitting = (max if spec.one_node else sum)(places.values() or [0])
     if fitting >= spec.workers:
         yield "ok", "room for all"

@@ -2,7 +2,8 @@
 
 import argparse
 
-from k8s.commands import status, target
+from k8s.commands import status
+from k8s.run import which_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Show the phase and progress of all runs in the namespace; the runs of a sweep follow a "
         "line for the sweep."
     )
-    target.add_cluster(parser)
-    target.add_output(parser)
+    which_run.add_cluster(parser)
+    which_run.add_output(parser)
 
 
 def run(options: argparse.Namespace) -> None:

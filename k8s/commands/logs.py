@@ -10,9 +10,9 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ClusterError
-from k8s.commands import follow, gather, log_streams, target
-from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
+from k8s.run import follow, gather_evidence, log_streams, which_run
+from k8s.run.screen import Screen
 from trainer.errors import ConfigError, UserError
 from trainer.runs import logs
 from trainer.storage.base import Storage
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Print the logs of a run's pods, or those in its folder once the pods are gone."
     )
-    target.add_run(parser, nargs="?")
+    which_run.add_run(parser, nargs="?")
     parser.add_argument(
         "-f", "--follow", action="store_true", help="Print new lines until the run ends."
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Print the logs of the pods before the current ones.",
     )
-    target.add_folder(parser)
+    which_run.add_folder(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,18 +42,18 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.folder:
         return _stored(options)
-    cluster, name, spec = target.find(options)
+    cluster, name, spec = which_run.find(options)
     job = cluster.get("Job", name)
     if job is None and not (options.follow or options.previous):
         return _stored(options)
-    job = target.job(cluster, name)
+    job = which_run.job(cluster, name)
     workers = run_phase.workers(job)
     if options.rank is not None and options.rank >= workers:
         raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {workers - 1}")
     if options.follow:
         deadline = spec.start_deadline if spec else float("inf")
         return follow.follow(cluster, name, deadline, with_logs=True, rank=options.rank)
-    pods = gather.pods(cluster, job)
+    pods = gather_evidence.pods(cluster, job)
     if options.rank is None and workers > log_streams.STREAMS:
         sys.stderr.write(f"{name}: {log_streams.not_all(workers)}\n")
     lines = from_pods(cluster, pods, options.rank, previous=options.previous)
@@ -90,12 +90,12 @@ def _nothing_yet(
         return "has logged nothing yet: it loads TensorFlow and its data"
     if phase not in ("Pending", "Starting", "Queued"):
         return ""  # an earlier pod may have stored its log
-    found = gather.cause(gather.Around(cluster), job, pods, trains=False)
+    found = gather_evidence.cause(gather_evidence.Around(cluster), job, pods, trains=False)
     return f"{phase}: no log yet{f': {found.message}' if found else ''}"
 
 
 def _stored(options: argparse.Namespace) -> int:
-    show_stored(target.folder(options)[0], options.rank, Screen(1))
+    show_stored(which_run.folder(options)[0], options.rank, Screen(1))
     return 0
 
 

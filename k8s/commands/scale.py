@@ -7,8 +7,8 @@ from typing import Any
 from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import InvalidError
-from k8s.commands import gather, target
 from k8s.diagnosis import run_phase
+from k8s.run import gather_evidence, which_run
 from k8s.run_file import RunSpec
 from trainer import schedule
 from trainer.errors import ConfigError
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Change the number of a run's workers while it trains, on the same batches. Its run file "
         "must set train.min_workers."
     )
-    target.add_run(parser)
+    which_run.add_run(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", required=True, help="Train with N workers from now on."
     )
@@ -32,17 +32,17 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ConfigError: there is no such run, or it cannot have this size.
     """
-    cluster, name, _ = target.find(options)
-    job = target.job(cluster, name)
+    cluster, name, _ = which_run.find(options)
+    job = which_run.job(cluster, name)
     check(cluster, job, options.workers)
     before, after = run_phase.workers(job), options.workers
-    if run_phase.phase(job, gather.pods(cluster, job)) in run_phase.OVER:
-        target.say(f"{name}: has finished; there is nothing to scale")
+    if run_phase.phase(job, gather_evidence.pods(cluster, job)) in run_phase.OVER:
+        which_run.say(f"{name}: has finished; there is nothing to scale")
     elif before == after:
-        target.say(f"{name}: has {after} workers already")
+        which_run.say(f"{name}: has {after} workers already")
     else:
         resize(cluster, name, after)
-        target.say(
+        which_run.say(
             f"{name}: goes from {before} to {after} workers after a chunk of steps; next: "
             f"python -m k8s status {name}{cluster.flags}"
         )

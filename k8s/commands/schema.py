@@ -3,7 +3,7 @@
 import argparse
 
 from k8s import run_file
-from k8s.commands import target
+from k8s.run import which_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,4 +13,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> None:
     """Print the schema."""
-    target.print_json(run_file.schema())
+    which_run.print_json(run_file.schema())

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
-from k8s.commands import gather, result, run_store, target
 from k8s.diagnosis import run_phase
+from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
 from trainer.errors import ConfigError, UserError
 from trainer.runs import goodput
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Show a run's phase, its progress and the first cause of what is wrong with it; without "
         "RUN, show all runs in the namespace."
     )
-    target.add_run(parser, nargs="?")
-    target.add_output(parser)
+    which_run.add_run(parser, nargs="?")
+    which_run.add_output(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,14 +45,14 @@ def run(options: argparse.Namespace) -> None:
     if options.run is None:
         list_runs(options)
         return
-    cluster, name, spec = target.find(options)
+    cluster, name, spec = which_run.find(options)
     job = cluster.get("Job", name)
     if job is None and spec:
         values = _of_folder(cluster, spec)
     else:
-        values = look(cluster, target.job(cluster, name))
+        values = look(cluster, which_run.job(cluster, name))
     if options.output == "json":
-        target.print_json(values)
+        which_run.print_json(values)
     else:
         show_run(values)
 
@@ -66,9 +66,11 @@ def _of_folder(cluster: Cluster, spec: RunSpec) -> dict[str, Any]:
     on_claim = spec.run_uri.startswith("/")
     try:
         folder = run_store.on_claim(cluster, spec) if on_claim else run_store.of_spec(spec)
-        found = result.read(folder, spec.config)
+        found = stored_result.read(folder, spec.config)
     except UserError as error:
-        raise ConfigError(f"{target.no_such_run(cluster, spec.name)}; {one_line(error)}") from None
+        raise ConfigError(
+            f"{which_run.no_such_run(cluster, spec.name)}; {one_line(error)}"
+        ) from None
     return {
         "name": spec.name,
         "namespace": cluster.namespace,
@@ -89,10 +91,10 @@ def _of_folder(cluster: Cluster, spec: RunSpec) -> dict[str, Any]:
 
 def list_runs(options: argparse.Namespace) -> None:
     """Print the state of all runs."""
-    cluster = target.cluster(options)
+    cluster = which_run.cluster(options)
     runs = all_runs(cluster)
     if options.output == "json":
-        target.print_json(runs)
+        which_run.print_json(runs)
     else:
         show_table(runs, cluster.namespace)
 
@@ -101,12 +103,12 @@ def look(
     cluster: Cluster, job: dict[str, Any], pods: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Return the summary of one run; its pods are read where they are not given."""
-    pods = gather.pods(cluster, job) if pods is None else pods
-    return summary(gather.Around(cluster), job, pods, _progress(cluster, pods))
+    pods = gather_evidence.pods(cluster, job) if pods is None else pods
+    return summary(gather_evidence.Around(cluster), job, pods, _progress(cluster, pods))
 
 
 def summary(
-    around: gather.Around,
+    around: gather_evidence.Around,
     job: dict[str, Any],
     pods: list[dict[str, Any]],
     progress: run_phase.Progress,
@@ -114,9 +116,9 @@ def summary(
     """Return all that is known about a run, ready for JSON."""
     phase = run_phase.phase(job, pods, trains=progress.trains)
     if phase in run_phase.OVER:
-        phase, cause = gather.outcome(around, job, pods, phase, progress)
+        phase, cause = gather_evidence.outcome(around, job, pods, phase, progress)
     else:
-        cause = gather.cause(around, job, pods, trains=progress.trains)
+        cause = gather_evidence.cause(around, job, pods, trains=progress.trains)
     if phase == "Suspended" and not pods:
         progress.step = run_store.newest_step(around.cluster, job)
     message = cause.message if cause else ""
@@ -181,7 +183,7 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
     """
     jobs = cluster.list("Job", labels=manifest.selector())
     jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
-    of_job = gather.pods_by_job(cluster) if jobs else {}
+    of_job = gather_evidence.pods_by_job(cluster) if jobs else {}
     pods = [of_job.get(job["metadata"]["uid"], []) for job in jobs]
     left = [run_phase.left_result(its) for its in pods]
     tail = max(LEAST, min(TAIL, LINES // max(1, left.count({}))))
@@ -194,7 +196,7 @@ def all_runs(cluster: Cluster) -> list[dict[str, Any]]:
         found.take("", result)
         return found
 
-    around = gather.Around(cluster)
+    around = gather_evidence.Around(cluster)
     with ThreadPoolExecutor(AT_ONCE) as pool:  # for answers of kubelets and stores
         found = pool.map(progress, pods, left)
         return list(pool.map(partial(summary, around), jobs, pods, found))

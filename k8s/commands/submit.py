@@ -11,12 +11,13 @@ from typing import Any
 from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
-from k8s.commands import doctor, follow, gather, run_store, target
+from k8s.commands import doctor
 from k8s.diagnosis import run_phase
+from k8s.run import follow, gather_evidence, run_store, which_run
 from k8s.run_file import RunSpec, difference
 from trainer import yaml_text
 from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.runs import code as user_code
+from trainer.runs import user_code as user_code
 
 LEFTOVERS = (
     60.0  # seconds until what an earlier run of this name left is gone; pods have 40 to stop
@@ -29,7 +30,7 @@ Say = Callable[[str], object]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = "Check a run file and start the run, or resume it if it was cancelled."
-    target.add_run_file(parser)
+    which_run.add_run_file(parser)
     parser.add_argument(
         "-f", "--follow", action="store_true", help="Print the run's logs until it ends."
     )
@@ -40,21 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and submit the run; follow it if asked to."""
-    spec = target.read(options)
-    cluster = target.cluster(options, spec)
+    spec = which_run.read(options)
+    cluster = which_run.cluster(options, spec)
     if cluster.get("Job", spec.name) is None:  # else it was checked when it was started
         check(cluster, spec)
         send_code(spec)
-    submit(cluster, spec, target.say)
+    submit(cluster, spec, which_run.say)
     if options.follow or options.wait:
         return follow.follow(cluster, spec.name, spec.start_deadline, with_logs=options.follow)
-    target.say(f"next: {_hint('status', options)}")
+    which_run.say(f"next: {_hint('status', options)}")
     for verb, meaning in (
         ("logs", "prints its log; -f follows"),
         ("result", "prints its result"),
         ("cancel", "asks it to stop with a checkpoint"),
     ):
-        target.say(f"      {_hint(verb, options):<40}  {meaning}")
+        which_run.say(f"      {_hint(verb, options):<40}  {meaning}")
     return 0
 
 
@@ -145,7 +146,7 @@ def _start(cluster: Cluster, spec: RunSpec, say: Say) -> None:
 
 
 def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> None:
-    state = run_phase.phase(job, gather.pods(cluster, job))
+    state = run_phase.phase(job, gather_evidence.pods(cluster, job))
     if state in ("Suspended", "Queued"):  # also a run whose submitting was interrupted
         *companions, _ = manifest.objects(spec)
         _create_companions(cluster, companions, job, say)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from k8s import manifest, run_file, stores
 from k8s.client.cluster import Cluster
-from k8s.commands import cancel, gather, result, run_store, submit, target
+from k8s.commands import cancel, submit
 from k8s.diagnosis import run_phase
+from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
 from trainer.command_line import INTERRUPTED
 from trainer.errors import ConfigError, UnavailableError
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Train in a cluster, with the image, data, resources and everything else of this run "
         "file.",
     )
-    target.add_cluster(parser)
+    which_run.add_cluster(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,22 +64,22 @@ def run(options: argparse.Namespace) -> int:
     if options.run is None:
         here.run(options)
         return 0
-    sweep, spec = sweep_file.read(options.file), target.read(options)
+    sweep, spec = sweep_file.read(options.file), which_run.read(options)
     planned, specs = plan(sweep, spec, options.file)
     if options.plan:
         sys.stdout.write(sweeps.as_text(planned))
         return 0
     os.environ |= stores.from_here(sweep.folder, spec.variables, os.environ)
-    cluster = target.cluster(options, spec)
+    cluster = which_run.cluster(options, spec)
     in_cluster = InCluster(cluster, sweep, planned, specs)
     try:
         failed = in_cluster.train_all()
     except KeyboardInterrupt:
-        target.say("")
-        target.say(
+        which_run.say("")
+        which_run.say(
             f"{spec.name}: its runs in progress continue; the same command resumes the sweep"
         )
-        target.say(f"or stop it with: python -m k8s cancel {spec.name}{cluster.flags}")
+        which_run.say(f"or stop it with: python -m k8s cancel {spec.name}{cluster.flags}")
         return INTERRUPTED
     sweeps.conclude(sweep, planned, shared.width())
     if failed:
@@ -183,7 +184,7 @@ class InCluster:
                 if self._looks_first:
                     raise
                 if not self._said_unanswered:
-                    target.say(f"the runs continue unseen: {one_line(error)}")
+                    which_run.say(f"the runs continue unseen: {one_line(error)}")
                 self._said_unanswered = busy = True
             if not busy:
                 break
@@ -211,7 +212,7 @@ class InCluster:
         from trainer.gang import sweep as sweeps
 
         name = self._runs[place].spec.name
-        target.say(f"{sweeps.head(place, self._planned)}{name}  {words}")
+        which_run.say(f"{sweeps.head(place, self._planned)}{name}  {words}")
 
     def _look(self) -> None:
         """See what has become of each run."""
@@ -234,7 +235,7 @@ class InCluster:
     def _see(self, place: int, run: Run, job: dict[str, Any] | None) -> None:
         from trainer.gang import sweep as sweeps
 
-        pods = gather.pods(self._cluster, job) if job else []
+        pods = gather_evidence.pods(self._cluster, job) if job else []
         before, state = run.phase, run_phase.phase(job, pods) if job else ""
         if self._sweep.halving and before != "waiting":
             run.scores = sweeps.scores(run.spec.run_uri, self._sweep.halving.metric)
@@ -269,21 +270,21 @@ class InCluster:
         folder = run_store.of_spec(run.spec)
         if run_folder.read_result(folder) is None:
             return None
-        share = result.read(folder, run.spec.config).get("test_accuracy")
+        share = stored_result.read(folder, run.spec.config).get("test_accuracy")
         return share if isinstance(share, float) else None
 
     def _why(self, job: dict[str, Any], pods: list[dict[str, Any]], phase: str) -> str:
         """Return the first cause of a run that has ended without a result."""
-        around = gather.Around(self._cluster)
-        _, cause = gather.outcome(around, job, pods, phase, run_phase.Progress())
+        around = gather_evidence.Around(self._cluster)
+        _, cause = gather_evidence.outcome(around, job, pods, phase, run_phase.Progress())
         return cause.message if cause else "no cause is known"
 
     def _say_cause(self, place: int, run: Run, job: dict[str, Any]) -> None:
         """Say, when it changes, why a run is not running."""
         if (job.get("status") or {}).get("ready") == run.spec.workers:
             return
-        pods = gather.pods(self._cluster, job)
-        cause = gather.cause(gather.Around(self._cluster), job, pods, trains=True)
+        pods = gather_evidence.pods(self._cluster, job)
+        cause = gather_evidence.cause(gather_evidence.Around(self._cluster), job, pods, trains=True)
         if cause and cause.message != run.cause:
             run.cause = cause.message
             self._say(place, run.cause)

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from k8s.client.cluster import Cluster
-from k8s.client.watched import Watched
-from k8s.commands import gather, status, target
-from k8s.commands.claim_folder import ClaimFolder
+from k8s.client.informer import Watched
+from k8s.commands import status
+from k8s.run import gather_evidence, which_run
+from k8s.run.claim_folder import ClaimFolder
 from trainer.command_line import add_port
 from trainer.errors import ConfigError
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Serve a page, only to this machine, that shows a run while it trains, with the states of "
         "its pods. At the run's end the page becomes the report."
     )
-    target.add_run(parser, nargs="?")
+    which_run.add_run(parser, nargs="?")
     parser.add_argument(
         "--folder",
         "--run",
@@ -48,21 +49,21 @@ def run(options: argparse.Namespace) -> None:
     from trainer.report.live import Live
     from trainer.report.live_view import Seen
 
-    storage, _ = target.folder(options)
+    storage, _ = which_run.folder(options)
     if isinstance(storage, ClaimFolder):
         raise ConfigError(
             f"{storage.uri}: is on a claim, which only pods see; python -m k8s logs {options.run} "
             f"-f follows the run, and python -m k8s result {options.run} --download DIR copies its "
             "folder for trainer watch --run DIR"
         )
-    cluster, name = (None, "") if options.folder else target.find(options)[:2]
+    cluster, name = (None, "") if options.folder else which_run.find(options)[:2]
     pods = Pods(cluster, name) if cluster else None
     watcher = live_server.Watcher(Live(storage), pods.look if pods else Seen)
     stop = threading.Event()
     try:
-        live_server.serve(watcher, storage.uri, options.port, stop, target.say)
+        live_server.serve(watcher, storage.uri, options.port, stop, which_run.say)
     except KeyboardInterrupt:
-        target.say("")
+        which_run.say("")
     finally:
         if pods:
             pods.close()
@@ -99,7 +100,7 @@ class Pods:
         uid = job["metadata"]["uid"]
         if self._watched is None or self._watched[0] != uid:  # it was submitted again
             self.close()
-            self._watched = uid, Watched(self._cluster, "Pod", gather.owner(job))
+            self._watched = uid, Watched(self._cluster, "Pod", gather_evidence.owner(job))
         return self._watched[1].now()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from functools import partial
 
-from k8s.diagnosis import policies
+from k8s.diagnosis import network_policies
 from k8s.diagnosis.evidence import (
     STOPPED,
     Object,
@@ -211,7 +211,7 @@ def _deadline(first: Symptom | None, failed: Object, observed: Observed) -> Symp
 
 def _cause(first: Symptom, symptoms: Sequence[Symptom], observed: Observed) -> Cause:
     """Put the first cause into one line: whose, when, what, the remedy, and who followed."""
-    alone, first = first, policies.suspect(first, observed)
+    alone, first = first, network_policies.suspect(first, observed)
     ranks = {first.rank}
     if not first.ended or first.kind == "NodeLost":  # others may wait for the same
         alike = partial(replace, rank=first.rank, at=first.at)

@@ -18,7 +18,7 @@ from tests.support.clusters import (
     weights,
     write_own_code,
 )
-from trainer.runs import code
+from trainer.runs import user_code
 
 EXAMPLE = ROOT / "runs/own.yaml"
 MODEL = (ROOT / "runs/mymodels.py").read_text()
@@ -100,8 +100,8 @@ def test_code_of_any_size_comes_to_the_pods(space: Space, tmp_path: Path, size: 
     done = space.k8s("submit", path, "--wait")
     assert done.code == 0, done.out + done.err
     stored = space.stored(path)
-    [name] = [entry.name for entry in stored.list(f"{code.FOLDER}/")]
-    assert stored.read(name) == code.pack(tmp_path / "mine").data
+    [name] = [entry.name for entry in stored.list(f"{user_code.FOLDER}/")]
+    assert stored.read(name) == user_code.pack(tmp_path / "mine").data
     assert weights(stored.uri) == trained_here({**OWN, "code": "."}, tmp_path / "mine")
     figure(f"own code with a file of {size:,} bytes", "trained to the weights of this machine")
 

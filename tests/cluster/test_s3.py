@@ -28,7 +28,7 @@ from tests.support.clusters import (
     write_own_code,
 )
 from trainer.data import sources
-from trainer.runs import code
+from trainer.runs import user_code
 
 LONG = {"preset": "cnn", "steps": 3000, "chunk_steps": 20}
 
@@ -158,8 +158,8 @@ def test_own_code_larger_than_a_configmap_comes_through_the_bucket(
     done = s3.space.k8s("submit", path, "--wait")
     assert done.code == 0, done.out + done.err
     stored = s3.space.stored(path)
-    [name] = [entry.name for entry in stored.list(f"{code.FOLDER}/")]
-    assert stored.read(name) == code.pack(tmp_path / "mine").data
+    [name] = [entry.name for entry in stored.list(f"{user_code.FOLDER}/")]
+    assert stored.read(name) == user_code.pack(tmp_path / "mine").data
     assert weights(stored.uri) == trained_here({**OWN, "code": "mine"}, tmp_path)
     figure("own code with a file of 2,000,000 bytes, in S3", "the weights of this machine")
 

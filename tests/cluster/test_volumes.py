@@ -23,7 +23,7 @@ from tests.support.clusters import (
     trained_here,
     write_own_code,
 )
-from trainer.runs import code
+from trainer.runs import user_code
 
 LONG = {"preset": "cnn", "steps": 3000, "chunk_steps": 20}
 # Run by root on the node: fill the volume, and give it to the owner that the test wants.
@@ -180,8 +180,10 @@ def test_own_code_on_a_claim(space: Space, claim: Callable[..., str], tmp_path: 
     done = space.k8s("submit", path, "--wait")
     assert done.code == 0, done.out + done.err
     report(space, path, tmp_path / "copy")
-    archive = code.pack(tmp_path / "mine")
-    assert (tmp_path / "copy" / code.object_name(archive.reference)).read_bytes() == archive.data
+    archive = user_code.pack(tmp_path / "mine")
+    assert (
+        tmp_path / "copy" / user_code.object_name(archive.reference)
+    ).read_bytes() == archive.data
     result = json.loads((tmp_path / "copy/result.json").read_text())
     assert result["weights_sha256"] == trained_here({**OWN, "code": "mine"}, tmp_path)
     figure("own code with a file of 400,000 bytes, on a claim", "the weights of this machine")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support import damage, processes, warm
 from tests.support.processes import environment, free_ports, running, wait_until
-from trainer.runs import code, run_folder
+from trainer.runs import run_folder, user_code
 from trainer.storage.local import LocalStorage
 
 PAYLOAD = "from pathlib import Path\n\nPath(__file__).with_name('mark').write_text('run')\n"
@@ -163,14 +163,14 @@ def with_code(place: Path) -> Iterator[tuple[Path, Path]]:
     text = f"import pathlib\n\npathlib.Path({str(mark)!r}).touch()\n"
     (source / "net.py").write_text(f"{text}from tiny_models import linear\n")
     subprocess.run(["cp", "-r", place / FOLDER, folder], check=True)
-    keep(folder, code.pack(source))
+    keep(folder, user_code.pack(source))
     yield folder, mark
     mark.unlink(missing_ok=True)
     shutil.rmtree(source)
     shutil.rmtree(folder)
 
 
-def keep(folder: Path, archive: code.Archive) -> None:
+def keep(folder: Path, archive: user_code.Archive) -> None:
     """Make this the code of a run, whose model is in net.py."""
     archive.store(LocalStorage(str(folder)))
     config = json.loads((folder / run_folder.CONFIG).read_bytes())
@@ -207,7 +207,7 @@ def test_an_archive_of_code_is_only_compared(place: Path, with_code: tuple[Path,
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 4
     chain = (header.tobuf(tarfile.GNU_FORMAT) + b"abc\0" + bytes(508)) * 3000
-    keep(folder, code.Archive(chain, "theirs"))
+    keep(folder, user_code.Archive(chain, "theirs"))
     (place / "net.py").write_text("from tiny_models import linear\n")
     words = ("train", "--run", "with-code", "--model", "net:linear", *TRAINING)
     code_, _, err = fresh_verb(place, *words)

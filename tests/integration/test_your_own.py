@@ -16,7 +16,7 @@ from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.processes import LIMIT, ROOT, environment
 from tests.support.stores import Stores, make_bucket
-from trainer.runs import code
+from trainer.runs import user_code
 
 pytestmark = [pytest.mark.process, pytest.mark.tensorflow]
 
@@ -73,7 +73,7 @@ def test_every_command(place: Path, stores: Stores) -> None:
     settings: dict[str, Any] = yaml.safe_load(config["data"]["config.yaml"])
     stored = json.loads((place / "bucket/runs/flowers/config.json").read_text())
     assert settings["code"] == stored["code"]  # the pods get what trained here
-    name = code.object_name(stored["code"])
+    name = user_code.object_name(stored["code"])
     assert (place / "bucket/runs/flowers" / name).is_file()
     assert stored["class_names"] == ["daisy", "rose", "tulip"]
     assert re.search(r"^1 rose +17 +3$", done.stdout, re.MULTILINE)

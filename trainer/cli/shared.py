@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import ConfigError, UserError
-from trainer.runs import code, trained_weights
+from trainer.runs import trained_weights, user_code
 from trainer.text import printable
 
 
@@ -51,23 +51,23 @@ def own_model(options: argparse.Namespace) -> str | None:
         DataError: the run's code is damaged.
     """
     model: str | None = options.model
-    archive: code.Archive | None = None
+    archive: user_code.Archive | None = None
     if options.trust_code is not None:
         if model is not None or options.code is not None:
             raise ConfigError(
                 "--trust-code: takes model and code from the run; leave --model and --code away"
             )
         model, archive = trained_weights.trusted(options.run, options.trust_code)
-        warn(f"running {archive.source} as {model}: {code.few(code.names(archive))}")
+        warn(f"running {archive.source} as {model}: {user_code.few(user_code.names(archive))}")
     elif model is not None:
-        archive = code.find(model, options.code, Path.cwd())
+        archive = user_code.find(model, options.code, Path.cwd())
     elif options.code is not None:
         raise ConfigError("--code: needs --model package.module:function, which it holds")
     if archive is not None:
         folder = tempfile.TemporaryDirectory(prefix="trainyard-")
         atexit.register(folder.cleanup)
-        code.unpack(archive.data, Path(folder.name) / "code")
-        code.import_from(str(Path(folder.name) / "code"))
+        user_code.unpack(archive.data, Path(folder.name) / "code")
+        user_code.import_from(str(Path(folder.name) / "code"))
     return model
 
 

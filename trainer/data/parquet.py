@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import class_labels, collection, pictures, tables
+from trainer.data import class_labels, collection, picture_folder, tables
 from trainer.data.collection import Collection, Options, Part
 from trainer.errors import ConfigError, DataError
 from trainer.text import one_line, printable
@@ -102,7 +102,7 @@ def read(paths: list[Path], options: Options) -> Collection:
 def _part(paths: list[Path], options: Options) -> tuple[Part, dict[int, str]]:
     """Return the images of some files, and the names of their labels."""
     opened = [_open(path) for path in paths]
-    images = pictures.decode(_pictures(opened), options) if _holds_files(opened[0]) else None
+    images = picture_folder.decode(_pictures(opened), options) if _holds_files(opened[0]) else None
     if images is None:
         images = _pixels(opened, options)
     labels, names = _labels(opened)
@@ -157,7 +157,7 @@ def _batches(table: _Table, column: str) -> Iterator[Any]:
             yield batch.column(0)
 
 
-def _pictures(opened: list[_Table]) -> Iterator[pictures.Picture]:
+def _pictures(opened: list[_Table]) -> Iterator[picture_folder.Picture]:
     for table in opened:
         cells = (cell for batch in _batches(table, table.image) for cell in batch)
         for row, cell in enumerate(cells):
@@ -166,7 +166,7 @@ def _pictures(opened: list[_Table]) -> Iterator[pictures.Picture]:
             name = f"{table.path}: row {row}"
             if not isinstance(data, bytes):
                 raise DataError(f"{name}: has no bytes of an image; store them, not its path alone")
-            yield pictures.Picture(name, io.BytesIO(data))
+            yield picture_folder.Picture(name, io.BytesIO(data))
 
 
 def _pixels(opened: list[_Table], options: Options) -> npt.NDArray[np.uint8]:

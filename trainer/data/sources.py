@@ -26,7 +26,7 @@ from trainer.data import (
     idx,
     idx_names,
     parquet,
-    pictures,
+    picture_folder,
     sampler,
     shards,
     tables,
@@ -325,8 +325,8 @@ def _collect(path: Path, options: Options) -> Collection | None:
         return None
     if files := parquet.files(path):
         return parquet.read(files, options)
-    if pictures.holds(path):
-        return pictures.read(path, options)
+    if picture_folder.holds(path):
+        return picture_folder.read(path, options)
     if tables_there := tables.csv_files(path):
         return collection.scaled(tables.read_csv(*tables_there), options)
     if array := tables.npz_file(path):
@@ -376,7 +376,7 @@ def _are_classes(storage: Storage, entry: Entry) -> bool:
 
 def _unread(folder: Path) -> ConfigError:
     """Return what to do about a folder that holds no dataset of a known kind."""
-    found = pictures.deeper(folder)
+    found = picture_folder.deeper(folder)
     if found == folder.parent:
         words = "its pictures lie in no folder of a class; put each into one with the class's name"
     elif found is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import processor
+from trainer import cpu
 from trainer.cluster_spec import Cluster
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
@@ -45,7 +45,7 @@ def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failur
     # An emulator of another architecture may not say what it lacks, so nobody refused it before.
     if code == -signal.SIGILL or "compiled to use AVX" in log:
         what = "its worker met an instruction that this processor lacks, such as AVX"
-        return Failure(kind="config", rank=rank, code=2, message=what, remedy=processor.REMEDY)
+        return Failure(kind="config", rank=rank, code=2, message=what, remedy=cpu.REMEDY)
     if NO_PROCESS.search(log):
         limit = cgroup.process_limit()
         what = f"the limit of {limit} (pids.max)" if limit else "a limit, such as the kubelet's,"

@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import failure, processor, progress, sockets
+from trainer import cpu, failure, progress, sockets
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
 from trainer.failure import FINAL, FailedError, Failure
-from trainer.gang import final_report, found_failures, gang_key, process
+from trainer.gang import found_failures, gang_key, process, report_process
 from trainer.gang.cgroup import Memory
 from trainer.gang.process import TICK, Child
 from trainer.gang.rendezvous_host import RendezvousHost
@@ -54,12 +54,12 @@ from trainer.gang.time_limits import (
     Stall,
 )
 from trainer.gang.wire import Link
-from trainer.runs import code, logs, run_folder
+from trainer.runs import logs, run_folder, user_code
 from trainer.storage.base import open_storage
 from trainer.worker_events import Event, Pulse, tell_parent
 
 if TYPE_CHECKING:
-    from trainer.gang.exporter import Exporter
+    from trainer.gang.prometheus import Exporter
 
 WORKER = "TRAINYARD_WORKER"  # marks a fork server: it gets the same arguments as its supervisor
 
@@ -74,7 +74,7 @@ def supervise(
         FailedError: the gang failed, by its root cause; peers were not there before the deadline;
             the port is taken; or it was asked to stop.
     """
-    processor.check()
+    cpu.check()
     sockets.allow_many_files()
     if config.ship_logs:
         shipper = logs.LogShipper(
@@ -92,15 +92,21 @@ def supervise(
         finally:
             supervisor.close()
     if config.report and cluster.rank == 0:
-        final_report.write_report(run_folder.uri(config), progress.create(config.log_format), stop)
+        report_process.write_report(
+            run_folder.uri(config), progress.create(config.log_format), stop
+        )
 
 
 def _unpack_code(config: TrainConfig, reference: str, folder: Path) -> None:
     """Make the user's code importable by the worker: what came with the job, or the run keeps."""
-    archive = code.given(config)
-    data = archive.data if archive else code.fetch(open_storage(run_folder.uri(config)), reference)
-    code.unpack(data, folder)
-    os.environ[code.UNPACKED] = str(folder)
+    archive = user_code.given(config)
+    data = (
+        archive.data
+        if archive
+        else user_code.fetch(open_storage(run_folder.uri(config)), reference)
+    )
+    user_code.unpack(data, folder)
+    os.environ[user_code.UNPACKED] = str(folder)
 
 
 class Supervisor:
@@ -522,7 +528,7 @@ def _exporter(config: TrainConfig, cluster: Cluster) -> "Exporter | None":
     """Return what serves the run's metrics, on rank 0 and where it is asked for."""
     if not config.metrics_port or cluster.rank > 0:
         return None
-    from trainer.gang.exporter import Exporter
+    from trainer.gang.prometheus import Exporter
 
     return Exporter(config, cluster)
 

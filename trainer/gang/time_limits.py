@@ -1,13 +1,16 @@
-"""How long a worker may take: to load, to meet the others, for a step, and to leave. Pure.
+"""How long workers may take, and supervisors be silent. Pure.
 
-Heartbeats come from a thread of their own: they continue while a step never ends. So each one
-carries what the worker does and a count that grows with every step. The limit of the time without
-growth follows from how long earlier steps took.
+A worker's heartbeats come from a thread of their own: they continue while a step never ends. So
+each one carries what the worker does and a count that grows with every step. The limit of the time
+without growth follows from how long earlier steps took.
 """
 
 from trainer.worker_events import AT_THE_STORE, EVALUATING, GATHERING, TRAINING, Pulse
 
-FROZEN = 10.0  # seconds without a sign of life after which a worker counts as frozen
+BEAT = 2.0  # seconds between two signs of life of a supervisor
+SILENCE = 12.0  # seconds without one after which its connection is lost
+PROOF = 5.0  # seconds for it to prove to be of the gang
+FROZEN = 10.0  # seconds without a sign of life of a worker after which it counts as frozen
 LOADING = 900.0  # seconds to import TensorFlow and load the data
 JOINING = 60.0  # seconds for workers that were started together to meet
 LEAVING = 10.0  # seconds from a peer's loss until a worker is killed that does not commit

@@ -32,13 +32,11 @@ from trainer import sockets
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.errors import UserError
 from trainer.gang.coordinator import is_order, is_sound
+from trainer.gang.time_limits import BEAT, PROOF, SILENCE
 from trainer.text import one_line, printable
 from trainer.untrusted import json_object
 from trainer.worker_events import Event
 
-BEAT = 2.0  # seconds between two signs of life
-SILENCE = 12.0  # seconds without one after which a connection is lost
-PROOF = 5.0  # seconds to prove to be of the gang
 STRANGERS = 64  # connections that may be about to prove it; the oldest makes room
 MAX_HELLO = 4096  # bytes that a stranger may say
 MAX_LINE = 65_536  # bytes of a member's message

@@ -33,7 +33,7 @@ from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
-from trainer.runs import checkpoint, code, run_folder
+from trainer.runs import checkpoint, run_folder, user_code
 from trainer.storage import probe
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
@@ -68,7 +68,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         schedule.check_batch(config.batch_size, data.samples, workers)
         if data.shards:
             stream.plan(data.shards, config)  # refused before TensorFlow is loaded
-        given = code.given(config)
+        given = user_code.given(config)
         _claim(storage, config, data, given)
         result = run_folder.find_result(storage, reporter.warn)
         if cluster.rank == 0 and result is None and not checkpoint.steps(storage):
@@ -77,7 +77,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
 
     data, result = process.apart(prepare)
     if config.code:
-        code.import_from(os.environ[code.UNPACKED])
+        user_code.import_from(os.environ[user_code.UNPACKED])
     if result is not None:
         reporter.say(f"this run is finished: {storage.uri}")
         _tell(result, storage, reporter)
@@ -189,7 +189,7 @@ def _work(
 
 
 def _claim(
-    storage: Storage, config: TrainConfig, data: Dataset, given: code.Archive | None = None
+    storage: Storage, config: TrainConfig, data: Dataset, given: user_code.Archive | None = None
 ) -> str:
     return run_folder.claim(
         storage, config, data.sha256, data.input_shape, data.classes, given, data.class_names

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from trainer.errors import DataError
 from trainer.inference.ink import Box, Floats, Ink, Mask, Numbers
-from trainer.inference.lines import printed_lines
+from trainer.inference.ruled_lines import printed_lines
 from trainer.text import plural
 
 WIDE = 1.3  # times its height that two digits which touch are wide, at least

@@ -12,7 +12,7 @@ from trainer import presets
 from trainer.config import TrainConfig, parse
 from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
-from trainer.runs import checkpoint, code, run_folder
+from trainer.runs import checkpoint, run_folder, user_code
 from trainer.runs.predictions import MOST_CLASSES
 from trainer.storage.base import Storage
 
@@ -129,12 +129,12 @@ def restore_with(run_uri: str, model: str | None) -> Restored:
 
 
 def _or_trust(reference: str | None) -> str:
-    if reference is None or not code.is_packed(reference):
+    if reference is None or not user_code.is_packed(reference):
         return ""
-    return f", or trust the run's copy: --trust-code {reference.removeprefix(code.SCHEME)}"
+    return f", or trust the run's copy: --trust-code {reference.removeprefix(user_code.SCHEME)}"
 
 
-def trusted(run_uri: str, sha256: str) -> tuple[str, code.Archive]:
+def trusted(run_uri: str, sha256: str) -> tuple[str, user_code.Archive]:
     """Return the model of a run and its code, whose SHA-256 the user has named.
 
     Raises:
@@ -143,14 +143,16 @@ def trusted(run_uri: str, sha256: str) -> tuple[str, code.Archive]:
     """
     storage = run_folder.open_folder(run_uri)
     config = settings(storage).config
-    reference = code.SCHEME + sha256.removeprefix(code.SCHEME)
-    if config.model is None or config.code != reference or not code.is_packed(reference):
+    reference = user_code.SCHEME + sha256.removeprefix(user_code.SCHEME)
+    if config.model is None or config.code != reference or not user_code.is_packed(reference):
         found = "no code of its own" if not _or_trust(config.code) else f"code {config.code}"
         raise ConfigError(f"--trust-code: {sha256!r}: the run {storage.uri} has {found}")
-    name = f"{storage.uri}/{code.object_name(reference)}"
-    archive = code.Archive(code.fetch(storage, reference), name)
+    name = f"{storage.uri}/{user_code.object_name(reference)}"
+    archive = user_code.Archive(user_code.fetch(storage, reference), name)
     top = config.model.partition(":")[0].partition(".")[0]
-    if not any(each == f"{top}.py" or each.startswith(f"{top}/") for each in code.names(archive)):
+    if not any(
+        each == f"{top}.py" or each.startswith(f"{top}/") for each in user_code.names(archive)
+    ):
         raise ConfigError(
             f"--trust-code: {name}: holds no module {top!r} for the run's model, "
             f"{config.model!r}; give --model instead"

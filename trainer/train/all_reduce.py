@@ -33,12 +33,14 @@ import numpy.typing as npt
 
 from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
-from trainer.train import mesh
-from trainer.train.mesh import Gather, Name, PeerGoneError, UnreachableError
+from trainer.train import peer_connections
+from trainer.train.peer_connections import Gather, Name, PeerGoneError, UnreachableError
 
 Vector = npt.NDArray[np.float32]
 
-FIRST_SUM = 45.0  # seconds; longer than mesh.CONNECT, so that who cannot connect fails first
+FIRST_SUM = (
+    45.0  # seconds; longer than peer_connections.CONNECT, so that who cannot connect fails first
+)
 LOSS = -3  # place in a step's vector; accuracy and the request to stop come after it
 TIMED = 3  # sums whose quickest is taken
 TIMED_FLOATS = 65_536  # of the longer ones
@@ -99,7 +101,7 @@ class AllReduce:
         self._hop_bytes = math.inf if self._count == 2 else 0.0
         skips = [kept for _, kept in self._rounds]
         peers = {(rank + sign * skip) % self._count for skip in skips for sign in (-1, 1)}
-        self._sockets = mesh.connect(rank, hosts, listen, gather, peers, name)
+        self._sockets = peer_connections.connect(rank, hosts, listen, gather, peers, name)
         try:
             self._deadline = time.monotonic() + FIRST_SUM
             self._prove()

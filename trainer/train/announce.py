@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import processor
+from trainer import cpu
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import run_folder
@@ -27,7 +27,7 @@ def announce(run: Run, loop: Loop, step: int, started: float, *, first: bool) ->
         _announce_plan(run, loop, plan)
         _warn_of_classes(run)
         if run.cluster.rank == 0:
-            here, before = processor.describe(), {}
+            here, before = cpu.describe(), {}
             with contextlib.suppress(UserError):
                 before = run_folder.read_start(run.storage) or {}
             if step:
@@ -56,8 +56,8 @@ def _warn_of_processor(run: Run, here: dict[str, str], before: dict[str, Any]) -
     there = before.get("processor")
     if isinstance(there, dict) and there.get("instructions") not in (None, here["instructions"]):
         run.warn(
-            f"resumes on another kind of processor: {processor.name(there)} before, now "
-            f"{processor.name(here)}; the last bits of the weights may differ from those of a run "
+            f"resumes on another kind of processor: {cpu.name(there)} before, now "
+            f"{cpu.name(here)}; the last bits of the weights may differ from those of a run "
             "on one kind"
         )
 

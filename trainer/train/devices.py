@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import processor
+from trainer import cpu
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig, float32_alone
 from trainer.data.dataset import Dataset
@@ -98,7 +98,7 @@ def _is_small(config: TrainConfig, dataset: Dataset) -> bool:
 def keep_to_part(cluster: Cluster) -> int:
     """Keep this process to its part of the cores, and return how many these are."""
     if not hasattr(os, "sched_setaffinity"):  # macOS
-        return max(1, processor.cores() // cluster.workers)
+        return max(1, cpu.cores() // cluster.workers)
     part = cluster.part(sorted(os.sched_getaffinity(0)))
     os.sched_setaffinity(0, part)
     return len(part)
@@ -108,7 +108,7 @@ def threads(microbatches: int = 1) -> int:
     """Return how many threads compute a step in so many microbatches, see ``set_threads``."""
     asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")  # as the manifest of a Job sets it
     chosen: int = tf.config.threading.get_intra_op_parallelism_threads()
-    pool = chosen or (int(asked) if asked.isdecimal() else 0) or processor.cores()
+    pool = chosen or (int(asked) if asked.isdecimal() else 0) or cpu.cores()
     if microbatches == 1:
         return pool
     return microbatches + pool if pool > 1 else microbatches  # a pool of one is not used

@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from trainer import processor
+from trainer import cpu
 from trainer.text import one_line
 
 NODE = "NODE_NAME"  # variable by which a pod may be told the name of its node
@@ -23,7 +23,7 @@ class Host:
     def describe(self) -> str:
         """Return its name, node, processor, throttling and load, as far as they are known."""
         parts = [name()]
-        if model := processor.describe()["model"]:
+        if model := cpu.describe()["model"]:
             parts.append(model)
         held, all_of_them = (
             now - before for now, before in zip(self._periods(), self._before, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import ConfigError
-from trainer.runs import code
+from trainer.runs import user_code
 from trainer.text import nearest
 
 Shape = tuple[int, int, int]  # height, width, channels
@@ -89,7 +89,7 @@ class _Mistake(Exception):  # noqa: N818
 def _function(reference: str) -> Callable[..., Any]:
     module_name, _, name = reference.partition(":")
     module = importlib.import_module(module_name)
-    if code.is_hidden(module_name, getattr(module, "__file__", None)):
+    if user_code.is_hidden(module_name, getattr(module, "__file__", None)):
         raise _Mistake(f"{module_name} is a module of Python's or a package's; rename your file")
     function = getattr(module, name, None)
     if function is None:
@@ -227,7 +227,7 @@ def _plain(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     """Return ``FILE:LINE: `` of the innermost line of the user's code, or nothing."""
     for file, line in _lines(error):
-        if name := code.own_name(file):
+        if name := user_code.own_name(file):
             return f"{name}:{line}: "
     return ""
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import trainer
-from trainer import classification, processor
+from trainer import classification, cpu
 from trainer.errors import UserError
 from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
 from trainer.runs.predictions import Predictions
@@ -74,7 +74,7 @@ def finish(
             "python": sys.version.split()[0],
             "numpy": np.__version__,
         },
-        "processor": processor.describe(),  # of rank 0
+        "processor": cpu.describe(),  # of rank 0
     }
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from trainer import processor
+from trainer import cpu
 from trainer.cluster_spec import Cluster
 from trainer.progress import MOST_SLOW, Reporter
 from trainer.text import ranks as named_ranks
 from trainer.train.all_reduce import AllReduce
 from trainer.train.host import LONGEST, Host
-from trainer.train.mesh import PeerGoneError
+from trainer.train.peer_connections import PeerGoneError
 
 SLOW = 1.3  # times the median
 RECOVERED = 1.15
@@ -60,7 +60,7 @@ class SlowRanks:
     def __init__(self, cluster: Cluster, all_reduce: AllReduce | None, reporter: Reporter) -> None:
         self._cluster, self._all_reduce, self._reporter = cluster, all_reduce, reporter
         # The parent's cores: this process keeps to its part of them.
-        share_cores = cluster.local and cluster.workers > processor.cores(os.getppid())
+        share_cores = cluster.local and cluster.workers > cpu.cores(os.getppid())
         self._counts = "cpu_ms" if share_cores else "compute_ms"
         self._history: deque[list[float]] = deque(maxlen=CHUNKS)
         self._begun = False

@@ -17,11 +17,11 @@ from trainer.runs import run_folder
 from trainer.train import (
     all_reduce,
     devices,
+    lost_peer,
     models,
     optimizers,
-    peer_loss,
     result,
-    step_parts,
+    step_breakdown,
     validation,
 )
 from trainer.train.all_reduce import AllReduce
@@ -54,7 +54,7 @@ class Trainer:
         self.run = run
         replicas = Replicas(devices.make_strategy(run.cluster))
         schedule.check_batch(config.batch_size, dataset.samples, replicas.count)
-        with peer_loss.stop_if_lost(run.cluster):
+        with lost_peer.stop_if_lost(run.cluster):
             self.all_reduce = (
                 all_reduce.join(run.cluster, replicas.gather, devices.sent_as(config))
                 if devices.is_tcp_used(config, replicas)
@@ -114,7 +114,7 @@ class Trainer:
     def _guarded(self) -> Iterator[None]:
         """Stop if a peer is lost, and close what is open."""
         try:
-            with peer_loss.stop_if_lost(self.run.cluster, self.all_reduce, self.saver.rescue):
+            with lost_peer.stop_if_lost(self.run.cluster, self.all_reduce, self.saver.rescue):
                 yield
         finally:
             self.batches.close()
@@ -128,7 +128,7 @@ class Trainer:
         count = end - first
         with self.loop.replicas.activity.doing(AT_THE_STORE):
             indices, data = self.batches.take(first, count)
-        clock = step_parts.Clock(self.all_reduce)
+        clock = step_breakdown.Clock(self.all_reduce)
         at.tensors, chunk = self.loop.run_chunk(
             at.tensors,
             indices,
@@ -169,7 +169,7 @@ class Trainer:
             self.agreement.check(digests)
         except (CorruptError, PeerLostError):
             self.saver.discard()
-            peer_loss.meet(self.loop.replicas)  # so that all have discarded it before one leaves
+            lost_peer.meet(self.loop.replicas)  # so that all have discarded it before one leaves
             raise
 
     def _commit_last(self) -> None:
@@ -181,7 +181,7 @@ class Trainer:
     def _stop(self, at: TrainState) -> None:
         """Store the last chunk, wait for the other workers, and raise StoppedError."""
         self._commit_last()
-        peer_loss.meet(self.loop.replicas)
+        lost_peer.meet(self.loop.replicas)
         raise StoppedError(
             f"stopped at step {at.step} of {self.run.total}; the same command resumes from there"
         )
@@ -195,7 +195,7 @@ class Trainer:
         storage = self.run.storage
         if self.run.cluster.rank == 0:
             storage.replace(run_folder.RESULT, run_folder.pretty(final))
-        if not (peer_loss.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
+        if not (lost_peer.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
             raise PeerLostError("lost a peer before the result was stored")
 
 

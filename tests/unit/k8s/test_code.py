@@ -16,7 +16,7 @@ from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.runfiles import PLAIN
 from trainer.errors import ConfigError
-from trainer.runs import code
+from trainer.runs import user_code
 
 MODEL = {"train": {"model": "mymodels:net"}}
 
@@ -44,15 +44,15 @@ def carried(item: RunSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> l
     settings = yaml.safe_load(config["data"]["config.yaml"])
     assert settings["code"] == item.code
     container = job["spec"]["template"]["spec"]["containers"][0]
-    [path] = [each["value"] for each in container["env"] if each["name"] == code.ARCHIVE]
+    [path] = [each["value"] for each in container["env"] if each["name"] == user_code.ARCHIVE]
     mounted = next(m for m in container["volumeMounts"] if m["name"] == "config")
     assert str(Path(path).parent) == mounted["mountPath"]
     file = tmp_path / Path(path).name
     file.write_bytes(base64.b64decode(config["binaryData"][file.name]))
-    monkeypatch.setenv(code.ARCHIVE, str(file))
-    archive = code.given(item.config)
+    monkeypatch.setenv(user_code.ARCHIVE, str(file))
+    archive = user_code.given(item.config)
     assert archive is not None
-    return code.names(archive)
+    return user_code.names(archive)
 
 
 def test_the_module_beside_the_run_file_travels(
@@ -75,7 +75,7 @@ def test_an_installed_package_and_a_preset_have_no_code(folder: Path) -> None:
         config, _, _, job = manifest.objects(spec(folder, **changes))
         assert "binaryData" not in config
         assert "code" not in yaml.safe_load(config["data"]["config.yaml"])
-        assert code.ARCHIVE not in str(job)
+        assert user_code.ARCHIVE not in str(job)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_code_too_large_for_a_configmap_goes_into_the_run(folder: Path) -> None:
     config, _, _, job = manifest.objects(item)
     assert "binaryData" not in config
     assert yaml.safe_load(config["data"]["config.yaml"])["code"] == item.code
-    assert code.ARCHIVE not in str(job)
+    assert user_code.ARCHIVE not in str(job)
 
     mounted = {"volumes": [{"claim": "team", "mount": "/runs"}], "run": "/runs/{name}"}
     with pytest.raises(ConfigError, match="put the large files on the volume, or the code into"):

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from tests.support import series
 from trainer.cluster_spec import Cluster
 from trainer.errors import UnavailableError
-from trainer.train import all_reduce, mesh
+from trainer.train import all_reduce, peer_connections
 from trainer.train.all_reduce import AllReduce, Vector
-from trainer.train.mesh import PeerGoneError
+from trainer.train.peer_connections import PeerGoneError
 
 pytestmark = pytest.mark.long
 
@@ -222,7 +222,7 @@ def test_wrong_peers_are_refused_before_the_first_step(
     order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(all_reduce, "FIRST_SUM", 2.0)
-    monkeypatch.setattr(mesh, "CONNECT", 4.0)
+    monkeypatch.setattr(peer_connections, "CONNECT", 4.0)
     count = 12
     orders = {
         "text": sorted(range(count), key=str),
@@ -274,9 +274,11 @@ def test_a_peer_that_falls_silent_is_not_waited_for_without_end() -> None:
     with joined(2) as (_, members):
         for each in members[0]._sockets.values():
             assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < mesh.SILENCE
+            assert (
+                each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < peer_connections.SILENCE
+            )
             sent = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-            assert sent == mesh.SILENCE * 1000
+            assert sent == peer_connections.SILENCE * 1000
 
 
 def test_a_port_that_is_taken_is_told() -> None:
@@ -294,7 +296,11 @@ def test_a_stranger_is_not_let_in() -> None:
 
     def with_strangers(rank: int) -> Callable[[Rows], Rows]:
         def gather(own: Rows) -> Rows:
-            for said in (b"", b"x" * mesh.TOKEN, b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100):
+            for said in (
+                b"",
+                b"x" * peer_connections.TOKEN,
+                b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100,
+            ):
                 stranger = socket.create_connection(("127.0.0.1", int(own[0])), LIMIT)
                 strangers.append(stranger)
                 stranger.sendall(said)
@@ -316,7 +322,7 @@ def test_a_stranger_is_not_let_in() -> None:
 
 
 def test_a_peer_that_never_calls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "CONNECT", 0.2)
+    monkeypatch.setattr(peer_connections, "CONNECT", 0.2)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))  # refuses until it listens, and nobody else gets its port
 
@@ -353,7 +359,7 @@ def test_vectors_are_float32() -> None:
 def test_a_gang_that_cannot_connect_is_an_error_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "CONNECT", 0.2)
+    monkeypatch.setattr(peer_connections, "CONNECT", 0.2)
     cluster = Cluster(0, ("127.0.0.1:1", "127.0.0.1:2"), local=True)
     with socket.socket() as wall:
         wall.bind(("127.0.0.1", 0))  # refuses, as it does not listen

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import parse
 from trainer.errors import ConfigError
-from trainer.runs import code
+from trainer.runs import user_code
 from trainer.train import models
 
 pytestmark = pytest.mark.tensorflow
@@ -241,10 +241,10 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "random.py").write_text("from zoo.own import good\n")  # after Python's own
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setenv(code.UNPACKED, "")
+    monkeypatch.setenv(user_code.UNPACKED, "")
     for name in [name for name in sys.modules if name.split(".")[0] == "zoo"]:
         monkeypatch.delitem(sys.modules, name)
-    code.import_from(str(tmp_path))
+    user_code.import_from(str(tmp_path))
 
 
 def build(name: str, warnings: list[str] | None = None, shape: models.Shape = MNIST) -> Any:

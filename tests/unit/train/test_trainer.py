@@ -23,7 +23,7 @@ from trainer.errors import ConfigError, PeerLostError, StoppedError, Unavailable
 from trainer.runs import checkpoint, run_folder
 from trainer.storage.base import open_storage
 from trainer.storage.local import LocalStorage
-from trainer.train import mesh, metrics_lines, peer_loss, saver
+from trainer.train import lost_peer, metrics_lines, peer_connections, saver
 from trainer.train.devices import make_strategy
 from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
@@ -487,15 +487,15 @@ def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: 
 def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
     def fail(workers: int) -> None:
         cluster = Cluster(0, ("a:1",) * workers, local=True)
-        with peer_loss.stop_if_lost(cluster, rescue=lambda: 8):
-            raise mesh.PeerGoneError("a sum broke off: reset")
+        with lost_peer.stop_if_lost(cluster, rescue=lambda: 8):
+            raise peer_connections.PeerGoneError("a sum broke off: reset")
 
     with pytest.raises(PeerLostError) as caught:
         fail(2)
     assert str(caught.value) == (
         "lost a peer (a sum broke off: reset) after step 8; the same command resumes from there"
     )
-    with pytest.raises(mesh.PeerGoneError):
+    with pytest.raises(peer_connections.PeerGoneError):
         fail(1)
 
 

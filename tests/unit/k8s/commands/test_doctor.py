@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from k8s.__main__ import main
-from k8s.commands import doctor, dry_run
+from k8s.commands import doctor
+from k8s.run import dry_run
 from tests.support.apiserver import ApiServer
 from tests.support.verbs import change
 from trainer.runs import run_folder
@@ -208,7 +209,7 @@ def test_doctor_refuses_a_field_that_the_server_does_not_know(
 def test_doctor_names_what_is_left_of_a_sample_and_what_patches_open(
     run_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.5)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 0.5)
     change(run_file, image="trainyard:latest", data="gs://my-bucket/data")
     _, found = checks(capsys, run_file)
     state, text = found["run file"]
@@ -382,7 +383,7 @@ def test_doctor_names_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.5)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 0.5)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     for kind, values in objects:
         api.add({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, **values})

@@ -13,7 +13,8 @@ import pytest
 from k8s import manifest, run_file
 from k8s.__main__ import main
 from k8s.client.cluster import PAGE, Cluster
-from k8s.commands import gather, log_streams, status
+from k8s.commands import status
+from k8s.run import gather_evidence, log_streams
 from tests.support import pods as shaped
 from tests.support.apiserver import ApiServer
 from tests.support.controller import RESULT
@@ -165,7 +166,7 @@ def test_many_runs_are_listed_with_few_requests_and_threads(
         "list jobs": -(-RUNS // PAGE),
         "list pods": -(-2 * RUNS // PAGE),
         "get pods/log": GOING,
-        "patch jobs": gather.NOTES,
+        "patch jobs": gather_evidence.NOTES,
         "list events": 1,
         "get namespaces": 1,
     }

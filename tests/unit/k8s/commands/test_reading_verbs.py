@@ -23,7 +23,7 @@ def test_the_store_is_reached_as_it_is_named_here(
 ) -> None:
     finish(run_file)
     change(run_file, storage_endpoint="http://store.invalid:4443")
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.5)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 0.5)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     assert main(["result", str(run_file)]) == 69
     assert capsys.readouterr().err.count("\n") == 1
@@ -187,7 +187,7 @@ def test_each_run_of_a_list_is_looked_up_in_its_own_store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     finish(run_file)
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.2)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 0.2)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     for name, changes in {"mnist": {}, "other": {"storage_endpoint": "http://127.0.0.1:9"}}.items():
         change(run_file, name=name, **changes)

@@ -9,7 +9,7 @@ import yaml
 
 from k8s import manifest, run_file
 from k8s.__main__ import main
-from k8s.commands import reader_pod
+from k8s.run import reader_pod
 from tests.support import processes
 from tests.support.apiserver import ApiServer
 from tests.support.controller import RESULT, Controller

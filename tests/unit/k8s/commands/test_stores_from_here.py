@@ -121,7 +121,7 @@ def test_a_run_is_found_by_its_name_and_no_token_goes_where_a_job_says(
 def test_a_machine_without_credentials_is_told_what_to_do(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 2.0)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 2.0)
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_"))]:
         monkeypatch.delenv(name)
     assert main(["result", str(run_file)]) in (2, 69)

@@ -135,7 +135,7 @@ def test_where_the_bucket_is_not_seen_from_here_the_pod_or_its_log_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     change(run_file, storage_endpoint="http://127.0.0.1:9")
-    monkeypatch.setattr("k8s.commands.run_store.DEADLINE", 0.2)
+    monkeypatch.setattr("k8s.run.run_store.DEADLINE", 0.2)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     cause = ends_like(outcome, phase, run_file, api, controller, capsys)
     assert ("is not seen from here" in cause) == (phase == "Unproven")

@@ -12,7 +12,8 @@ import yaml
 from k8s import manifest, run_file
 from k8s.__main__ import main
 from k8s.client.cluster import Cluster
-from k8s.commands import status, sweep, target
+from k8s.commands import status, sweep
+from k8s.run import which_run
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import Controller
 from tests.support.runfiles import FULL, spec
@@ -299,7 +300,7 @@ def test_a_cluster_that_does_not_answer_for_a_while_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(target, "cluster", lambda *_: Cluster(deadline=0.1, pause=0.01))
+    monkeypatch.setattr(which_run, "cluster", lambda *_: Cluster(deadline=0.1, pause=0.01))
 
     def fail() -> None:
         player.api.faults.append(Fault("status", "list", "jobs", status=503, times=30))

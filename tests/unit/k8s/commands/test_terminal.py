@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from k8s.__main__ import main
-from k8s.commands.screen import Screen
 from k8s.diagnosis import run_phase
+from k8s.run.screen import Screen
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import Controller
 from tests.support.verbs import RESULT, STEP, finish

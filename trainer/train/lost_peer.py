@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.cluster_spec import Cluster
 from trainer.errors import PeerLostError
 from trainer.train.all_reduce import AllReduce
-from trainer.train.mesh import PeerGoneError
+from trainer.train.peer_connections import PeerGoneError
 from trainer.train.replicas import Replicas
 
 # What TensorFlow raises on a worker whose peer is gone.

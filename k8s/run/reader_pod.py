@@ -15,11 +15,11 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError
-from k8s.commands import gather
 from k8s.diagnosis import claims
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed, container, dig, end, text
 from k8s.manifest import INSTANCE, selector
+from k8s.run import gather_evidence
 from k8s.run_file import TAKEN
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage import pack
@@ -136,7 +136,7 @@ def _lines(cluster: Cluster, name: str, path: str, job: Object) -> list[str]:
     """Wait for the pod and return its log."""
     began, said = time.monotonic(), ""
     while True:
-        pods = gather.pods(cluster, job)
+        pods = gather_evidence.pods(cluster, job)
         phase = text(pods[-1], "status", "phase") if pods else ""
         waited = time.monotonic() - began
         ended = end(pods[-1]) if pods else None  # its pod may stay, for the sake of a sidecar

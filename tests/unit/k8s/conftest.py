@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s.commands import follow, log_streams, submit
+from k8s.commands import submit
+from k8s.run import follow, log_streams
 from tests.support.apiserver import ApiServer
 from tests.support.controller import Controller
 from tests.support.stores import Server, Stores

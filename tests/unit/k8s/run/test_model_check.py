@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from k8s import run_file
-from k8s.commands import model_check
+from k8s.run import model_check
 from tests.support import warm
 from tests.support.runfiles import PLAIN
 

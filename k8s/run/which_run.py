@@ -7,7 +7,7 @@ from typing import Any
 
 from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
-from k8s.commands import run_store
+from k8s.run import run_store
 from k8s.run_file import RunSpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError

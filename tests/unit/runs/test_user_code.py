@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import series
 from trainer.errors import ConfigError, DataError
-from trainer.runs import code
+from trainer.runs import user_code
 from trainer.storage.local import LocalStorage
 
 
@@ -23,7 +23,7 @@ def write(root: Path, *names: str, text: str = "x = 1\n") -> None:
         (root / name).write_text(text)
 
 
-def names(archive: code.Archive) -> list[str]:
+def names(archive: user_code.Archive) -> list[str]:
     with tarfile.open(fileobj=io.BytesIO(archive.data)) as packed:
         return packed.getnames()
 
@@ -66,25 +66,25 @@ def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     write(two, "__pycache__/a.cpython-311.pyc", "pkg/.DS_Store", ".env")
     write(two, "data/t10k-images-idx3-ubyte.gz", "r/config.json", "r/attempts.jsonl", "r/x.py")
 
-    assert code.pack(one).data == code.pack(two).data
+    assert user_code.pack(one).data == user_code.pack(two).data
     write(two, "a.py", text="x = 2\n")
-    assert code.pack(one).reference != code.pack(two).reference
+    assert user_code.pack(one).reference != user_code.pack(two).reference
 
 
 def test_a_file_travels_alone_and_a_package_under_its_name(tmp_path: Path) -> None:
     write(tmp_path, "mine.py", "other.py", "pkg/__init__.py", "pkg/data.txt")
     write(tmp_path, ".dockerignore", text="pkg\nmine.py\n")  # of the image; the user named them
 
-    assert names(code.pack(tmp_path / "mine.py")) == ["mine.py"]
-    assert names(code.pack(tmp_path, "pkg")) == ["pkg/__init__.py", "pkg/data.txt"]
+    assert names(user_code.pack(tmp_path / "mine.py")) == ["mine.py"]
+    assert names(user_code.pack(tmp_path, "pkg")) == ["pkg/__init__.py", "pkg/data.txt"]
     for model, found in (
         ("mine:f", ["mine.py"]),
         ("pkg.inner:f", ["pkg/__init__.py", "pkg/data.txt"]),
     ):
-        archive = code.find(model, None, tmp_path)
+        archive = user_code.find(model, None, tmp_path)
         assert archive is not None
         assert names(archive) == found
-    assert code.find("numpy:f", None, tmp_path) is None
+    assert user_code.find("numpy:f", None, tmp_path) is None
 
 
 @pytest.mark.process
@@ -120,17 +120,22 @@ def test_git_leaves_out_the_same_files(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
         ).stdout
-        assert names(code.pack(root)) == sorted(filter(None, listed.split("\0"))), case
+        assert names(user_code.pack(root)) == sorted(filter(None, listed.split("\0"))), case
         below = [n.removeprefix("b/") for n in listed.split("\0") if n.startswith("b/")]
         if below:
-            assert names(code.pack(root / "b")) == sorted(below), case
+            assert names(user_code.pack(root / "b")) == sorted(below), case
 
 
 def test_dockerignore_is_read_as_docker_reads_it(tmp_path: Path) -> None:
     write(tmp_path, "a.md", "pkg/a.md", "pkg/keep.py", "data/x", "data/keep", "deep/er/tmp", "tmp")
     write(tmp_path, ".dockerignore", text="# no\n*.md\ndata\n!data/keep\n**/tmp\n")
 
-    assert names(code.pack(tmp_path)) == [".dockerignore", "data/keep", "pkg/a.md", "pkg/keep.py"]
+    assert names(user_code.pack(tmp_path)) == [
+        ".dockerignore",
+        "data/keep",
+        "pkg/a.md",
+        "pkg/keep.py",
+    ]
 
 
 def test_links_stay_inside(tmp_path: Path) -> None:
@@ -139,8 +144,8 @@ def test_links_stay_inside(tmp_path: Path) -> None:
     write(tmp_path, "outside.py")
     (root / "alias.py").symlink_to("real/a.py")
     (root / "also").symlink_to("real")
-    archive = code.pack(root)
-    code.unpack(archive.data, tmp_path / "out")
+    archive = user_code.pack(root)
+    user_code.unpack(archive.data, tmp_path / "out")
     assert (tmp_path / "out" / "alias.py").read_text() == "x = 1\n"
     assert (tmp_path / "out" / "also" / "a.py").read_text() == "x = 1\n"
 
@@ -148,27 +153,27 @@ def test_links_stay_inside(tmp_path: Path) -> None:
         (root / "bad").unlink(missing_ok=True)
         (root / "bad").symlink_to(target)
         with pytest.raises(ConfigError, match="is a link that leads out of"):
-            code.pack(root)
+            user_code.pack(root)
 
 
 def test_what_cannot_travel_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing: no such file or folder; give the path"):
-        code.pack(tmp_path / "nothing")
+        user_code.pack(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no file that is not ignored"):
-        code.pack(tmp_path / "empty")
+        user_code.pack(tmp_path / "empty")
     write(tmp_path / "large", "a.py")
     with (tmp_path / "large" / "weights.bin").open("wb") as file:
-        file.truncate(code.MOST_BYTES)
+        file.truncate(user_code.MOST_BYTES)
     with pytest.raises(ConfigError, match=r"2 files of 20 MiB, above .* weights\.bin \(20 MiB\)"):
-        code.pack(tmp_path / "large")
+        user_code.pack(tmp_path / "large")
 
 
 def test_unpacked_code_cannot_be_written(tmp_path: Path) -> None:
     write(tmp_path / "code", "pkg/a.py")
-    archive = code.pack(tmp_path / "code")
-    code.unpack(archive.data, tmp_path / "out")
-    assert code.names(archive) == ["pkg/a.py"]
+    archive = user_code.pack(tmp_path / "code")
+    user_code.unpack(archive.data, tmp_path / "out")
+    assert user_code.names(archive) == ["pkg/a.py"]
     assert (tmp_path / "out" / "pkg" / "a.py").stat().st_mode & 0o777 == 0o444
     assert (tmp_path / "out" / "pkg").stat().st_mode & 0o777 == 0o555
 
@@ -207,17 +212,17 @@ def test_hostile_archives_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_archives_that_are_too_large_are_refused(tmp_path: Path) -> None:
-    refuse(tar(*(entry(f"{number}") for number in range(code.MOST_FILES + 1))), tmp_path)
-    refuse(tar(entry("x"), content=bytes(code.MOST_BYTES + 1)), tmp_path)
+    refuse(tar(*(entry(f"{number}") for number in range(user_code.MOST_FILES + 1))), tmp_path)
+    refuse(tar(entry("x"), content=bytes(user_code.MOST_BYTES + 1)), tmp_path)
 
 
 def refuse(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^code: damaged: .*; submit the run again$"):
-        code.unpack(data, tmp_path / "in" / "out")
+        user_code.unpack(data, tmp_path / "in" / "out")
     assert not (tmp_path / "out.py").exists()
-    for before, after in ((data, code.EMPTY), (code.EMPTY, data)):
+    for before, after in ((data, user_code.EMPTY), (user_code.EMPTY, data)):
         with contextlib.suppress(DataError):  # a bad place is no bad name
-            code.changes(before, after)
+            user_code.changes(before, after)
 
 
 def test_archives_of_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
@@ -233,33 +238,33 @@ def test_archives_of_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
             if any(block[257:263]):
                 data[start + 148 : start + 156] = b"%06o\0 " % sum(block)
         with contextlib.suppress(DataError):
-            code.changes(bytes(data), good)
-            code.unpack(bytes(data), tmp_path / "in" / f"{number}")
+            user_code.changes(bytes(data), good)
+            user_code.unpack(bytes(data), tmp_path / "in" / f"{number}")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_an_absolute_name_lands_in_the_folder(tmp_path: Path) -> None:
-    code.unpack(tar(entry(f"{tmp_path}/out.py")), tmp_path / "in")
+    user_code.unpack(tar(entry(f"{tmp_path}/out.py")), tmp_path / "in")
     assert not (tmp_path / "out.py").exists()
 
 
 def test_a_list_of_many_files_is_short() -> None:
-    assert code.few(["a", "b"]) == "a, b"
-    assert code.few([str(each) for each in range(10_000)]).endswith("8, 9, 9990 more")
+    assert user_code.few(["a", "b"]) == "a, b"
+    assert user_code.few([str(each) for each in range(10_000)]).endswith("8, 9, 9990 more")
 
 
 def test_a_run_keeps_its_code_under_its_digest(tmp_path: Path) -> None:
     write(tmp_path / "code", "a.py")
-    archive, run = code.pack(tmp_path / "code"), LocalStorage(str(tmp_path / "run"))
+    archive, run = user_code.pack(tmp_path / "code"), LocalStorage(str(tmp_path / "run"))
     archive.store(run)
     archive.store(run)
-    assert code.fetch(run, archive.reference) == archive.data
+    assert user_code.fetch(run, archive.reference) == archive.data
 
-    run.replace(code.object_name(archive.reference), archive.data + b"\0")
+    run.replace(user_code.object_name(archive.reference), archive.data + b"\0")
     with pytest.raises(DataError, match="another SHA-256 than its name"):
-        code.fetch(run, archive.reference)
+        user_code.fetch(run, archive.reference)
     with pytest.raises(DataError, match="the run's code is not there"):
-        code.fetch(run, code.SCHEME + "0" * 64)
+        user_code.fetch(run, user_code.SCHEME + "0" * 64)
 
 
 def test_changes_are_named_by_file(tmp_path: Path) -> None:
@@ -267,7 +272,9 @@ def test_changes_are_named_by_file(tmp_path: Path) -> None:
     write(tmp_path / "two", "same.py", "new.py")
     write(tmp_path / "two", "other.py", text="x = 2\n")
 
-    assert code.changes(code.pack(tmp_path / "one").data, code.pack(tmp_path / "two").data) == [
+    assert user_code.changes(
+        user_code.pack(tmp_path / "one").data, user_code.pack(tmp_path / "two").data
+    ) == [
         "gone.py only there",
         "new.py only here",
         "other.py differs",

@@ -11,7 +11,8 @@ import yaml
 
 from k8s import manifest, pod_security, run_file
 from k8s.__main__ import main
-from k8s.commands import doctor, reader_pod
+from k8s.commands import doctor
+from k8s.run import reader_pod
 from tests.support import runfiles
 from tests.support.apiserver import ApiServer, Fault
 from trainer.runs import run_folder
@@ -265,7 +266,7 @@ def test_an_interrupted_command_leaves_no_reader(
         raise KeyboardInterrupt
 
     readers.state = {"waiting": {"reason": "ContainerCreating"}}
-    monkeypatch.setattr("k8s.commands.reader_pod.time.sleep", interrupt)
+    monkeypatch.setattr("k8s.run.reader_pod.time.sleep", interrupt)
     assert main(["result", path]) == 130
     assert readers.names
     assert left(api) == []

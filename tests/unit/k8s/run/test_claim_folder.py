@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s.commands import claim_folder
-from k8s.commands.claim_folder import ClaimFolder
+from k8s.run import claim_folder
+from k8s.run.claim_folder import ClaimFolder
 from trainer.errors import ConfigError, DataError, UnavailableError
 from trainer.storage import pack
 from trainer.storage.base import ObjectNotFoundError

@@ -53,7 +53,7 @@ def test_a_rank_0_that_runs_and_says_nothing_yet_is_explained_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("k8s.commands.follow.SILENT", 0.1)
+    monkeypatch.setattr("k8s.run.follow.SILENT", 0.1)
 
     def live() -> None:
         while len(api.sent("get", "jobs")) < 30:

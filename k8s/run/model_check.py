@@ -10,7 +10,7 @@ from typing import Literal
 
 import trainer
 from k8s.run_file import RunSpec
-from trainer.runs import code
+from trainer.runs import user_code
 from trainer.text import one_line
 
 State = Literal["ok", "warning", "failed"]
@@ -30,7 +30,7 @@ def examine(spec: RunSpec, shape: tuple[int, int, int], classes: int) -> tuple[S
     with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
         arguments = ["--model", model, "--shape", "x".join(map(str, shape))]
         if spec.archive is not None:
-            code.unpack(spec.archive.data, Path(folder) / "code")
+            user_code.unpack(spec.archive.data, Path(folder) / "code")
             arguments += ["--code", f"{folder}/code"]
         try:
             done = subprocess.run(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.train.all_reduce import AllReduce, Vector
-from trainer.train.mesh import PeerGoneError
+from trainer.train.peer_connections import PeerGoneError
 
 SHOWN_STEPS = 4  # single steps that a record holds, for a picture of them
 SHOWN_RANKS = 8  # in gangs of at most so many

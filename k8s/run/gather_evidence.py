@@ -13,11 +13,11 @@ from typing import Any
 from k8s import manifest
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ForbiddenError
-from k8s.commands import result
 from k8s.diagnosis import evidence, run_phase, sidecars
 from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
-from k8s.diagnosis.policies import UNREACHED
+from k8s.diagnosis.network_policies import UNREACHED
+from k8s.run import stored_result
 from trainer.errors import UnavailableError, UserError
 from trainer.text import one_line, printable
 
@@ -161,7 +161,7 @@ def outcome(
             found = Cause("Sidecar", words, final=True)
     # A Job that reaches its deadline removes its pods, and with them the mark that rank 0 left.
     elif run_phase.left_result(its_pods) or (
-        phase == "DeadlineExceeded" and result.is_stored(around.cluster, job)
+        phase == "DeadlineExceeded" and stored_result.is_stored(around.cluster, job)
     ):
         phase, found = "Succeeded", _failed_late(job)
     else:
@@ -187,7 +187,7 @@ def _proven(
     name = job["metadata"]["name"]
     image = evidence.container(job["spec"]["template"]["spec"]).get("image")
     try:
-        result.prove(cluster, job, its_pods, logged=logged)
+        stored_result.prove(cluster, job, its_pods, logged=logged)
     except UnavailableError as error:
         message = (
             f"every pod ended with 0, but whether there is a result is not seen from here: {error}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import processor
+from trainer import cpu
 from trainer.errors import ConfigError
 
 XEON = (
@@ -35,24 +35,24 @@ def of(folder: Path, text: str) -> Path:
 def test_a_processor_is_described_by_what_decides_the_bits(
     text: str, model: str, instructions: str, tmp_path: Path
 ) -> None:
-    found = processor.describe(of(tmp_path, text))
+    found = cpu.describe(of(tmp_path, text))
     assert found["model"] == model
     assert found["instructions"].split() == [platform.machine(), *instructions.split()]
-    assert model in processor.name(found)
+    assert model in cpu.name(found)
 
 
 def test_what_a_folder_says_of_a_processor_is_data() -> None:
-    assert processor.name({"model": "\x1b]0;x\x07" + "y" * 999, "instructions": None}).isprintable()
-    assert len(processor.name({"model": "y" * 999})) < 200
-    assert processor.name({}) == "unknown ()"
+    assert cpu.name({"model": "\x1b]0;x\x07" + "y" * 999, "instructions": None}).isprintable()
+    assert len(cpu.name({"model": "y" * 999})) < 200
+    assert cpu.name({}) == "unknown ()"
 
 
 def test_a_processor_without_avx_is_refused_where_tensorflow_needs_it(tmp_path: Path) -> None:
     path = of(tmp_path, EMULATED)
     for machine in ("x86_64", "AMD64"):
         with pytest.raises(ConfigError, match=r"this processor lacks AVX.*arm64"):
-            processor.check(machine, path)
-    processor.check("aarch64", path)
+            cpu.check(machine, path)
+    cpu.check("aarch64", path)
     for text in (XEON, ARM, ""):  # some emulators show the processor of the machine itself
-        processor.check("x86_64", of(tmp_path, text))
-    processor.check("x86_64", tmp_path / "not-there")
+        cpu.check("x86_64", of(tmp_path, text))
+    cpu.check("x86_64", tmp_path / "not-there")

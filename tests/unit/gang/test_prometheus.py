@@ -17,7 +17,7 @@ from trainer import failure, worker_events
 from trainer.config import TrainConfig, parse
 from trainer.errors import UnavailableError
 from trainer.gang import supervisor
-from trainer.gang.exporter import Exporter
+from trainer.gang.prometheus import Exporter
 
 RECORD = {"step": 40, "loss": 0.5, "accuracy": 0.75, "images_per_second": 3200.0, "epoch": 1.0}
 PLAIN = clusters.Cluster(0, ("127.0.0.1:0",), local=True)

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from k8s.client.cluster import Cluster
-from k8s.client.watched import Watched
-from k8s.commands import gather, log_streams, target
-from k8s.commands.screen import WARNING, Screen
+from k8s.client.informer import Watched
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import Cause
 from k8s.diagnosis.job_blocked import TERMINATING
+from k8s.run import gather_evidence, log_streams, which_run
+from k8s.run.screen import WARNING, Screen
 from trainer.command_line import INTERRUPTED
 from trainer.errors import UnavailableError, UserError
 from trainer.text import duration, one_line
@@ -39,9 +39,11 @@ def follow(
     try:
         return Follower(cluster, name, start_deadline, with_logs, rank).run()
     except KeyboardInterrupt:
-        target.say("")
-        target.say(f"{name} continues; come back with: python -m k8s logs {name} -f{cluster.flags}")
-        target.say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
+        which_run.say("")
+        which_run.say(
+            f"{name} continues; come back with: python -m k8s logs {name} -f{cluster.flags}"
+        )
+        which_run.say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
         return INTERRUPTED
 
 
@@ -56,8 +58,8 @@ class Follower:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        self._job = target.job(self.cluster, self.name)
-        self._pods = Watched(self.cluster, "Pod", gather.owner(self._job))
+        self._job = which_run.job(self.cluster, self.name)
+        self._pods = Watched(self.cluster, "Pod", gather_evidence.owner(self._job))
         self._screen = Screen(run_phase.workers(self._job))
         self._streams = log_streams.Streams(self.cluster)
         self._progress = run_phase.Progress()
@@ -109,7 +111,7 @@ class Follower:
             phase = run_phase.phase(job, pods, trains=self._progress.trains)
             if phase in run_phase.OVER:
                 with contextlib.suppress(UserError):  # what is watched may lag behind
-                    pods = gather.pods(self.cluster, job) or pods
+                    pods = gather_evidence.pods(self.cluster, job) or pods
                 return self._end(job, pods, phase)
             self._show_phase(phase, there)
             self._show_cause(job, pods)
@@ -167,8 +169,8 @@ class Follower:
             return
         found: Cause | None = None
         with contextlib.suppress(UserError):  # the run is watched, whatever fails here
-            around = gather.Around(self.cluster)
-            found = gather.cause(around, job, pods, trains=self._progress.trains)
+            around = gather_evidence.Around(self.cluster)
+            found = gather_evidence.cause(around, job, pods, trains=self._progress.trains)
         self._look_again = now + max(CAUSE_LOOK, SHARE * (time.monotonic() - now))
         new = found and (self._cause is None or found.message != self._cause.message)
         if found and new and found.kind not in SAID_AT_THE_END:
@@ -219,8 +221,8 @@ class Follower:
             took = f" after {duration(seconds)}"
         found = None
         with contextlib.suppress(UserError):  # the run has ended, whatever fails here
-            around = gather.Around(self.cluster)
-            phase, found = gather.outcome(around, job, pods, phase, self._progress)
+            around = gather_evidence.Around(self.cluster)
+            phase, found = gather_evidence.outcome(around, job, pods, phase, self._progress)
         if phase == "Succeeded":
             more = f": {found.message}" if found else ""
             self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")

@@ -12,7 +12,7 @@ import pytest
 from tests.support import processes
 from trainer import progress
 from trainer.failure import Failure
-from trainer.gang import final_report
+from trainer.gang import report_process
 from trainer.runs import run_folder
 from trainer.storage.local import LocalStorage
 
@@ -52,7 +52,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
 
 def outcome(folder: Path, stop: threading.Event | None = None) -> Told:
     told = Told()
-    final_report.write_report(str(folder), told, stop or threading.Event())
+    report_process.write_report(str(folder), told, stop or threading.Event())
     return told
 
 
@@ -95,7 +95,7 @@ def test_a_failing_report_is_a_warning(
 
 def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; sleep 600")
-    monkeypatch.setattr(final_report, "LIMIT", 1.0)
+    monkeypatch.setattr(report_process, "LIMIT", 1.0)
     told = outcome(tmp_path / "run")
     assert "it was not done within 1 s" in told.warned[0]
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
@@ -103,11 +103,11 @@ def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_asked_to_stop_it_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, f"touch {tmp_path}/started; sleep 600")
-    monkeypatch.setattr(final_report, "LIMIT", 600.0)
+    monkeypatch.setattr(report_process, "LIMIT", 600.0)
     stop = threading.Event()
     told = Told()
     waiting = threading.Thread(
-        target=final_report.write_report, args=(str(tmp_path / "run"), told, stop), daemon=True
+        target=report_process.write_report, args=(str(tmp_path / "run"), told, stop), daemon=True
     )
     waiting.start()
     processes.wait_until((tmp_path / "started").exists)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from k8s.client import cluster as clusters
-from k8s.client import watched
+from k8s.client import informer
 from k8s.client.cluster import Cluster
+from k8s.client.informer import Watched
 from k8s.client.refusals import ForbiddenError
-from k8s.client.watched import Watched
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.processes import wait_until
 from trainer.errors import UnavailableError, UserError
@@ -24,7 +24,7 @@ def cluster(api: ApiServer, tmp_path: Path) -> Cluster:
 
 @pytest.fixture
 def pods(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(watched, "PAUSE", 0.02)
+    monkeypatch.setattr(informer, "PAUSE", 0.02)
     found = Watched(cluster, "Pod", LABELS)
     yield found
     found.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 from k8s import manifest, stores
 from k8s.client.cluster import Cluster
-from k8s.commands import reader_pod
-from k8s.commands.claim_folder import ClaimFolder
 from k8s.diagnosis import evidence
+from k8s.run import reader_pod
+from k8s.run.claim_folder import ClaimFolder
 from k8s.run_file import RunSpec
 from trainer import presets, yaml_text
 from trainer.config import TrainConfig

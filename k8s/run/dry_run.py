@@ -9,7 +9,7 @@ from typing import Any
 
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
-from k8s.commands.model_check import State
+from k8s.run.model_check import State
 from trainer.errors import ConfigError
 from trainer.text import one_line
 

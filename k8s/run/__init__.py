@@ -1,0 +1,1 @@
+"""A run in a cluster, for all verbs: found, checked before it starts, followed, and read."""
