@@ -38,9 +38,7 @@ from trainer.train.peer_connections import Gather, Name, PeerGoneError, Unreacha
 
 Vector = npt.NDArray[np.float32]
 
-FIRST_SUM = (
-    45.0  # seconds; longer than peer_connections.CONNECT, so that who cannot connect fails first
-)
+FIRST_SUM = 45.0  # seconds; longer than CONNECT, so that who cannot connect fails first
 LOSS = -3  # place in a step's vector; accuracy and the request to stop come after it
 TIMED = 3  # sums whose quickest is taken
 TIMED_FLOATS = 65_536  # of the longer ones
