@@ -26,8 +26,7 @@ from trainer import presets, yaml_text
 from trainer.cluster_spec import MOST_WORKERS
 from trainer.config import Strict, TrainConfig
 from trainer.errors import ConfigError
-from trainer.runs import run_folder
-from trainer.runs import user_code as user_code
+from trainer.runs import run_folder, user_code
 from trainer.storage import endpoints
 from trainer.text import first_problem, nearest
 
@@ -545,23 +544,3 @@ def schema() -> dict[str, Any]:
     train = {name: value for name, value in settings.items() if name not in OURS}
     values["properties"]["train"] |= {"properties": train, "additionalProperties": False}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **values}
-
-
-def difference(there: str, here: str) -> list[str]:
-    """Return what differs between two runs' canonical texts, as ``field (X there, Y here)``.
-
-    Raises:
-        ValueError: one of them is no such text.
-    """
-    old, new = json.loads(there), json.loads(here)
-    if not isinstance(old, dict):
-        raise ValueError("not a mapping")
-    fields = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return [
-        f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in fields
-    ]
-
-
-def _short(value: Any) -> str:
-    text = "the default" if value is None else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:25]}...{text[-12:]}"

@@ -14,10 +14,10 @@ from k8s.client.refusals import ConflictError
 from k8s.commands import doctor
 from k8s.diagnosis import run_phase
 from k8s.run import follow, gather_evidence, run_store, which_run
-from k8s.run_file import RunSpec, difference
+from k8s.run_file import RunSpec
 from trainer import yaml_text
 from trainer.errors import ConfigError, UnavailableError, UserError
-from trainer.runs import user_code as user_code
+from trainer.runs import user_code
 
 LEFTOVERS = (
     60.0  # seconds until what an earlier run of this name left is gone; pods have 40 to stop
@@ -290,3 +290,23 @@ def _check_unedited(cluster: Cluster, there: dict[str, Any], sent: dict[str, Any
 def _lift(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
     if spec.queue is None:
         cluster.patch("Job", job["metadata"]["name"], {"spec": {"suspend": False}})
+
+
+def difference(there: str, here: str) -> list[str]:
+    """Return what differs between two runs' canonical texts, as ``field (X there, Y here)``.
+
+    Raises:
+        ValueError: one of them is no such text.
+    """
+    old, new = json.loads(there), json.loads(here)
+    if not isinstance(old, dict):
+        raise ValueError("not a mapping")
+    fields = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [
+        f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in fields
+    ]
+
+
+def _short(value: Any) -> str:
+    text = "the default" if value is None else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:25]}...{text[-12:]}"

@@ -14,8 +14,7 @@ from trainer import failure, presets, progress, worker_events
 from trainer.config import TrainConfig, read_yaml
 from trainer.errors import UserError
 from trainer.gang import found_failures, local_gang, process, supervisor, worker
-from trainer.runs import run_folder
-from trainer.runs import user_code as user_code
+from trainer.runs import run_folder, user_code
 from trainer.storage.base import open_storage
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
-from trainer.runs import user_code as user_code
+from trainer.runs import user_code
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 from trainer.untrusted import json_object
 

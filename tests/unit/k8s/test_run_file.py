@@ -346,10 +346,6 @@ def test_two_ways_to_write_a_run_are_one() -> None:
     written = {**PLAIN, "deadline": "24h", "retries": 3, "resources": {"cpu": 1}}
     assert run_file.parse(written, "a").canonical() == run_file.parse(PLAIN, "b").canonical()
     other = run_file.parse({**PLAIN, "workers": 2, "train": {"seed": 5}}, "c").canonical()
-    assert run_file.difference(run_file.parse(PLAIN, "b").canonical(), other) == [
-        'train (the default there, {"seed": 5} here)',
-        "workers (the default there, 2 here)",
-    ]
     again = run_file.parse(json.loads(other), "d")
     assert again.canonical() == other
 

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+from k8s import run_file
 from k8s.__main__ import main
+from k8s.commands import submit
 from tests.support import processes
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.controller import Controller
+from tests.support.runfiles import PLAIN
 from tests.support.verbs import change
 
 
@@ -252,3 +255,14 @@ def test_mistakes_in_arguments_end_in_one_line(arguments: list[str], capsys: Any
     captured = capsys.readouterr()
     assert captured.err.startswith("k8s: ")
     assert captured.err.count("\n") == 1
+
+
+def test_what_differs_is_shown_with_both_values() -> None:
+    one, other = (
+        run_file.parse({**PLAIN, **changes}, "x").canonical()
+        for changes in ({}, {"workers": 2, "train": {"seed": 5}})
+    )
+    assert submit.difference(one, other) == [
+        'train (the default there, {"seed": 5} here)',
+        "workers (the default there, 2 here)",
+    ]
