@@ -259,7 +259,11 @@ class Coordinator:
         if self.closed:  # it may have been closed just before
             self.closed[-1]["over"] = True
         self._running, self._given_up = False, True
-        order = {"order": "give_up", "cause": cause.record(), "restarts": self._limit.in_vain}
+        order = {
+            "order": "give_up",
+            "cause": cause.record(),
+            "restarts": self._limit.without_progress,
+        }
         return [(rank, order) for rank in sorted(self._present - self._finished)]
 
 

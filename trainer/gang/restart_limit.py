@@ -12,23 +12,23 @@ class RestartLimit:
         most: restarts in a row without a new step.
 
     Attributes:
-        in_vain: those since the last new step.
+        without_progress: restarts since the last new step.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.in_vain = 0
+        self.without_progress = 0
         self._corrupt = Counter[int]()  # how often a rank's weights were wrong
 
     def reached(self, cause: Failure | None, *, progress: bool) -> bool:
         """Count a restart; return whether it is one too many.
 
-        It counts unless the attempt before made ``progress``, ended as somebody asked, or ended
+        It counts unless the attempt before made ``progress``, was stopped on request, or ended
         without a ``cause``.
         """
         asked = cause is None or (cause.kind == "stopped" and not cause.consequence)
-        self.in_vain = 0 if progress else self.in_vain + (not asked)
-        return self.in_vain > self._most
+        self.without_progress = 0 if progress else self.without_progress + (not asked)
+        return self.without_progress > self._most
 
     def judge(self, failure: Failure) -> Failure:
         """Return a failure, final if it is the second time that this rank's weights were wrong."""
