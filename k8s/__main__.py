@@ -14,7 +14,7 @@ if (
 
 from collections.abc import Sequence
 
-from trainer.command_line import Program
+from trainer.common.command_line import Program
 
 VERBS = {
     name: (f"k8s.commands.{name}", text)

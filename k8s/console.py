@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import k8s.__main__ as clusters
 import trainer.__main__ as trainers
 from trainer.cli.main import COMMANDS
-from trainer.command_line import Program
+from trainer.common.command_line import Program
 from trainer.errors import ConfigError
 
 PROGRAM = Program(

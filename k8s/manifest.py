@@ -11,7 +11,7 @@ import yaml
 
 from k8s import patches, quantity, stores, volumes
 from k8s.run_file import RunSpec
-from trainer import yaml_text
+from trainer.common import yaml_text
 from trainer.runs import user_code
 
 Object = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from trainer.text import size
+from trainer.common.text import size
 
 Amounts = dict[str, Decimal]
 

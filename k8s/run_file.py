@@ -22,13 +22,14 @@ from k8s import volumes as mounts
 from k8s.names import Namespace, ObjectName, matching
 from k8s.patches import PREFIX, RESERVED, Patch
 from k8s.volumes import Files, Volume
-from trainer import presets, yaml_text
+from trainer import presets
 from trainer.cluster_spec import MOST_WORKERS
+from trainer.common import yaml_text
+from trainer.common.text import first_problem, nearest
 from trainer.config import Strict, TrainConfig
 from trainer.errors import ConfigError
 from trainer.runs import run_folder, user_code
 from trainer.storage import endpoints
-from trainer.text import first_problem, nearest
 
 OURS = {
     "code": "code",

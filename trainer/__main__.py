@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from trainer.gang import process
 
 if TYPE_CHECKING:
-    from trainer.command_line import Program
+    from trainer.common.command_line import Program
 
 
 def run(program: "Program | None" = None) -> NoReturn:

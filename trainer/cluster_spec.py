@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer import sockets
+from trainer.common import sockets
 from trainer.errors import ConfigError
 
 DEFAULT_PORT = 2222

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from trainer import text
+from trainer.common import text
 from trainer.errors import ConfigError
 
 # Settings that say where and how a run executes. All others decide its weights: they are written
@@ -359,7 +359,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
-    from trainer import yaml_text
+    from trainer.common import yaml_text
 
     values = yaml_text.read(path, "file", "--config ")
     if values is None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from trainer.common.text import one_line
 from trainer.errors import CorruptError, PeerLostError, UserError
-from trainer.text import one_line
 
 Kind = Literal[
     "config",  # bad arguments, configuration or permissions

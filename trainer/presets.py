@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.common.text import nearest
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError
-from trainer.text import nearest
 
 
 @dataclass(frozen=True)

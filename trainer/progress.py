@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.segment import ControlType
 
 from trainer.cluster_spec import MOST_WORKERS
-from trainer.text import one_line, printable
+from trainer.common.text import one_line, printable
 
 MOST_SLOW = 8  # ranks that a line of metrics names
 MOST_TIMES = 1e6  # the median, that a rank may be said to take

@@ -18,8 +18,8 @@ from k8s.client.refusals import (
     no_answer,
     refused,
 )
+from trainer.common.untrusted_json import json_object
 from trainer.errors import UnavailableError
-from trainer.untrusted import json_object
 
 Objects = list[Object]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from trainer.common.text import nearest
 from trainer.errors import ConfigError
-from trainer.text import nearest
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

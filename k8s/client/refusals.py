@@ -7,8 +7,8 @@ details mean is in the API reference under Status (meta/v1).
 import re
 from typing import Any
 
+from trainer.common.untrusted_json import json_object
 from trainer.errors import ConfigError, UserError
-from trainer.untrusted import json_object
 
 Object = dict[str, Any]
 

@@ -20,12 +20,12 @@ from k8s.run.model_check import State
 from k8s.run_file import POD_SUFFIX, RunSpec
 from k8s.volumes import Volume
 from trainer import presets
+from trainer.common.text import one_line, printable
 from trainer.data import dataset, stream
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage import probe
-from trainer.text import one_line, printable
 
 # What the commands do in a namespace, and watch for kubectl wait and get --watch;
 # infra/cluster/submitter.yaml grants exactly this.

@@ -13,10 +13,10 @@ from k8s.client.refusals import ClusterError
 from k8s.diagnosis import run_phase
 from k8s.run import follow, gather_evidence, log_streams, which_run
 from k8s.run.screen import Screen
+from trainer.common.text import printable
 from trainer.errors import ConfigError, UserError
 from trainer.runs import logs
 from trainer.storage.base import Storage
-from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,11 @@ import sys
 from typing import Any
 
 from k8s.run import stored_result, which_run
+from trainer.common.text import printable
 from trainer.errors import ConfigError, DataError
 from trainer.runs import run_folder
 from trainer.storage.base import Storage
 from trainer.storage.local import LocalStorage
-from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

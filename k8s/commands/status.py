@@ -19,9 +19,9 @@ from k8s.client.cluster import Cluster
 from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
+from trainer.common.text import duration, one_line, printable
 from trainer.errors import ConfigError, UserError
 from trainer.runs import goodput
-from trainer.text import duration, one_line, printable
 
 TAIL = 1000  # lines of rank 0's log that show its progress
 LOG = 5.0  # seconds for them: the API server waits 30 for a kubelet that is away

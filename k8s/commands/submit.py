@@ -15,7 +15,7 @@ from k8s.commands import doctor
 from k8s.diagnosis import run_phase
 from k8s.run import follow, gather_evidence, run_store, which_run
 from k8s.run_file import RunSpec
-from trainer import yaml_text
+from trainer.common import yaml_text
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import user_code
 

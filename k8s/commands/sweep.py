@@ -18,10 +18,10 @@ from k8s.commands import cancel, submit
 from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
-from trainer.command_line import INTERRUPTED
+from trainer.common.command_line import INTERRUPTED
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, UnavailableError
 from trainer.runs import run_folder
-from trainer.text import one_line
 
 if TYPE_CHECKING:
     from trainer.gang.sweep_decision import Phase, Scores

@@ -10,7 +10,7 @@ from k8s.client.informer import Watched
 from k8s.commands import status
 from k8s.run import gather_evidence, which_run
 from k8s.run.claim_folder import ClaimFolder
-from trainer.command_line import add_port
+from trainer.common.command_line import add_port
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:

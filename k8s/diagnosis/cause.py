@@ -27,7 +27,7 @@ from k8s.diagnosis.evidence import (
 from k8s.diagnosis.job_blocked import held, indexes, leaving, missing_ranks, refusal
 from k8s.diagnosis.pod_failures import CODES, ENDURED, FAIL_JOB, examine
 from k8s.diagnosis.pod_pending import silent
-from trainer.text import ranks as named_ranks
+from trainer.common.text import ranks as named_ranks
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
 OVERCOME = 600.0  # seconds that a pod has run when what ended the one before it is past

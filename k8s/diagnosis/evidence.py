@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from trainer.common.untrusted_json import json_object
 from trainer.failure import Failure, parse
-from trainer.untrusted import json_object
 
 Object = dict[str, Any]
 

@@ -17,8 +17,8 @@ from k8s.diagnosis.evidence import (
     status_of,
 )
 from trainer import progress
+from trainer.common.untrusted_json import json_object
 from trainer.failure import BAD_MACHINE, Failure, parse
-from trainer.untrusted import json_object
 
 RUN_FILE = "trainyard/run-file"  # annotation of a Job, see ``manifest``
 LARGEST = 1 << 53  # of a count in a log line; beyond it no figure of ours is a number

@@ -10,8 +10,8 @@ from typing import Any
 from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
 from k8s.run.model_check import State
+from trainer.common.text import one_line
 from trainer.errors import ConfigError
-from trainer.text import one_line
 
 Object = dict[str, Any]
 Said = tuple[State, str]

@@ -15,9 +15,9 @@ from k8s.diagnosis.cause import Cause
 from k8s.diagnosis.job_blocked import TERMINATING
 from k8s.run import gather_evidence, log_streams, which_run
 from k8s.run.screen import WARNING, Screen
-from trainer.command_line import INTERRUPTED
+from trainer.common.command_line import INTERRUPTED
+from trainer.common.text import duration, one_line
 from trainer.errors import UnavailableError, UserError
-from trainer.text import duration, one_line
 
 LOOK = 1.0  # seconds between two requests for the run
 CAUSE_LOOK = 5.0  # seconds between two diagnoses of what keeps it from running, at least

@@ -18,8 +18,8 @@ from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
 from k8s.diagnosis.network_policies import UNREACHED
 from k8s.run import stored_result
+from trainer.common.text import one_line, printable
 from trainer.errors import UnavailableError, UserError
-from trainer.text import one_line, printable
 
 LONGEST_NOTE = 1000  # characters
 NOTES = 16  # Jobs that one look writes to at most: of many, the next looks write to the others

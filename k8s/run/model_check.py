@@ -10,8 +10,8 @@ from typing import Literal
 
 import trainer
 from k8s.run_file import RunSpec
+from trainer.common.text import one_line
 from trainer.runs import user_code
-from trainer.text import one_line
 
 State = Literal["ok", "warning", "failed"]
 

@@ -21,9 +21,9 @@ from k8s.diagnosis.evidence import Observed, container, dig, end, text
 from k8s.manifest import INSTANCE, selector
 from k8s.run import gather_evidence
 from k8s.run_file import TAKEN
+from trainer.common.text import printable
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage import pack
-from trainer.text import printable
 
 DEADLINE = 90  # seconds for a pod to be placed, to start and to read
 KEPT = 60  # seconds that an ended Job stays if nobody deletes it

@@ -13,7 +13,8 @@ from k8s.diagnosis import evidence
 from k8s.run import reader_pod
 from k8s.run.claim_folder import ClaimFolder
 from k8s.run_file import RunSpec
-from trainer import presets, yaml_text
+from trainer import presets
+from trainer.common import yaml_text
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UserError
 from trainer.runs import run_folder

@@ -9,7 +9,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from k8s.diagnosis import run_phase
-from trainer.text import duration, printable
+from trainer.common.text import duration, printable
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 WARNING = "yellow"

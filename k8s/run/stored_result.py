@@ -6,11 +6,11 @@ from k8s.client.cluster import Cluster
 from k8s.diagnosis import run_phase
 from k8s.run import run_store
 from k8s.run.claim_folder import ClaimFolder
+from trainer.common.text import one_line
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage.base import Storage
-from trainer.text import one_line
 
 
 def prove(

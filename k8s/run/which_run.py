@@ -9,10 +9,10 @@ from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
 from k8s.run import run_store
 from k8s.run_file import RunSpec
+from trainer.common.text import printable
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.storage.base import Storage
-from trainer.text import printable
 
 RUN_OR_SWEEP = "Find the run by its run file or its name, or the runs of a sweep by its name."
 

@@ -6,9 +6,9 @@ import textwrap
 from pathlib import Path
 
 from trainer.cli import shared
+from trainer.common.text import printable
 from trainer.data import collection, sources, split
 from trainer.errors import ConfigError
-from trainer.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from trainer import worker_events
-from trainer.command_line import Program
+from trainer.common.command_line import Program
 from trainer.errors import UserError
 from trainer.gang import process
 

@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from trainer.cli import shared
+from trainer.common.text import one_line
 from trainer.errors import ConfigError
 from trainer.inference import panel, predict, test_image
 from trainer.runs.trained_weights import Restored, restore_with
-from trainer.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

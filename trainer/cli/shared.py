@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.common.text import printable
 from trainer.errors import ConfigError, UserError
 from trainer.runs import trained_weights, user_code
-from trainer.text import printable
 
 
 def add_run(

@@ -3,11 +3,11 @@
 import argparse
 
 from trainer.cli import shared
-from trainer.command_line import add_port
+from trainer.common.command_line import add_port
+from trainer.common.text import plural
 from trainer.errors import ConfigError
 from trainer.gang import process
 from trainer.runs import run_folder
-from trainer.text import plural
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

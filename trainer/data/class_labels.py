@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import plural, printable
 from trainer.data import description
 from trainer.errors import ConfigError, DataError
-from trainer.text import plural, printable
 
 MOST_CLASSES = 256  # a label is one byte
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import one_line, printable
 from trainer.data import class_labels, description, idx, split
 from trainer.data.description import Description
 from trainer.errors import DataError
-from trainer.text import one_line, printable
 
 
 @dataclass(frozen=True)

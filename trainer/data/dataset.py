@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import class_label, printable
 from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.base import Entry, Storage, open_storage
-from trainer.text import class_label, printable
 
 FILES = (
     "train-images-idx3-ubyte",

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainer.common.untrusted_json import json_object
 from trainer.errors import DataError
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
-from trainer.untrusted import json_object
 
 NAME = "dataset.json"
 MOST_BYTES = 1 << 20

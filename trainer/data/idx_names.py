@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.common.text import printable
 from trainer.data import dataset, description, idx
 from trainer.data.class_labels import as_labels, read_names
 from trainer.data.collection import Collection, Part, as_pixels
 from trainer.errors import DataError
 from trainer.storage.base import Entry, Storage
-from trainer.text import printable
 
 _NAME = re.compile(
     r"(?P<set>.*?)(?P<part>train|t10k|test)[-_.]?(?P<kind>images|labels)[-_.]idx\d-(ubyte|int)(\.gz)?",

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import one_line, printable
 from trainer.data import class_labels, collection, picture_folder, tables
 from trainer.data.collection import Collection, Options, Part
 from trainer.errors import ConfigError, DataError
-from trainer.text import one_line, printable
 
 _IMAGES = ("image", "img", "images", "pixel_values", "pixels", "picture", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "class", "target", "digit", "y", "cls")

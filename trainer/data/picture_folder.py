@@ -11,11 +11,11 @@ from typing import IO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import one_line, printable
 from trainer.data import sampler
 from trainer.data.class_labels import named
 from trainer.data.collection import Collection, Options, Part, check_room
 from trainer.errors import DataError
-from trainer.text import one_line, printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 TRAIN = ("train", "training")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import printable
 from trainer.data import (
     collection,
     dataset,
@@ -36,7 +37,6 @@ from trainer.data.dataset import FILES, Dataset
 from trainer.data.description import Description
 from trainer.errors import ConfigError, DataError, UnavailableError
 from trainer.storage.base import Entry, Storage, open_storage
-from trainer.text import printable
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist",

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import plural
 from trainer.data import sampler
 from trainer.errors import DataError
-from trainer.text import plural
 
 TEST_SHARE = 0.15  # of the images, where a source sets none apart
 

@@ -14,11 +14,11 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import one_line, printable
 from trainer.data import idx
 from trainer.data.class_labels import as_labels, named
 from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first
 from trainer.errors import DataError
-from trainer.text import one_line, printable
 
 # Images and labels, by the names that keras.datasets, MedMNIST and scikit-learn give them.
 _TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"))

@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from trainer.text import size
+from trainer.common.text import size
 
 CGROUPS = Path("/sys/fs/cgroup")
 

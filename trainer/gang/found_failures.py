@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import cpu
 from trainer.cluster_spec import Cluster
+from trainer.common import cpu
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import MOST_BYTES, Failure
 from trainer.gang import cgroup

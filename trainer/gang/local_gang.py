@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import cluster_spec as clusters
-from trainer import sockets
+from trainer.common import sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
 from trainer.failure import FailedError, Failure, parse

@@ -18,8 +18,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trainer import sockets
 from trainer.cluster_spec import LOCAL, Cluster
+from trainer.common import sockets
 from trainer.config import TrainConfig
 from trainer.errors import UnavailableError
 from trainer.failure import KINDS, Kind

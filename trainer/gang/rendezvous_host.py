@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from trainer import sockets
 from trainer.cluster_spec import Cluster
+from trainer.common import sockets
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.gang import elastic

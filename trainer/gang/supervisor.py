@@ -25,8 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import cpu, failure, progress, sockets
+from trainer import failure, progress
 from trainer.cluster_spec import Cluster
+from trainer.common import cpu, sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UserError
 from trainer.failure import FINAL, FailedError, Failure

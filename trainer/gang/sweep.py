@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from trainer.common.text import duration, printable
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
@@ -24,7 +25,6 @@ from trainer.report import compare, compare_page
 from trainer.report.compare import shown
 from trainer.runs import reader, run_folder
 from trainer.storage.base import open_storage
-from trainer.text import duration, printable
 
 PAGE = "compare.html"
 READERS = 8  # folders that are read at the same time

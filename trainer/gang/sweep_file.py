@@ -15,11 +15,12 @@ from pydantic import (
     field_validator,
 )
 
-from trainer import presets, yaml_text
+from trainer import presets
+from trainer.common import yaml_text
+from trainer.common.text import first_problem, nearest
 from trainer.config import RUNTIME_SETTINGS, Strict, TrainConfig, flag
 from trainer.errors import ConfigError
 from trainer.runs import run_folder
-from trainer.text import first_problem, nearest
 
 _MOST = 1e15  # of a number to draw; whole ones are exact up to there
 MOST_RUNS = 1000

@@ -28,13 +28,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from trainer import sockets
 from trainer.cluster_spec import MOST_WORKERS
+from trainer.common import sockets
+from trainer.common.text import one_line, printable
+from trainer.common.untrusted_json import json_object
 from trainer.errors import UserError
 from trainer.gang.coordinator import is_order, is_sound
 from trainer.gang.time_limits import BEAT, PROOF, SILENCE
-from trainer.text import one_line, printable
-from trainer.untrusted import json_object
 from trainer.worker_events import Event
 
 STRANGERS = 64  # connections that may be about to prove it; the oldest makes room

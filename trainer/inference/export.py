@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer import classification
+from trainer.common.text import nearest, one_line, plural
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference.formats import (
@@ -35,7 +36,6 @@ from trainer.inference.formats import (
 from trainer.runs import predictions
 from trainer.runs.trained_weights import Restored, restore_with
 from trainer.storage.base import Storage, open_storage
-from trainer.text import nearest, one_line, plural
 from trainer.train.quick_import import quick_imports
 
 FOLDER = "model"  # below the run's

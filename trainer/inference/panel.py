@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.common.text import class_name, printable
 from trainer.errors import ConfigError
 from trainer.inference import picture
 from trainer.inference.predict import SHOWN, STANDARD_INPUT, Prediction, Seen
-from trainer.text import class_name, printable
 
 CELL = 112  # pixels of an enlarged image in a panel
 ACROSS = 5  # of them in a row, at most

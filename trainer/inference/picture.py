@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, DataError
 from trainer.inference.ink import Box, Floats, find_ink, resize
 from trainer.inference.mnist_style import Bytes, centred, inked
 from trainer.inference.segmentation import split
-from trainer.text import one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 KINDS = "PNG, JPEG, WebP, GIF, TIFF or BMP"

@@ -13,11 +13,11 @@ from PIL import Image
 from rich.cells import cell_len
 
 from trainer import classification
+from trainer.common.text import class_name, plural, printable
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference import picture
 from trainer.inference.ink import Box
 from trainer.runs.trained_weights import Restored
-from trainer.text import class_name, plural, printable
 from trainer.train.quick_import import quick_imports
 
 STANDARD_INPUT = "-"

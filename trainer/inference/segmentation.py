@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from trainer.common.text import plural
 from trainer.errors import DataError
 from trainer.inference.ink import Box, Floats, Ink, Mask, Numbers
 from trainer.inference.ruled_lines import printed_lines
-from trainer.text import plural
 
 WIDE = 1.3  # times its height that two digits which touch are wide, at least
 BLOB = 2.5  # squares of its thickness that what is no stroke takes, at most

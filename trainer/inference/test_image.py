@@ -7,12 +7,12 @@ import numpy.typing as npt
 from PIL import Image
 from rich.cells import cell_len
 
+from trainer.common.text import class_label, plural
 from trainer.data import dataset
 from trainer.errors import ConfigError
 from trainer.inference.picture import Digit
 from trainer.inference.predict import LONGEST_NAME, Prediction, Seen
 from trainer.runs.trained_weights import Restored
-from trainer.text import class_label, plural
 
 INK = " ░▒▓█"
 BAR = 40  # columns of a probability of 1

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer import presets
+from trainer.common.text import printable
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.runs import reader
 from trainer.runs.reader import Run
-from trainer.text import printable
 
 READERS = 8  # runs that are read at the same time
 # The metrics of the terminal's table, and how many columns of it each takes.

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.cells import cell_len
 
+from trainer.common.text import class_label, one_line
 from trainer.data import dataset, description, shards
 from trainer.data.dataset import Dataset, Split
 from trainer.data.description import Description
 from trainer.runs.tensorboard_images import PICTURE, png, scaled
 from trainer.storage.base import Storage, open_storage
-from trainer.text import class_label, one_line
 
 LONGEST_NAME = 40  # columns of a class
 ACROSS = 10  # images of a class in the picture

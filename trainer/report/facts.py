@@ -12,14 +12,14 @@ import numpy as np
 
 from trainer import schedule
 from trainer.classification import Quality, judge
+from trainer.common.text import one_line
+from trainer.common.untrusted_json import number
 from trainer.errors import DataError, UserError
 from trainer.report import network, shared_work, status
 from trainer.report.series import MOST_POINTS, Points
 from trainer.runs import goodput, predictions, reader, run_folder, trained_weights
 from trainer.runs.predictions import Predictions
 from trainer.storage.base import Storage
-from trainer.text import one_line
-from trainer.untrusted import number
 
 T = TypeVar("T")
 

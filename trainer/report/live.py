@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.common.text import one_line
+from trainer.common.untrusted_json import number
 from trainer.errors import DataError
 from trainer.report.series import Points
 from trainer.runs import reader, run_folder, tensorboard_format, tensorboard_writer
 from trainer.runs.tail import GrowingLines
 from trainer.storage.base import Storage, read_at_most
-from trainer.text import one_line
-from trainer.untrusted import number
 
 MOST_POINTS = 600  # of a curve
 MOST_PART = 1 << 24  # bytes of an event file with pictures

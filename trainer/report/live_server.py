@@ -16,12 +16,12 @@ from werkzeug.exceptions import Forbidden, HTTPException, MethodNotAllowed, NotF
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from trainer import sockets
+from trainer.common import sockets
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, UserError
 from trainer.report import facts, html, run_page
 from trainer.report.live import Live
 from trainer.report.live_view import PICTURES, Seen, view
-from trainer.text import one_line
 
 EVERY = 1.0  # seconds between two looks at the run
 IDLE = 10.0  # seconds after which nobody asks any more, and nobody looks

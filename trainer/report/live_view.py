@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from trainer import progress
+from trainer.common.text import duration, one_line, plural, printable
+from trainer.common.untrusted_json import number
 from trainer.report import status, vega
 from trainer.report.live import Live
 from trainer.report.series import Kind, Points, short, text, thin, ticks
 from trainer.runs import reader
-from trainer.text import duration, one_line, plural, printable
-from trainer.untrusted import number
 
 MOST_ROWS = 32  # of a table: ranks, or restarts
 _PACE_SHARE = 0.25  # of the steps done, the last ones, whose pace is expected of the rest

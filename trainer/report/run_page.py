@@ -12,14 +12,14 @@ from rich.cells import cell_len
 
 from trainer import classification
 from trainer.classification import Quality
+from trainer.common.text import class_label, class_name, plural, size
+from trainer.common.untrusted_json import number
 from trainer.config import TrainConfig
 from trainer.report import charts, command, facts, html, lookup, shared_work
 from trainer.report.charts import Chart
 from trainer.report.facts import Facts
 from trainer.report.series import Series
 from trainer.runs import reader, run_folder
-from trainer.text import class_label, class_name, plural, size
-from trainer.untrusted import number
 
 SAMPLES = 10  # images of each class
 MOST_LAYERS, MOST_RANKS = 200, 64  # in their tables

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from trainer import progress
+from trainer.common.untrusted_json import measured
 from trainer.report import vega
-from trainer.untrusted import measured
 
 PARTS = ("computing", "waiting", "adding up")
 COLOURS = {"computing": "series-1", "waiting": "axis", "adding up": "series-2"}

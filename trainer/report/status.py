@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trainer.common.text import plural
 from trainer.failure import FINAL, Kind
 from trainer.runs.reader import Attempt
-from trainer.text import plural
 
 State = Literal["finished", "in progress", "interrupted", "stopped", "failed"]
 

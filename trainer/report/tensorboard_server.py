@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import sockets
+from trainer.common import sockets
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.runs import run_folder, tensorboard_writer
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, read_at_most
-from trainer.text import one_line
 
 EVERY = 2.0  # seconds between two looks at the store, and of TensorBoard at its files
 MOST_BYTES = 1 << 26  # of a part: of a few steps, or a model's graph

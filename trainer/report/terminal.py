@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.classification import Quality
+from trainer.common.text import class_label, class_name, plural, printable
 from trainer.report import run_page
 from trainer.report.facts import Facts
 from trainer.report.series import MOST_POINTS, Kind, Points, text, thin
-from trainer.text import class_label, class_name, plural, printable
 
 COLUMNS = 80
 CURVE_COLUMNS, CURVE_ROWS = 60, 4

@@ -17,10 +17,10 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from trainer.common.untrusted_json import measured
 from trainer.runs import reader, run_folder
 from trainer.runs.reader import Attempt
 from trainer.storage.base import Storage
-from trainer.untrusted import measured
 
 # Causes of lost time; a restart has the kind of the failure behind it.
 STARTING, REPEATING, WAITING = "starting", "repeating", "waiting"

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from trainer.common.text import first_problem, one_line
+from trainer.common.untrusted_json import json_object
 from trainer.data import dataset
 from trainer.errors import ConfigError, DataError
 from trainer.failure import Kind, known_kind
@@ -20,8 +22,6 @@ from trainer.runs import run_folder
 from trainer.runs.predictions import Predictions, images_sha256
 from trainer.runs.trained_weights import MOST_VALUES
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
-from trainer.text import first_problem, one_line
-from trainer.untrusted import json_object
 
 Model = TypeVar("Model", bound=BaseModel)
 LabelledImages = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]

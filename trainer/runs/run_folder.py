@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.common.untrusted_json import json_object
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.runs import user_code
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
-from trainer.untrusted import json_object
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"

@@ -29,8 +29,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
     SessionStartInfo,
 )
 
+from trainer.common.text import printable
 from trainer.errors import DataError
-from trainer.text import printable
 
 BINS = 30  # of a histogram, as many as TensorBoard's own have
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import classification
-from trainer.text import class_label, class_name
+from trainer.common.text import class_label, class_name
 
 _CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
 _MATRIX = 360  # pixels that all cells of a row share, where that is between the two

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import classification, schedule
+from trainer.common.text import printable
 from trainer.config import TrainConfig
 from trainer.data.dataset import Split
 from trainer.errors import UserError
 from trainer.runs import run_folder
 from trainer.storage.base import Storage
-from trainer.text import printable
 
 PREFIX = "events/"
 TRAIN, VALIDATION, TEST = KINDS = ("train", "validation", "test")

@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.common.text import one_line, plural, size
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.runs import code_ignore
 from trainer.storage.base import ObjectNotFoundError, Storage, read_at_most
-from trainer.text import one_line, plural, size
 
 FOLDER = "code"  # of the run's folder
 MOST_BYTES = 20 << 20  # of all files together

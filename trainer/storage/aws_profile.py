@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.common.text import nearest
 from trainer.errors import ConfigError, UnavailableError
-from trainer.text import nearest
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential

@@ -30,11 +30,11 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
-from trainer.text import one_line
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainer.command_line import exit_code
+from trainer.common.command_line import exit_code
 from trainer.errors import UnavailableError, UserError
 from trainer.storage.base import (
     Entries,

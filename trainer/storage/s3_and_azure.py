@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import google_crc32c
 from obstore.exceptions import AlreadyExistsError, BaseError
 
+from trainer.common.text import one_line
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
-from trainer.text import one_line
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer import sockets
+from trainer.common import sockets
 from trainer.errors import UserError
 from trainer.gang.local_gang import Gang
 from trainer.testing.faults import Planned

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from trainer.common.text import plural
 from trainer.testing.faults import KINDS, Kind, Planned
-from trainer.text import plural
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import cpu
+from trainer.common import cpu
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import run_folder

@@ -6,8 +6,8 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import cpu
 from trainer.cluster_spec import Cluster
+from trainer.common import cpu
 from trainer.config import TrainConfig, float32_alone
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError

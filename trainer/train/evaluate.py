@@ -10,13 +10,13 @@ from rich.cells import cell_len
 from trainer import classification
 from trainer.classification import Quality
 from trainer.cluster_spec import ALONE
+from trainer.common.text import class_label, printable
 from trainer.config import TrainConfig
 from trainer.data import dataset
 from trainer.errors import ConfigError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
 from trainer.runs.trained_weights import Restored, restore_with
-from trainer.text import class_label, printable
 from trainer.train import models
 from trainer.train.devices import make_strategy
 from trainer.train.own_model import Warn

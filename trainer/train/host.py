@@ -4,8 +4,8 @@ import os
 import socket
 from pathlib import Path
 
-from trainer import cpu
-from trainer.text import one_line
+from trainer.common import cpu
+from trainer.common.text import one_line
 
 NODE = "NODE_NAME"  # variable by which a pod may be told the name of its node
 # Of this container, in version 2 of control groups and in version 1.

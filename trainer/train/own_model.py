@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from trainer.common.text import nearest
 from trainer.errors import ConfigError
 from trainer.runs import user_code
-from trainer.text import nearest
 
 Shape = tuple[int, int, int]  # height, width, channels
 Warn = Callable[[str], object]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trainer import sockets
+from trainer.common import sockets
 
 Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 Name = Callable[[int], int]

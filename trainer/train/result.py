@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 import trainer
-from trainer import classification, cpu
+from trainer import classification
+from trainer.common import cpu
 from trainer.errors import UserError
 from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
 from trainer.runs.predictions import Predictions

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from trainer import cpu
 from trainer.cluster_spec import Cluster
+from trainer.common import cpu
+from trainer.common.text import ranks as named_ranks
 from trainer.progress import MOST_SLOW, Reporter
-from trainer.text import ranks as named_ranks
 from trainer.train.all_reduce import AllReduce
 from trainer.train.host import LONGEST, Host
 from trainer.train.peer_connections import PeerGoneError

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.cluster_spec import Cluster
+from trainer.common.text import ranks
 from trainer.errors import CorruptError, PeerLostError
-from trainer.text import ranks
 from trainer.train import host
 
 _ODD = 0x9E3779B97F4A7C15  # an odd number, so that multiplying by it loses no bit

@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from tests.support import processes
-from trainer import sockets
 from trainer.cluster_spec import Cluster
+from trainer.common import sockets
 from trainer.config import parse
 from trainer.gang.supervisor import _port_trouble
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.processes import wait_until
-from trainer import sockets
+from trainer.common import sockets
 from trainer.errors import DataError
 from trainer.failure import Failure
 from trainer.gang import wire

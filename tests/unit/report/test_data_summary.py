@@ -15,11 +15,11 @@ from tests.support.datasets import TEST_LABELS, TRAIN_LABELS, some, write
 from tests.support.names import HARD
 from tests.support.processes import ROOT
 from trainer.cli.main import main
+from trainer.common.text import printable
 from trainer.data import dataset, description, shards, sources
 from trainer.data.description import Description
 from trainer.report import data_summary
 from trainer.storage.local import LocalStorage
-from trainer.text import printable
 
 PAGE = ROOT / "docs/data.md"
 ABOUT = Description(HARD[4:7], 1, "somewhere\u202e", "CC0", "mean 0")

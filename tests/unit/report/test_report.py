@@ -25,6 +25,7 @@ from tests.support.mnist import find_mnist
 from tests.support.names import HARD
 from trainer import classification
 from trainer.cli.main import main
+from trainer.common.text import printable
 from trainer.data import dataset, idx
 from trainer.errors import ConfigError, DataError
 from trainer.report import charts, facts, terminal, vega
@@ -32,7 +33,6 @@ from trainer.report import run_page as report
 from trainer.report.html import MOST_PIXELS, png
 from trainer.runs import checkpoint, goodput, predictions, run_folder
 from trainer.storage.base import open_storage
-from trainer.text import printable
 
 pytestmark = pytest.mark.process
 

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 
 from tests.support.names import HARD
 from trainer import classification
+from trainer.common.text import printable
 from trainer.errors import ConfigError
-from trainer.text import printable
 from trainer.train import evaluate
 from trainer.train.evaluate import Report
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from k8s.diagnosis import run_phase
-from trainer.text import duration
+from trainer.common.text import duration
 
 
 def job(conditions: dict[str, str] | None = None, *, suspend: bool = False, queue: str = "") -> Any:

@@ -18,13 +18,13 @@ from k8s.diagnosis.evidence import Observed
 from tests.support.pods import NOW, ended, job, pod
 from trainer import errors, failure, progress
 from trainer.cluster_spec import Cluster
+from trainer.common.untrusted_json import json_object
 from trainer.failure import Failure
 from trainer.gang import found_failures as gangs
 from trainer.gang import worker
 from trainer.gang.coordinator import Coordinator
 from trainer.gang.elastic import Elastic
 from trainer.gang.time_limits import SETTLE
-from trainer.untrusted import json_object
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TABLE = str.maketrans(

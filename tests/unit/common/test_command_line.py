@@ -10,7 +10,7 @@ import pytest
 from k8s.__main__ import VERBS
 from k8s.console import PROGRAM
 from trainer.cli.main import COMMANDS
-from trainer.command_line import exit_code
+from trainer.common.command_line import exit_code
 from trainer.errors import ConfigError, DataError, UserError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import cpu
+from trainer.common import cpu
 from trainer.errors import ConfigError
 
 XEON = (

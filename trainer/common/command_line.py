@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trainer.common.text import nearest, one_line
 from trainer.errors import ConfigError, UserError
-from trainer.text import nearest, one_line
 
 DISTRIBUTION = "trainyard-batch"  # its name on the package index
 # What the extras `trainer` and `k8s` install; any other module that is missing is a defect.

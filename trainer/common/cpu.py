@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.common.text import one_line
 from trainer.errors import ConfigError
-from trainer.text import one_line
 
 CPUINFO = Path("/proc/cpuinfo")
 # Those by which TensorFlow, Eigen and oneDNN choose their kernels, and so the order of sums:

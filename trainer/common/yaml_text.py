@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from trainer.common.text import one_line
 from trainer.errors import ConfigError
-from trainer.text import one_line
 
 # Tag, text, first characters: https://yaml.org/spec/1.2.2/#103-core-schema. Numbers with a leading
 # zero stay text, as they are octal in 1.1 and decimal in 1.2.

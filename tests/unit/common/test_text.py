@@ -2,7 +2,7 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 from rich.cells import cell_len
 
-from trainer import text
+from trainer.common import text
 
 
 def test_a_terminal_shows_text_and_does_not_obey_it() -> None:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import yaml_text
+from trainer.common import yaml_text
 from trainer.errors import ConfigError
 
 
