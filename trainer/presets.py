@@ -155,6 +155,17 @@ def configure(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> Train
     return config
 
 
+def named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preset and the model that a run's settings name, each only if its user did.
+
+    A user's own model has the defaults, unless a preset was named; the default one counts as none.
+    """
+    preset, model = settings.get("preset"), settings.get("model")
+    bare = model is not None and preset == TrainConfig.model_fields["preset"].default
+    pair = {"preset": None if bare else preset, "model": model}
+    return {name: value for name, value in pair.items() if value is not None}
+
+
 def check_images(preset: str, height: int, width: int) -> None:
     """Check that a preset takes images of this size.
 

@@ -62,12 +62,14 @@ def test_an_old_run_resumes_to_the_weights_of_its_version(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_an_old_architecture_that_warps_is_in_the_page() -> None:
+@pytest.mark.parametrize("module", ["trainer.augment", "trainer.train.warp"])
+def test_an_old_architecture_that_warps_is_in_the_page(module: str) -> None:
     model = models.build(presets.configure({"preset": "cnn-best"}, {}), (28, 28, 1), 10)
     arrays = {f"parameters/{v.path}": np.asarray(v) for v in model.trainable_variables}
     arrays |= {f"buffers/{v.path}": np.asarray(v) for v in model.non_trainable_variables}
     old = (OLD / "cnn-best-architecture.json").read_text()
     assert "trainer.augment" in old
+    old = old.replace("trainer.augment", module)
     described = network.describe(json.loads(old), arrays, (28, 28, 1), 10)
     assert described == network.describe(json.loads(model.to_json()), arrays, (28, 28, 1), 10)
     assert isinstance(described, dict)

@@ -35,7 +35,7 @@ from trainer.data import (
 from trainer.data.collection import AS_IT_IS, Collection, Options
 from trainer.data.dataset import FILES, Dataset
 from trainer.data.description import Description
-from trainer.errors import ConfigError, DataError, UnavailableError
+from trainer.errors import ConfigError, DataError, UnavailableError, UserError
 from trainer.storage.base import Entry, Storage, open_storage
 
 MIRRORS = (
@@ -134,7 +134,8 @@ def put(
     there = dataset.locate(target)
     sharded = _is_sharded(target, split)
     if source == "auto" and (sharded or len(there) == len(FILES)):
-        return f"{target.uri}: {_describe(dataset.load(to_uri, validation=0))}, kept as it was"
+        there_now = dataset.load(to_uri, validation=0)
+        return f"{target.uri}: {_describe(there_now)}, kept as it was{_unused(there_now)}"
     _check_room(target, there, split)
     wanted = _Digits(train_count, test_count, seed)
     if split and source == "digits":
@@ -254,6 +255,20 @@ def _check_split(split: int, images: int, pixels: int) -> None:
             f"shards: {split}: {images} training images in so few would make files of more than"
             f" {idx.MAX_BYTES} bytes; give at least {least}"
         )
+
+
+def _unused(kept: Dataset) -> str:
+    """Say that MNIST_DIR names other data than those that are kept, or nothing."""
+    folder = os.environ.get("MNIST_DIR")
+    try:
+        if not folder or dataset.load(folder, validation=0).sha256 == kept.sha256:
+            return ""
+    except UserError:  # then they are not the same, either
+        pass
+    return (
+        f", not replaced by {printable(folder)}, which MNIST_DIR names: to train on that, give "
+        "another folder for the data, or delete this one"
+    )
 
 
 def _describe(data: Dataset) -> str:

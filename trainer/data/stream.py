@@ -1,6 +1,6 @@
 """Training images out of shards: read ahead by threads, within a budget of memory.
 
-Two buffers take turns. While the steps of one window of shards (order.py) use one of them, the
+Two buffers take turns. While the steps of one window of shards (sampler.py) use one of them, the
 shards of the next window are read, checked and put into the other. Nothing else is kept, unless
 all shards fit into the budget, too.
 """

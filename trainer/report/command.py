@@ -19,16 +19,13 @@ def repeat(stored: Mapping[str, Any], uri: str, workers: int) -> str | None:
         Lines for a POSIX shell; None if the settings are of another version, or hold characters
         that a terminal would obey.
     """
-    preset, model = stored.get("preset"), stored.get("model")
-    # A model of the user's has the defaults, unless a preset was named.
-    bare = model is not None and preset == TrainConfig.model_fields["preset"].default
-    named = {"model": model} if bare else {"preset": preset, "model": model}
+    named = presets.named(stored)
     try:
         usual = presets.configure(named, {}).identity()
     except (ConfigError, TypeError):
         return None
     words = ["python", "-m", "trainer", "train"]
-    words += [flag(name, value) for name, value in named.items() if value is not None]
+    words += [flag(name, value) for name, value in named.items()]
     left_out = (*run_folder.INFORMATIONAL, "data_sha256", "code", "preset", "model")
     for name, value in stored.items():
         given = name in TrainConfig.model_fields and name not in left_out and value is not None

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rich.text import Text
 from trainer import presets
 from trainer.common.text import printable
 from trainer.config import TrainConfig
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.runs import reader
 from trainer.runs.reader import Run
 
@@ -66,7 +67,8 @@ class Row:
     @property
     def label(self) -> str:
         """Return what is different about it: its settings, or its name if they are all the same."""
-        return ", ".join(f"{k} {shown(v)}" for k, v in self.settings.items()) or self.name
+        given = {key: value for key, value in self.settings.items() if value is not None}
+        return ", ".join(f"{key} {shown(value)}" for key, value in given.items()) or self.name
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,21 @@ def tabulate(found: Sequence[Run]) -> Comparison:
 def differing(found: Sequence[Run]) -> list[str]:
     """Return the settings that differ among runs, but not where presets alone do it."""
     order = {name: place for place, name in enumerate(TrainConfig.model_fields)}
-    names = sorted({name for each in found for name in each.settings}, key=lambda n: (len(n), n))
+    views = [_named(each) for each in found]
+    names = sorted({name for each in views for name in each}, key=lambda n: (len(n), n))
     names.sort(key=lambda name: order.get(name, len(order)))
-    own = [_preset_values(each.settings.get("preset")) for each in found]
+    usual = [_usual_values(each) for each in found]
 
     def differs(name: str) -> bool:
-        return len({_text(r.settings[name]) for r in found if name in r.settings}) > 1
+        if name == "code":  # two models have two codes; what counts is two versions of one model
+            pairs = {(_text(view["model"]), _text(view.get(name))) for view in views}
+            return len(pairs) > len({model for model, _ in pairs})
+        return len({_text(view[name]) for view in views if name in view}) > 1
 
     def implied(name: str) -> bool:
-        return name != "preset" and all(
-            name in values and values[name] == each.settings.get(name)
-            for each, values in zip(found, own, strict=True)
+        return name not in ("preset", "model") and all(
+            name in values and values[name] == view.get(name)
+            for view, values in zip(views, usual, strict=True)
         )
 
     return [name for name in names if differs(name) and not implied(name)]
@@ -213,6 +219,8 @@ def shown(value: Any) -> str:
     """Return a setting's value for people."""
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return value[:12]
     return "-" if value is None else str(value)
 
 
@@ -223,10 +231,17 @@ def _read_or_error(uri: str) -> Run | DataError:
         return error
 
 
-def _preset_values(name: Any) -> dict[str, Any]:
-    if not isinstance(name, str) or name not in presets.PRESETS:
+def _named(each: Run) -> dict[str, Any]:
+    """Return a run's settings, the preset and the model as their user named them."""
+    return {**each.settings, "preset": None, "model": None, **presets.named(each.settings)}
+
+
+def _usual_values(each: Run) -> dict[str, Any]:
+    """Return the settings that come with the preset or model of a run; none if it is unknown."""
+    try:
+        return presets.configure(presets.named(each.settings), {}).identity()
+    except (ConfigError, TypeError):
         return {}
-    return presets.configure({"preset": name}, {}).identity()
 
 
 def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
@@ -242,7 +257,7 @@ def _row(each: Run, name: str, settings: Sequence[str]) -> Row:
     return Row(
         name=name,
         uri=each.uri,
-        settings={key: each.settings.get(key) for key in settings},
+        settings={key: _named(each).get(key) for key in settings},
         finished=result is not None,
         accuracy=accuracy,
         loss=None if loss is None or not math.isfinite(loss) else loss,

@@ -27,7 +27,6 @@ Shape = tuple[int, ...]
 MAX_WEIGHTS = 250_000  # 1.3 MB in base64: the page is to stay below 2 MB
 _MOST_ARCHITECTURE = 1 << 22  # bytes
 MAX_BYTES = 1 << 24  # of a checkpoint with them and what an optimizer keeps of them
-WARPS = ("trainer.train.augmentation", "trainer.augment")  # modules of Warp: now, and in older runs
 REMEDY = "python -m trainer predict reads pictures with it."
 
 # The layers and activations of the presets. Those of other models are computed by predict.
@@ -212,7 +211,8 @@ def _is_keras(layer: Config) -> bool:
 def _append(network: _Network, layer: Config, *, first: bool) -> None:
     """Append what a layer does when predicting."""
     kind, config = layer["class_name"], layer["config"]
-    if kind == "Warp" and layer["module"] in WARPS:
+    # The presets' augmentation, whose module has had other names in older runs.
+    if kind == "Warp" and str(layer["module"]).partition(".")[0] == "trainer":
         return
     dtype = config.get("dtype", "float32")
     if isinstance(dtype, dict):

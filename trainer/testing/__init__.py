@@ -1,1 +1,1 @@
-"""A Cloud Storage server and a fault injector, for tests and local clusters."""
+"""Faults injected into gangs and stores, and what came of them."""

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import trainer
-from trainer import classification
+from trainer import classification, presets
 from trainer.common import cpu
 from trainer.errors import UserError
 from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
@@ -40,7 +40,7 @@ def finish(
         _describe(run, loop, scored)
         if events:
             events.finish(at.records, scored)
-    result = {"preset": run.config.preset} | _scores(run, scorer, tensors, scored)
+    result = presets.named(run.config.model_dump()) | _scores(run, scorer, tensors, scored)
     digest = weights_sha256(loop.on_host(tensors))
     agree(run.cluster, loop.replicas, digest, "ended with")
     trained = at.step * run.config.batch_size

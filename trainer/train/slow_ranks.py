@@ -68,7 +68,7 @@ class SlowRanks:
         self._host = Host()
 
     def look(self, parts: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Take how the steps of a chunk passed, see ``step_parts``; return the slow ranks.
+        """Take how the steps of a chunk passed, see ``step_breakdown``; return the slow ranks.
 
         That is, for a line of metrics.jsonl, rank, times the median, and host, slowest first.
         """

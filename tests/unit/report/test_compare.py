@@ -146,6 +146,22 @@ def test_what_a_preset_implies_is_not_repeated(tmp_path: Path) -> None:
     assert table(str(tmp_path)).settings == ("preset", "learning_rate")
 
 
+def test_a_model_of_ones_own_has_no_preset_and_the_defaults(tmp_path: Path) -> None:
+    make(tmp_path / "a", result={}, preset="cnn")
+    make(tmp_path / "b", result={}, model="mymodels:wide", code="ab" * 32)
+    found = table(str(tmp_path))
+    assert found.settings == ("preset", "model")
+    assert [row.label for row in found.rows] == ["preset cnn", "model mymodels:wide"]
+    make(tmp_path / "c", result={}, model="mymodels:deep", code="cd" * 32)
+    assert table(str(tmp_path)).settings == ("preset", "model")  # it has a code of its own
+    make(tmp_path / "d", result={}, model="mymodels:wide", code="ef" * 32)
+    found = table(str(tmp_path))
+    assert found.settings == ("preset", "model", "code")
+    assert [row.label for row in found.rows][3] == "model mymodels:wide, code efefefefefef"
+    make(tmp_path / "e", result={}, model="mymodels:wide", code="ef" * 32, preset="mlp-100")
+    assert table(str(tmp_path)).rows[4].settings["preset"] == "mlp-100"
+
+
 def test_other_data_and_other_numbers_of_workers_count_as_settings(tmp_path: Path) -> None:
     make(tmp_path / "a", result={"workers": 2})
     make(tmp_path / "b", result={"workers": 1}, data_sha256="cd" * 32)
@@ -373,6 +389,8 @@ def test_any_table_names_every_run_within_its_width(
     )
     for name in base:
         values = {json.dumps({**base, **settings}[name]) for settings, _ in wanted}
+        if name == "preset":  # a model of one's own has none
+            values = {json.dumps("model" in settings) for settings, _ in wanted}
         assert (name in found.settings) == (len(values) > 1)
     finished = [row.accuracy for row in found.rows if row.finished]
     assert finished == sorted(finished, key=lambda a: -(a or 0))
