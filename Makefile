@@ -44,14 +44,14 @@ presets: $(VENV)/trainer  ## Train every preset and write docs/presets.md (20 mi
 bench: $(VENV)/trainer $(VENV)/k8s $(BENCH)/stamp  ## Measure speed beside Keras, PyTorch and JAX (2 hours, 7 GB)
 	@BENCH_PYTHON='$(abspath $(BENCH))/bin/python' $(BIN)/python -m benchmarks --data '$(DATA)' $(ARGS)
 
-chaos: $(VENV)/trainer  ## Train under FAULTS injected faults and compare the weights (10 minutes)
+chaos: $(VENV)/trainer  ## Train under FAULTS faults and compare the weights (10 minutes)
 	@$(BIN)/python -m trainer chaos --workers $(WORKERS) --faults $(FAULTS) \
 		$(if $(findstring ://,$(STORE)),--store '$(STORE)') $(ARGS)
 
 ##@ Inspect a run: RUN is its folder, by default the newest one below STORE/runs
 report:  ## Write RUN/report.html (ARGS=--text prints a summary instead)
-predict:  ## Predict the digits in PICTURES (ARGS=--show shows what the model saw)
-export:  ## Export RUN to RUN/model as .keras, SavedModel and ONNX, each checked
+predict:  ## Predict the digits in PICTURES (ARGS=--show: as the model sees)
+export:  ## Export RUN to RUN/model as .keras, SavedModel and ONNX, checked
 watch:   ## Show RUN on a page while it trains
 report predict export watch pictures: RUN = $(LATEST)
 report predict watch: $(VENV)/trainer
@@ -70,14 +70,14 @@ compare: RUN = $(STORE)/runs
 compare: $(VENV)/trainer  ## Compare all runs below RUN in a table and in compare.html
 	@$(BIN)/python -m trainer compare $(RUN) $(ARGS)
 
-sweep: $(VENV)/trainer $(if $(ON),$(VENV)/k8s)  ## Train the runs that SWEEP describes and compare them (ON=run file: in a cluster)
+sweep: $(VENV)/trainer $(if $(ON),$(VENV)/k8s)  ## Train and compare the runs of SWEEP (ON=run file: in a cluster)
 	@$(BIN)/python -m $(if $(ON),k8s,trainer) sweep '$(SWEEP)' $(if $(ON),--on '$(ON)') $(ARGS)
 
 ##@ Kubernetes: RUN is a run file; python -m k8s --help has all commands
 doctor:  ## Check everything that can be checked before submitting RUN
 submit:  ## Check RUN and start it (ARGS=--follow also follows its logs)
 status:  ## Show the progress of RUN, and what is wrong if something is
-logs:    ## Print the logs of RUN, even if its pods are gone (ARGS=-f follows)
+logs:    ## Print the logs of RUN, even after its pods (ARGS=-f follows)
 result:  ## Print the result of RUN (ARGS='--download DIR' copies its folder)
 cancel:  ## Stop RUN after a checkpoint; submit resumes it
 delete:  ## Delete RUN from the cluster; its folder stays
@@ -112,7 +112,7 @@ BUILD = --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg REQUIREMENTS=$(REQU
 image:  ## Build the trainer's image (REQUIREMENTS=gpu adds CUDA)
 	$(DOCKER) build $(BUILD) .
 
-publish:  ## Build IMAGE for PLATFORMS, with SBOM and provenance, and push it (needs buildx)
+publish:  ## Build IMAGE for PLATFORMS with an SBOM, and push it (by buildx)
 	$(DOCKER) buildx build --platform $(PLATFORMS) --sbom=true --provenance=mode=max --push $(BUILD) .
 
 # The store has the same name inside and outside, so that the paths it prints are right here.
@@ -125,12 +125,14 @@ docker-run: image  ## Train PRESET in one container, with ./bucket as the store
 		--run 'bucket/runs/{preset}-{digest}' $(ARGS)
 
 ##@ Develop
+# Models of your own may lie beside them.
+CODE := trainer k8s tests benchmarks docs
 # One process more than two cores, as some tests wait for what takes its time; two more take longer.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 test: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests (10 minutes)
 	$(PYTEST) $(ARGS)
 
-test-fast: $(VENV)/dev  ## Run the tests without TensorFlow, processes or a browser (a minute)
+test-fast: $(VENV)/dev  ## Run the tests without TensorFlow or processes (a minute)
 	$(PYTEST) --fast $(ARGS)
 
 test-long: $(VENV)/dev $(VENV)/azurite/node_modules $(VENV)/axe/node_modules  ## Run all tests with long random series (hours)
@@ -140,14 +142,14 @@ e2e: $(VENV)/dev  ## Run the tests that need a cluster (see CONTRIBUTING.md)
 	$(BIN)/python -m pytest tests/cluster -s $(ARGS)
 
 check: $(VENV)/dev  ## Check formatting, lint, imports between rooms, and types
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mypy trainer k8s tests benchmarks docs
+	$(BIN)/mypy $(CODE)
 
 format: $(VENV)/dev  ## Format the code
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 schema: $(VENV)/k8s  ## Write runs/schema.json, with which editors check run files
 	$(BIN)/python -m k8s schema > runs/schema.json

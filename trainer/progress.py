@@ -163,7 +163,7 @@ class BarReporter(Reporter):
     def step(self, record: Mapping[str, Any], total: int) -> None:
         """See Reporter."""
         if "validation_accuracy" in record:
-            self.say(f"{place(record, total)}  {describe(record)}")
+            self._say_validation(place(record, total), describe(record))
             return
         if self._task is None:
             self._bar.start()
@@ -175,6 +175,15 @@ class BarReporter(Reporter):
     def close(self) -> None:
         """See Reporter."""
         self._bar.stop()
+
+    def _say_validation(self, where: str, words: str) -> None:
+        """Print a line, or two on a narrow terminal, which would else break it in a number."""
+        training, gap, validation = words.partition("  validation")
+        if not gap or len(f"{where}  {words}") <= self._console.width:
+            self.say(f"{where}  {words}")
+            return
+        self.say(f"{where}  {training}")
+        self.say(f"{'':{len(where)}}{gap}{validation}")
 
     def _print(self, message: str, style: str | None = None) -> None:
         if not self._bar.live.is_started:

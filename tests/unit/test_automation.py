@@ -30,6 +30,14 @@ def test_ci_runs_what_a_change_must_pass_on_every_python_that_is_supported() -> 
 
 
 @pytest.mark.process
+def test_the_help_of_make_fits_on_a_terminal() -> None:
+    asked = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
+    targets, _, _ = asked.stdout.partition("\nSettings")
+    assert "test-fast" in targets
+    assert [line for line in targets.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.process
 def test_a_tag_publishes_the_image_of_this_version_for_both_processors() -> None:
     job = load(".github/workflows/publish.yml")["jobs"]["image"]
     [command] = [step["run"] for step in job["steps"] if "run" in step]

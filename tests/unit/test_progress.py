@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import sys
 from typing import Any
 
@@ -100,6 +101,19 @@ def test_the_bar_shows_lines_and_figures(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "validation loss 0.0456  accuracy 98.77%" in shown
     assert "loss 0.5123" in shown
     assert "100%" in shown
+
+
+def test_a_narrow_terminal_breaks_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    progress.create("auto").step(at(50, VALIDATED), 100)
+    plain = re.sub(r"\x1b\[\d+[A-Z]", "", screen.getvalue())
+    lines = [line for line in plain.splitlines() if "loss" in line]
+    assert [line.split("loss")[1].split()[0] for line in lines] == ["0.5123", "0.0456"]
+    assert lines[1].index("validation") == len("epoch 1.5/3  step     50/100  ")
+    assert max(map(len, lines)) <= 80
 
 
 def test_only_rank_0_speaks_but_all_warn(capsys: pytest.CaptureFixture[str]) -> None:

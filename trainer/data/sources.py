@@ -1,5 +1,6 @@
 """Where data come from: the mirrors of MNIST, a folder, or the program itself."""
 
+import contextlib
 import glob
 import http.client
 import itertools
@@ -260,11 +261,11 @@ def _check_split(split: int, images: int, pixels: int) -> None:
 def _unused(kept: Dataset) -> str:
     """Say that MNIST_DIR names other data than those that are kept, or nothing."""
     folder = os.environ.get("MNIST_DIR")
-    try:
-        if not folder or dataset.load(folder, validation=0).sha256 == kept.sha256:
+    if not folder:
+        return ""
+    with contextlib.suppress(UserError):  # of what cannot be read, it is right to say so, too
+        if dataset.load(folder, validation=0).sha256 == kept.sha256:
             return ""
-    except UserError:  # then they are not the same, either
-        pass
     return (
         f", not replaced by {printable(folder)}, which MNIST_DIR names: to train on that, give "
         "another folder for the data, or delete this one"

@@ -175,7 +175,7 @@ class _Here:
             )
         if code == StoppedError.exit_code and stop.is_set():
             self._note(place, "waiting")
-            write(f"leaves for now  {self._spent[-1]:.1f} s\n")
+            write(f"paused in the worse half  {self._spent[-1]:.1f} s\n")
         elif code:
             self._note(place, "failed")
             self._failed.append(code)

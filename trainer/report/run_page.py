@@ -417,6 +417,8 @@ def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
         flat.pop(name, None)
     if isinstance(versions, Mapping):
         flat.pop("versions")
+    if "train_accuracy_images" in flat:
+        flat["images of the train accuracy"] = flat.pop("train_accuracy_images")
     return [(name.replace("_", " "), value_text(value, name)) for name, value in flat.items()]
 
 
@@ -429,6 +431,8 @@ def value_text(value: Any, name: str = "") -> str:
         return str(value) if isinstance(value, int) else f"{finite:.6g}"
     if isinstance(value, str):
         return value
+    if isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()):
+        return ", ".join(f"{key.replace('_', ' ')} {each}" for key, each in value.items())
     if value is None:
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else json.dumps(value)

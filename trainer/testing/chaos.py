@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainer import presets
+from trainer.common.text import plural
 from trainer.config import TrainConfig, flag
 from trainer.data import sources
 from trainer.errors import ConfigError, UserError
@@ -90,7 +91,7 @@ class Chaos:
         said = self._log(name).read_text(errors="replace").strip().splitlines()
         last = said[-1] if said else "it printed nothing"
         end = f"WRONG: {last}" if hung or wrong else "weights equal"
-        return f"{count} faults, {seconds:.1f} s, {end}"
+        return f"{plural(count, 'fault')}, {seconds:.1f} s, {end}"
 
     def _inject(self, faults: deque[Planned], gang: Gang, watch: Watch, usage: Usage) -> bool:
         """Inject faults until none is left or the run ends; return whether the gang hangs."""

@@ -109,7 +109,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 def as_text(outcome: Outcome) -> Iterator[str]:
     """Yield the outcome in lines for people."""
     values = as_json(outcome)
-    yield f"{outcome.faults.total()} faults in {outcome.runs} runs, {outcome.seconds:.0f} s:"
+    faults, runs = plural(outcome.faults.total(), "fault"), plural(outcome.runs, "run")
+    yield f"{faults} in {runs}, {outcome.seconds:.0f} s:"
     for kind in get_args(Kind):
         if outcome.faults[kind]:
             line = f"  {outcome.faults[kind]:>4}  {KINDS[kind]}"

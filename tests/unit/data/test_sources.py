@@ -1,4 +1,5 @@
 import os
+import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -357,10 +358,18 @@ def test_auto_keeps_what_is_there(
 ) -> None:
     sources.put("digits", str(tmp_path), **COUNTS)
     before = contents(tmp_path)
-    monkeypatch.setenv("MNIST_DIR", str(tmp_path / "nowhere"))
     line = sources.put("auto", str(tmp_path))
     assert line.startswith(f"{tmp_path}: 40 training and 20 test images")
     assert line.endswith(", kept as it was")
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path))
+    assert sources.put("auto", str(tmp_path)) == line
+    for name in ("other", "nowhere"):
+        if name == "other":
+            sources.put("digits", str(tmp_path / name), **{**COUNTS, "seed": 1})
+        monkeypatch.setenv("MNIST_DIR", str(tmp_path / name))
+        said = sources.put("auto", str(tmp_path))
+        assert said.startswith(f"{line}, not replaced by {tmp_path / name}, which MNIST_DIR names:")
+    shutil.rmtree(tmp_path / "other")
     assert contents(tmp_path) == before
     assert mirrors[0].asked == mirrors[1].asked == []
 
