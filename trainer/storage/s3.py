@@ -1,6 +1,7 @@
 """Objects in a bucket of Amazon S3, or of a server that speaks its protocol."""
 
 import contextlib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 ALLOW_HTTP = "AWS_ALLOW_HTTP"
 
 _RENEW = "get new ones, such as with aws sso login"
+_NO_SUCH_KEY = Remedy(
+    ConfigError, "check AWS_ACCESS_KEY_ID or the profile's, and which store it is for"
+)
 _REMEDIES = {
-    "InvalidAccessKeyId": Remedy(
-        ConfigError, "check AWS_ACCESS_KEY_ID or the profile's, and which store it is for"
-    ),
+    "InvalidAccessKeyId": _NO_SUCH_KEY,
+    "XAdminUserNotFound": _NO_SUCH_KEY,  # versitygw
     "SignatureDoesNotMatch": Remedy(ConfigError, "check AWS_SECRET_ACCESS_KEY or the profile's"),
     "InvalidToken": Remedy(ConfigError, "check AWS_SESSION_TOKEN; keys that last have none"),
     "ExpiredToken": Remedy(UnavailableError, f"the credentials are too old; {_RENEW}"),
@@ -74,10 +77,10 @@ class S3Storage(ObjectStorage):
         uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, and the
         # capitals and underscores of other servers.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", bucket):
+        if not re.fullmatch(r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{1,61}[A-Za-z0-9]", bucket):
             raise ConfigError(
                 f"storage {uri!r}: {bucket!r} is no bucket name "
-                "(3 to 63 of a-z, 0-9, '-' and '.'); give s3://BUCKET[/PREFIX]"
+                "(3 to 63 of a-z, 0-9, '-' and single '.'); give s3://BUCKET[/PREFIX]"
             )
         super().__init__(uri, bucket, prefix, _service(bucket), deadline)
 
@@ -98,12 +101,14 @@ def _service(bucket: str) -> Service:
         os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true")
         or profile.get("s3.addressing_style") == "virtual"
     )
-    address = endpoint.replace("://", f"://{bucket}.", 1) if virtual else endpoint
+    if virtual:
+        _check_takes_bucket(endpoint)
+        endpoint = endpoint.replace("://", f"://{bucket}.", 1)
     where: S3Config = {
         "region": region,
         "virtual_hosted_style_request": virtual,
-        "endpoint": address,
-        "aws_endpoint_url_s3": address,
+        "endpoint": endpoint,
+        "aws_endpoint_url_s3": endpoint,
         "conditional_put": "etag",  # whatever the environment says
     }
     process = None
@@ -150,6 +155,18 @@ def _service(bucket: str) -> Service:
         certificate=f"put the file of {urlsplit(endpoint).hostname}'s authority in AWS_CA_BUNDLE",
         missing="NoSuchBucket",
     )
+
+
+def _check_takes_bucket(endpoint: str) -> None:
+    """Refuse an address before whose host the bucket's name cannot stand."""
+    host = urlsplit(endpoint).hostname or ""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        raise ConfigError(
+            f"{endpoint}: is an IP address, before which the bucket's name cannot stand, as "
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST or the profile's addressing_style asks; give a host "
+            "name, or remove that setting"
+        )
 
 
 def _check_pod_token() -> None:

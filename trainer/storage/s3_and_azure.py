@@ -171,7 +171,8 @@ class ObjectStorage:
                 pieces.write(piece)
             data = pieces.getvalue()
         except FileNotFoundError as error:
-            if _Answer.of(error).code in ("", self._service.missing):
+            code = _Answer.of(error).code
+            if not code or _NO_OBJECT.search(code):
                 raise  # no bucket, or no store
             raise ObjectNotFoundError(
                 f"no object {self.uri}/{name}; check the name and the prefix"
@@ -193,7 +194,9 @@ class ObjectStorage:
     def _create_once(self, name: str, data: bytes) -> bool:
         try:
             self._upload(name, data, "create")
-        except AlreadyExistsError:
+        except AlreadyExistsError as taken:
+            if _NO_PLACE.search(_Answer.of(taken).code):
+                raise
             # Taken, perhaps by this very call: an earlier try whose answer was lost. S3 also
             # says so (409) while another write is under way, of which nothing may come.
             try:
@@ -225,7 +228,7 @@ class ObjectStorage:
         try:
             self._client().delete(self._above + name)
         except FileNotFoundError as error:
-            if _Answer.of(error).code == self._service.missing:
+            if _NO_OBJECT.search(_Answer.of(error).code):
                 raise
 
     def _call(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
@@ -239,8 +242,14 @@ class ObjectStorage:
             raise unanswered(
                 what, self.endpoint, self._deadline, _Answer.of(error.last).words
             ) from None
-        except (BaseError, OSError, ValueError) as error:
+        except BaseException as error:
             where = f"cannot {verb} {self.uri}/{name} at {self.endpoint}"
+            if type(error).__name__ == "PanicException":  # the library's own defect; no Exception
+                raise ConfigError(
+                    f"{where}: {one_line(error, 300)}; check the store's address and credentials"
+                ) from None
+            if not isinstance(error, BaseError | OSError | ValueError):
+                raise
             # The library's own text may hold a token: nothing prints it.
             raise self._refusal(where, _Answer.of(error)) from None
 
@@ -251,6 +260,8 @@ class ObjectStorage:
         if isinstance(error, _PassingError):
             return True
         if answer.code in self._service.remedies or answer.sign in _FOR_GOOD:
+            return False
+        if _NO_PLACE.search(answer.code):
             return False
         status = answer.status or 0
         return answer.is_network or status in (408, 409, 429) or (status >= 500 and status != 501)
@@ -277,7 +288,7 @@ class ObjectStorage:
             remedy = "choose a store that has conditional writes (If-None-Match)"
         elif answer.status in range(300, 400):
             remedy = "give the endpoint that it leads to, perhaps https:// instead of http://"
-        elif "invalid path" in answer.words:
+        elif "invalid path" in answer.words or _NO_PLACE.search(answer.code):
             remedy = "delete or rename that object, or choose another folder"
         else:
             remedy = f"check the {service.bucket}, the name and the endpoint"
@@ -367,6 +378,10 @@ class _Answer(NamedTuple):
         return cls(None, "", one_line(words, 300), about_credentials, is_network)
 
 
+# Codes of 404 that are not about an object.
+_NO_OBJECT = re.compile(r"Bucket|Container|Account|User|AccessKey|Credential")
+# Codes of stores that keep folders: an object is where a folder would have to be, or the reverse.
+_NO_PLACE = re.compile(r"Parent|Director|IsFile|IsObject|TypeMismatch")
 _CREDENTIALS = re.compile(
     r"token request|token file|credential provider|get-access-token|/latest/(api|meta-data)/"
     r"|GET \S+/v\d/credentials|S3 error: Error performing POST REDACTED"

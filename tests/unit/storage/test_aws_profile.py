@@ -146,7 +146,7 @@ def test_files_elsewhere(server: Says, monkeypatch: pytest.MonkeyPatch, home: Pa
 
 
 def test_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    for profile, endpoint in (("own", "own"), ("service", "service")):
+    for profile, endpoint in (("own", "bucket.own"), ("service", "service")):
         monkeypatch.setenv("AWS_PROFILE", profile)
         assert open_storage("s3://bucket").endpoint == f"https://{endpoint}.example"  # type: ignore[attr-defined]
     monkeypatch.setenv("AWS_PROFILE", "pem")
