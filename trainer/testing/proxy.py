@@ -4,6 +4,7 @@ It serves Cloud Storage's JSON API, S3 and Azure Blob alike, because it passes o
 it came: its ``Host`` too, which S3 signs. The store must be reached by plain http.
 """
 
+import contextlib
 import http.client
 import socket
 import struct
@@ -136,7 +137,9 @@ class Proxy:
             )
             for name, value in request.headers.items():
                 connection.putheader(name, value)
-            connection.endheaders(request.body)
+            # A store may answer before it has read the body, and close; the answer is there.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.endheaders(request.body)
             response = connection.getresponse()
             return Answer(response.status, response.getheaders(), response.read())
         finally:

@@ -1,8 +1,11 @@
 """What the proxy makes of the three protocols; the tests of stores use its faults."""
 
+import socket
+import threading
+
 import pytest
 
-from trainer.testing.proxy import verb_of
+from trainer.testing.proxy import Proxy, Request, verb_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,19 @@ from trainer.testing.proxy import verb_of
 )
 def test_the_verb_of_a_request(method: str, target: str, verb: str) -> None:
     assert verb_of(method, target) == verb
+
+
+def test_an_answer_is_passed_on_that_comes_before_the_store_has_read_the_body() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:  # closed with bytes unread, which resets it
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        proxy = Proxy(f"http://127.0.0.1:{server.getsockname()[1]}")
+        body = bytes(1 << 25)
+        headers = {"host": "store", "content-length": str(len(body)), "if-none-match": "*"}
+        assert proxy.forward(Request("PUT", "/bucket/a", headers, body)).status == 412
