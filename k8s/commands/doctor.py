@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -19,11 +19,11 @@ from k8s.run.dry_run import Said
 from k8s.run.model_check import State
 from k8s.run_file import POD_SUFFIX, RunSpec
 from k8s.volumes import Volume
-from trainer import presets
 from trainer.common.text import one_line, printable
-from trainer.data import dataset, stream
+from trainer.config import TrainConfig
+from trainer.data import fit
 from trainer.data.dataset import Dataset
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage import probe
 
@@ -102,8 +102,13 @@ def show(check: Check) -> None:
     console.print(Text(f"{mark} ", style) + Text(printable(f"{check.name:<12} {check.text}")))
 
 
-def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
-    """Yield every check of a run file in a cluster, as it is done."""
+def examine(
+    cluster: Cluster, spec: RunSpec, configs: Sequence[TrainConfig] = ()
+) -> Iterator[Check]:
+    """Yield every check of a run file in a cluster, as it is done.
+
+    ``configs`` are those of a sweep's runs, which the data must suit, too.
+    """
     try:
         version = cluster.version()
     except UserError as error:
@@ -130,7 +135,7 @@ def examine(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             yield from (Check(name, *said) for said in check(cluster, spec))
         except UserError as error:
             yield Check(name, "failed", one_line(error))
-    yield from _folders(spec)
+    yield from _folders(spec, configs or [spec.config])
     yield from _objects(cluster, spec)
 
 
@@ -346,19 +351,18 @@ def _image(_: Cluster, spec: RunSpec) -> Iterator[Said]:
         )
 
 
-def _folders(spec: RunSpec) -> Iterator[Check]:
+def _folders(spec: RunSpec, configs: Sequence[TrainConfig]) -> Iterator[Check]:
     config, sha256 = spec.config, None
     state: State
     try:
         if volume := volumes.holding(spec.data, spec.volumes):
             yield Check("data", "ok", f"{spec.data}: {_later(volume)}")
         else:
-            data = _data(spec)
+            source = run_store.open_folder(spec.data, spec.variables)
+            data = fit.load(source, configs, spec.workers * max(1, spec.resources.gpus))
             sha256 = data.sha256
             yield Check("data", "ok", _described(spec, data))
-            if config.model is None:
-                yield from _preset(config.preset, data)
-            else:
+            if config.model is not None:
                 state, text = model_check.examine(spec, data.input_shape, data.classes)
                 yield Check("model", state, text)
     except UnavailableError as error:
@@ -380,23 +384,8 @@ def _folders(spec: RunSpec) -> Iterator[Check]:
         yield Check("run folder", "ok", f"{config.run}: can be written, once where it must")
 
 
-def _preset(name: str, data: Dataset) -> Iterator[Check]:
-    try:
-        presets.check_images(name, *data.input_shape[:2])
-    except ConfigError as error:
-        yield Check("model", "failed", one_line(error))
-
-
 def _later(volume: Volume) -> str:
     return f"on claim {volume.claim}, which only pods see; the run checks it first of all"
-
-
-def _data(spec: RunSpec) -> Dataset:
-    source = run_store.open_folder(spec.data, spec.variables)
-    data = dataset.load_from(source, spec.config.validation)
-    if data.shards:
-        stream.plan(data.shards, spec.config)
-    return data
 
 
 def _described(spec: RunSpec, data: Dataset) -> str:

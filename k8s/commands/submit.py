@@ -5,7 +5,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from k8s import manifest
@@ -16,6 +16,7 @@ from k8s.diagnosis import run_phase
 from k8s.run import follow, gather_evidence, run_store, which_run
 from k8s.run_file import RunSpec
 from trainer.common import yaml_text
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import user_code
 
@@ -59,14 +60,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(cluster: Cluster, spec: RunSpec) -> None:
+def check(cluster: Cluster, spec: RunSpec, configs: Sequence[TrainConfig] = ()) -> None:
     """Check all that can be known before submitting, and show what is wrong.
+
+    ``configs`` are those of a sweep's runs, which the data must suit, too.
 
     Raises:
         ConfigError: a check failed.
     """
     failed = 0
-    for check in doctor.examine(cluster, spec):
+    for check in doctor.examine(cluster, spec, configs):
         failed += check.state == "failed"
         if check.state != "ok":
             doctor.show(check)

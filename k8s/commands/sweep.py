@@ -292,7 +292,7 @@ class InCluster:
     def _start(self, place: int) -> None:
         run = self._runs[place]
         if not self._checked:  # one stands for all: they differ in settings of the training alone
-            submit.check(self._cluster, run.spec)
+            submit.check(self._cluster, run.spec, [each.config for each in self._planned])
             self._checked = True
         submit.send_code(run.spec)
         again = run.asked or bool(run.scores)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trainer.common.text import duration, printable
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data import fit
 from trainer.errors import ConfigError, DataError, StoppedError, UserError
 from trainer.failure import parse
 from trainer.gang import process
@@ -54,7 +54,8 @@ def execute(sweep: Sweep, stop: threading.Event, width: int = 80) -> None:
     """Train the runs that are not finished, and print and store a comparison of all.
 
     Raises:
-        ConfigError: a combination is refused, or the folder has runs on other data.
+        ConfigError: a combination is refused, alone or by the data, or the folder has runs on other
+            data.
         DataError: the data are no dataset, or what is in the folder is damaged.
         StoppedError: asked to stop; the run in progress has stored a checkpoint.
         SweepFailedError: runs failed; the others are trained and compared.
@@ -225,11 +226,12 @@ def _finished(sweep: Sweep, runs: Sequence[Planned]) -> dict[str, float]:
     """Return the test accuracy of every run that is finished, by its folder.
 
     Raises:
-        ConfigError: a folder belongs to a run on other data.
+        ConfigError: settings do not fit the data, or a folder belongs to a run on other data.
         DataError: the data are no dataset, or what is in a folder is damaged.
     """
-    data = runs[0].config.data  # of all of them: only what decides the weights is varied
-    sha256 = dataset.load(data, 0).sha256
+    first = runs[0].config  # data and workers are those of all: only what decides weights is varied
+    data, configs = first.data, [each.config for each in runs]
+    sha256 = fit.load(open_storage(data), configs, first.workers).sha256
 
     def look(uri: str) -> float | None:
         stored = run_folder.read_config(open_storage(uri)) or {}

@@ -25,10 +25,10 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from trainer import failure, progress, schedule
+from trainer import failure, progress
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
-from trainer.data import dataset, stream
+from trainer.data import fit
 from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
@@ -63,11 +63,8 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
     source, storage = open_storage(config.data), open_storage(run_folder.uri(config))
 
     def prepare() -> tuple[Dataset, dict[str, Any] | None]:
-        data = dataset.load_from(source, config.validation)
         workers = config.workers if config.min_workers else cluster.workers
-        schedule.check_batch(config.batch_size, data.samples, workers)
-        if data.shards:
-            stream.plan(data.shards, config)  # refused before TensorFlow is loaded
+        data = fit.load(source, [config], workers)
         given = user_code.given(config)
         _claim(storage, config, data, given)
         result = run_folder.find_result(storage, reporter.warn)

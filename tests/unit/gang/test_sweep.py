@@ -251,6 +251,29 @@ def test_nothing_runs_before_every_combination_is_good(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"batch_size": [32, 600]}, "batch_size: 600: more than the 440 training images"),
+        # A batch of 500 fits without validation only.
+        ({"validation": [0, 100], "batch_size": [500]}, "500: more than the 440 training images"),
+        ({"validation": [0, 540]}, "validation 540: .* has 540 training images"),
+        ({"batch_size": [32, 33]}, "batch_size: 33: not divisible by the 2 workers"),
+    ],
+)
+def test_nothing_runs_before_every_combination_fits_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: dict[str, list[Any]], message: str
+) -> None:
+    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("it ran"))
+    data, folder = str(tmp_path / "data"), tmp_path / "sweep"
+    sources.put("digits", data, train_count=540, test_count=10, seed=0)
+    settings = {"preset": "softmax", "data": data, "validation": 100, "workers": 2}
+    wanted = sweep_file.parse({"folder": str(folder), "grid": grid, "settings": settings})
+    with pytest.raises(ConfigError, match=message):
+        sweep.execute(wanted, threading.Event())
+    assert not folder.exists()
+
+
 def test_every_placement_is_refused_as_a_dimension() -> None:
     for name in RUNTIME_SETTINGS:
         with pytest.raises(ConfigError, match="does not decide the weights"):

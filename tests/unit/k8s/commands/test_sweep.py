@@ -356,6 +356,15 @@ def test_mistakes_are_one_line_and_start_nothing(
     assert not api.requests
 
 
+def test_every_run_must_fit_the_data(
+    player: Player, file: Path, run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(file, grid={"batch_size": [32, 602]})
+    assert main(["sweep", str(file), "--on", str(run_file)]) == 2
+    assert "batch_size: 602: more than the" in capsys.readouterr().out
+    assert not player.jobs()
+
+
 def plan(
     run: run_file.RunSpec, **values: Any
 ) -> tuple[list[sweep_file.Planned], list[run_file.RunSpec]]:
