@@ -18,6 +18,11 @@ SMALL = {"cpu": "50m", "memory": "1Gi", "limits": {"cpu": "1"}}
 PARALLEL = 3
 
 
+def ended(space: Space) -> set[str]:
+    """Return the runs that have finished, and no pod that may still write a report."""
+    return {f"rates-{name.split('/')[0]}" for name in finished(space)} - {*active(space)}
+
+
 def sweep_file(space: Space, **changes: Any) -> str:
     values = {
         "folder": f"gs://bucket/{space.name}/sweep",
@@ -60,7 +65,7 @@ def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space:
     counting.start()
     try:
         with space.start("sweep", sweep, "--on", run) as process:
-            space.until(lambda: finished(space) and len(active(space)) == PARALLEL, 600)
+            space.until(lambda: ended(space) and len(active(space)) == PARALLEL, 600)
             evicted = active(space)[-1]  # another may end before it can be evicted
             pods = [p["metadata"]["name"] for p in space.objects("pods")]
             evict(space, next(pod for pod in pods if pod.startswith(f"{evicted}-0-")))
@@ -68,11 +73,9 @@ def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space:
             out, err = process.communicate(timeout=60)
         assert process.returncode == 130, out + err
         assert "its runs in progress continue; the same command resumes the sweep" in out
-        jobs, going = {j["metadata"]["name"] for j in space.objects("jobs")}, active(space)
+        before, jobs = ended(space), {j["metadata"]["name"] for j in space.objects("jobs")}
+        assert before
         assert len(jobs) < len(RATES)
-        # A pod whose result is stored may still write its report.
-        ended = {f"rates-{each.split('/')[0]}" for each in finished(space)} - {*going}
-        assert ended
         listed = space.k8s("list", "--namespace", space.name)
         assert "\nrates " in listed.out, listed.out + listed.err
         done = space.k8s("sweep", sweep, "--on", run)
@@ -81,7 +84,7 @@ def test_eight_runs_three_at_a_time_of_which_one_fails_and_one_is_evicted(space:
         counting.join()
     assert done.code == 1, done.out + done.err
     assert "1 of 8 runs failed" in done.err
-    assert done.out.count("finished before") >= len(ended)
+    assert done.out.count("finished before") >= len(before)
     [failed] = [line for line in done.out.splitlines() if "  failed: " in line]
     assert "learning_rate 1e+37" in failed
     assert max(most) == PARALLEL
