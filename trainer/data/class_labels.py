@@ -1,6 +1,8 @@
 """Labels of classes and their names, as sources have them, made 0, 1, 2, ... without gaps."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +63,36 @@ def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int
     return labels
 
 
-def named(labels: list[str]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    """Return labels that are texts as numbers, in the order of the texts, and their names."""
-    names = dict(enumerate(sorted(set(labels))))
+def named(*parts: Sequence[str]) -> tuple[list[npt.NDArray[np.int64]], dict[int, str]]:
+    """Return labels that are texts as numbers, in the order of the texts, and their names.
+
+    A text has the same number in all parts of a source.
+    """
+    names = dict(enumerate(sorted(set().union(*parts))))
     numbers = {name: number for number, name in names.items()}
-    return np.array([numbers[each] for each in labels], np.int64), names
+    return [np.array([numbers[each] for each in part], np.int64) for part in parts], names
+
+
+def of_parts(
+    *parts: tuple[npt.NDArray[Any], str],
+) -> tuple[list[npt.NDArray[np.int64]], dict[int, str]]:
+    """Return the labels of a source's parts, and the names of those that are texts.
+
+    Each part is its labels, as ``as_labels`` takes them or texts, and what messages call them.
+
+    Raises:
+        DataError: see ``as_labels``; or some parts have texts, and others numbers.
+    """
+    are_texts = [all(isinstance(label, str) for label in labels.flat) for labels, _ in parts]
+    if not any(are_texts):
+        return [as_labels(labels, where) for labels, where in parts], {}
+    for (_, where), is_text in zip(parts, are_texts, strict=True):
+        if not is_text:
+            raise DataError(
+                f"{where}: labels are numbers here, and texts in other parts of the data; "
+                "give the same kind in all"
+            )
+    return named(*(labels.tolist() for labels, _ in parts))
 
 
 def offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:

@@ -99,7 +99,7 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
     offset = class_labels.offset(train.labels, names, collection.where)
     if offset:
         notes.append(f"labels {offset} and up became 0 and up")
-    _check_test(train, test, collection.where)
+    _check_test(train, test, collection)
     if train.images.min() == train.images.max():
         notes.append(f"every pixel is {train.images.min()}: look at the pictures again")
     named = class_labels.in_order(
@@ -188,15 +188,15 @@ def joined(first: Part, second: Part) -> Part:
     )
 
 
-def _check_test(train: Part, test: Part, where: str) -> None:
+def _check_test(train: Part, test: Part, collection: Collection) -> None:
+    where = collection.where
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = ["x".join(map(str, part.images.shape[1:])) for part in (train, test)]
         raise DataError(f"{where}: training images are {shapes[0]}, test images {shapes[1]}")
     strange = np.setdiff1d(test.labels, train.labels)
     if len(strange):
-        raise DataError(
-            f"{where}: test label {strange[0]} has no training image; correct the labels"
-        )
+        label = printable(str(collection.names.get(int(strange[0]), strange[0])))
+        raise DataError(f"{where}: test label {label} has no training image; correct the labels")
 
 
 def scaled(collection: Collection, options: Options) -> Collection:

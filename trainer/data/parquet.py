@@ -85,28 +85,44 @@ def read(paths: list[Path], options: Options) -> Collection:
     if not split[_TRAIN]:
         split = {_TRAIN: paths, _VALIDATION: [], _TEST: []}
     notes = []
-    train, names = _part(split[_TRAIN], options)
-    if split[_VALIDATION]:
-        first, _ = _part(split[_VALIDATION], options)
+    opened = {part: [_open(path) for path in files] for part, files in split.items() if files}
+    _check_names([table for tables in opened.values() for table in tables])
+    found = {part: _labels(tables) for part, tables in opened.items()}
+    if _TEST in found and _is_secret(found[_TEST][0]):
+        del found[_TEST]
+        notes.append("its test images have no labels and were left out")
+    labels, names = class_labels.of_parts(*found.values())
+    parts = {
+        part: Part(_images(opened[part], options), of_part)
+        for part, of_part in zip(found, labels, strict=True)
+    }
+    train = parts[_TRAIN]
+    if first := parts.get(_VALIDATION):
         train = collection.joined(first, train)
         notes.append(collection.validation_first(len(first.labels)))
-    test = None
-    if split[_TEST]:
-        test, _ = _part(split[_TEST], options)
-        if (test.labels == -1).all():  # as the hub stores those that a competition keeps secret
-            test = None
-            notes.append("its test images have no labels and were left out")
-    return Collection(train, test, where, names, tuple(notes))
+    names = opened[_TRAIN][0].names or names
+    return Collection(train, parts.get(_TEST), where, names, tuple(notes))
 
 
-def _part(paths: list[Path], options: Options) -> tuple[Part, dict[int, str]]:
-    """Return the images of some files, and the names of their labels."""
-    opened = [_open(path) for path in paths]
-    images = picture_folder.decode(_pictures(opened), options) if _holds_files(opened[0]) else None
-    if images is None:
-        images = _pixels(opened, options)
-    labels, names = _labels(opened)
-    return Part(images, labels), opened[0].names or names
+def _is_secret(labels: npt.NDArray[Any]) -> bool:
+    """Return whether a competition keeps these labels to itself: the hub stores -1 for each."""
+    return labels.dtype.kind == "i" and bool((labels == -1).all())
+
+
+def _check_names(opened: list[_Table]) -> None:
+    """Check that the same label means the same class in all files."""
+    first = opened[0]
+    for table in opened:
+        if table.names and first.names and table.names != first.names:
+            raise DataError(
+                f"{table.path}: has other names of classes than {first.path.name}; correct them"
+            )
+
+
+def _images(opened: list[_Table], options: Options) -> npt.NDArray[np.uint8]:
+    if _holds_files(opened[0]):
+        return picture_folder.decode(_pictures(opened), options)
+    return _pixels(opened, options)
 
 
 def _open(path: Path) -> _Table:
@@ -202,21 +218,15 @@ def _array(column: Any, table: _Table) -> npt.NDArray[Any]:
     return values.reshape(shape)
 
 
-def _labels(opened: list[_Table]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    """Return the labels, and the names of those that are texts."""
+def _labels(opened: list[_Table]) -> tuple[npt.NDArray[Any], str]:
+    """Return the labels as they are stored, and what messages call them."""
     found: list[npt.NDArray[Any]] = []
     for table in opened:
         for batch in _batches(table, table.label):
             if batch.null_count:
                 raise DataError(f"{table.path}: {printable(table.label)}: an image has no label")
             found.append(batch.to_numpy(zero_copy_only=False))
-    labels = np.concatenate(found)
-    if all(isinstance(label, str) for label in labels):
-        return class_labels.named(labels.tolist())
-    where = f"{opened[0].path}: {printable(opened[0].label)}"
-    if labels.dtype.kind == "i" and (labels == -1).all():
-        return labels.astype(np.int64), {}
-    return class_labels.as_labels(labels, where), {}
+    return np.concatenate(found), f"{opened[0].path}: {printable(opened[0].label)}"
 
 
 @contextlib.contextmanager

@@ -61,16 +61,15 @@ def read(folder: Path, options: Options) -> Collection:
     """
     parts = _splits(folder)
     found = [_listed(part) for part in parts]
-    names = [name for part in found for name, _ in part]
     paths = [path for part in found for _, path in part]
     images = decode((Picture(str(path), path) for path in paths), options)
-    labels, of_labels = named(names)
+    labels, of_labels = named(*([name for name, _ in part] for part in found))
     cut = len(found[0])
     if len(found) == 1:
-        return Collection(Part(images, labels), None, str(folder), of_labels)
+        return Collection(Part(images, labels[0]), None, str(folder), of_labels)
     # They are listed class by class, and the first ones are for validation.
     drawn = sampler.permutation(options.seed, 0, cut)
-    train, test = Part(images[drawn], labels[drawn]), Part(images[cut:], labels[cut:])
+    train, test = Part(images[drawn], labels[0][drawn]), Part(images[cut:], labels[1])
     return Collection(train, test, str(folder), of_labels)
 
 

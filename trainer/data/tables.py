@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trainer.common.text import one_line, printable
 from trainer.data import idx
-from trainer.data.class_labels import as_labels, named
+from trainer.data.class_labels import as_labels, of_parts
 from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first
 from trainer.errors import DataError
 
@@ -117,23 +117,21 @@ def read_csv(train: Path, test: Path | None) -> Collection:
     Raises:
         DataError: a table is damaged, has no label, or no square number of pixels.
     """
-    found, names = _table(train)
     notes: tuple[str, ...] = ()
-    tested = None
-    if test is not None:
-        if _columns(test) == _columns(train) - 1:
-            notes = (f"{test.name} has no labels and was left out",)
-        else:
-            tested, of_test = _table(test)
-            if of_test != names:
-                raise DataError(
-                    f"{test}: has other names of classes than {train.name}; correct them"
-                )
-    where = str(train if test is None or tested is None else train.parent)
-    return Collection(found, tested, where, names, notes)
+    if test is not None and _columns(test) == _columns(train) - 1:
+        notes = (f"{test.name} has no labels and was left out",)
+        test = None
+    found = [(path, *_table(path)) for path in (train, test) if path is not None]
+    are_numbers = all(_is_number(label) for _, _, labels in found for label in labels)
+    kind = np.float64 if are_numbers else object
+    numbers, names = of_parts(*((np.array(labels, kind), str(path)) for path, _, labels in found))
+    parts = [Part(images, of) for (_, images, _), of in zip(found, numbers, strict=True)]
+    where = str(train if test is None else train.parent)
+    return Collection(parts[0], parts[1] if test else None, where, names, notes)
 
 
-def _table(path: Path) -> tuple[Part, dict[int, str]]:
+def _table(path: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Return the images of a table, and their labels as they are written."""
     with _reasons(path):
         with _opened(path) as file:
             delimiter = _delimiter(file.readline(_HEADER))
@@ -162,12 +160,7 @@ def _table(path: Path) -> tuple[Part, dict[int, str]]:
     images = as_pixels(values.reshape(-1, side, side, channels), f"{path}: pixels")
     if len(images) != len(labels):
         raise DataError(f"{path}: has empty lines; take them away")
-    names: dict[int, str] = {}
-    if all(map(_is_number, labels)):
-        numbers = as_labels(np.array(labels, np.float64), str(path))
-    else:
-        numbers, names = named(labels)
-    return Part(images[..., 0] if channels == 1 else images, numbers), names
+    return images[..., 0] if channels == 1 else images, labels
 
 
 def _delimiter(line: str) -> str:

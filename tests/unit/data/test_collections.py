@@ -179,6 +179,14 @@ def test_csv_with_words_for_labels_in_the_last_column(tmp_path: Path) -> None:
     assert data.classes == 4
 
 
+def test_a_table_to_test_on_may_lack_a_class(tmp_path: Path) -> None:
+    rows = [[name, *pixels] for name, pixels in zip(ANIMALS, FLAT, strict=True)]
+    write_csv(tmp_path / "c" / "train.csv", rows)
+    write_csv(tmp_path / "c" / "test.csv", [row for row in rows if row[0] != "ant"])
+    data, _ = put(tmp_path / "c", tmp_path / "to")
+    assert data.test.labels.tolist() == LABELS[LABELS > 0].tolist()
+
+
 def test_emnist_letters(tmp_path: Path) -> None:
     write_set(tmp_path / "gzip", "emnist-letters", IMAGES, LABELS.astype(np.uint8) + 1)
     write_set(tmp_path / "gzip", "emnist-digits", IMAGES, LABELS.astype(np.uint8))

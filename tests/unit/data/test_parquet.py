@@ -135,6 +135,45 @@ def test_labels_that_are_words(tmp_path: Path) -> None:
     assert about.class_names == NAMES
 
 
+def test_words_mean_the_same_class_in_every_part(tmp_path: Path) -> None:
+    """Also in a part that lacks the first class."""
+    words = np.array([NAMES[label] for label in LABELS])
+    few = LABELS > 0
+    for part, chosen in (("train", LABELS >= 0), ("validation", few), ("test", few)):
+        columns = {"image": files(IMAGES[chosen]), "label": words[chosen]}
+        write(tmp_path / "hub" / f"{part}.parquet", columns)
+    data, about = put(tmp_path / "hub", tmp_path / "to")
+    assert about.class_names == NAMES
+    assert data.train.labels.tolist() == [*LABELS[few], *LABELS]
+    assert data.test.labels.tolist() == LABELS[few].tolist()
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("cow", "test label cow has no training image"),
+        (7, "labels are numbers here, and texts in other parts"),
+    ],
+)
+def test_a_label_of_the_test_part_alone_is_refused(tmp_path: Path, label: Any, words: str) -> None:
+    named = [NAMES[each] for each in LABELS]
+    write(tmp_path / "hub" / "train.parquet", {"image": files(IMAGES), "label": named})
+    columns = {"image": files(IMAGES), "label": [label] * COUNT}
+    write(tmp_path / "hub" / "test.parquet", columns)
+    with pytest.raises(DataError, match=words):
+        put(tmp_path / "hub", tmp_path / "to")
+
+
+def test_names_in_another_order_in_another_file_are_refused(tmp_path: Path) -> None:
+    columns = {"image": files(IMAGES), "label": LABELS}
+    of = features("image", "label")
+    write(tmp_path / "hub" / "train.parquet", columns, of)
+    of["label"]["names"] = list(NAMES[::-1])
+    write(tmp_path / "hub" / "test.parquet", columns, of)
+    with pytest.raises(DataError, match=r"other names of classes than train\.parquet"):
+        put(tmp_path / "hub", tmp_path / "to")
+
+
 def test_a_name_that_no_image_has_is_left_out(tmp_path: Path) -> None:
     columns = {"image": files(IMAGES), "label": LABELS % 3}
     path = write(tmp_path / "d.parquet", columns, features("image", "label"))
