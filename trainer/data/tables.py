@@ -138,10 +138,15 @@ def _table(path: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter)
             first, _ = next(rows), next(rows)
-        has_header = not all(map(_is_number, [cell for cell in first if cell not in first[:1]][:9]))
-        header = [cell.strip().lower() for cell in first] if has_header else []
-        column = next((header.index(name) for name in _LABELS if name in header), 0)
-        others = {column, *(number for number, name in enumerate(header) if name in _OTHERS)}
+        header = [cell.strip().lower() for cell in first]
+        has_header = _is_header(header)
+        header = header if has_header else []
+        others = {number for number, name in enumerate(header) if name in _OTHERS}
+        column = next(
+            (header.index(name) for name in _LABELS if name in header),
+            min(set(range(len(first))) - others, default=0),
+        )
+        others.add(column)
         pixels = [number for number in range(len(first)) if number not in others]
         side, channels = square(len(pixels), path)
         with _opened(path) as file:
@@ -161,6 +166,20 @@ def _table(path: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:
     if len(images) != len(labels):
         raise DataError(f"{path}: has empty lines; take them away")
     return images[..., 0] if channels == 1 else images, labels
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Return whether a first row names the columns.
+
+    Its names are words or, as pandas gives them to columns without one, numbers that count up. In
+    a row without names, the only word is a label.
+    """
+    numbers = [float(cell) for cell in cells if _is_number(cell)]
+    counts = len(numbers) > 2 and numbers in (
+        list(range(len(numbers))),
+        list(range(1, len(numbers) + 1)),
+    )
+    return not numbers or counts or any(name in cells for name in _LABELS)
 
 
 def _delimiter(line: str) -> str:
@@ -199,9 +218,10 @@ def square(count: int, path: Path) -> tuple[int, int]:
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
 def _opened(path: Path) -> IO[str]:

@@ -179,6 +179,43 @@ def test_csv_with_words_for_labels_in_the_last_column(tmp_path: Path) -> None:
     assert data.classes == 4
 
 
+COUNTED = list(map(str, range(SIDE * SIDE)))  # as pandas names columns without a name
+
+
+@pytest.mark.parametrize(
+    ("header", "order"),
+    [
+        (["label", *COUNTED], "lp"),
+        (["", *COUNTED, "target"], "ipl"),
+        (["", "Animal", *COUNTED], "ilp"),
+        (["Unnamed: 0", *COUNTED, "y"], "ipl"),
+        ([*COUNTED, str(SIDE * SIDE)], "lp"),
+        (["", *COUNTED, str(SIDE * SIDE)], "ilp"),
+        (["1", *map(str, range(2, SIDE * SIDE + 2))], "lp"),
+    ],
+)
+@pytest.mark.parametrize("words", [False, True])
+def test_a_header_of_numbers_is_no_image(
+    tmp_path: Path, header: list[str], order: str, words: bool
+) -> None:
+    labels = ANIMALS if words else LABELS.tolist()
+    write_csv(tmp_path / "plain.csv", ROWS)
+    rows = []
+    for number, (label, pixels) in enumerate(zip(labels, FLAT, strict=True)):
+        parts = {"i": [number], "l": [label], "p": pixels}
+        rows.append([cell for part in order for cell in parts[part]])
+    write_csv(tmp_path / "t.csv", rows, header)
+    data, _ = put(tmp_path / "t.csv", tmp_path / "to")
+    assert data.sha256 == put(tmp_path / "plain.csv", tmp_path / "plain")[0].sha256
+
+
+def test_a_first_row_with_a_word_for_its_label_is_an_image(tmp_path: Path) -> None:
+    rows = [[name, *pixels] for name, pixels in zip(ANIMALS, FLAT, strict=True)]
+    write_csv(tmp_path / "t.csv", rows)
+    data, _ = put(tmp_path / "t.csv", tmp_path / "to")
+    assert data.samples + len(data.test.labels) == COUNT
+
+
 def test_a_table_to_test_on_may_lack_a_class(tmp_path: Path) -> None:
     rows = [[name, *pixels] for name, pixels in zip(ANIMALS, FLAT, strict=True)]
     write_csv(tmp_path / "c" / "train.csv", rows)
@@ -449,6 +486,21 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         npz(x=IMAGES[:4], y=LABELS[:4]),
         {"test_share": 0.5},
         "leaves none for",
+    ),
+    "a table of no labels": (
+        table(table_text([["nan", *row[1:]] for row in ROWS])),
+        {},
+        "label nan: must be a whole number from 0 to 255",
+    ),
+    "a first row without a pixel": (
+        table(table_text([[*ROWS[0][:-1], "nan"], *ROWS[1:]])),
+        {},
+        "pixels from nan to nan",
+    ),
+    "a first row with a word for a pixel": (
+        table(table_text([[*ROWS[0][:-1], "NA"], *ROWS[1:]])),
+        {},
+        "could not convert string 'NA' to float",
     ),
     "one class": (npz(x=IMAGES, y=LABELS * 0), {}, "a classifier needs two classes"),
     "labels of several columns": (
