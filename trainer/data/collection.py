@@ -123,8 +123,17 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
     return files, about, notes
 
 
-def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
-    """Return images, [n, height, width] or with channels, as bytes; 0.0 to 1.0 is scaled.
+def white(values: npt.NDArray[np.generic]) -> int:
+    """Return which value is white in images: 1 if none is larger, else 255."""
+    return 1 if values.size and values.dtype.kind in "biuf" and 0 < values.max() <= 1 else 255
+
+
+def as_pixels(
+    values: npt.NDArray[np.generic], where: str, white: int = 255
+) -> npt.NDArray[np.uint8]:
+    """Return images, [n, height, width] or with channels, as bytes.
+
+    ``white`` is the value of white in all parts of the source, see there.
 
     Raises:
         DataError: another shape, or values that are no brightness; ``where`` names them.
@@ -137,14 +146,16 @@ def as_pixels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uin
             f"{where}: images are {'x'.join(map(str, values.shape))}: channels must come last; "
             "save them with numpy's .transpose(0, 2, 3, 1)"
         )
-    if values.dtype == np.uint8:
+    if values.dtype == np.uint8 and white == 255:
         return values.astype(np.uint8, copy=False)
     numbers = values.astype(np.float32)
     least, most = float(numbers.min()), float(numbers.max())
-    if not (np.isfinite(least) and np.isfinite(most)) or least < 0 or most > 255:
-        raise DataError(f"{where}: pixels from {least:g} to {most:g}; give 0 to 255, or 0.0 to 1.0")
-    scale = 255.0 if most <= 1 else 1.0
-    pixels: npt.NDArray[np.uint8] = np.rint(numbers * scale).astype(np.uint8)
+    if not (np.isfinite(least) and np.isfinite(most)) or least < 0 or most > white:
+        of_train = ", and no training image has one above 1" if 1 < most <= 255 else ""
+        raise DataError(
+            f"{where}: pixels from {least:g} to {most:g}{of_train}; give 0 to 255, or 0.0 to 1.0"
+        )
+    pixels: npt.NDArray[np.uint8] = np.rint(numbers * (255 / white)).astype(np.uint8)
     return pixels
 
 
@@ -163,6 +174,20 @@ def orientation(images: npt.NDArray[np.uint8]) -> str:
     return (
         f"what is drawn is {wide:.0f} pixels wide and {tall:.0f} tall, in the mean: if it lies on "
         "its side, as EMNIST does, exchange rows and columns with --transpose"
+    )
+
+
+def darkness(images: npt.NDArray[np.uint8]) -> str:
+    """Return a hint if the brightest pixel of images is far from white, else "".
+
+    Such as scikit-learn's digits, which go from 0 to 16: nothing in them says which value is white.
+    """
+    brightest = int(images.max())
+    if not 0 < brightest < 128:
+        return ""
+    return (
+        f"the brightest pixel is {brightest} of 255: if it means white, multiply the pixels by "
+        f"{255 / brightest:.4g} first"
     )
 
 

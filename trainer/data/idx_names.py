@@ -16,7 +16,7 @@ import numpy as np
 from trainer.common.text import printable
 from trainer.data import dataset, description, idx
 from trainer.data.class_labels import as_labels, read_names
-from trainer.data.collection import Collection, Part, as_pixels
+from trainer.data.collection import Collection, Part, as_pixels, white
 from trainer.errors import DataError
 from trainer.storage.base import Entry, Storage
 
@@ -94,12 +94,14 @@ def read(storage: Storage, files: dict[Named, Entry], *, transpose: bool) -> Col
         DataError: one is damaged.
     """
     [of] = {named.set for named in files}
+    images = [_array(storage, files[Named(of, train, True)]) for train in (True, False)]
+    of_white = white(images[0])
     parts = [
         Part(
-            _images(storage, files[Named(of, train, True)]),
+            as_pixels(values, f"{storage.uri}/{files[Named(of, train, True)].name}", of_white),
             _labels(storage, files[Named(of, train, False)]),
         )
-        for train in (True, False)
+        for values, train in zip(images, (True, False), strict=True)
     ]
     for part, train in zip(parts, (True, False), strict=True):
         if len(part.images) != len(part.labels):
@@ -120,10 +122,6 @@ def read(storage: Storage, files: dict[Named, Entry], *, transpose: bool) -> Col
 
 def _array(storage: Storage, entry: Entry) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     return idx.decode(dataset.read_entry(storage, entry), f"{storage.uri}/{entry.name}")
-
-
-def _images(storage: Storage, entry: Entry) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return as_pixels(_array(storage, entry), f"{storage.uri}/{entry.name}")
 
 
 def _labels(storage: Storage, entry: Entry) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -92,10 +92,8 @@ def read(paths: list[Path], options: Options) -> Collection:
         del found[_TEST]
         notes.append("its test images have no labels and were left out")
     labels, names = class_labels.of_parts(*found.values())
-    parts = {
-        part: Part(_images(opened[part], options), of_part)
-        for part, of_part in zip(found, labels, strict=True)
-    }
+    images = _images([opened[part] for part in found], options)
+    parts = dict(zip(found, map(Part, images, labels), strict=True))
     train = parts[_TRAIN]
     if first := parts.get(_VALIDATION):
         train = collection.joined(first, train)
@@ -119,10 +117,18 @@ def _check_names(opened: list[_Table]) -> None:
             )
 
 
-def _images(opened: list[_Table], options: Options) -> npt.NDArray[np.uint8]:
-    if _holds_files(opened[0]):
-        return picture_folder.decode(_pictures(opened), options)
-    return _pixels(opened, options)
+def _images(parts: list[list[_Table]], options: Options) -> Iterator[npt.NDArray[np.uint8]]:
+    """Return the images of each part, of which the first decides which value is white."""
+    white = 0
+    for opened in parts:
+        path, image = opened[0].path, opened[0].image
+        if _holds_files(opened[0]):
+            yield picture_folder.decode(_pictures(opened), options)
+        else:
+            values = _pixels(opened)
+            white = white or collection.white(values)
+            images = collection.as_pixels(values, f"{path}: {printable(image)}", white)
+            yield collection.scaled_images(images, options, str(path))
 
 
 def _open(path: Path) -> _Table:
@@ -185,7 +191,7 @@ def _pictures(opened: list[_Table]) -> Iterator[picture_folder.Picture]:
             yield picture_folder.Picture(name, io.BytesIO(data))
 
 
-def _pixels(opened: list[_Table], options: Options) -> npt.NDArray[np.uint8]:
+def _pixels(opened: list[_Table]) -> npt.NDArray[Any]:
     """Return the images of columns of lists, [n, height, width(, channels)]."""
     chunks: list[npt.NDArray[Any]] = []
     size = 0
@@ -197,12 +203,10 @@ def _pixels(opened: list[_Table], options: Options) -> npt.NDArray[np.uint8]:
             if chunks[-1].shape[1:] != chunks[0].shape[1:]:
                 raise DataError(f"{table.path}: {table.image}: {_ALIKE}")
     values = np.concatenate(chunks)
-    first = opened[0]
     if values.ndim == 2:
-        side, channels = tables.square(values.shape[1], first.path)
+        side, channels = tables.square(values.shape[1], opened[0].path)
         values = values.reshape(-1, side, side, *([channels] if channels > 1 else []))
-    images = collection.as_pixels(values, f"{first.path}: {printable(first.image)}")
-    return collection.scaled_images(images, options, str(first.path))
+    return values
 
 
 def _array(column: Any, table: _Table) -> npt.NDArray[Any]:

@@ -144,8 +144,10 @@ def put(
     found = _find(source, wanted, options)
     files = dataset.parse(found.files, found.where)
     data = dataset.assemble(files, found.where, validation=0)
-    if "--transpose" not in found.words and (hint := collection.orientation(data.train.images)):
-        found = found._replace(words=f"{found.words}; {hint}")
+    hints = [collection.darkness(data.train.images)]
+    if "--transpose" not in found.words:
+        hints.append(collection.orientation(data.train.images))
+    found = found._replace(words="; ".join([found.words, *filter(None, hints)]))
     if split:
         return _put_shuffled(target, found, data, seed, split)
     for name, entry in there.items():

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trainer.common.text import one_line, printable
 from trainer.data import idx
 from trainer.data.class_labels import as_labels, of_parts
-from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first
+from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first, white
 from trainer.errors import DataError
 
 # Images and labels, by the names that keras.datasets, MedMNIST and scikit-learn give them.
@@ -77,10 +77,13 @@ def read_npz(path: Path) -> Collection:
         there = ", ".join(map(printable, sorted(arrays)[:8])) or "nothing"
         raise DataError(f"{path}: holds {there}; name the arrays x_train, y_train, x_test, y_test")
 
+    of_white = white(arrays[train[0]])
+
     def part(names: tuple[str, str]) -> Part:
         images, labels = (arrays[name] for name in names)
         made = Part(
-            as_pixels(images, f"{path}: {names[0]}"), as_labels(labels, f"{path}: {names[1]}")
+            as_pixels(images, f"{path}: {names[0]}", of_white),
+            as_labels(labels, f"{path}: {names[1]}"),
         )
         if len(made.images) != len(made.labels):
             raise DataError(
@@ -121,7 +124,12 @@ def read_csv(train: Path, test: Path | None) -> Collection:
     if test is not None and _columns(test) == _columns(train) - 1:
         notes = (f"{test.name} has no labels and was left out",)
         test = None
-    found = [(path, *_table(path)) for path in (train, test) if path is not None]
+    tables = [(path, *_table(path)) for path in (train, test) if path is not None]
+    of_white = white(tables[0][1])
+    found = [
+        (path, as_pixels(pixels, f"{path}: pixels", of_white), labels)
+        for path, pixels, labels in tables
+    ]
     are_numbers = all(_is_number(label) for _, _, labels in found for label in labels)
     kind = np.float64 if are_numbers else object
     numbers, names = of_parts(*((np.array(labels, kind), str(path)) for path, _, labels in found))
@@ -130,7 +138,7 @@ def read_csv(train: Path, test: Path | None) -> Collection:
     return Collection(parts[0], parts[1] if test else None, where, names, notes)
 
 
-def _table(path: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:
+def _table(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Return the images of a table, and their labels as they are written."""
     with _reasons(path):
         with _opened(path) as file:
@@ -162,7 +170,7 @@ def _table(path: Path) -> tuple[npt.NDArray[np.uint8], list[str]]:
                 quotechar='"',
                 comments=None,
             )
-    images = as_pixels(values.reshape(-1, side, side, channels), f"{path}: pixels")
+    images = values.reshape(-1, side, side, channels)
     if len(images) != len(labels):
         raise DataError(f"{path}: has empty lines; take them away")
     return images[..., 0] if channels == 1 else images, labels

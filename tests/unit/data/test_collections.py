@@ -142,6 +142,40 @@ def test_npz_of_shares_of_light(tmp_path: Path) -> None:
     assert set(np.unique(data.train.images)) <= set(np.unique(IMAGES))
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float32])
+def test_the_kind_of_number_does_not_decide_what_is_white(tmp_path: Path, kind: Any) -> None:
+    bits = IMAGES > 127
+    arrays: dict[str, Any] = {"x_train": bits, "x_test": bits & (LABELS < 2)[:, None, None]}
+    arrays = {name: array.astype(kind) for name, array in arrays.items()}
+    np.savez(tmp_path / "d.npz", **arrays, y_train=LABELS, y_test=LABELS)
+    data, _ = put(tmp_path / "d.npz", tmp_path / "to")
+    np.testing.assert_array_equal(data.train.images[..., 0], bits * 255)
+
+
+def test_the_training_images_decide_what_is_white(tmp_path: Path) -> None:
+    few = np.where(LABELS[:, None, None] == 0, IMAGES > 127, 0)
+    for kind in (np.uint8, np.float32):
+        parts: dict[str, Any] = {"x_train": IMAGES.astype(kind), "x_test": few.astype(kind)}
+        np.savez(tmp_path / "d.npz", **parts, y_train=LABELS, y_test=LABELS)
+        data, _ = put(tmp_path / "d.npz", tmp_path / kind.__name__)
+        assert data.test.images.max() == 1
+    parts = {"x_train": IMAGES / 255, "x_test": IMAGES}
+    np.savez(tmp_path / "d.npz", **parts, y_train=LABELS, y_test=LABELS)
+    with pytest.raises(DataError, match="and no training image has one above 1; give 0 to 255"):
+        put(tmp_path / "d.npz", tmp_path / "to")
+
+
+def test_dark_images_get_a_hint(tmp_path: Path) -> None:
+    """As scikit-learn's digits, which go from 0 to 16."""
+    np.savez(tmp_path / "d.npz", images=IMAGES // 16, target=LABELS)
+    said = sources.put(str(tmp_path / "d.npz"), str(tmp_path / "to"))
+    hint = "the brightest pixel is 15 of 255: if it means white, multiply the pixels by 17 first"
+    assert hint in said
+    assert "brightest" in sources.put(str(tmp_path / "to"), str(tmp_path / "copy"))
+    np.savez(tmp_path / "d.npz", images=IMAGES, target=LABELS)
+    assert "brightest" not in sources.put(str(tmp_path / "d.npz"), str(tmp_path / "light"))
+
+
 def write_csv(path: Path, rows: list[list[Any]], header: list[str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -202,7 +236,7 @@ def test_a_header_of_numbers_is_no_image(
     write_csv(tmp_path / "plain.csv", ROWS)
     rows = []
     for number, (label, pixels) in enumerate(zip(labels, FLAT, strict=True)):
-        parts = {"i": [number], "l": [label], "p": pixels}
+        parts: dict[str, list[Any]] = {"i": [number], "l": [label], "p": pixels}
         rows.append([cell for part in order for cell in parts[part]])
     write_csv(tmp_path / "t.csv", rows, header)
     data, _ = put(tmp_path / "t.csv", tmp_path / "to")
