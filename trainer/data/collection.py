@@ -36,6 +36,7 @@ class Collection:
         where: the source, for messages.
         names: of the labels that have one.
         notes: what people should know of how it was read.
+        validation: images for validation; None if the source does not set any apart.
     """
 
     train: Part
@@ -43,6 +44,7 @@ class Collection:
     where: str
     names: dict[int, str]
     notes: tuple[str, ...] = ()
+    validation: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,7 @@ def finish(collection: Collection, options: Options) -> tuple[list[bytes], Descr
         DataError: a label has no image between others that have, or there are too few images.
     """
     notes = list(collection.notes)
-    train, test = collection.train, collection.test
-    if test is None:
-        drawn = split.draw(train.labels, options.test_share, options.seed, collection.where)
-        train, test = (Part(train.images[each], train.labels[each]) for each in drawn)
-        notes.append(f"{len(test.labels):,} images drawn for testing, with --seed")
+    train, test = _parts(collection, options, notes)
     names = collection.names
     if options.classes is not None:
         names = class_labels.read_names(options.classes)
@@ -200,12 +198,29 @@ def check_room(size: int, where: str) -> None:
         )
 
 
-def validation_first(count: int) -> str:
-    """Return the note on images for validation that were put before those to train on."""
-    return f"its validation images come first: train with --validation {count}"
+def _parts(collection: Collection, options: Options, notes: list[str]) -> tuple[Part, Part]:
+    """Return the images to train on, those for validation first, and the test images.
+
+    What people should know of it is appended to ``notes``.
+    """
+    train, validation, test = collection.train, collection.validation, collection.test
+    if validation is not None:
+        _check_shape(train, validation, "validation", collection.where)
+        if test is None:
+            test = validation
+            notes.append("its validation images became the test images")
+        else:
+            train = _joined(validation, train)
+            count = len(validation.labels)
+            notes.append(f"its validation images come first: train with --validation {count}")
+    if test is None:
+        drawn = split.draw(train.labels, options.test_share, options.seed, collection.where)
+        train, test = (Part(train.images[each], train.labels[each]) for each in drawn)
+        notes.append(f"{len(test.labels):,} images drawn for testing, with --seed")
+    return train, test
 
 
-def joined(first: Part, second: Part) -> Part:
+def _joined(first: Part, second: Part) -> Part:
     """Return the images of both, those of ``first`` first."""
     return Part(
         np.concatenate([first.images, second.images]),
@@ -215,13 +230,20 @@ def joined(first: Part, second: Part) -> Part:
 
 def _check_test(train: Part, test: Part, collection: Collection) -> None:
     where = collection.where
-    if train.images.shape[1:] != test.images.shape[1:]:
-        shapes = ["x".join(map(str, part.images.shape[1:])) for part in (train, test)]
-        raise DataError(f"{where}: training images are {shapes[0]}, test images {shapes[1]}")
+    _check_shape(train, test, "test", where)
     strange = np.setdiff1d(test.labels, train.labels)
     if len(strange):
         label = printable(str(collection.names.get(int(strange[0]), strange[0])))
         raise DataError(f"{where}: test label {label} has no training image; correct the labels")
+
+
+def _check_shape(train: Part, other: Part, name: str, where: str) -> None:
+    if train.images.shape[1:] != other.images.shape[1:]:
+        shapes = ["x".join(map(str, part.images.shape[1:])) for part in (train, other)]
+        raise DataError(
+            f"{where}: training images are {shapes[0]}, {name} images {shapes[1]}; make them alike "
+            "with --size N and --grey or --colour"
+        )
 
 
 def scaled(collection: Collection, options: Options) -> Collection:
@@ -230,12 +252,16 @@ def scaled(collection: Collection, options: Options) -> Collection:
     Raises:
         DataError: images have another number of channels than 1 and 3.
     """
-    parts = [collection.train, *([collection.test] if collection.test else [])]
-    made = [
-        replace(part, images=scaled_images(part.images, options, collection.where))
-        for part in parts
-    ]
-    return replace(collection, train=made[0], test=made[1] if len(made) > 1 else None)
+
+    def made(part: Part) -> Part:
+        return replace(part, images=scaled_images(part.images, options, collection.where))
+
+    return replace(
+        collection,
+        train=made(collection.train),
+        test=collection.test and made(collection.test),
+        validation=collection.validation and made(collection.validation),
+    )
 
 
 def scaled_images(

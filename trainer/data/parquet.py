@@ -94,12 +94,10 @@ def read(paths: list[Path], options: Options) -> Collection:
     labels, names = class_labels.of_parts(*found.values())
     images = _images([opened[part] for part in found], options)
     parts = dict(zip(found, map(Part, images, labels), strict=True))
-    train = parts[_TRAIN]
-    if first := parts.get(_VALIDATION):
-        train = collection.joined(first, train)
-        notes.append(collection.validation_first(len(first.labels)))
     names = opened[_TRAIN][0].names or names
-    return Collection(train, parts.get(_TEST), where, names, tuple(notes))
+    return Collection(
+        parts[_TRAIN], parts.get(_TEST), where, names, tuple(notes), parts.get(_VALIDATION)
+    )
 
 
 def _is_secret(labels: npt.NDArray[Any]) -> bool:

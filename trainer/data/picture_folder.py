@@ -19,7 +19,8 @@ from trainer.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+TEST = ("test", "testing")
+VALIDATION = ("val", "valid", "validation", "dev")
 # What they hold: Pillow goes by the content, and of other kinds some start programs (EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26  # of one picture
@@ -44,44 +45,52 @@ def holds(folder: Path) -> bool:
 def deeper(folder: Path) -> Path | None:
     """Return the folder further below that has pictures in folders of classes, if there is one."""
     for above, folders, files in os.walk(folder):
-        folders.sort(key=lambda name: (name.lower() in TEST, name))
+        folders.sort(key=lambda name: (name.lower() in (*TEST, *VALIDATION), name))
         if any(map(_is_picture, files)):
             found = Path(above).parent
-            train = found.name.lower() in (*TRAIN, *TEST)
-            return found.parent if train else found
+            is_part = found.name.lower() in (*TRAIN, *TEST, *VALIDATION)
+            return found.parent if is_part else found
     return None
 
 
 def read(folder: Path, options: Options) -> Collection:
-    """Read the pictures of FOLDER/CLASS, or of FOLDER/train/CLASS and FOLDER/test/CLASS.
+    """Read the pictures of FOLDER/CLASS, or of FOLDER/train/CLASS, FOLDER/test/CLASS, ...
 
     Raises:
         DataError: a class has no picture, one cannot be read, or they differ in size and no size
             is asked for.
     """
-    parts = _splits(folder)
-    found = [_listed(part) for part in parts]
+    parts, notes = _splits(folder)
+    found = [_listed(part) for part in parts.values()]
     paths = [path for part in found for _, path in part]
     images = decode((Picture(str(path), path) for path in paths), options)
     labels, of_labels = named(*([name for name, _ in part] for part in found))
-    cut = len(found[0])
-    if len(found) == 1:
-        return Collection(Part(images, labels[0]), None, str(folder), of_labels)
+    cuts = np.cumsum([len(part) for part in found])[:-1]
+    made = dict(zip(parts, map(Part, np.split(images, cuts), labels), strict=True))
     # They are listed class by class, and the first ones are for validation.
-    drawn = sampler.permutation(options.seed, 0, cut)
-    train, test = Part(images[drawn], labels[0][drawn]), Part(images[cut:], labels[1])
-    return Collection(train, test, str(folder), of_labels)
+    for name in made.keys() - {TEST if TEST in made else VALIDATION}:
+        if len(made) > 1:
+            of, drawn = made[name], sampler.permutation(options.seed, 0, len(made[name].labels))
+            made[name] = Part(of.images[drawn], of.labels[drawn])
+    train, test, validation = made[TRAIN], made.get(TEST), made.get(VALIDATION)
+    return Collection(train, test, str(folder), of_labels, notes, validation)
 
 
-def _splits(folder: Path) -> list[Path]:
+def _splits(folder: Path) -> tuple[dict[tuple[str, ...], Path], tuple[str, ...]]:
+    """Return the folders of the parts, that of TRAIN first, and what people should know."""
     below = {path.name.lower(): path for path in _folders(folder)}
-    train = next((below[name] for name in TRAIN if name in below), None)
-    test = next((below[name] for name in TEST if name in below), None)
-    if train and _folders(train):
-        return [train, test] if test else [train]
+    parts: dict[tuple[str, ...], Path] = {
+        part: next(below[name] for name in part if name in below)
+        for part in (TRAIN, TEST, VALIDATION)
+        if below.keys() & set(part)
+    }
+    if TRAIN in parts and _folders(parts[TRAIN]):
+        others = [path.name for path in below.values() if path not in parts.values()]
+        note = f"left out the folder {others[0]!r}{', ...' * (len(others) > 1)}" if others else ""
+        return parts, (note,) if note else ()
     if len(below) == 1 and not any(map(_pictures, below.values())):  # around the one of classes
         return _splits(*below.values())
-    return [folder]
+    return {TRAIN: folder}, ()
 
 
 def _listed(folder: Path) -> list[tuple[str, Path]]:

@@ -332,7 +332,7 @@ def _collect(path: Path, options: Options) -> Collection | None:
         if tables.is_npz(path):
             return collection.scaled(tables.read_npz(path), options)
         if tables.is_csv(path):
-            return collection.scaled(tables.read_csv(path, None), options)
+            return collection.scaled(tables.read_csv(path, None, None), options)
         if parquet.is_parquet(path):
             return parquet.read([path], options)
         raise ConfigError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trainer.common.text import one_line, printable
 from trainer.data import idx
 from trainer.data.class_labels import as_labels, of_parts
-from trainer.data.collection import Collection, Part, as_pixels, joined, validation_first, white
+from trainer.data.collection import Collection, Part, as_pixels, white
 from trainer.errors import DataError
 
 # Images and labels, by the names that keras.datasets, MedMNIST and scikit-learn give them.
@@ -42,14 +42,14 @@ def is_csv(path: Path) -> bool:
     return path.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
 
 
-def csv_files(folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the tables of a folder to train on and to test on, None if there are none."""
+def csv_files(folder: Path) -> tuple[Path, Path | None, Path | None] | None:
+    """Return the tables of a folder: training, test and validation; None if there are none."""
     tables = sorted(path for path in folder.iterdir() if is_csv(path))
-    train = [path for path in tables if "train" in path.name.lower()]
-    test = [path for path in tables if "test" in path.name.lower()]
-    if len(train) == 1:
-        return train[0], test[0] if len(test) == 1 else None
-    return (tables[0], None) if len(tables) == 1 else None
+    named = [[p for p in tables if word in p.name.lower()] for word in ("train", "test", "val")]
+    train, test, validation = (paths[0] if len(paths) == 1 else None for paths in named)
+    if train:
+        return train, test, validation
+    return (tables[0], None, None) if len(tables) == 1 else None
 
 
 def npz_file(folder: Path) -> Path | None:
@@ -92,13 +92,10 @@ def read_npz(path: Path) -> Collection:
             )
         return made
 
-    found, notes = part(train), list[str]()
-    if pairs["validation"]:
-        first = part(pairs["validation"])
-        found = joined(first, found)
-        notes.append(validation_first(len(first.labels)))
-    test = part(pairs["test"]) if pairs["test"] else None
-    return Collection(found, test, str(path), {}, tuple(notes))
+    test, validation = (
+        part(names) if (names := pairs[name]) else None for name in ("test", "validation")
+    )
+    return Collection(part(train), test, str(path), {}, validation=validation)
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
@@ -111,7 +108,7 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         return {name: stored[name] if name in wanted else np.empty(0) for name in stored.files}
 
 
-def read_csv(train: Path, test: Path | None) -> Collection:
+def read_csv(train: Path, test: Path | None, validation: Path | None) -> Collection:
     """Read tables with a label and an image's pixels in each row.
 
     The label is in the first column, or in the one that a header calls label, class or target. The
@@ -124,7 +121,7 @@ def read_csv(train: Path, test: Path | None) -> Collection:
     if test is not None and _columns(test) == _columns(train) - 1:
         notes = (f"{test.name} has no labels and was left out",)
         test = None
-    tables = [(path, *_table(path)) for path in (train, test) if path is not None]
+    tables = [(path, *_table(path)) for path in (train, test, validation) if path is not None]
     of_white = white(tables[0][1])
     found = [
         (path, as_pixels(pixels, f"{path}: pixels", of_white), labels)
@@ -133,9 +130,10 @@ def read_csv(train: Path, test: Path | None) -> Collection:
     are_numbers = all(_is_number(label) for _, _, labels in found for label in labels)
     kind = np.float64 if are_numbers else object
     numbers, names = of_parts(*((np.array(labels, kind), str(path)) for path, _, labels in found))
-    parts = [Part(images, of) for (_, images, _), of in zip(found, numbers, strict=True)]
-    where = str(train if test is None else train.parent)
-    return Collection(parts[0], parts[1] if test else None, where, names, notes)
+    parts = {path: Part(images, of) for (path, images, _), of in zip(found, numbers, strict=True)}
+    where = str(train if len(parts) == 1 else train.parent)
+    tested, validated = (parts[path] if path else None for path in (test, validation))
+    return Collection(parts[train], tested, where, names, notes, validated)
 
 
 def _table(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:

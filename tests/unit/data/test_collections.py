@@ -104,6 +104,24 @@ def test_pictures_in_train_and_test(tmp_path: Path) -> None:
     assert in_grey.input_shape == (9, 9, 1)
 
 
+def test_pictures_for_validation_come_first(tmp_path: Path) -> None:
+    cuts = {"valid": slice(0, 8), "train": slice(8, 30), "test": slice(30, 40)}
+    for name, rows in cuts.items():
+        pictures(tmp_path / "zoo" / name, IMAGES[rows], ANIMALS[rows])
+    pictures(tmp_path / "zoo" / "extra", IMAGES[:1], ANIMALS[:1])
+    said = sources.put(str(tmp_path / "zoo"), str(tmp_path / "to"))
+    assert "train with --validation 8" in said
+    assert "left out the folder 'extra'" in said
+    data = dataset.load(str(tmp_path / "to"), 0)
+    for got, rows in (
+        (data.train.images[:8], cuts["valid"]),
+        (data.train.images[8:], cuts["train"]),
+        (data.test.images, cuts["test"]),
+    ):
+        assert set(map(bytes, got[..., 0])) == set(map(bytes, IMAGES[rows]))
+    assert (np.diff(data.train.labels[:8]) < 0).any()  # not class by class
+
+
 @pytest.mark.parametrize(
     ("mode", "value", "wanted"),
     [("L", 7, 7), ("1", 1, 255), ("I;16", 0x1234, 0x12), ("RGBA", (9, 9, 9, 0), 255), ("P", 0, 0)],
@@ -134,6 +152,14 @@ def test_npz_of_medmnist(tmp_path: Path) -> None:
     said = sources.put(str(tmp_path / "path.npz"), str(tmp_path / "to"))
     assert "train with --validation 8" in said
     same(dataset.load(str(tmp_path / "to"), 0), COLOUR, LABELS)
+
+
+def test_validation_images_are_test_images_where_there_are_no_others(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"x_train": IMAGES[:30], "y_train": LABELS[:30]}
+    np.savez(tmp_path / "d.npz", **parts, x_val=IMAGES[30:], y_val=LABELS[30:])
+    said = sources.put(str(tmp_path / "d.npz"), str(tmp_path / "to"))
+    assert "its validation images became the test images" in said
+    same(dataset.load(str(tmp_path / "to"), 0), IMAGES, LABELS)
 
 
 def test_npz_of_shares_of_light(tmp_path: Path) -> None:
@@ -201,6 +227,14 @@ def test_csv_without_a_header_in_two_files(tmp_path: Path) -> None:
     write_csv(tmp_path / "c" / "mnist_test.csv", ROWS[30:])
     data, _ = put(tmp_path / "c", tmp_path / "to")
     same(data, IMAGES, LABELS)
+
+
+def test_csv_of_validation_images(tmp_path: Path) -> None:
+    for name, rows in (("val", ROWS[:8]), ("train", ROWS[8:30]), ("test", ROWS[30:])):
+        write_csv(tmp_path / "c" / f"{name}.csv", rows, HEADER)
+    said = sources.put(str(tmp_path / "c"), str(tmp_path / "to"))
+    assert "train with --validation 8" in said
+    same(dataset.load(str(tmp_path / "to"), 0), IMAGES, LABELS)
 
 
 def test_csv_with_words_for_labels_in_the_last_column(tmp_path: Path) -> None:
@@ -520,6 +554,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         npz(x=IMAGES[:4], y=LABELS[:4]),
         {"test_share": 0.5},
         "leaves none for",
+    ),
+    "validation images of another size": (
+        npz(
+            x_train=IMAGES,
+            y_train=LABELS,
+            x_val=IMAGES[:, 1:],
+            y_val=LABELS,
+            x_test=IMAGES,
+            y_test=LABELS,
+        ),
+        {},
+        "training images are 6x6, validation images 5x6; make them alike with --size N and",
     ),
     "a table of no labels": (
         table(table_text([["nan", *row[1:]] for row in ROWS])),
