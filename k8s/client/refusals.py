@@ -76,7 +76,7 @@ def refused(response: Any, method: str, where: str) -> tuple[str, float | None]:
     # Quotas are counted by compare-and-swap; a create that lost that race may go again.
     if code in (429, 500, 502, 503, 504) or (method == "POST" and reason == "Conflict"):
         asked = str(response.headers.get("Retry-After") or details.get("retryAfterSeconds"))
-        wait = float(asked) if asked.isdigit() else None
+        wait = float(asked) if asked.isdecimal() else None
         return f"{code}: {text}; the API server is overloaded or failing, try later", wait
     if code == 401:
         raise ConfigError(f"{where}: the credentials are expired or unknown there; log in again")

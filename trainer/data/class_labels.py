@@ -33,7 +33,7 @@ def read_names(path: str) -> dict[int, str]:
     rows = [line.strip() for line in lines if line.strip()]
     names = dict(enumerate(rows))
     numbers = [row.split() for row in rows]
-    if rows and all(len(row) in (2, 3) and all(map(str.isdigit, row)) for row in numbers):
+    if rows and all(len(row) in (2, 3) and all(map(_is_short_number, row)) for row in numbers):
         codes = {int(row[0]): int(row[1]) for row in numbers}
         if all(32 < code < 0x110000 for code in codes.values()):
             names = {label: chr(code) for label, code in codes.items()}
@@ -42,6 +42,11 @@ def read_names(path: str) -> dict[int, str]:
     if fault := description.names_fault(list(names.values())):
         raise ConfigError(f"--classes {path}: {printable(fault)}; correct the file")
     return names
+
+
+def _is_short_number(text: str) -> bool:
+    """Return whether ``int`` takes a text: not, for example, a digit in a circle."""
+    return text.isdecimal() and len(text) < 10
 
 
 def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:

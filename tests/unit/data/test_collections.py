@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.support.mnist import find_mnist
 from trainer.cli import main as cli
-from trainer.data import collection, dataset, description, digits, idx, sources
+from trainer.data import class_labels, collection, dataset, description, digits, idx, sources
 from trainer.data.collection import Options
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError, DataError, UserError
@@ -439,6 +439,16 @@ def test_names_of_classes(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("T-shirt\nTrouser\nKleid\nÄrmel\n")
     _, about = put(tmp_path / "d.npz", tmp_path / "to", classes=str(tmp_path / "names.txt"))
     assert about.class_names == ("T-shirt", "Trouser", "Kleid", "Ärmel")
+
+
+@pytest.mark.parametrize("line", ["① ②", "² 65", "1" * 5000 + " 65"])
+def test_names_that_are_digits_and_no_numbers(tmp_path: Path, line: str) -> None:
+    (tmp_path / "names.txt").write_text(f"{line}\n1 66\n")
+    if len(line) > 100:
+        with pytest.raises(ConfigError, match="each must be a text of 1 to 100 characters"):
+            class_labels.read_names(str(tmp_path / "names.txt"))
+    else:
+        assert class_labels.read_names(str(tmp_path / "names.txt")) == {0: line, 1: "1 66"}
 
 
 def test_more_classes_than_a_byte_has_are_refused(tmp_path: Path) -> None:

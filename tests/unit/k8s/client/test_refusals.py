@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8s.client.cluster import Cluster
-from k8s.client.refusals import ClusterError, ConflictError, ForbiddenError, InvalidError
+from k8s.client.refusals import (
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    refused,
+)
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.clients import job, raised
 from trainer.errors import UserError
@@ -117,6 +124,13 @@ def test_an_object_that_cannot_be_parsed_is_invalid(api: ApiServer, cluster: Clu
     text = 'Job in version "v1" cannot be handled as a Job: json: cannot unmarshal string'
     api.faults = [Fault("status", status=400, message=text)]
     assert text in str(raised(InvalidError, lambda: cluster.create(job())))
+
+
+@pytest.mark.parametrize(("header", "wait"), [("7", 7.0), ("²", None), ("soon", None)])
+def test_a_server_may_say_when_to_try_again(header: str, wait: float | None) -> None:
+    headers = {"Retry-After": header}
+    response = SimpleNamespace(status=503, data=b"{}", headers=headers, reason="busy")
+    assert refused(response, "GET", "here")[1] == wait
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
