@@ -50,16 +50,19 @@ def _is_short_number(text: str) -> bool:
 
 
 def as_labels(values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64]:
-    """Return integers, [n] or as MedMNIST has them [n, 1], as labels.
+    """Return integers, [n] or as MedMNIST has them [n, 1], or one-hot rows [n, classes] as labels.
 
     Raises:
         DataError: they are no integers from 0 to 255, or several a sample; ``where`` names them.
     """
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
+    values = _one_column(values)
+    is_number = values.dtype.kind in "biuf"
+    if is_number and values.ndim == 2 and _is_one_hot(values):
+        values = values.argmax(1)
+    if values.ndim != 1 or not is_number:
         kind = f"{'x'.join(map(str, values.shape))} of {values.dtype}"
-        raise DataError(f"{where}: labels are {kind}; give one whole number a sample")
+        hint = ", such as the largest of each row: np.argmax(y, 1)" if values.ndim == 2 else ""
+        raise DataError(f"{where}: labels are {kind}; give one whole number or text a sample{hint}")
     with np.errstate(invalid="ignore"):  # of what is not a number
         labels = values.astype(np.int64)
     if len(labels) and (not (labels == values).all() or labels.min() < 0 or labels.max() > 255):
@@ -88,7 +91,11 @@ def of_parts(
     Raises:
         DataError: see ``as_labels``; or some parts have texts, and others numbers.
     """
-    are_texts = [all(isinstance(label, str) for label in labels.flat) for labels, _ in parts]
+    columns = [_one_column(labels) for labels, _ in parts]
+    are_texts = [
+        each.ndim == 1 and len(each) > 0 and all(isinstance(label, str) for label in each)
+        for each in columns
+    ]
     if not any(are_texts):
         return [as_labels(labels, where) for labels, where in parts], {}
     for (_, where), is_text in zip(parts, are_texts, strict=True):
@@ -97,7 +104,16 @@ def of_parts(
                 f"{where}: labels are numbers here, and texts in other parts of the data; "
                 "give the same kind in all"
             )
-    return named(*(labels.tolist() for labels, _ in parts))
+    return named(*(each.tolist() for each in columns))
+
+
+def _is_one_hot(values: npt.NDArray[Any]) -> bool:
+    wanted = [0] * (values.shape[1] - 1) + [1]
+    return len(wanted) > 1 and bool((np.sort(values, 1) == wanted).all())
+
+
+def _one_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> int:
@@ -110,7 +126,8 @@ def offset(labels: npt.NDArray[np.int64], names: dict[int, str], where: str) -> 
     there = np.unique(labels)
     least, most = int(there[0]), int(there[-1])
     if len(there) < 2:
-        raise DataError(f"{where}: every training label is {least}; a classifier needs two classes")
+        only = printable(str(names.get(least, least)))
+        raise DataError(f"{where}: every training label is {only}; a classifier needs two classes")
     if len(there) > MOST_CLASSES:
         raise DataError(f"{where}: {len(there)} classes; give at most {MOST_CLASSES}")
     if set(range(least, most + 1)) <= names.keys():

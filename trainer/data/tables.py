@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trainer.common.text import one_line, printable
 from trainer.data import idx
-from trainer.data.class_labels import as_labels, of_parts
+from trainer.data.class_labels import of_parts
 from trainer.data.collection import Collection, Part, as_pixels, white
 from trainer.errors import DataError
 
@@ -74,28 +74,22 @@ def read_npz(path: Path) -> Collection:
     }
     train = pairs["train"] or next((pair for pair in _ALL if set(pair) <= arrays.keys()), None)
     if train is None:
-        there = ", ".join(map(printable, sorted(arrays)[:8])) or "nothing"
-        raise DataError(f"{path}: holds {there}; name the arrays x_train, y_train, x_test, y_test")
+        held = ", ".join(map(printable, sorted(arrays)[:8])) or "nothing"
+        raise DataError(f"{path}: holds {held}; name the arrays x_train, y_train, x_test, y_test")
 
     of_white = white(arrays[train[0]])
-
-    def part(names: tuple[str, str]) -> Part:
-        images, labels = (arrays[name] for name in names)
-        made = Part(
-            as_pixels(images, f"{path}: {names[0]}", of_white),
-            as_labels(labels, f"{path}: {names[1]}"),
-        )
-        if len(made.images) != len(made.labels):
+    there = {part: pair for part, pair in {**pairs, "train": train}.items() if pair}
+    images = [as_pixels(arrays[i], f"{path}: {i}", of_white) for i, _ in there.values()]
+    labels, names = of_parts(*((arrays[each], f"{path}: {each}") for _, each in there.values()))
+    made = dict(zip(there, map(Part, images, labels), strict=True))
+    for part, pair in there.items():
+        if len(made[part].images) != len(made[part].labels):
             raise DataError(
-                f"{path}: {names[0]} has {len(made.images):,} images and {names[1]} "
-                f"{len(made.labels):,} labels; each image needs one"
+                f"{path}: {pair[0]} has {len(made[part].images):,} images and {pair[1]} "
+                f"{len(made[part].labels):,} labels; each image needs one"
             )
-        return made
-
-    test, validation = (
-        part(names) if (names := pairs[name]) else None for name in ("test", "validation")
-    )
-    return Collection(part(train), test, str(path), {}, validation=validation)
+    test, validation = made.get("test"), made.get("validation")
+    return Collection(made["train"], test, str(path), names, validation=validation)
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:

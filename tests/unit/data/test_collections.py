@@ -144,6 +144,23 @@ def test_npz_of_keras(tmp_path: Path) -> None:
     assert about.source == str(tmp_path / "mnist.npz")
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+def test_one_hot_labels(tmp_path: Path, kind: Any) -> None:
+    one_hot = np.eye(CLASSES)[LABELS].astype(kind)
+    parts: dict[str, Any] = {"x_train": IMAGES[:30], "x_test": IMAGES[30:]}
+    np.savez(tmp_path / "d.npz", **parts, y_train=one_hot[:30], y_test=one_hot[30:])
+    same(put(tmp_path / "d.npz", tmp_path / "to")[0], IMAGES, LABELS)
+
+
+def test_npz_with_words_for_labels(tmp_path: Path) -> None:
+    few, words = LABELS > 0, np.array(ANIMALS)
+    parts: dict[str, Any] = {"x_train": IMAGES, "x_test": IMAGES[few]}
+    np.savez(tmp_path / "d.npz", **parts, y_train=words[:, None], y_test=words[few])
+    data, about = put(tmp_path / "d.npz", tmp_path / "to")
+    assert data.test.labels.tolist() == LABELS[few].tolist()
+    assert about.class_names == ("ant", "bee", "cat", "dog")
+
+
 def test_npz_of_medmnist(tmp_path: Path) -> None:
     cuts = {"val": slice(0, 8), "train": slice(8, 30), "test": slice(30, 40)}
     parts: dict[str, Any] = {f"{name}_images": COLOUR[rows] for name, rows in cuts.items()}
@@ -592,11 +609,27 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         "could not convert string 'NA' to float",
     ),
+    "one class of words": (
+        npz(x=IMAGES, y=np.array(["only"] * COUNT)),
+        {},
+        "every training label is only; a classifier needs two classes",
+    ),
+    "labels of bytes": (
+        npz(x=IMAGES, y=np.array([b"a"] * COUNT)),
+        {},
+        "labels are 40 of |S1; give",
+    ),
+    "texts and numbers": (
+        npz(x_train=IMAGES, y_train=np.array(ANIMALS), x_test=IMAGES, y_test=LABELS),
+        {},
+        "d.npz: y_test: labels are numbers here, and texts in other parts of the data",
+    ),
     "one class": (npz(x=IMAGES, y=LABELS * 0), {}, "a classifier needs two classes"),
     "labels of several columns": (
         npz(x=IMAGES, y=np.zeros((COUNT, 5))),
         {},
-        "labels are 40x5 of float64; give one whole number a sample",
+        "labels are 40x5 of float64; give one whole number or text a sample, such as the largest "
+        "of each row: np.argmax(y, 1)",
     ),
     "channels first": (
         npz(x=COLOUR.transpose(0, 3, 1, 2), y=LABELS),
