@@ -198,6 +198,29 @@ def test_onnx_computes_no_shape_and_leaves_nothing_unused(exported: Exported) ->
     assert {each.name for each in graph.initializer} <= names
 
 
+@pytest.mark.skipif("onnx" not in export.choose(None), reason="tf2onnx or onnxruntime is missing")
+def test_onnx_holds_what_layers_hold_besides_their_weights(tmp_path: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    class Masked(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, _: Any) -> None:
+            self.mask = tf.constant(np.eye(12, dtype=np.float32)[..., None])  # above 128 elements
+
+        def call(self, images: Any) -> Any:
+            return tf.cond(tf.reduce_any(images > 0), lambda: images * self.mask, lambda: images)
+
+    normalization = keras.layers.Normalization()
+    generator = np.random.default_rng(0)
+    normalization.adapt(generator.random((50, 12, 12, 1)))
+    last = [normalization, Masked(), keras.layers.Flatten(), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input((12, 12, 1)), keras.layers.Rescaling(1 / 255), *last])
+    FORMATS["onnx"].write(model, tmp_path / "model.onnx", ())
+    images = generator.integers(0, 256, (5, 12, 12, 1), np.uint8)
+    answers = FORMATS["onnx"].load(tmp_path / "model.onnx")(images)
+    np.testing.assert_allclose(answers.logits, model(images).numpy(), atol=1e-5)
+
+
 def test_a_keras_file_has_no_settings_that_older_versions_refuse(exported: Exported) -> None:
     with zipfile.ZipFile(exported("cnn-best")[0] / "model.keras") as archive:
         config = archive.read("config.json").decode()

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,13 +112,32 @@ def _load_savedmodel(path: Path) -> Predict:
 
 
 def _write_onnx(model: Any, path: Path, class_names: Sequence[str]) -> None:
-    _serving(model).export(path, format="onnx", verbose=False)
+    serving = _serving(model)
+    serving.export(path, format="onnx", verbose=False)
     onnx = importlib.import_module("onnx")  # which tf2onnx brings
     whole = onnx.load(path)
+    _fill_in(whole.graph, serving.get_layer("classes").graph.captures)
     _fix_shapes(whole)
     if class_names:
         whole.metadata_props.add(key="class_names", value=json.dumps(class_names))
     onnx.save(whole, path)
+
+
+def _fill_in(graph: Any, captures: Sequence[tuple[Any, Any]]) -> None:
+    """Make constants of those inputs that are tensors of layers.
+
+    What a layer holds besides its weights, such as the mean in Normalization, is an input of the
+    graph that TensorFlow traces, and tf2onnx would have users give it with the images.
+
+    Args:
+        graph: to change.
+        captures: tensors, and the ones that stand for them in the traced graph.
+    """
+    from_array = importlib.import_module("onnx.numpy_helper").from_array
+    values = {inside.name: outside for outside, inside in captures}
+    for each in [each for each in graph.input if each.name in values]:
+        graph.initializer.append(from_array(values[each.name].numpy(), each.name))
+        graph.input.remove(each)
 
 
 def _fix_shapes(whole: Any) -> None:
@@ -159,9 +178,18 @@ def _drop_unused(graph: Any) -> None:
         if used.isdisjoint(node.output):
             graph.node.remove(node)
         else:
-            used.update(node.input)
+            used.update(_inputs(node))
     for constant in [each for each in graph.initializer if each.name not in used]:
         graph.initializer.remove(constant)
+
+
+def _inputs(node: Any) -> Iterator[str]:
+    """Yield what an operation uses, also in its branches, as of an If."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
+        yield from (each.name for each in attribute.g.output)
 
 
 def _load_onnx(path: Path) -> Predict:
@@ -179,11 +207,13 @@ def _serving(model: Any) -> Any:
     class Classes(keras.layers.Layer):  # type: ignore[misc]
         def call(self, logits: Any) -> Any:
             # Not Keras's argmax, which is made of operations that ONNX does not have.
-            return tf.argmax(logits, axis=-1)
+            classes = tf.argmax(logits, axis=-1)
+            self.graph = getattr(classes, "graph", None)  # the one traced last
+            return classes
 
     images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
     logits = ops.cast(model(images, training=False), "float32")
-    outputs = (logits, ops.softmax(logits), Classes()(logits))
+    outputs = (logits, ops.softmax(logits), Classes(name="classes")(logits))
     serving = keras.Model(images, dict(zip(Outputs._fields, outputs, strict=True)))
     serving(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports what has been called
     return serving
