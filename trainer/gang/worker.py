@@ -33,8 +33,7 @@ from trainer.data.dataset import Dataset
 from trainer.errors import PeerLostError, StoppedError, UserError
 from trainer.gang import process
 from trainer.progress import Reporter
-from trainer.runs import checkpoint, run_folder, user_code
-from trainer.storage import probe
+from trainer.runs import run_folder, user_code
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
 from trainer.worker_events import tell_parent
@@ -66,11 +65,10 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         workers = config.workers if config.min_workers else cluster.workers
         data = fit.load(source, [config], workers)
         given = user_code.given(config)
-        _claim(storage, config, data, given)
-        result = run_folder.find_result(storage, reporter.warn)
-        if cluster.rank == 0 and result is None and not checkpoint.steps(storage):
-            probe.check_at_start(storage)
-        return data, result
+        if cluster.rank == 0 or run_folder.read_config(storage) is not None:
+            _claim(storage, config, data, given)
+        # Else rank 0 sees first whether the store is good, and this one claims before it trains.
+        return data, run_folder.find_result(storage, reporter.warn)
 
     data, result = process.apart(prepare)
     if config.code:

@@ -12,6 +12,7 @@ from trainer.common.untrusted_json import json_object
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.runs import user_code
+from trainer.storage import probe
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage, read_at_most
 
 CONFIG = "config.json"
@@ -91,7 +92,7 @@ def claim(
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
-            files of something else.
+            files of something else; or it is new, and its store must not have a run.
     """
     wanted = {**config.identity(), "data_sha256": data_sha256}
     informational: dict[str, Any] = {
@@ -104,13 +105,15 @@ def claim(
     stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:
-        early = ("logs/", f"{user_code.FOLDER}/")  # what may be there before the run is
+        # What may be there before the run is.
+        early = ("logs/", f"{user_code.FOLDER}/", probe.PREFIX)
         names = [entry.name for entry in storage.list() if not entry.name.startswith(early)]
         if names and CONFIG not in names:  # a peer may have written it by now
             raise ConfigError(
                 f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
                 " give an empty or new one"
             )
+        probe.check_at_start(storage)
         if storage.create(CONFIG, stored):
             if code:
                 code.store(storage)

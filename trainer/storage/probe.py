@@ -11,6 +11,8 @@ import uuid
 from trainer.errors import ConfigError, UserError
 from trainer.storage.base import Storage
 
+PREFIX = "probe-"  # of the names that are tried
+
 _SMALL = 100  # bytes
 _LARGE = (8 << 20) + 1  # bytes; Cloud Storage's client sends more than 8 MiB in parts
 # The services themselves document their conditional writes; other servers are asked.
@@ -33,7 +35,7 @@ def check_at_start(storage: Storage) -> None:
 
 
 def check(storage: Storage, *, large: bool = True) -> None:
-    """Write below ``logs/`` as a run does, and leave nothing.
+    """Write as a run does, and leave nothing.
 
     Args:
         storage: the folder of a run.
@@ -50,7 +52,7 @@ def check(storage: Storage, *, large: bool = True) -> None:
 
 
 def _check_create(storage: Storage, size: int) -> None:
-    name = f"logs/probe-{uuid.uuid4().hex}"
+    name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
     try:
         storage.create(name, bytes(size))
         if size == _SMALL:

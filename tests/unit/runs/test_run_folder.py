@@ -50,6 +50,22 @@ def test_a_new_folder_is_claimed(storage: LocalStorage) -> None:
     assert digest == run_folder.digest(decisive)
 
 
+def test_a_folder_that_must_not_have_a_run_stays_as_it_was(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaces(self: LocalStorage, name: str, data: bytes) -> bool:
+        self.replace(name, data)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "create", replaces)
+        with pytest.raises(ConfigError, match="takes a second write for a name"):
+            run_folder.claim(storage, config(), DATA, (28, 28, 1), 10)
+        assert storage.list() == []
+    storage.create("probe-1", b"")  # of another machine, which looks at the same time
+    run_folder.claim(storage, config(), DATA, (28, 28, 1), 10)
+
+
 def test_names_of_classes_are_for_readers(storage: LocalStorage) -> None:
     digest = run_folder.claim(storage, config(), DATA, (28, 28, 1), 10, class_names=HARD)
     before = storage.read(run_folder.CONFIG)

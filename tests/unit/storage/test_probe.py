@@ -30,7 +30,7 @@ def test_a_folder_keeps_the_promise(tmp_path: Path) -> None:
     store = open_storage(str(tmp_path))
     probe.check(store)
     probe.check_at_start(store)
-    assert store.list() == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +85,7 @@ def test_what_may_not_be_done_is_told(stores: Stores, kind: str, verb: str) -> N
         through.proxy.faults = [Fault("error", verb, status=403, times=100)]  # type: ignore[arg-type]
         store = open_storage(through.uri)
         said = message(lambda: probe.check(store, large=False))
-    assert f"cannot {verb} {through.uri}/logs/probe-" in said
+    assert f"cannot {verb} {through.uri}/probe-" in said
     assert "permission denied" in said
     assert through.around.list() == [] or verb == "delete"
 
