@@ -115,10 +115,13 @@ def accuracy(uri: str) -> float | None:
 
 
 def early(known: Known, halving: Halving) -> str:
-    """Return how far a run came that was stopped early, for people."""
+    """Return how good a run was that was stopped early, for people.
+
+    It trained on for a while after its last validation.
+    """
     step, score = known.scores[-1]
     value = f"loss {-score:.4f}" if halving.metric == "loss" else f"{score:.2%}"
-    return f"{value} on validation images after {step:,} steps"
+    return f"{value} in its last validation, at step {step:,}"
 
 
 def train(config: TrainConfig, stop: threading.Event) -> tuple[int, str]:

@@ -111,7 +111,10 @@ def tabulate(found: Sequence[Run]) -> Comparison:
 
 
 def differing(found: Sequence[Run]) -> list[str]:
-    """Return the settings that differ among runs, but not where presets alone do it."""
+    """Return the settings that differ among runs, but not where others alone do it.
+
+    Those are the preset, which implies most, and ``steps``, which overrules ``epochs``.
+    """
     order = {name: place for place, name in enumerate(TrainConfig.model_fields)}
     views = [_named(each) for each in found]
     names = sorted({name for each in views for name in each}, key=lambda n: (len(n), n))
@@ -119,6 +122,8 @@ def differing(found: Sequence[Run]) -> list[str]:
     usual = [_usual_values(each) for each in found]
 
     def differs(name: str) -> bool:
+        if name == "epochs" and all(view.get("steps") for view in views):
+            return False
         if name == "code":  # two models have two codes; what counts is two versions of one model
             pairs = {(_text(view["model"]), _text(view.get(name))) for view in views}
             return len(pairs) > len({model for model, _ in pairs})

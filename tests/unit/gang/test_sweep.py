@@ -324,8 +324,12 @@ def test_here_the_worse_half_is_stopped_and_resumed_if_worse_ones_follow(
     sweep.execute(sweep_file.parse(values), threading.Event())
     assert trained == [0.9, 0.5, 0.4, 0.5, 0.3]
     out = capsys.readouterr().out
-    assert "3/4  learning_rate 0.4  stopped early: 40.00% on validation images" in out
-    assert "4/4  learning_rate 0.3  stopped early: 30.00% on validation images" in out
+    assert (
+        "3/4  learning_rate 0.4  stopped early: 40.00% in its last validation, at step 100\n" in out
+    )
+    assert (
+        "4/4  learning_rate 0.3  stopped early: 30.00% in its last validation, at step 100\n" in out
+    )
     assert "~ 2 of 4 not finished" in out
     trained.clear()
     sweep.execute(sweep_file.parse(values), threading.Event())

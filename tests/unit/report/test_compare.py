@@ -146,6 +146,21 @@ def test_what_a_preset_implies_is_not_repeated(tmp_path: Path) -> None:
     assert table(str(tmp_path)).settings == ("preset", "learning_rate")
 
 
+def test_epochs_that_follow_from_steps_are_no_setting(tmp_path: Path) -> None:
+    """A run that was stopped early has trained fewer epochs, with the same settings."""
+    for rate, steps in ((0.1, 20), (0.2, 10)):
+        lines = [{**line, "epoch": line["step"] / 100} for line in records(steps)]
+        result = {"test_accuracy": 0.9} if steps == 20 else None
+        make(tmp_path / f"{rate}", result=result, lines=lines, learning_rate=rate, steps=20)
+    found = table(str(tmp_path))
+    assert found.settings == ("learning_rate",)
+    assert [row.label for row in found.rows] == ["learning_rate 0.1", "learning_rate 0.2"]
+    make(tmp_path / "c", result={}, learning_rate=0.1, epochs=3, steps=0)
+    found = table(str(tmp_path))
+    assert found.settings == ("epochs", "steps", "learning_rate")
+    assert {row.settings["epochs"] for row in found.rows} == {0.1, 0.2, 3.0}
+
+
 def test_a_model_of_ones_own_has_no_preset_and_the_defaults(tmp_path: Path) -> None:
     make(tmp_path / "a", result={}, preset="cnn")
     make(tmp_path / "b", result={}, model="mymodels:wide", code="ab" * 32)

@@ -262,7 +262,7 @@ def test_the_worse_half_is_suspended_and_counts_as_no_failure(
     player.script = [lambda: player.compare(names), lambda: None, player.finish_all]
     assert main(["sweep", str(file), "--on", str(run_file)]) == 0
     out = capsys.readouterr().out
-    assert f"{names[0]}  stops early: 50.00% on validation images after 100 steps" in out
+    assert f"{names[0]}  stops early: 50.00% in its last validation, at step 100" in out
     assert f"{names[0]}  stopped early: " in out
     assert "~ 1 of 2 not finished" in out
     assert player.jobs()[names[0]]["spec"]["suspend"]
