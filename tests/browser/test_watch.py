@@ -98,6 +98,7 @@ def test_a_run_is_followed_from_before_it_begins_to_its_report(
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.get_by_text("this page fills itself").wait_for()
+        assert "in progress" not in page.locator("header").inner_text()
         page.evaluate("window.same = true")
 
         run.create(run_folder.CONFIG, ended.read(run_folder.CONFIG))
@@ -110,6 +111,7 @@ def test_a_run_is_followed_from_before_it_begins_to_its_report(
         page.locator("#state", has_text="training").wait_for()
         page.locator(PATH).wait_for()
         curve = page.locator(PATH).get_attribute("d")
+        assert page.locator("[data-chart=loss] .axis").inner_text() == "step"
         run.replace(run_folder.METRICS, run_folder.lines(lines[:41]))
         page.get_by_text("step 400 of 1,000").wait_for()
         assert len(page.locator(PATH).get_attribute("d")) > len(curve)

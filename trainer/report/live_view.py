@@ -72,7 +72,7 @@ PICTURES = {
 
 
 def _preset(live: Live) -> str:
-    return str((live.stored or {}).get("preset") or "run")
+    return str((live.stored or {}).get("preset") or "Run")
 
 
 def _state(live: Live, seen: Seen) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def test_the_state_of_a_run(
 
 def test_before_and_after_a_run(tmp_path: Path, storage: Storage) -> None:
     later = open_storage(str(tmp_path / "later"))
-    assert seen_of(later)["state"] == "waiting"
+    assert (seen_of(later)["name"], seen_of(later)["state"]) == ("Run", "waiting")
     pending = Seen(phase="Pending", cause="no node has room")
     assert seen_of(later, pending)["words"] == "Pending: no node has room"
     assert seen_of(storage)["state"] == "starting"
