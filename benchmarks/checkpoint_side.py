@@ -47,7 +47,7 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
     from trainer.train.saver import Saver
     from trainer.train.state import TrainState
     from trainer.train.trainer import assemble
-    from trainer.train.weight_digests import Agreement
+    from trainer.train.weight_digests import WeightDigests
 
     class Silent(progress.Reporter):
         def warn(self, message: str, **_: Any) -> None:
@@ -65,7 +65,7 @@ def ours(folder: str, data: str) -> Callable[[], Answer]:
     images, storage = dataset.load(data, config.validation), open_storage(folder)
     run = Run(config, ALONE, images, storage, "0" * 64, Silent())
     loop = assemble(config, images, Replicas(make_strategy(ALONE)))
-    saver = Saver(run, loop, Agreement(ALONE))
+    saver = Saver(run, loop, WeightDigests(ALONE))
     at = TrainState(0, loop.place(loop.initial_state()), [])
 
     def store() -> Answer:

@@ -32,7 +32,7 @@ import yaml
 from benchmarks import common
 from k8s import run_file
 from k8s.client.cluster import Cluster
-from k8s.client.informer import Watched
+from k8s.client.informer import Informer
 from k8s.client.refusals import ConflictError
 from k8s.commands import submit
 from k8s.diagnosis import evidence
@@ -96,7 +96,7 @@ class Nodes:
         self._pool = ThreadPoolExecutor(8)
         self._over = threading.Event()
         self._seen: dict[str, str] = {}  # what was last said of a pod, by uid
-        self.pods = Watched(cluster, "Pod", "app.kubernetes.io/name=trainyard")
+        self.pods = Informer(cluster, "Pod", "app.kubernetes.io/name=trainyard")
         for work in (self._logs.serve_forever, self._breathe, self._run):
             threading.Thread(target=work, daemon=True).start()
 

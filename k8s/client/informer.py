@@ -10,7 +10,7 @@ from trainer.errors import UnavailableError
 PAUSE = 1.0  # seconds before another try where the API server does not answer
 
 
-class Watched:
+class Informer:
     """What matches a label selector, read once in pages and then followed on a thread of its own.
 
     https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from k8s.client.cluster import Cluster
-from k8s.client.informer import Watched
+from k8s.client.informer import Informer
 from k8s.commands import status
 from k8s.run import gather_evidence, which_run
 from k8s.run.claim_folder import ClaimFolder
@@ -74,7 +74,7 @@ class Pods:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
-        self._watched: tuple[str, Watched] | None = None  # the pods of the Job of this uid
+        self._watched: tuple[str, Informer] | None = None  # the pods of the Job of this uid
         self._looked = float("-inf")
         self._values: dict[str, Any] | None = None
 
@@ -100,7 +100,7 @@ class Pods:
         uid = job["metadata"]["uid"]
         if self._watched is None or self._watched[0] != uid:  # it was submitted again
             self.close()
-            self._watched = uid, Watched(self._cluster, "Pod", gather_evidence.owner(job))
+            self._watched = uid, Informer(self._cluster, "Pod", gather_evidence.owner(job))
         return self._watched[1].now()
 
     def close(self) -> None:

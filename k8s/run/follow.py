@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from k8s.client.cluster import Cluster
-from k8s.client.informer import Watched
+from k8s.client.informer import Informer
 from k8s.diagnosis import evidence, pod_pending, run_phase
 from k8s.diagnosis.cause import Cause
 from k8s.diagnosis.job_blocked import TERMINATING
@@ -59,7 +59,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._job = which_run.job(self.cluster, self.name)
-        self._pods = Watched(self.cluster, "Pod", gather_evidence.owner(self._job))
+        self._pods = Informer(self.cluster, "Pod", gather_evidence.owner(self._job))
         self._screen = Screen(run_phase.workers(self._job))
         self._streams = log_streams.Streams(self.cluster)
         self._progress = run_phase.Progress()

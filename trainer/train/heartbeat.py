@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.worker_events import AT_THE_STORE, GATHERING, TRAINING, Pulse
 
 
-class Activity:
+class Heartbeat:
     """A worker's work and progress; heartbeats read it from a thread of their own."""
 
     def __init__(self, workers: int) -> None:

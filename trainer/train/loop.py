@@ -177,7 +177,7 @@ class Loop:
                 tf.constant(float(stop)),
             )
             results.append([each.numpy()[: end - start] for each in values])
-            self.replicas.activity.count_call()
+            self.replicas.heartbeat.count_call()
             if self._whole:  # its steps cannot be counted
                 pace = (time.monotonic() - began) / (end - start)
                 self._most_steps = max(1, min(self._chunk_steps, int(CALL / pace)))
@@ -214,7 +214,7 @@ class Loop:
             padded = np.pad(part, (0, call - len(part)))
             shaped = padded.reshape(self.replicas.local, EVAL_CALL, EVAL_BATCH)
             result = self._logits(state, images, tf.constant(shaped))
-            self.replicas.activity.count_call()
+            self.replicas.heartbeat.count_call()
             whole = np.concatenate([t.numpy() for t in self.replicas.here(result)])
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
@@ -261,7 +261,7 @@ class Loop:
             )
             values = [self.replicas.here(each)[0] for each in values]
             if not self._whole:
-                self.replicas.activity.count(values)
+                self.replicas.heartbeat.count(values)
             return i + 1, state, [a.write(i, v) for a, v in zip(arrays, values, strict=True)]
 
         arrays = [tf.TensorArray(tf.float32, size=self._chunk_steps) for _ in range(3)]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.train.heartbeat import Activity
+from trainer.train.heartbeat import Heartbeat
 
 Tensor = Any  # TensorFlow ships no types
 Rows = npt.NDArray[Any]
@@ -21,7 +21,7 @@ class Replicas:
     Attributes:
         count: replicas on all workers.
         local: replicas on this worker.
-        activity: counts gathers and steps.
+        heartbeat: counts gathers and steps.
         exchange: gathers in place of TensorFlow, which takes a graph, and so a tenth of a second
             of a worker's start, for each shape.
     """
@@ -32,7 +32,7 @@ class Replicas:
         resolver = strategy.cluster_resolver
         workers = len(resolver.cluster_spec().as_dict().get("worker", [0])) if resolver else 1
         self.local = self.count // max(1, workers)
-        self.activity = Activity(workers)
+        self.heartbeat = Heartbeat(workers)
         self.exchange: Callable[[Rows], Rows] | None = None
         self._rank = resolver.task_id if resolver else 0
         self._gather_values = as_graph(self._gather_of)
@@ -57,13 +57,13 @@ class Replicas:
         if self.count == 1:
             return values[None]
         if self.exchange:
-            with self.activity.gathering():
+            with self.heartbeat.gathering():
                 rows = self.exchange(values)
-                self.activity.count_call()
+                self.heartbeat.count_call()
             return rows
         # A float32 holds every rank exactly.
         row = np.concatenate([np.array([self._rank], values.dtype), values])
-        with self.activity.gathering():
+        with self.heartbeat.gathering():
             rows = self.here(self._gather_values(tf.constant(row)))[0].numpy()
         return by_rank(rows, self.count // self.local)
 
@@ -72,7 +72,7 @@ class Replicas:
             return tf.distribute.get_replica_context().all_gather(row[None], axis=0)
 
         rows = self.run(one, values)
-        self.activity.count(self.here(rows))
+        self.heartbeat.count(self.here(rows))
         return rows
 
 

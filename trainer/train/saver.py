@@ -14,7 +14,7 @@ from trainer.runs.uploader import Uploader
 from trainer.train.loop import Loop
 from trainer.train.run import Run
 from trainer.train.state import TrainState, check_finite
-from trainer.train.weight_digests import Agreement
+from trainer.train.weight_digests import WeightDigests
 from trainer.worker_events import tell_metrics, tell_parent
 
 
@@ -39,11 +39,11 @@ class Saver:
         events: writes the event files; None on other ranks, or if they are not wanted.
     """
 
-    def __init__(self, run: Run, loop: Loop, agreement: Agreement) -> None:
+    def __init__(self, run: Run, loop: Loop, digests: WeightDigests) -> None:
         self.run = run
         self.uploader = Uploader(run.reporter.warn)
         self.events: EventLog | None = None
-        self._loop, self._agreement = loop, agreement
+        self._loop, self._digests = loop, digests
         self._due: tuple[Snapshot, bool] | None = None  # and whether to wait until it is stored
         self._finished: Snapshot | None = None
         self._saved = 0  # the last step of which a commit was started
@@ -76,7 +76,7 @@ class Saver:
             config_digest=self.run.config_digest,
             validations=tuple(at.validations),
         )
-        self._agreement.begin(kept.step, kept.arrays)
+        self._digests.begin(kept.step, kept.arrays)
         with self._lock:
             self._finished = Snapshot(kept, list(at.records), at.validated)
             for record in at.records[at.reported :]:

@@ -47,7 +47,7 @@ class Scorer:
     ) -> npt.NDArray[np.float32]:
         shares = np.array_split(indices, self._cluster.workers)
         replicas = self._loop.replicas
-        with replicas.activity.doing(EVALUATING):
+        with replicas.heartbeat.doing(EVALUATING):
             own = self._loop.logits(tensors, shares[self._cluster.rank], data)
         longest = len(shares[0])
         padded = np.pad(own, ((0, longest - len(own)), (0, 0)))

@@ -36,7 +36,7 @@ from trainer.train.saver import Saver
 from trainer.train.scoring import Scorer
 from trainer.train.slow_ranks import SlowRanks
 from trainer.train.state import TrainState, check_losses
-from trainer.train.weight_digests import Agreement
+from trainer.train.weight_digests import WeightDigests
 from trainer.worker_events import AT_THE_STORE, TRAINING, Pulse, tell_parent
 
 
@@ -65,8 +65,8 @@ class Trainer:
         self.loop = assemble(config, dataset, replicas, self.all_reduce, run.warn)
         self.batches = Batches(run, self.loop)
         self.scorer = Scorer(run.cluster, dataset, self.loop, self.batches)
-        self.agreement = Agreement(run.cluster)
-        self.saver = Saver(run, self.loop, self.agreement)
+        self.digests = WeightDigests(run.cluster)
+        self.saver = Saver(run, self.loop, self.digests)
         self.slow_ranks = SlowRanks(run.cluster, self.all_reduce, run.reporter)
 
     def train(self, stop: threading.Event, started: float, *, first: bool = True) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Trainer:
             announce(self.run, self.loop, at.step, started, first=first)
             self.saver.start(at.step)
             while not validation.is_over(self.run, at):
-                with self.loop.replicas.activity.doing(TRAINING):
+                with self.loop.replicas.heartbeat.doing(TRAINING):
                     stopping = self._run_chunk(at, stop)
                     due = validation.is_due(self.run, at.step)
                     best = due and validation.validate(self.run, at, self.scorer)
@@ -103,7 +103,7 @@ class Trainer:
     def pulse(self) -> Pulse:
         """Return the current work and progress, from any thread."""
         summing = self.all_reduce.summing if self.all_reduce else None
-        return self.loop.replicas.activity.pulse(summing)
+        return self.loop.replicas.heartbeat.pulse(summing)
 
     def flip(self) -> None:
         """Get a wrong bit into this rank's next sum, as ``chaos`` asks."""
@@ -126,7 +126,7 @@ class Trainer:
         run, config, began = self.run, self.run.config, time.perf_counter()
         first, end = at.step, self.batches.chunk_end(at.step)
         count = end - first
-        with self.loop.replicas.activity.doing(AT_THE_STORE):
+        with self.loop.replicas.heartbeat.doing(AT_THE_STORE):
             indices, data = self.batches.take(first, count)
         clock = step_breakdown.Clock(self.all_reduce)
         at.tensors, chunk = self.loop.run_chunk(
@@ -140,9 +140,9 @@ class Trainer:
         )
         seconds = time.perf_counter() - began
         if not np.isfinite(chunk.losses).all():  # whose weights are wrong now, if anybody's?
-            self.agreement.begin(end, self.loop.named(self.loop.on_host(at.tensors)))
+            self.digests.begin(end, self.loop.named(self.loop.on_host(at.tensors)))
         is_first = self.saver.finished_step is None
-        parts, digests = clock.read(self.agreement.mine(), single_steps=is_first)
+        parts, digests = clock.read(self.digests.mine(), single_steps=is_first)
         if slow := self.slow_ranks.look(parts):
             parts["slow"] = slow
         if parts and run.cluster.members:
@@ -164,9 +164,9 @@ class Trainer:
         if self.run.cluster.workers == 1:
             return
         if digests is None:
-            digests = self.loop.replicas.gather(self.agreement.mine())
+            digests = self.loop.replicas.gather(self.digests.mine())
         try:
-            self.agreement.check(digests)
+            self.digests.check(digests)
         except (CorruptError, PeerLostError):
             self.saver.discard()
             lost_peer.meet(self.loop.replicas)  # so that all have discarded it before one leaves

@@ -47,7 +47,7 @@ def wrong(digests: Sequence[int]) -> tuple[int, ...] | None:
     return tuple(rank for rank, each in enumerate(digests) if each != common)
 
 
-class Agreement:
+class WeightDigests:
     """A rank's part in comparing the states of a gang."""
 
     def __init__(self, cluster: Cluster) -> None:

@@ -23,9 +23,9 @@ def test_gathering_gives_one_row_a_worker(replicas: int) -> None:
 def test_an_exchange_gathers_in_place_of_tensorflow_and_counts_as_progress() -> None:
     replicas = Replicas(strategy(2))
     replicas.exchange = lambda values: np.stack([values, values + 1])
-    before = replicas.activity.progress()
+    before = replicas.heartbeat.progress()
     assert replicas.gather(np.array([1, 2])).tolist() == [[1, 2], [2, 3]]
-    assert replicas.activity.progress() > before
+    assert replicas.heartbeat.progress() > before
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainer.cluster_spec import Cluster
 from trainer.errors import CorruptError, PeerLostError
-from trainer.train.weight_digests import Agreement, digest, wrong
+from trainer.train.weight_digests import WeightDigests, digest, wrong
 
 DTYPES = (np.float32, np.float16, np.int64, np.uint8, np.bool_)
 shapes = st.lists(st.lists(st.integers(0, 7), max_size=3), min_size=1, max_size=4)
@@ -52,13 +52,13 @@ def test_of_two_nobody_knows() -> None:
     assert wrong([1, 2, 3]) is None
 
 
-def gang(count: int, members: tuple[int, ...] = ()) -> list[Agreement]:
+def gang(count: int, members: tuple[int, ...] = ()) -> list[WeightDigests]:
     addresses = tuple(f"localhost:{2000 + rank}" for rank in range(count))
     clusters = [Cluster(rank, addresses, local=True, members=members) for rank in range(count)]
-    return [Agreement(each) for each in clusters]
+    return [WeightDigests(each) for each in clusters]
 
 
-def outcome(member: Agreement, shared: np.ndarray) -> tuple[type[Exception] | None, str]:
+def outcome(member: WeightDigests, shared: np.ndarray) -> tuple[type[Exception] | None, str]:
     try:
         member.check(shared)
     except (CorruptError, PeerLostError) as error:

@@ -8,7 +8,7 @@ import pytest
 from k8s.client import cluster as clusters
 from k8s.client import informer
 from k8s.client.cluster import Cluster
-from k8s.client.informer import Watched
+from k8s.client.informer import Informer
 from k8s.client.refusals import ForbiddenError
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.processes import wait_until
@@ -23,9 +23,9 @@ def cluster(api: ApiServer, tmp_path: Path) -> Cluster:
 
 
 @pytest.fixture
-def pods(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+def pods(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Informer]:
     monkeypatch.setattr(informer, "PAUSE", 0.02)
-    found = Watched(cluster, "Pod", LABELS)
+    found = Informer(cluster, "Pod", LABELS)
     yield found
     found.close()
 
@@ -35,11 +35,11 @@ def add(api: ApiServer, name: str, app: str = "ours", phase: str = "Pending") ->
     api.add({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": phase}})
 
 
-def phases(pods: Watched) -> dict[str, str]:
+def phases(pods: Informer) -> dict[str, str]:
     return {pod["metadata"]["name"]: pod["status"]["phase"] for pod in pods.now()}
 
 
-def test_what_happens_is_seen_with_one_list_and_one_watch(api: ApiServer, pods: Watched) -> None:
+def test_what_happens_is_seen_with_one_list_and_one_watch(api: ApiServer, pods: Informer) -> None:
     add(api, "a")
     add(api, "another", app="theirs")
     wait_until(lambda: phases(pods) == {"a": "Pending"}, 10)
@@ -56,7 +56,7 @@ def test_a_watch_that_ends_is_continued_without_a_list(
     api: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "WATCH", 0.05)
-    pods = Watched(cluster, "Pod", LABELS)
+    pods = Informer(cluster, "Pod", LABELS)
     wait_until(lambda: len(api.sent("watch", "pods")) > 3, 10)
     add(api, "a")
     wait_until(lambda: phases(pods) == {"a": "Pending"}, 10)
@@ -64,7 +64,7 @@ def test_a_watch_that_ends_is_continued_without_a_list(
     assert len(api.sent("list", "pods")) == 1
 
 
-def test_what_the_server_has_forgotten_is_listed_again(api: ApiServer, pods: Watched) -> None:
+def test_what_the_server_has_forgotten_is_listed_again(api: ApiServer, pods: Informer) -> None:
     add(api, "a")
     wait_until(lambda: phases(pods) == {"a": "Pending"}, 10)
     del api.objects["Pod", "default", "a"]
@@ -75,7 +75,7 @@ def test_what_the_server_has_forgotten_is_listed_again(api: ApiServer, pods: Wat
     wait_until(lambda: phases(pods) == {"b": "Pending"}, 10)
 
 
-def trouble(pods: Watched) -> UserError | None:
+def trouble(pods: Informer) -> UserError | None:
     """Why nothing is seen at present."""
     try:
         pods.now()
@@ -85,7 +85,7 @@ def trouble(pods: Watched) -> UserError | None:
 
 
 def test_a_server_that_does_not_answer_is_told_and_followed_again(
-    api: ApiServer, pods: Watched
+    api: ApiServer, pods: Informer
 ) -> None:
     assert pods.now() == []
     for verb in ("list", "watch"):
@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_is_told_and_followed_again(
     wait_until(lambda: trouble(pods) is None and phases(pods) == {"a": "Pending"}, 30)
 
 
-def test_who_may_not_watch_is_told(api: ApiServer, pods: Watched) -> None:
+def test_who_may_not_watch_is_told(api: ApiServer, pods: Informer) -> None:
     api.denied = {("watch", "pods")}
     api.forgotten = 1_000_000
     wait_until(lambda: isinstance(trouble(pods), ForbiddenError), 30)
