@@ -301,13 +301,20 @@ class Loop:
             tf.cast(replica, tf.uint32),
         )
         if self.replicas.count > 1:
-            values = [*gradients, *buffers, loss, accuracy, stop]
-            flat = tf.concat([tf.reshape(tf.cast(v, tf.float32), [-1]) for v in values], 0)
+            changed = [each for each in buffers if each is not None]
+            values = [*gradients, *changed, loss, accuracy, stop]
+            floats = [_as_floats(each, replica) for each in values]
             # Each replica's loss is already its share of the global mean; the layers' running
             # statistics are averaged by the same sum.
             weights = sum(each.shape.num_elements() for each in gradients)
-            flat = self._sum(flat, weights, context)
-            gradients, buffers, loss, accuracy, stop = _unflatten(flat, values, len(gradients))
+            flat = self._sum(tf.concat(floats, 0), weights, context)
+            parts = tf.split(flat, [each.shape.num_elements() for each in floats])
+            *values, loss, accuracy, stop = map(_from_floats, parts, values)
+            gradients, summed = tuple(values[: len(gradients)]), iter(values[len(gradients) :])
+            buffers = tuple(None if each is None else next(summed) for each in buffers)
+        buffers = tuple(
+            old if new is None else new for old, new in zip(state.buffers, buffers, strict=True)
+        )
         state = self._apply(state, gradients, buffers, rate, step)
         return state, loss, accuracy, stop
 
@@ -322,31 +329,43 @@ class Loop:
 
     def _gradients_of(
         self, state: State, images: Tensor, labels: Tensor, seeds: Tensor, replica: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-        """Return this replica's share of the gradients, statistics, mean loss and accuracy."""
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], Tensor, Tensor]:
+        """Return this replica's share of the gradients, statistics, mean loss and accuracy.
+
+        Buffers that the step leaves as they are, such as frozen weights, are None: shares of them
+        might not add up to the same bits. Integers are not shares, but whole.
+        """
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
-            others = self._others(state.buffers, seeds, replica)
+            before = self._others(state.buffers, seeds, replica)
+            own_losses: list[Tensor] = []
             if self.reordered:
                 logits, others = forward.call(
                     self._model,
                     self._transposed(state.parameters),
-                    others,
+                    before,
                     images,
                     self.microbatches,
                     chained=self.xla,
                 )
             else:
-                logits, others = self._model.stateless_call(
-                    state.parameters, others, images, training=True
+                logits, others, own_losses = self._model.stateless_call(
+                    state.parameters, before, images, training=True, return_losses=True
                 )
             logits = tf.cast(logits, tf.float32)
             losses = _cross_entropy(labels, logits, self._label_smoothing)
             loss = tf.reduce_mean(losses) / self.replicas.count
-        gradients = tape.gradient(loss, state.parameters, unconnected_gradients="zero")
+            total = loss
+            for each in own_losses:  # of regularizers and add_loss, whose means are taken as well
+                total += tf.reduce_sum(tf.cast(each, tf.float32)) / self.replicas.count
+        gradients = tape.gradient(total, state.parameters, unconnected_gradients="zero")
         buffers = tuple(
-            tf.cast(v / self.replicas.count, v.dtype) if v.dtype.is_floating else v
-            for v, is_buffer in zip(others, self._is_buffer, strict=True)
+            None
+            if new is old
+            else tf.cast(new / self.replicas.count, new.dtype)
+            if new.dtype.is_floating
+            else new
+            for new, old, is_buffer in zip(others, before, self._is_buffer, strict=True)
             if is_buffer
         )
         correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
@@ -366,6 +385,11 @@ class Loop:
             for parameter, gradient, slots in zip(
                 state.parameters, gradients, state.slots, strict=True
             )
+        ]
+        constraints = [variable.constraint for variable in self._model.trainable_variables]
+        pairs = [
+            (tf.cast(constraint(new), new.dtype) if constraint else new, slots)
+            for (new, slots), constraint in zip(pairs, constraints, strict=True)
         ]
         return State(tuple(p for p, _ in pairs), tuple(s for _, s in pairs), tuple(buffers))
 
@@ -420,15 +444,26 @@ def _cross_entropy(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:
     return losses
 
 
-def _unflatten(
-    flat: Tensor, template: list[Tensor], gradients: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor, Tensor]:
-    parts = tf.split(flat, [v.shape.num_elements() for v in template])
-    values = [
-        tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, template, strict=True)
-    ]
-    *tensors, loss, accuracy, stop = values
-    return tuple(tensors[:gradients]), tuple(tensors[gradients:]), loss, accuracy, stop
+def _as_floats(value: Tensor, replica: Tensor) -> Tensor:
+    """Return what a replica adds to the sum for a value, float32 [n].
+
+    The sum of integers is the first replica's, byte by byte: a step counter is not to count the
+    replicas too, and a float32 does not hold all of its values.
+    """
+    if value.dtype.is_floating:
+        return tf.reshape(tf.cast(value, tf.float32), [-1])
+    value = tf.cast(value, tf.uint8) if value.dtype.is_bool else tf.bitcast(value, tf.uint8)
+    is_first = tf.cast(tf.equal(replica, 0), tf.float32)
+    return tf.reshape(tf.cast(value, tf.float32) * is_first, [-1])
+
+
+def _from_floats(floats: Tensor, template: Tensor) -> Tensor:
+    """Return the value that a sum of ``_as_floats`` stands for."""
+    dtype, shape = template.dtype, template.shape
+    if dtype.is_floating or dtype.is_bool:
+        return tf.cast(tf.reshape(floats, shape), dtype)
+    whole = [*shape, dtype.size] if dtype.size > 1 else shape
+    return tf.bitcast(tf.reshape(tf.cast(floats, tf.uint8), whole), dtype)
 
 
 def _padded(by_step: npt.NDArray[Any], steps: int) -> Tensor:

@@ -157,6 +157,93 @@ def test_a_step_of_sgd_is_that_of_a_plain_tape(
         assert np.abs(gradient).max() > 1e-3
 
 
+class Centred(layers.Layer):  # type: ignore[misc]  # Keras ships no types
+    """Adds a loss of its inputs."""
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(0.3 * tf.reduce_mean(tf.square(inputs)))
+        return inputs
+
+
+def penalised() -> Any:
+    return network(
+        layers.Dense(8, kernel_regularizer=keras.regularizers.L2(0.1)),
+        layers.ReLU(activity_regularizer=keras.regularizers.L1(0.2)),
+        Centred(),
+        layers.Dense(8, kernel_constraint=keras.constraints.UnitNorm()),
+    )
+
+
+@pytest.mark.parametrize(("replicas", "xla"), [(1, False), (1, True), (2, False), (2, True)])
+def test_losses_and_constraints_of_layers_count_as_in_keras(replicas: int, xla: bool) -> None:
+    it = build(penalised, replicas, xla=xla, optimizer="sgd")
+    start = it.initial_state()
+    state, chunk = run_steps(it, it.place(start), 0, 1)
+    rows = sampler.batches(1, SAMPLES, 16, 0, 1)[0]
+    model = reference(it, start)
+    logits = model(IMAGES[rows])
+    entropy = keras.losses.sparse_categorical_crossentropy(LABELS[rows], logits, from_logits=True)
+    assert chunk.losses[0] == pytest.approx(float(tf.reduce_mean(entropy)), rel=1e-5)
+    model.compile(
+        keras.optimizers.SGD(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.train_on_batch(IMAGES[rows], LABELS[rows])
+    for found, wanted in zip(it.on_host(state).parameters, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("rule", [{"momentum": 0.9}, {"optimizer": "adam"}])
+def test_layers_may_be_of_float64(replicas: int, rule: dict[str, Any]) -> None:
+    def make() -> Any:
+        return network(
+            layers.Dense(8, activation="relu", dtype="float64"),
+            layers.BatchNormalization(dtype="float64"),
+        )
+
+    it = build(make, replicas, **{"optimizer": "sgd", **rule})
+    state, _ = run(it, [8])
+    for found, before in zip(
+        tf.nest.flatten(state), tf.nest.flatten(it.initial_state()), strict=True
+    ):
+        assert found.dtype == before.dtype
+        assert np.isfinite(found).all()
+        assert bits(found) != bits(before)
+
+
+class Steps(layers.Layer):  # type: ignore[misc]  # Keras ships no types
+    """Counts steps in integers, and has weights that no step changes."""
+
+    def build(self, input_shape: Any) -> None:
+        del input_shape
+        kinds = {"a": "int32", "b": "int64", "c": "uint8", "d": "bool"}
+        self.counts = [
+            self.add_weight(name=name, initializer="zeros", trainable=False, dtype=dtype)
+            for name, dtype in kinds.items()
+        ]
+        self.frozen = self.add_weight(name="frozen", shape=(100,), trainable=False)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            a, b, c, d = self.counts
+            a.assign(a - 70_000)
+            b.assign(b + 2**40 + 1)
+            c.assign(c + 100)
+            d.assign(True)
+        return inputs + tf.reduce_mean(self.frozen)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_integers_and_frozen_weights_are_not_summed_over_devices(replicas: int) -> None:
+    it = build(lambda: network(Steps()), replicas)
+    start = it.initial_state()
+    state, _ = run(it, [8], batch=12)
+    a, b, c, d, frozen = state.buffers
+    assert (a, b, c, d) == (-560_000, 8 * (2**40 + 1), 800 % 256, True)
+    assert [each.dtype for each in state.buffers] == [each.dtype for each in start.buffers]
+    assert bits(frozen) == bits(start.buffers[-1])
+
+
 def test_a_bfloat16_model_keeps_float32_weights_and_figures() -> None:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
