@@ -51,6 +51,7 @@ class Optimizer:
         self, parameter: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
     ) -> tuple[Tensor, Slots]:
         """Return the parameter and its slots after one step."""
+        rate, step = (tf.cast(each, parameter.dtype) for each in (rate, step))
         if self.weight_decay and parameter.shape.rank >= 2:
             parameter -= rate * self.weight_decay * parameter
         return self.update(parameter, gradient, slots, rate, step)
@@ -91,7 +92,8 @@ def _adam(
     mean, square = slots
     mean += (gradient - mean) * (1 - beta1)
     square += (tf.square(gradient) - square) * (1 - beta2)
-    scale = rate * tf.sqrt(1 - tf.pow(beta2, step)) / (1 - tf.pow(beta1, step))
+    power1, power2 = (tf.pow(tf.constant(beta, step.dtype), step) for beta in ADAM_BETAS)
+    scale = rate * tf.sqrt(1 - power2) / (1 - power1)
     return parameter - scale * mean / (tf.sqrt(square) + EPSILON), (mean, square)
 
 
