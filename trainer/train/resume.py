@@ -3,7 +3,7 @@
 import numpy as np
 
 from trainer.cluster_spec import Cluster
-from trainer.errors import DataError, StoppedError, UnavailableError
+from trainer.errors import ConfigError, DataError, StoppedError, UnavailableError
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
 from trainer.train.loop import Loop
@@ -12,6 +12,11 @@ from trainer.train.run import Run
 from trainer.train.state import Arrays, TrainState, weights_sha256
 from trainer.worker_events import tell_parent
 
+SEED = (
+    "; if they do, seed what the model draws from generators of its own, such as "
+    "numpy.random.default_rng(0)"
+)
+
 
 def resume(run: Run, loop: Loop) -> TrainState:
     """Return the state at the newest good checkpoint, or the initial one if there is none.
@@ -19,12 +24,18 @@ def resume(run: Run, loop: Loop) -> TrainState:
     Raises:
         StoppedError: this worker could not read the checkpoint that rank 0 read.
         UnavailableError: the workers' weights differ.
+        ConfigError: the initial ones of the user's own model do.
     """
     fresh = loop.initial_state()
     template = loop.named(fresh)
     found = _agreed_checkpoint(run, loop.replicas, template)
     state = loop.unnamed(found.arrays) if found else fresh
-    agree(run.cluster, loop.replicas, weights_sha256(state), "start from")
+    try:
+        agree(run.cluster, loop.replicas, weights_sha256(state), "start from")
+    except UnavailableError as error:
+        if found or run.config.model is None:
+            raise
+        raise ConfigError(f"model: {run.config.model}: {error}{SEED}") from None
     step = found.step if found else 0
     records = run_folder.read_metrics(run.storage, step, run.reporter.warn)
     tell_parent(event="resumed", step=step)

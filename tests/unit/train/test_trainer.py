@@ -484,6 +484,22 @@ def test_workers_that_list_at_different_moments_restore_the_same_step(tmp_path: 
     assert restored(tmp_path, agreed=False) == [before, newest]  # so the test sees it
 
 
+@pytest.mark.parametrize(
+    ("model", "kind"), [("tiny_models:noisy", ConfigError), (None, UnavailableError)]
+)
+def test_weights_of_a_users_model_that_nobody_seeded_are_their_mistake(
+    tmp_path: Path, model: str | None, kind: type[Exception]
+) -> None:
+    loop = assemble(parse(SETTINGS), DATA, Replicas(make_strategy(ALONE)))
+    loop.replicas.gather = lambda values: np.stack([values, values + 1])  # type: ignore[method-assign]
+    cluster, storage = Cluster(0, ("a:1", "b:1"), local=True), LocalStorage(str(tmp_path))
+    config = parse(SETTINGS | {"model": model})
+    run = Run(config, cluster, DATA, storage, "0" * 64, Listener(threading.Event()))
+    with pytest.raises(kind, match="workers start from different weights: rank 1 has") as caught:
+        resume(run, loop)
+    assert ("numpy.random.default_rng(0)" in str(caught.value)) == (model is not None)
+
+
 def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
     def fail(workers: int) -> None:
         cluster = Cluster(0, ("a:1",) * workers, local=True)
