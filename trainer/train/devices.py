@@ -11,7 +11,7 @@ from trainer.common import cpu
 from trainer.config import TrainConfig, float32_alone
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
-from trainer.train import forward, models
+from trainer.train import forward, models, own_model
 from trainer.train.replicas import Replicas
 
 # Multiply-adds of a step's forward pass up to which a second thread costs more than it saves: one
@@ -129,6 +129,20 @@ def make_strategy(cluster: Cluster) -> Any:
         os.environ["no_grpc_proxy"] = ",".join(cluster.hosts)  # noqa: SIM112
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def is_xla_used(config: TrainConfig, model: Any, strategy: Any) -> bool:
+    """Return whether XLA compiles the steps of a model of ``models.build``.
+
+    Raises:
+        ConfigError: it cannot, but is to.
+    """
+    if config.xla == "off" or (config.xla == "auto" and not is_xla_faster(model, strategy)):
+        return False
+    problem = own_model.xla_problem(model) if config.model is not None else None
+    if problem and config.xla == "on":
+        raise ConfigError(f"xla: 'on': cannot compile {config.model}: {problem}; give --xla off")
+    return not problem
 
 
 def is_xla_faster(model: Any, strategy: Any) -> bool:

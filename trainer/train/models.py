@@ -43,14 +43,16 @@ def build(
     keras.utils.clear_session()  # layer names count up from here: checkpoints go by name
     keras.utils.set_random_seed(config.seed)
     keras.mixed_precision.set_global_policy(config.precision)
+
+    def of_bytes(body: Any) -> Any:
+        scaling = layers.Rescaling(1 / 255, name="scaling")
+        return keras.Sequential(
+            [keras.Input(input_shape, dtype="uint8"), scaling, body], name="trainer"
+        )
+
     if config.model is None:
-        body = _preset(config, input_shape, classes)
-    else:
-        body = own_model.build(config.model, input_shape, classes, warn)
-    scaling = layers.Rescaling(1 / 255, name="scaling")
-    return keras.Sequential(
-        [keras.Input(input_shape, dtype="uint8"), scaling, body], name="trainer"
-    )
+        return of_bytes(_preset(config, input_shape, classes))
+    return own_model.build(config.model, input_shape, classes, warn, of_bytes)
 
 
 def check_size(restored: Restored) -> None:

@@ -4,6 +4,7 @@ Each mistake is one line with the file and line where it is in the user's code.
 """
 
 import importlib
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,16 +13,27 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from trainer.common.text import nearest
 from trainer.errors import ConfigError
 from trainer.runs import user_code
+from trainer.train.replicas import as_graph
 
 Shape = tuple[int, int, int]  # height, width, channels
 Warn = Callable[[str], object]
 
 GIVE = "give package.module:function of (input_shape, classes) that returns a keras.Model"
 MOST_WORDS = 240  # characters of what Python or Keras says
+# What Keras says before it says why.
+KERAS_PREAMBLE = (
+    r"^(\s*Exception encountered when calling [^\n]*"
+    r"|\s*Could not automatically infer the output shape.*?Error encountered:)+"
+)
+GRAPH = (
+    "; training calls it in a graph, with training=True; use keras.ops or TensorFlow there in "
+    "place of NumPy"
+)
 
 # What ends a network whose outputs are no logits, by the name of the activation or the layer.
 SQUASHING = frozenset(
@@ -47,7 +59,13 @@ TENSORFLOW_1 |= dict.fromkeys(
 )
 
 
-def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
+def build(
+    reference: str,
+    input_shape: Shape,
+    classes: int,
+    warn: Warn,
+    of_bytes: Callable[[Any], Any] = lambda model: model,
+) -> Any:
     """Return the model that the user's function makes.
 
     Args:
@@ -55,11 +73,13 @@ def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
         input_shape: height, width and channels of the images.
         classes: number of logits.
         warn: called with what is suspicious and no mistake for certain.
+        of_bytes: makes the model to be trained of the one that takes images scaled to 0 to 1.
 
     Raises:
         ConfigError: the function cannot be found, or fails, or returns something else than a
             model from images scaled to 0 to 1, [n, *input_shape], to logits [n, classes].
     """
+    hint = ""
     try:
         model = _function(reference)(input_shape, classes)
         if not isinstance(model, keras.Model):
@@ -74,12 +94,61 @@ def build(reference: str, input_shape: Shape, classes: int, warn: Warn) -> Any:
             raise _Mistake(f"returns a {type(answer).__name__} of outputs; return the logits alone")
         answer = np.asarray(answer, np.float32)
         _check_logits(answer, classes)
+        _check_weights(model)
         _warn_of_suspects(model, input_shape, answer, lambda w: warn(f"model: {reference}: {w}"))
+        hint = GRAPH
+        step, arguments = _rehearsal(model, grey.astype(np.float32))
+        step.get_concrete_function(*arguments)
+        model = of_bytes(model)
     except _Mistake as mistake:
         raise ConfigError(f"model: {reference}: {mistake}") from None
     except (Exception, SystemExit) as error:  # a script's own arguments end with the latter
-        raise ConfigError(f"model: {reference}: {_explained(error, reference)}") from None
+        raise ConfigError(f"model: {reference}: {_explained(error, reference, hint)}") from None
     return model
+
+
+def xla_problem(model: Any) -> str | None:
+    """Return why XLA cannot compile a step of a model of ``build``, None if it can."""
+    step, arguments = _rehearsal(model, np.zeros([3, *model.input_shape[1:]], np.uint8))
+    try:
+        step.experimental_get_compiler_ir(*arguments)()
+    except Exception as error:
+        words = _plain(error)
+        lacking = re.search(r"No registered '(\w+)' OpKernel", words)
+        return f"XLA has no {lacking[1]} here" if lacking else _reason(words)
+    return None
+
+
+def _rehearsal(model: Any, images: npt.NDArray[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Return what a step does with a model, as a function for XLA, and arguments for it.
+
+    In training a model may do other things than in prediction, and in a graph it cannot do all
+    that it can outside.
+    """
+    variables, others = model.trainable_variables, model.non_trainable_variables
+    values = [tf.convert_to_tensor(each.value) for each in (*variables, *others)]
+
+    def step(images: Any, values: list[Any]) -> Any:
+        state = list(zip((*variables, *others), values, strict=True))
+        with (
+            tf.GradientTape() as tape,
+            keras.StatelessScope(state, collect_losses=True) as scope,
+        ):
+            weights = values[: len(variables)]
+            tape.watch(weights)
+            results = [model(images, training=True), *model.losses]
+            total = sum(tf.reduce_sum(tf.cast(each, tf.float32)) for each in results)
+        gradients = tape.gradient(total, weights, unconnected_gradients="zero")
+        constrained = [
+            each.constraint(value)
+            for each, value in zip(variables, weights, strict=True)
+            if each.constraint
+        ]
+        updated = [scope.get_current_value(each) for each in others]
+        with keras.StatelessScope(state):
+            return gradients, constrained, updated, model(images, training=False)
+
+    return as_graph(step, jit_compile=True), (tf.constant(images), values)
 
 
 class _Mistake(Exception):  # noqa: N818
@@ -136,6 +205,21 @@ def _check_layers(model: Any) -> None:
             )
 
 
+def _check_weights(model: Any) -> None:
+    paths = [each.path for each in model.weights]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise _Mistake(
+            f"two of its weights are called {twice}; checkpoints go by name, so give layers, and "
+            "the weights of a layer, names of their own"
+        )
+    for each in model.trainable_weights:
+        if each.dtype not in ("float32", "float64"):
+            raise _Mistake(
+                f"its weight {each.path} is {each.dtype}, but training takes float32 or float64; "
+                "change its dtype, or give trainable=False"
+            )
+
+
 def _last_name(model: Any) -> str:
     """Return the name of the activation or the operation that makes the outputs."""
     layer = model
@@ -185,12 +269,21 @@ def _warn_of_suspects(model: Any, shape: Shape, grey: npt.NDArray[np.float32], w
             "was compiled; its loss, optimizer and metrics are ignored, the settings' are used "
             "(--optimizer, --learning-rate)"
         )
+    for name in ("train_step", "compute_loss"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            warn(f"has a {name} of its own, which is not called; add losses with add_loss")
 
 
-def _explained(error: BaseException, reference: str) -> str:
+def _explained(error: BaseException, reference: str, hint: str) -> str:
     """Return where in the user's code an error arose, what it is, and the remedy."""
-    place = _place(error)
-    words = next(filter(None, map(str.strip, _plain(error).splitlines())), "")[:MOST_WORDS]
+    # Keras may raise another error while it handles that of the user's code.
+    error = next(filter(_place, _chain(error)), error)
+    place, words = _place(error), _reason(_plain(error))
+    if missing := _missing_file(_plain(error)):
+        return (
+            f"{place}there is no {missing} in the packed code; give --code with a folder that "
+            "holds the model and this file, and see that .gitignore does not name it"
+        )
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if top == reference.partition(":")[0].partition(".")[0] and not place:
@@ -207,7 +300,25 @@ def _explained(error: BaseException, reference: str) -> str:
     if replacement := _of_tensorflow_1(words):
         name, instead = replacement
         return f"{place}{name} is of TensorFlow 1; use {instead} instead"
-    return f"{place}{type(error).__name__}: {words}; {GIVE}"
+    # An error without a place in the user's code is of how the function was called.
+    is_call = not place or isinstance(error, SystemExit)
+    remedy = hint or (f"; {GIVE}" if is_call else "")
+    return f"{place}{type(error).__name__}: {words.rstrip('.')}{remedy}"
+
+
+def _reason(words: str) -> str:
+    """Return the line that says why, of what Python, Keras or TensorFlow says."""
+    words = re.sub(KERAS_PREAMBLE, "", words, flags=re.DOTALL)
+    return next(filter(None, map(str.strip, words.splitlines())), "")[:MOST_WORDS]
+
+
+def _missing_file(words: str) -> str | None:
+    """Return the name of a file that was looked for beside the model and is not there."""
+    folder = os.environ.get(user_code.UNPACKED)
+    if not folder or "No such file or directory" not in words:
+        return None
+    found = re.search(re.escape(folder) + r"/([^'\"\n;]+)", words)
+    return found and found[1]
 
 
 def _of_tensorflow_1(words: str) -> tuple[str, str] | None:
@@ -221,7 +332,15 @@ def _of_tensorflow_1(words: str) -> tuple[str, str] | None:
 
 
 def _plain(error: BaseException) -> str:
-    return re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes in bold
+    words = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return re.sub(r"\x1b\[\d*m", "", str(words))  # Keras writes in bold
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__context__
 
 
 def _place(error: BaseException) -> str:

@@ -222,9 +222,7 @@ def assemble(
         np.concatenate([split.images for split in splits]),
         np.concatenate([split.labels for split in splits]),
         chunk_steps=config.chunk_steps,
-        xla=devices.is_xla_faster(model, replicas.strategy)
-        if config.xla == "auto"
-        else config.xla == "on",
+        xla=devices.is_xla_used(config, model, replicas.strategy),
         label_smoothing=config.label_smoothing,
         reordered=devices.is_reordered(config),
         microbatches=devices.microbatches_of(config),

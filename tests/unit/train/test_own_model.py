@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer.config import parse
 from trainer.errors import ConfigError
 from trainer.runs import user_code
-from trainer.train import models
+from trainer.train import devices, models
 
 pytestmark = pytest.mark.tensorflow
 
 MNIST = (28, 28, 1)
-SOURCE = """import keras
+SOURCE = """from pathlib import Path
+
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
@@ -183,6 +186,86 @@ def deep(input_shape, classes):
     return raising(input_shape, classes)
 
 
+class Bad(layers.Layer):
+    def call(self, inputs):
+        raise ValueError("the reason")
+
+
+class InTraining(layers.Layer):
+    def call(self, inputs, training=False):
+        if training:
+            raise KeyError("the key")
+        return inputs
+
+
+class Arrays(layers.Layer):
+    def call(self, inputs):
+        return keras.ops.convert_to_tensor(np.asarray(inputs) * 2)
+
+
+class Twins(layers.Layer):
+    def build(self, input_shape):
+        self.one, self.other = [self.add_weight(name="w", shape=()) for _ in range(2)]
+
+    def call(self, inputs):
+        return inputs * self.one + self.other
+
+
+class Penalised(layers.Layer):
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(inputs))
+        return inputs
+
+
+def of(layer):
+    return lambda input_shape, classes: in_a_row(layer(), layers.Flatten())(input_shape, classes)
+
+
+in_a_layer, in_training, on_arrays, twins = of(Bad), of(InTraining), of(Arrays), of(Twins)
+rotated = of(lambda: layers.RandomRotation(0.1))
+
+
+def late_in_a_layer(input_shape, classes):
+    return keras.Sequential([layers.Flatten(), Bad(), layers.Dense(classes)])
+
+
+def late_on_arrays(input_shape, classes):
+    return keras.Sequential([layers.Flatten(), Arrays(), layers.Dense(classes)])
+
+
+def in_a_constraint(input_shape, classes):
+    limited = layers.Dense(4, kernel_constraint=lambda kernel: kernel * (1 / 0))
+    return in_a_row(layers.Flatten(), limited)(input_shape, classes)
+
+
+def half(input_shape, classes):
+    return in_a_row(layers.Flatten(), layers.Dense(4, dtype="float16"))(input_shape, classes)
+
+
+def penalised(input_shape, classes):
+    limited = layers.Dense(
+        4, kernel_regularizer="l2", activity_regularizer="l1", kernel_constraint="unit_norm")
+    return in_a_row(layers.Flatten(), limited, Penalised())(input_shape, classes)
+
+
+def double(input_shape, classes):
+    return keras.Sequential(
+        [keras.Input(input_shape), layers.Flatten(), layers.Dense(classes, dtype="float64")])
+
+
+class Stepping(Own):
+    def train_step(self, data):
+        return {}
+
+
+def stepping(input_shape, classes):
+    return Stepping(classes)
+
+
+def beside(input_shape, classes):
+    return (Path(__file__).parent / "units.txt").read_text()
+
+
 def not_a_number(input_shape, classes):
     return in_a_row(layers.Flatten(), layers.Lambda(lambda x: x * np.nan))(input_shape, classes)
 
@@ -255,7 +338,7 @@ def build(name: str, warnings: list[str] | None = None, shape: models.Shape = MN
 
 KINDS = (
     *("good", "built_by_its_first_call", "subclassed", "two_branches", "lstm", "channels_first"),
-    *("with_buffers", "embedding", "relu_inside", "zoomed", "any_size"),
+    *("with_buffers", "embedding", "relu_inside", "zoomed", "any_size", "penalised", "double"),
 )
 
 
@@ -274,6 +357,10 @@ def test_models_of_every_kind_are_taken_and_start_alike(name: str) -> None:
 
 GIVE = "; give package.module:function of (input_shape, classes) that returns a keras.Model"
 END = "; remove that activation from the end"
+GRAPH = (
+    "; training calls it in a graph, with training=True; use keras.ops or TensorFlow there in "
+    "place of NumPy"
+)
 SHARES = (
     "its outputs are shares that add up to 1, as a softmax gives, but the loss takes logits; "
     "remove that activation"
@@ -304,9 +391,19 @@ MISTAKES = {
     "contrib": at("tensorflow.contrib") + "tf.contrib is of TensorFlow 1; use keras.layers instead",
     "zoo.tutorial:good": "zoo/tutorial.py:1: tf.examples is of TensorFlow 1; use --data, which "
     "reads MNIST instead",
-    "raising": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
+    "raising": at("raise RuntimeError") + "RuntimeError: first line",
     "leaving": at('parse_args(["--mine"])') + f"SystemExit: 2{GIVE}",
-    "deep": at("raise RuntimeError") + f"RuntimeError: first line{GIVE}",
+    "deep": at("raise RuntimeError") + "RuntimeError: first line",
+    "in_a_layer": at("raise ValueError") + "ValueError: the reason",
+    "late_in_a_layer": at("raise ValueError") + "ValueError: the reason",
+    "in_training": at("raise KeyError") + f"KeyError: the key{GRAPH}",
+    "in_a_constraint": at("1 / 0") + f"ZeroDivisionError: division by zero{GRAPH}",
+    "twins": "two of its weights are called sequential/twins/w; checkpoints go by name, so give "
+    "layers, and the weights of a layer, names of their own",
+    "half": "its weight sequential/dense/kernel is float16, but training takes float32 or "
+    "float64; change its dtype, or give trainable=False",
+    "beside": at("read_text") + "there is no zoo/units.txt in the packed code; give --code with a "
+    "folder that holds the model and this file, and see that .gitignore does not name it",
     "not_a_number": "its outputs for a black, a grey and a white image are not finite numbers",
     "too_wide": "its output for 3 images has shape (3, 11), but the data has 10 classes; "
     "end with Dense(10)",
@@ -359,6 +456,7 @@ def test_what_python_says_of_a_file_is_one_line_too() -> None:
         ("hidden_sigmoid", "none of its outputs is negative for 16 random images"),
         ("divided", "remove a division by 255, if there is one"),
         ("compiled", "its loss, optimizer and metrics are ignored"),
+        ("stepping", "has a train_step of its own, which is not called"),
     ],
 )
 def test_what_may_be_a_mistake_is_a_warning(name: str, warning: str) -> None:
@@ -367,3 +465,27 @@ def test_what_may_be_a_mistake_is_a_warning(name: str, warning: str) -> None:
     [told] = warnings
     assert told.startswith(f"model: zoo.own:{name}: ")
     assert warning in told
+
+
+@pytest.mark.parametrize("name", ["on_arrays", "late_on_arrays"])
+def test_a_layer_that_only_works_outside_of_graphs_is_named(name: str) -> None:
+    said = mistake(name)
+    assert said.startswith(at("np.asarray(inputs)") + "NotImplementedError: Cannot convert")
+    assert said.endswith(GRAPH)
+
+
+def test_xla_compiles_only_models_that_it_can() -> None:
+    alone = tf.distribute.get_strategy()
+
+    def uses(name: str, xla: str) -> bool:
+        config = parse({"model": f"zoo.own:{name}", "xla": xla})
+        return devices.is_xla_used(config, build(name), alone)
+
+    assert [uses("penalised", xla) for xla in ("auto", "on", "off")] == [True, True, False]
+    assert not uses("rotated", "auto")
+    with pytest.raises(ConfigError) as caught:
+        uses("rotated", "on")
+    assert str(caught.value) == (
+        "xla: 'on': cannot compile zoo.own:rotated: XLA has no ImageProjectiveTransformV3 here; "
+        "give --xla off"
+    )
