@@ -356,6 +356,7 @@ def test_a_rank_whose_peers_have_finished_and_left_ends_well(digits: Path, tmp_p
     for rank in (0, 1):
         with processes.running(*arguments, env=environment(rank, 2, port)) as alone:
             _wait_for_tensorflow(alone.pid)
+            run.mkdir(exist_ok=True)  # which rank 1 leaves to rank 0
             (run / "result.json").write_text("{}")  # as if the others had written it just now
             code, _, err = processes.finish(alone)
         assert (code, err) == (0, "")
