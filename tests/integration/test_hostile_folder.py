@@ -149,7 +149,7 @@ def test_nothing_is_imported_from_where_somebody_stands(place: Path, tmp_path: P
 
 
 def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
-    code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING)
+    code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING, "--preset", "softmax")
     assert code == 2
     assert "belongs to a run with other settings" in err
     assert f'model ("{REFERENCE[:9]}' in err
