@@ -16,7 +16,6 @@ import numpy as np
 
 from trainer import classification
 from trainer.common.text import nearest, one_line, plural
-from trainer.data import dataset
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.inference.formats import (
     EXTRA_LABELS,
@@ -34,7 +33,7 @@ from trainer.inference.formats import (
     remedy,
 )
 from trainer.runs import predictions
-from trainer.runs.trained_weights import Restored, restore_with
+from trainer.runs.trained_weights import Restored, dataset_of, restore_with
 from trainer.storage.base import Storage, open_storage
 from trainer.train.quick_import import quick_imports
 
@@ -206,9 +205,7 @@ def _reference(restored: Restored, predict: Predict) -> Reference:
     of_run = restored.settings
     tolerance = TOLERANCE[of_run.config.precision]
     try:
-        data = dataset.load(of_run.config.data, 0)
-        if data.sha256 != of_run.data_sha256:
-            raise DataError(f"{of_run.config.data}: no longer what the run was trained on")
+        data = dataset_of(of_run)
     except UserError as error:
         draws = np.random.default_rng(0)
         images = draws.integers(0, 256, (SPARE, *of_run.input_shape), np.uint8)

@@ -8,11 +8,10 @@ from PIL import Image
 from rich.cells import cell_len
 
 from trainer.common.text import class_label, plural
-from trainer.data import dataset
 from trainer.errors import ConfigError
 from trainer.inference.picture import Digit
 from trainer.inference.predict import LONGEST_NAME, Prediction, Seen
-from trainer.runs.trained_weights import Restored
+from trainer.runs.trained_weights import Restored, dataset_of
 
 INK = " ░▒▓█"
 BAR = 40  # columns of a probability of 1
@@ -26,11 +25,12 @@ def find(restored: Restored, number: int, data: str | None) -> tuple[Seen, int]:
     ``data`` is the URI of other data than the run's.
 
     Raises:
-        ConfigError: there is no such image, or the model does not take the data's.
+        ConfigError: there is no such image, or the model does not take the data's; see also
+            ``trained_weights.dataset_of``.
         DataError, UnavailableError: see ``dataset.load``.
     """
     uri = data or restored.settings.config.data
-    test = dataset.load(uri, 0).test
+    test = dataset_of(restored.settings, data).test
     if not 0 <= number < len(test.images):
         raise ConfigError(
             f"--test {number}: {uri} has {plural(len(test.images), 'test image')}; "

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from trainer import presets
 from trainer.config import TrainConfig, parse
+from trainer.data import dataset
+from trainer.data.dataset import Dataset
 from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, run_folder, user_code
@@ -90,6 +92,24 @@ def settings(storage: Storage) -> Settings:
             f"{storage.uri}/{run_folder.CONFIG}: damaged, or of another version: {reason}; "
             "train the run again in a new folder"
         ) from None
+
+
+def dataset_of(of_run: Settings, other: str | None = None) -> Dataset:
+    """Return a run's dataset, which is what it was trained on, or the one at another URI.
+
+    None of its images are set apart for validation.
+
+    Raises:
+        ConfigError: the data have changed since.
+        DataError, UnavailableError: see ``dataset.load``.
+    """
+    data = dataset.load(other or of_run.config.data, 0)
+    if other is None and data.sha256 != of_run.data_sha256:
+        raise ConfigError(
+            f"data: {of_run.config.data}: differs from the data that the run was trained on; put "
+            "those back, or name other data with --data"
+        )
+    return data
 
 
 def restore(run_uri: str, most: int = MOST_BYTES) -> Restored:

@@ -12,11 +12,11 @@ from trainer.classification import Quality
 from trainer.cluster_spec import ALONE
 from trainer.common.text import class_label, printable
 from trainer.config import TrainConfig
-from trainer.data import dataset
+from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.trained_weights import Restored, restore_with
+from trainer.runs.trained_weights import Restored, dataset_of, restore_with
 from trainer.train import models
 from trainer.train.devices import make_strategy
 from trainer.train.own_model import Warn
@@ -66,7 +66,7 @@ def evaluate(
     found = Checkpoint(restored.step, restored.arrays, restored.settings.digest)
     checkpoint.check_fits(found, loop.named(loop.initial_state()), storage.uri)
     test = data.test
-    start = len(data.train.labels) + len(data.validation.labels)
+    start = len(data.train.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)
     logits = loop.logits(loop.place(loop.unnamed(found.arrays)), indices)
     names = restored.settings.class_names or data.class_names
@@ -147,15 +147,11 @@ def check_names(ours: Sequence[str], theirs: Sequence[str], data_uri: str, warn:
         warn(f"{words}; see that their classes are the same ones")
 
 
-def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, dataset.Dataset]:
+def _dataset(restored: Restored, data_uri: str | None) -> tuple[TrainConfig, Dataset]:
     """Return a run's configuration with the data to score on, and that data."""
     of_run = restored.settings
     config = of_run.config.model_copy(update={"data": data_uri or of_run.config.data})
-    data = dataset.load(config.data, config.validation if data_uri is None else 0)
-    if data_uri is None and data.sha256 != of_run.data_sha256:
-        raise ConfigError(
-            f"data: {config.data}: differs from the data that the run was trained on; give --data"
-        )
+    data = dataset_of(of_run, data_uri)
     if data.input_shape != of_run.input_shape or data.classes != of_run.classes:
         sizes = ["x".join(map(str, each.input_shape)) for each in (data, of_run)]
         raise ConfigError(

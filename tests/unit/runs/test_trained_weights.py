@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,19 @@ import pytest
 
 from tests.support.names import HARD
 from trainer.config import parse
+from trainer.data import dataset, sources
 from trainer.errors import ConfigError, DataError
+from trainer.inference import test_image
 from trainer.runs import checkpoint, run_folder
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.trained_weights import restore, restore_with, settings, weights
+from trainer.runs.trained_weights import (
+    Restored,
+    dataset_of,
+    restore,
+    restore_with,
+    settings,
+    weights,
+)
 from trainer.storage.local import LocalStorage
 
 STEPS = (100, 200, 300)
@@ -32,6 +42,27 @@ def test_settings_are_those_of_the_run(tmp_path: Path) -> None:
     assert (found.config.preset, found.config.seed) == ("softmax", 5)
     assert found.config.data == "gs://b/mnist"
     assert (found.input_shape, found.classes, found.data_sha256) == ((8, 6, 3), 4, "d" * 64)
+
+
+def test_data_that_changed_since_are_not_the_runs(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    sources.put("digits", data, train_count=20, test_count=5)
+    storage = LocalStorage(str(tmp_path / "run"))
+    config = parse({"preset": "softmax", "data": data})
+    of_data = dataset.load(data, 0)
+    run_folder.claim(storage, config, of_data.sha256, (28, 28, 1), 10)
+    restored = Restored(storage, settings(storage), 0, {})
+    assert dataset_of(restored.settings).sha256 == of_data.sha256
+    test_image.find(restored, 0, None)
+
+    shutil.rmtree(data)
+    sources.put("digits", data, train_count=20, test_count=5, seed=1)
+    changed = dataset.load(data, 0).sha256
+    assert dataset_of(restored.settings, data).sha256 == changed
+    test_image.find(restored, 0, data)
+    for look in (lambda: dataset_of(restored.settings), lambda: test_image.find(restored, 0, None)):
+        with pytest.raises(ConfigError, match="differs from the data that the run was trained on"):
+            look()
 
 
 def test_classes_have_the_names_that_the_data_gave_them_or_none(tmp_path: Path) -> None:
