@@ -111,11 +111,12 @@ def test_the_users_own_function_opens_it(place: Path, arguments: tuple[str, ...]
     assert out
 
 
-def test_a_function_that_does_not_fit_the_weights_is_refused(place: Path) -> None:
-    code, _, err = verb(
-        place, "predict", "one.png", "--run", FOLDER, "--model", "tiny_models:noisy"
-    )
-    assert code == 65
+@pytest.mark.parametrize("arguments", [("predict", "one.png"), ("evaluate",), ("export",)])
+def test_a_function_that_does_not_fit_the_weights_is_refused(
+    place: Path, arguments: tuple[str, ...]
+) -> None:
+    code, out, err = verb(place, *arguments, "--run", FOLDER, "--model", "tiny_models:noisy")
+    assert (code, out) == (65, "")
     assert "use the model that it was trained with" in err
 
 

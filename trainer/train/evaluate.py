@@ -16,7 +16,7 @@ from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import Checkpoint
-from trainer.runs.trained_weights import Restored, dataset_of, restore_with
+from trainer.runs.trained_weights import Restored, dataset_of, restore_with, weights
 from trainer.train import models
 from trainer.train.devices import make_strategy
 from trainer.train.own_model import Warn
@@ -64,7 +64,9 @@ def evaluate(
     check_names(restored.settings.class_names, data.class_names, config.data, warn)
     loop = assemble(config, data, Replicas(make_strategy(ALONE)))
     found = Checkpoint(restored.step, restored.arrays, restored.settings.digest)
-    checkpoint.check_fits(found, loop.named(loop.initial_state()), storage.uri)
+    initial = loop.named(loop.initial_state())
+    models.check_weights(restored, weights(initial))
+    checkpoint.check_fits(found, initial, storage.uri)
     test = data.test
     start = len(data.train.labels)
     indices = np.arange(start, start + len(test.labels), dtype=np.int32)

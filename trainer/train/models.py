@@ -7,7 +7,7 @@ and prediction all start from the same bytes.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -78,6 +78,25 @@ def check_size(restored: Restored) -> None:
         )
 
 
+def check_weights(restored: Restored, wanted: Mapping[str, Any]) -> None:
+    """Check that a run's weights are those of a model: ``wanted``, by path, of these shapes.
+
+    Raises:
+        DataError: they belong to another model; names the first that differs.
+    """
+    arrays = weights(restored.arrays)
+    for path in [*wanted, *sorted(arrays.keys() - wanted.keys())]:
+        found, here = (
+            "x".join(map(str, each[path].shape)) if path in each else "no"
+            for each in (arrays, wanted)
+        )
+        if found != here:
+            raise DataError(
+                f"run: {restored.storage.uri}: has {found} weights for {path}, and the model here "
+                f"{here}; use the model that it was trained with"
+            )
+
+
 def load(restored: Restored) -> Any:
     """Return the model of a run with its weights: images uint8 [n, h, w, c] -> logits [n, classes].
 
@@ -92,16 +111,10 @@ def load(restored: Restored) -> Any:
     check_size(restored)
     of_run = restored.settings
     model = build(of_run.config, of_run.input_shape, of_run.classes)
-    arrays = weights(restored.arrays)
-    for variable in model.weights:
-        array = arrays.pop(variable.path, None)
-        if array is None or array.shape != tuple(variable.shape):
-            found = "no" if array is None else "x".join(map(str, array.shape))
-            raise DataError(
-                f"run: {restored.storage.uri}: has {found} weights for {variable.path}, of shape "
-                f"{'x'.join(map(str, variable.shape))} here; use the model that it was trained with"
-            )
-        variable.assign(array)
+    variables = {variable.path: variable for variable in model.weights}
+    check_weights(restored, variables)
+    for path, array in weights(restored.arrays).items():
+        variables[path].assign(array)
     *_, body = model.layers
     kept = [each for each in getattr(body, "layers", []) if not isinstance(each, Warp)]
     if isinstance(body, keras.Sequential) and len(kept) < len(body.layers):

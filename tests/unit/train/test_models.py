@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import keras
@@ -132,6 +133,25 @@ def test_a_model_larger_than_the_weights_that_are_there_is_not_built(preset: str
     assert sum(each.size for each in loaded.get_weights()) == sum(a.size for a in arrays.values())
     with pytest.raises(DataError, match=r"has [\d,]+ weights, and .* for images of 2048x2048x1"):
         models.load(restored(preset, 2048, arrays))
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    model = build((28, 28, 1), 10, preset="mlp-100")
+    arrays = {f"parameters/{each.path}": each.numpy() for each in model.weights}
+    kernel = model.weights[0].path
+    for changed, words in (
+        (
+            {**arrays, "parameters/more": np.zeros(3)},
+            "has 3 weights for more, and the model here no",
+        ),
+        ({name: arrays[name] for name in [*arrays][:-1]}, "bias, and the model here 10;"),
+        (
+            {**arrays, f"parameters/{kernel}": np.zeros((1000, 100))},
+            f"has 1000x100 weights for {kernel}, and the model here 784x100; use the model that",
+        ),
+    ):
+        with pytest.raises(DataError, match=re.escape(words)):
+            models.load(restored("mlp-100", 28, changed))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
