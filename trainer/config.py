@@ -95,7 +95,8 @@ class TrainConfig(Strict):
         "runs/{preset}-{digest}",
         description="Write the run to this folder or URI; {preset} and {digest} stand for the "
         "preset and a hash of the settings, followed by a hash of the data if the same settings "
-        "have trained on other data before.",
+        "have trained on data of another URI before. Data that changed under their URI need "
+        "another --run.",
     )
     seed: int = Field(
         1,

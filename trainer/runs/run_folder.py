@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.common.text import printable
 from trainer.common.untrusted_json import json_object
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
 from trainer.errors import ConfigError, DataError
@@ -119,6 +120,7 @@ def claim(
                 code.store(storage)
             return digest(wanted)
         existing = read_config(storage) or {}
+    data = existing.get("data")
     for name in INFORMATIONAL:
         existing.pop(name, None)
     if "code" not in existing and existing.get("model"):  # of a version that kept no code
@@ -132,13 +134,27 @@ def claim(
         if here.get(key) != there.get(key)
     ]
     if differing:
-        raise ConfigError(
-            f"run: {storage.uri}: belongs to a run with other settings: {', '.join(differing)}; "
-            "give another --run or the same settings"
-        )
+        raise _refusal(storage, differing, data, informational["data"])
     if code and "code" in wanted:
         code.store(storage)
     return digest(wanted)
+
+
+def _refusal(storage: Storage, differing: list[str], there: object, here: str) -> ConfigError:
+    """Return what to do about the settings that differ, of runs on the data there and here."""
+    if len(differing) > 1 or not differing[0].startswith("data_sha256 "):
+        kind, remedy = "with other settings", "give another --run or the same settings"
+    elif there == here:
+        kind = "on other data"
+        remedy = (
+            f"{printable(here)} has changed since; put the old data back, or give another --run"
+        )
+    else:
+        kind = "on other data"
+        remedy = f"give another --run, or its data: --data {printable(str(there))}"
+    return ConfigError(
+        f"run: {storage.uri}: belongs to a run {kind}: {', '.join(differing)}; {remedy}"
+    )
 
 
 def _changed(storage: Storage, reference: object, code: user_code.Archive) -> str:

@@ -126,6 +126,19 @@ def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
     assert storage.read(run_folder.CONFIG) == before
 
 
+def test_a_folder_of_a_run_on_other_data_is_refused_with_the_remedy(storage: LocalStorage) -> None:
+    run_folder.claim(storage, config(data="gs://b/d"), DATA)
+    start = f"run: {storage.uri}: belongs to a run on other data: data_sha256 ("
+    start += '"ddddddddd...ddd" there, "eeeeeeeee...eee" here); '
+    for data, remedy in (
+        ("gs://b/d", "gs://b/d has changed since; put the old data back, or give another --run"),
+        ("gs://b/e", "give another --run, or its data: --data gs://b/d"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run_folder.claim(storage, config(data=data), "e" * 64)
+        assert str(caught.value) == start + remedy
+
+
 def test_a_setting_that_one_side_does_not_know_differs(storage: LocalStorage) -> None:
     run_folder.claim(storage, config(), DATA)
     stored = run_folder.read_config(storage) or {}
