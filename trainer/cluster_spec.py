@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.common import sockets
+from trainer.common.text import shortened
 from trainer.errors import ConfigError
 
 DEFAULT_PORT = 2222
@@ -155,6 +156,8 @@ def _number(
     env: Mapping[str, str], name: str, low: int, high: int, default: str | None = None
 ) -> int:
     text = env.get(name, default)
-    if text is None or not text.isdecimal() or not low <= int(text) <= high:
-        raise ConfigError(f"{name}: {text!r}: must be a whole number from {low} to {high}")
+    # Of thousands of digits, Python makes no number.
+    if not (text and text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
+        shown = None if text is None else shortened(text, 40)
+        raise ConfigError(f"{name}: {shown!r}: must be a whole number from {low} to {high}")
     return int(text)

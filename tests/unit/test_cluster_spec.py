@@ -101,6 +101,12 @@ def test_a_variable_out_of_range_is_named(changed: str, value: str, low: int, hi
     assert message == f"{changed}: {value!r}: must be a whole number from {low} to {high}"
 
 
+def test_a_number_of_thousands_of_digits_is_out_of_range() -> None:
+    message = refusal({**POD, "TRAINYARD_WORKERS": "1" * 5000})
+    assert message.endswith(": must be a whole number from 1 to 1024")
+    assert len(message) < 120
+
+
 def test_a_rank_without_the_number_of_workers_is_out_of_range() -> None:
     assert re.match(
         r"JOB_COMPLETION_INDEX: '1': must be a whole number from 0 to 0$",
