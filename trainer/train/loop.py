@@ -9,6 +9,7 @@ layers, loss, accuracy and the request to stop travel in one flat vector, and ev
 its sum. That is why all replicas keep the same bits, and stop at the same step.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -25,8 +26,9 @@ from trainer.train.optimizers import Optimizer, Tensor
 from trainer.train.replicas import Replicas, as_graph
 from trainer.train.state import Arrays, State
 
-EVAL_BATCH = 500  # images that a replica evaluates at once
-EVAL_CALL = 10  # such batches in one graph call
+EVAL_BATCH = 500  # images that a replica evaluates at once, or fewer if they are large:
+EVAL_VALUES = 2_000_000  # values of their pixels
+EVAL_CALL = 10  # the most such batches in one graph call
 CALL = 1.0  # seconds that a call may take if its steps cannot be counted
 
 
@@ -206,16 +208,20 @@ class Loop:
         ``indices`` [n] refer to ``data`` or, where that is None, to the loop's own.
         """
         images = (data or self._data).images
-        call = self.replicas.local * EVAL_CALL * EVAL_BATCH
+        local, values = self.replicas.local, math.prod(self._model.input_shape[1:])
+        batch = max(1, min(EVAL_BATCH, EVAL_VALUES // values))
+        call = local * EVAL_CALL * batch
         # A worker's share of a split smaller than the gang is empty.
         parts = [np.empty((0, self._model.output_shape[-1]), np.float32)]
         for start in range(0, len(indices), call):
             part = indices[start : start + call]
-            padded = np.pad(part, (0, call - len(part)))
-            shaped = padded.reshape(self.replicas.local, EVAL_CALL, EVAL_BATCH)
-            result = self._logits(state, images, tf.constant(shaped))
+            # All calls have one shape, which is compiled once; the graph stops after ``count``.
+            count = math.ceil(len(part) / (local * batch))
+            shaped = np.pad(part, (0, local * count * batch - len(part))).reshape(local, count, -1)
+            padded = np.pad(shaped, ((0, 0), (0, EVAL_CALL - count), (0, 0)))
+            result = self._logits(state, images, tf.constant(padded), tf.constant(count))
             self.replicas.heartbeat.count_call()
-            whole = np.concatenate([t.numpy() for t in self.replicas.here(result)])
+            whole = np.concatenate([t.numpy()[: count * batch] for t in self.replicas.here(result)])
             parts.append(whole[: len(part)])
         return np.concatenate(parts)
 
@@ -411,10 +417,12 @@ class Loop:
                 generator += 1
         return others
 
-    def _logits_of(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
-        return self.replicas.run(self._replica_logits, state, images, indices)
+    def _logits_of(self, state: State, images: Tensor, indices: Tensor, count: Tensor) -> Tensor:
+        return self.replicas.run(self._replica_logits, state, images, indices, count)
 
-    def _replica_logits(self, state: State, images: Tensor, indices: Tensor) -> Tensor:
+    def _replica_logits(
+        self, state: State, images: Tensor, indices: Tensor, count: Tensor
+    ) -> Tensor:
         context = tf.distribute.get_replica_context()
         local = (
             context.replica_id_in_sync_group % self.replicas.local if self.replicas.local > 1 else 0
@@ -422,18 +430,21 @@ class Loop:
         rows = indices[local]
         no_seeds = tf.zeros([self.generators], tf.uint32)
 
-        def one(batch: Tensor) -> Tensor:
+        def one(i: Tensor, results: Any) -> Any:
             others = self._others(state.buffers, no_seeds, tf.constant(0, tf.uint32))
             logits, _ = self._model.stateless_call(
-                state.parameters, others, tf.gather(images, batch), training=False
+                state.parameters, others, tf.gather(images, rows[i]), training=False
             )
-            return tf.cast(logits, tf.float32)
+            return i + 1, results.write(i, tf.cast(logits, tf.float32))
 
-        classes = self._model.output_shape[-1]
-        logits = tf.map_fn(
-            one, rows, fn_output_signature=tf.float32, parallel_iterations=self.microbatches
+        shape = [rows.shape[1], self._model.output_shape[-1]]
+        _, results = tf.while_loop(
+            lambda i, _: i < count,
+            one,
+            (tf.constant(0), tf.TensorArray(tf.float32, rows.shape[0], element_shape=shape)),
+            parallel_iterations=self.microbatches,
         )
-        return tf.reshape(logits, [-1, classes])
+        return tf.reshape(results.stack(), [-1, shape[1]])
 
 
 def _cross_entropy(labels: Tensor, logits: Tensor, smoothing: float) -> Tensor:

@@ -364,6 +364,43 @@ def test_logits_are_exact_for_any_number_of_images(
         np.testing.assert_allclose(found, wanted[:count], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_logits_of_large_images_take_few_of_them_at_once_and_compile_once(
+    xla: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "EVAL_VALUES", 4 * SHAPE[0] * SHAPE[1])
+    batches: list[int] = []
+
+    class Seen(layers.Layer):  # type: ignore[misc]  # Keras ships no types
+        def call(self, inputs: Any) -> Any:
+            batches.append(inputs.shape[0])
+            return inputs
+
+    it = build(lambda: network(Seen()), xla=xla)
+    state = it.place(it.initial_state())
+    batches.clear()
+    for count in (1, 9, 90, 3):
+        assert it.logits(state, np.arange(count, dtype=np.int32)).shape == (count, CLASSES)
+    assert batches == [4]
+
+
+def test_a_call_computes_no_batch_that_holds_no_image() -> None:
+    calls: list[int] = []
+
+    def count(inputs: Any) -> Any:
+        calls.append(len(inputs))
+        return inputs
+
+    class Counted(layers.Layer):  # type: ignore[misc]  # Keras ships no types
+        def call(self, inputs: Any) -> Any:
+            return tf.ensure_shape(tf.numpy_function(count, [inputs], tf.float32), inputs.shape)
+
+    it = build(lambda: network(Counted()))
+    state = it.place(it.initial_state())
+    it.logits(state, np.arange(60, dtype=np.int32))
+    assert calls == [loop.EVAL_BATCH]
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_data_may_be_given_later(replicas: int) -> None:
     it = build(plain, replicas, images=np.zeros_like(IMAGES[:1]), labels=LABELS[:1])
