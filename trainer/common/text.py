@@ -1,6 +1,7 @@
 """Text for people, whatever it was made of."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
@@ -108,4 +109,5 @@ def first_problem(error: "ValidationError") -> Problem:
     """Return the first problem of a pydantic error."""
     problem = error.errors(include_url=False)[0]
     rule = problem["msg"].removeprefix("Value error, ")
+    rule = re.sub(r"^\w+ should ", "must ", rule)  # "Input should", "String should", ...
     return Problem(problem["type"], [str(part) for part in problem["loc"]], problem["input"], rule)

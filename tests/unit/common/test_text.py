@@ -60,4 +60,4 @@ def test_the_first_problem_of_a_value() -> None:
         Model.model_validate({"inner": [1, "x"]})
     kind, path, value, rule = text.first_problem(caught.value)
     assert (kind, path, value) == ("int_parsing", ["inner", "1"], "x")
-    assert rule.startswith("Input should be a valid integer")
+    assert rule.startswith("must be a valid integer")

@@ -30,12 +30,12 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
     [
         ({"name": "MNIST"}, "name: 'MNIST': must be a-z, 0-9 and -, from a letter"),
         ({"name": "9a"}, "name: '9a': must be"),
-        ({"name": None}, "name: 'None': Input should be a valid string"),
+        ({"name": None}, "name: 'None': must be a valid string"),
         ({"nmae": 1}, "unknown setting 'nmae'; did you mean name?"),
         ({"epochs": 3}, "unknown setting 'epochs'; settings of the training go under train"),
         ({"train": {"epoch": 3}}, "train: unknown setting 'epoch'; did you mean epochs?"),
         ({"train": {"data": "x"}}, "train.data: does not belong under train; give data instead"),
-        ({"train": {"epochs": -1}}, "train: epochs: -1: Input should be greater than 0"),
+        ({"train": {"epochs": -1}}, "train: epochs: -1: must be greater than 0"),
         ({"train": {"preset": "cn"}}, "train: preset: 'cn': no such preset; did you mean cnn?"),
         (
             {"data": "bucket/mnist"},
@@ -52,7 +52,7 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"deadline": "1:30"}, "deadline: '1:30': must be seconds or a number with s, m, h or d"),
         ({"run": "gs://bucket/{nmae}"}, "only {name}, {preset} and {digest} are filled in"),
         ({"image": "A b"}, "image: 'A b': must be NAME[:TAG][@sha256:DIGEST]"),
-        ({"workers": 0}, "workers: '0': Input should be greater than or equal to 1"),
+        ({"workers": 0}, "workers: '0': must be greater than or equal to 1"),
         ({"deadline": "3 hours"}, "deadline: '3 hours': must be seconds or a number with s, m, h"),
         ({"resources": {"memory": "64Mi"}}, "resources.memory: '64Mi': must be at least 512Mi"),
         (
@@ -69,10 +69,10 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"annotations": {"a b": "x"}}, "'a b' must be an annotation's name"),
         ({"annotations": {"trainyard/run-file": "x"}}, "trainyard/run-file is set by the Job"),
         ({"annotations": {"a": "http://u:p@host"}}, "annotations: '...': a looks like a secret"),
-        ({"run_as_user": 0}, "run_as_user.constrained-int: '0': Input should be greater than or"),
+        ({"run_as_user": 0}, "run_as_user.constrained-int: '0': must be greater than or"),
         (
             {"affinity": {"podAffinity": 3}},
-            "affinity.podAffinity: '3': Input should be a valid dic",
+            "affinity.podAffinity: '3': must be a valid dic",
         ),
         (
             {"affinity": {"podAffinity": {}}, "one_node": True},
@@ -85,13 +85,13 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"shm": "much"}, "shm: 'much': must be a quantity above 0, such as 2, 500m, 1.5Gi"),
         (
             {"patches": [{"op": "move", "path": "/a"}]},
-            "patches.0.op: 'move': Input should be 'add'",
+            "patches.0.op: 'move': must be 'add'",
         ),
         (
             {"patches": [{"op": "add", "path": "/a", "value": "http://u:p@host"}]},
             "patches: '...': hold what looks like a secret, which a manifest is no place for",
         ),
-        ({"patches": [{"op": "add", "path": "a"}]}, "patches.0.path: 'a': String should match"),
+        ({"patches": [{"op": "add", "path": "a"}]}, "patches.0.path: 'a': must match"),
         ({"resources": {"gpu": 1}}, "unknown setting 'resources.gpu'; did you mean gpus?"),
         (
             {"data": "/data"},
@@ -122,10 +122,10 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"image_pull_secrets": ["A"]}, "image_pull_secrets.0: 'A': must be an object's name"),
         ({"storage_endpoint": "store:80"}, "storage_endpoint: '...': must be http://HOST"),
         ({"environment": {"DB": "pg://u:hunter2@db"}}, "DB looks like a secret"),
-        ({"ttl": 0}, "ttl: '0': Input should be greater than or equal to 60"),
+        ({"ttl": 0}, "ttl: '0': must be greater than or equal to 60"),
         (
             {"tolerations": [{"effect": "Maybe"}]},
-            "tolerations.0.effect: 'Maybe': Input should be 'NoSchedule'",
+            "tolerations.0.effect: 'Maybe': must be 'NoSchedule'",
         ),
     ],
 )
@@ -279,9 +279,9 @@ run: gs://bucket/runs/{name}
         ("train: {seed: 1, seed: 2}", "line 6: 'seed' is given twice, first in line 6"),
         ("deadline: 1:30", "deadline: '1:30': must be seconds or a number with s, m, h or d"),
         ("ttl: 12:30:00", "ttl: '12:30:00': must be seconds or a number with s, m, h or d"),
-        ("train: {epochs: 1:30}", "train: epochs: '1:30': Input should be a valid number"),
+        ("train: {epochs: 1:30}", "train: epochs: '1:30': must be a valid number"),
         ("namespace: 2026-11-30T00:00:00", "namespace: '2026-11-30T00:00:00': must be a namesp"),
-        ("one_node: 1:00", "one_node: '1:00': Input should be a valid boolean"),
+        ("one_node: 1:00", "one_node: '1:00': must be a valid boolean"),
     ],
 )
 def test_what_yaml_1_1_reads_otherwise_is_refused(line: str, words: str, tmp_path: Path) -> None:

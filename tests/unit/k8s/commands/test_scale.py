@@ -57,8 +57,8 @@ def test_completions_and_parallelism_change_together(
     [
         (1, "k8s: mnist: train: min_workers: 2: "),
         (7, "k8s: batch_size: 120: not divisible by the 7 workers' devices; give 119 or 126"),
-        (0, "k8s: mnist: workers: '0': Input should be greater than or equal to 1"),
-        (1025, "k8s: mnist: workers: '1025': Input should be less than or equal to 1024"),
+        (0, "k8s: mnist: workers: '0': must be greater than or equal to 1"),
+        (1025, "k8s: mnist: workers: '1025': must be less than or equal to 1024"),
     ],
 )
 @pytest.mark.usefixtures("submitted")
