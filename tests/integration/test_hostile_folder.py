@@ -25,6 +25,7 @@ OWN = "tiny_models:linear"  # what the user has
 LEAST_MEMORY, MOST_MEMORY = 1 << 26, 1 << 31  # bytes; TensorFlow alone takes more than the first
 REFUSED = f"has a model of its own, '{REFERENCE}'"
 TRAINING = ("--data", "bucket/data", "--validation", "10", "--batch-size", "20")
+SMALL = ("--preset", "softmax")  # takes images that are too small for the default preset
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 
 
@@ -150,7 +151,7 @@ def test_nothing_is_imported_from_where_somebody_stands(place: Path, tmp_path: P
 
 
 def test_training_goes_by_the_users_settings_alone(place: Path) -> None:
-    code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING, "--preset", "softmax")
+    code, _, err = fresh_verb(place, "train", "--run", FOLDER, *TRAINING, *SMALL)
     assert code == 2
     assert "belongs to a run with other settings" in err
     assert f'model ("{REFERENCE[:9]}' in err
@@ -231,7 +232,7 @@ def test_what_a_folder_says_does_not_reach_the_terminal_raw(place: Path) -> None
         ("predict", "one.png", "--run", "escapes"),
         ("export", "--run", "escapes"),
         ("evaluate", "--run", "escapes", "--model", OWN),
-        ("train", "--run", "escapes", *TRAINING),
+        ("train", "--run", "escapes", *TRAINING, *SMALL),
     ):
         run = fresh_verb if arguments[0] == "train" else verb
         _, out, err = run(place, *arguments)
