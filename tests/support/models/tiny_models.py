@@ -39,11 +39,11 @@ def flipped(input_shape: tuple[int, int, int], classes: int) -> Any:
 
 
 def broken(input_shape: tuple[int, int, int], classes: int) -> Any:
-    """Return a model that fails when it is trained."""
+    """Return a model that fails when it is trained, but not with the 3 images of its check."""
 
     class Failing(layers.Layer):  # type: ignore[misc]
         def call(self, inputs: Any, training: bool = False) -> Any:
-            return inputs * (1 // (1 - training))
+            return inputs * (1 // (1 - (training and inputs.shape[0] != 3)))
 
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(Failing()(inputs))))
