@@ -98,7 +98,9 @@ class Gang:
         if self._failures:
             # Prefer a root cause over ranks that only lost a peer.
             code, failure = min(self._failures, key=lambda each: _distance(each[1]))
-            raise FailedError(failure, self._config.workers, code if code > 0 else 1)
+            # All ranks have the same settings here, whichever was the first to refuse them.
+            named = 1 if failure.kind == "config" else self._config.workers
+            raise FailedError(failure, named, code if code > 0 else 1)
 
     def kill(self) -> None:
         """End everything now; ``run`` then returns or raises."""

@@ -10,7 +10,7 @@ import pytest
 
 from trainer.config import parse
 from trainer.errors import StoppedError
-from trainer.failure import FailedError, Failure
+from trainer.failure import FailedError, Failure, Kind
 from trainer.gang import local_gang, process
 from trainer.gang.local_gang import Gang
 
@@ -127,6 +127,18 @@ def test_a_cause_outranks_who_was_lost_or_stopped_for_it() -> None:
     case.born[3].tell(failure=Failure(kind="data", rank=3, code=65, message="bad").record())
     case.end((3, 65))
     assert case.outcome() == (65, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"), [("config", 2, "bad"), ("data", 65, "rank 1: bad")]
+)
+def test_an_error_in_the_settings_is_no_ranks(kind: Kind, code: int, said: str) -> None:
+    case = Case(4)
+    case.born[1].tell(failure=Failure(kind=kind, rank=1, code=code, message="bad").record())
+    case.end((1, code))
+    with pytest.raises(FailedError) as caught:
+        case.gang.run(case.stop)
+    assert (str(caught.value), caught.value.exit_code) == (said, code)
 
 
 @pytest.mark.parametrize("least", [0, 1, 2, 4])
