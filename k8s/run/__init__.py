@@ -1,1 +1,1 @@
-"""A run in a cluster, for all verbs: found, checked before it starts, followed, and read."""
+"""Shared by the verbs: finds, checks and follows a run in a cluster, and reads its folder."""

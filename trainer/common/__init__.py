@@ -1,1 +1,1 @@
-"""What knows nothing of training: text, YAML, JSON, sockets, the processor, command lines."""
+"""Helpers that know nothing of training: text, YAML, JSON, sockets, CPUs, command lines."""
