@@ -15,7 +15,8 @@ from trainer.errors import CorruptError, PeerLostError, UserError
 Kind = Literal[
     "config",  # bad arguments, configuration or permissions
     "data",  # bad data, or a damaged checkpoint
-    "unavailable",  # storage, a port or a peer was not reached in time
+    "unavailable",  # storage or a peer was not reached in time
+    "port_taken",  # another process listens on a port of this rank
     "peers_missing",  # the gang did not meet in time
     "out_of_memory",  # the kernel killed the worker
     "killed",  # by any other signal

@@ -47,6 +47,7 @@ KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; othe
     "config": "Config",
     "data": "Data",
     "unavailable": "Store",
+    "port_taken": "Store",
     "peers_missing": "Peers",
     "out_of_memory": "OutOfMemory",
     "corrupt": "Corrupt",

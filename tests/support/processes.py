@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests/support/models"  # apart, as the whole package of a model goes with its run
 PATH = f"{ROOT}{os.pathsep}{MODELS}"  # where the trainer that a test starts looks for modules
 BROKER = "broker"  # what a process calls itself that starts others for another one
-WORKERS, PORTS = 8, 1500  # of pytest that have ports of their own, and how many each
+WORKERS, PORTS = 8, 1100  # of pytest that have ports of their own, and how many each
+FIRST_PORT = 11_000  # gangs look for theirs from 20000 on, and a kubelet has 10250
 LIMIT = 300.0  # seconds after which a test process is killed
 
 _under_watch: list[subprocess.Popen[str]] = []
@@ -182,11 +183,11 @@ def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of some free ports below the range for outgoing calls."""
+    """Return the first of some free ports, where neither outgoing calls nor gangs take any."""
     # Others look for some at the same time, and what starts slowly takes its port late: each of
     # pytest's workers has a part of its own, and a second series beside this one begins elsewhere.
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-    part = range(20000 + worker * PORTS, 20000 + (worker + 1) * PORTS - count)
+    part = range(FIRST_PORT + worker * PORTS, FIRST_PORT + (worker + 1) * PORTS - count)
     for port in part[random.randrange(len(part) // 2) :]:
         sockets = [socket.socket() for _ in range(count)]
         try:

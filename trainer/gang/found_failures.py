@@ -84,7 +84,8 @@ def not_loaded(rank: int, seconds: float) -> Failure:
 def port_taken(rank: int, port: int, why: str) -> Failure:
     """Return the failure of a rank that cannot listen on a port of its own."""
     message = f"port {port} cannot be listened on ({why})"
-    return _unavailable(rank, message, "free it or give another --port")
+    found = _unavailable(rank, message, "free it or give another --port")
+    return found.but(kind="port_taken")
 
 
 def peers_missing(cluster: Cluster, missing: list[int], seconds: float, tried: str) -> Failure:

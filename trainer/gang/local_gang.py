@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import cluster_spec as clusters
+from trainer import progress
 from trainer.common import sockets
 from trainer.config import TrainConfig
 from trainer.errors import StoppedError, UnavailableError
@@ -29,6 +30,8 @@ from trainer.gang import found_failures, gang_key, process
 from trainer.gang.process import TICK, Child
 from trainer.gang.time_limits import ENDING, GRACE, LINGER, LOST_GRACE
 from trainer.worker_events import Event, tell_parent
+
+PORT_CHOICES = 3  # times that ports are chosen before one that stays taken ends the run
 
 
 @dataclass
@@ -160,8 +163,22 @@ class Gang:
 
 def run_gang(arguments: list[str], config: TrainConfig, stop: threading.Event) -> None:
     """Run all workers on this machine until they are done; see ``Gang``."""
-    gang = Gang(arguments, config, listen=_pass_on)
-    gang.run(stop)
+    gang, reporter = Gang(arguments, config, listen=_pass_on), progress.create(config.log_format)
+    for again in reversed(range(PORT_CHOICES)):
+        try:
+            gang.run(stop)
+            break
+        except FailedError as error:
+            # While no worker listens on a port that we chose, another program can take it.
+            problem = error.failure.but(remedy="")
+            if problem.kind != "port_taken" or config.port or not again or stop.is_set():
+                raise
+        gang = Gang(arguments, config, listen=_pass_on)
+        reporter.warn(
+            f"{problem.sentence(config.workers)}; starting again with other ports",
+            event="restarting",
+            failure=problem.record(),
+        )
     found_failures.leave_message({"event": "finished", **gang.result})
 
 

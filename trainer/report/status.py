@@ -19,6 +19,7 @@ REMEDIES: dict[Kind, str] = {
     "config": f"Change what this names, and start again. {ANOTHER_FOLDER}",
     "data": f"Repair or replace what this names, and start again. {AGAIN}",
     "unavailable": f"See that what this names answers. {AGAIN}",
+    "port_taken": f"End what listens there. {AGAIN}",
     "peers_missing": f"See why the missing ranks did not come. {AGAIN}",
     "out_of_memory": f"Give each worker more memory, or train with more workers. {AGAIN}",
     "stopped": AGAIN,

@@ -1,5 +1,6 @@
 """Which losses a gang on this machine survives, and which end it."""
 
+import contextlib
 import signal
 import threading
 from types import SimpleNamespace
@@ -185,3 +186,50 @@ def test_a_new_step_forgives_losses() -> None:
 def _take_all(case: Case) -> None:
     while not case.gang._events.empty():
         case.gang._take(*case.gang._events.get(), stopping=False)
+
+
+@pytest.mark.parametrize(
+    ("taken", "kind", "settings", "gangs", "code"),
+    [
+        (0, "port_taken", {}, 1, None),
+        (1, "port_taken", {}, 2, None),
+        (2, "port_taken", {}, 3, None),
+        (9, "port_taken", {}, 3, 69),
+        (9, "port_taken", {"port": 30000}, 1, 69),  # the user's own
+        (9, "unavailable", {}, 1, 69),
+    ],
+)
+def test_a_gang_that_chose_a_port_which_is_taken_chooses_others(
+    taken: int,
+    kind: Kind,
+    settings: dict[str, Any],
+    gangs: int,
+    code: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ports = []
+
+    def start(arguments: list[str], env: dict[str, str], *told: Any, **names: Any) -> Child:
+        child = Child(arguments, env, *told, **names)
+        if child.rank == 0:
+            ports.append(int(env["TRAINYARD_PORT"]))
+        if len(ports) > taken:
+            child.end(0)
+        elif child.rank == 1:
+            problem = Failure(kind=kind, rank=1, code=69, message="is taken", remedy="free it")
+            child.tell(failure=problem.record())
+            child.end(69)
+        return child
+
+    monkeypatch.setattr(local_gang, "Child", start)
+    config = parse({"workers": 2, "log_format": "text", **settings})
+    ends = pytest.raises(FailedError) if code else contextlib.nullcontext()
+    with ends as caught:
+        local_gang.run_gang([], config, threading.Event())
+    if caught:
+        assert (str(caught.value), caught.value.exit_code) == ("rank 1: is taken; free it", code)
+    assert len(ports) == gangs
+    assert len({*ports}) == len(ports)
+    again = "warning: rank 1: is taken; starting again with other ports\n"
+    assert capsys.readouterr().out == again * (gangs - 1)
