@@ -400,9 +400,8 @@ def _claim(spec: RunSpec, data_sha256: str | None) -> None:
     ``data_sha256`` is None where the data are not seen from here.
     """
     folder = run_store.of_spec(spec)
-    if data_sha256 and run_folder.read_config(folder) is not None:
-        # Raises if it is another run's, with the files of the code that differ.
-        run_folder.claim(folder, spec.config, data_sha256, code=spec.archive)
+    if data_sha256:
+        run_folder.check(folder, spec.config, data_sha256, spec.archive)
     probe.check(folder)
 
 

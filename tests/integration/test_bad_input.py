@@ -61,6 +61,32 @@ def test_a_foreign_run_folder(digits: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_model_that_was_refused_trains_in_the_same_folder_once_it_is_corrected(
+    digits: Path, tmp_path: Path
+) -> None:
+    model, run = tmp_path / "code/mine.py", tmp_path / "run"
+    model.parent.mkdir()
+    given = (
+        *("train", "--model", "mine:net", "--code", str(model.parent), "--run", str(run)),
+        *("--data", str(digits), "--validation", "400", "--steps", "4", "--no-report"),
+    )
+    text = (
+        "import keras\n\ndef net(input_shape, classes):\n    return keras.Sequential(["
+        "keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(classes, 'softmax')])"
+    )
+    model.write_text(text)
+    code, message = refused(*given)
+    assert code == 2
+    assert "ends with softmax, but the loss takes logits" in message
+    model.write_text(text.replace(", 'softmax'", ""))
+    code, out, err = warm.run(*given, "--workers", "2")
+    assert (code, err) == (0, "")
+    assert "4 steps in " in out
+    assert len([*(run / "code").iterdir()]) == 1
+    code, message = refused(*given, "--seed", "2")
+    assert "belongs to a run with other settings: seed (1 there, 2 here); give another" in message
+
+
 def test_no_such_bucket(tmp_path: Path, stores: Stores) -> None:
     given = ("--data", "gs://missing/data", "--run", str(tmp_path / "run"))
     code, message = refused("train", *given, env=dict(stores("gs").environment))

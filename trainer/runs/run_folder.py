@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer import failure
 from trainer.common.text import printable
 from trainer.common.untrusted_json import json_object
 from trainer.config import LEGACY_DEFAULTS, TrainConfig
@@ -95,7 +96,7 @@ def claim(
         ConfigError: the folder belongs to a run with other settings or other data, or holds
             files of something else; or it is new, and its store must not have a run.
     """
-    wanted = {**config.identity(), "data_sha256": data_sha256}
+    wanted = _decisive(config, data_sha256)
     informational: dict[str, Any] = {
         "data": from_anywhere(config.data),
         "input_shape": input_shape,
@@ -106,9 +107,7 @@ def claim(
     stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:
-        # What may be there before the run is.
-        early = ("logs/", f"{user_code.FOLDER}/", probe.PREFIX)
-        names = [entry.name for entry in storage.list() if not entry.name.startswith(early)]
+        names = _names(storage)
         if names and CONFIG not in names:  # a peer may have written it by now
             raise ConfigError(
                 f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
@@ -120,12 +119,55 @@ def claim(
                 code.store(storage)
             return digest(wanted)
         existing = read_config(storage) or {}
-    data = existing.get("data")
-    for name in INFORMATIONAL:
-        existing.pop(name, None)
-    if "code" not in existing and existing.get("model"):  # of a version that kept no code
-        wanted.pop("code", None)
-    here, there = {**LEGACY_DEFAULTS, **wanted}, {**LEGACY_DEFAULTS, **existing}
+    if conflict := _conflict(storage, existing, config, data_sha256, code):
+        if not _was_refused(storage):
+            raise conflict
+        storage.replace(CONFIG, stored)
+        storage.delete(ATTEMPTS)  # which says that the folder may be taken over
+        if (old := str(existing.get("code"))) != wanted.get("code") and user_code.is_packed(old):
+            storage.delete(user_code.object_name(old))
+    else:
+        wanted = _decisive(config, data_sha256, existing)
+    if code and "code" in wanted:
+        code.store(storage)
+    return digest(wanted)
+
+
+def check(
+    storage: Storage, config: TrainConfig, data_sha256: str, code: user_code.Archive | None
+) -> None:
+    """Check that ``claim`` finds no other run in the folder, which stays as it is.
+
+    Raises:
+        ConfigError: it belongs to a run with other settings or other data.
+    """
+    existing = read_config(storage)
+    conflict = existing and _conflict(storage, existing, config, data_sha256, code)
+    if conflict and not _was_refused(storage):
+        raise conflict
+
+
+def _decisive(
+    config: TrainConfig, data_sha256: str, existing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what decides a run's weights, as far as the folder of the same run knows it."""
+    wanted = {**config.identity(), "data_sha256": data_sha256}
+    if existing and "code" not in existing and existing.get("model"):
+        wanted.pop("code", None)  # of a version that kept no code
+    return wanted
+
+
+def _conflict(
+    storage: Storage,
+    existing: Mapping[str, Any],
+    config: TrainConfig,
+    data_sha256: str,
+    code: user_code.Archive | None,
+) -> ConfigError | None:
+    """Return in what the run that the folder belongs to is another one, None if it is not."""
+    decisive = {key: value for key, value in existing.items() if key not in INFORMATIONAL}
+    there = {**LEGACY_DEFAULTS, **decisive}
+    here = {**LEGACY_DEFAULTS, **_decisive(config, data_sha256, existing)}
     differing = [
         f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} here)"
         if key != "code" or not code
@@ -133,11 +175,31 @@ def claim(
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
-    if differing:
-        raise _refusal(storage, differing, data, informational["data"])
-    if code and "code" in wanted:
-        code.store(storage)
-    return digest(wanted)
+    if not differing:
+        return None
+    return _refusal(storage, differing, existing.get("data"), from_anywhere(config.data))
+
+
+def _was_refused(storage: Storage) -> bool:
+    """Return whether the folder's run ended before its first step, because of what it was given.
+
+    No Job and no gang starts it again then.
+    """
+    if not {*_names(storage)} <= {CONFIG, ATTEMPTS, RANKS}:
+        return False
+    try:
+        lines = read_at_most(storage, ATTEMPTS, MOST_ATTEMPTS).splitlines()
+    except ObjectNotFoundError:
+        return False
+    last = json_object(lines[-1] if lines else b"") or {}
+    cause = failure.parse(last.get("cause"))
+    return last.get("over") is True and cause is not None and cause.kind in ("config", "data")
+
+
+def _names(storage: Storage) -> list[str]:
+    """Return the names of what is there, but for what may be there before the run is."""
+    early = ("logs/", f"{user_code.FOLDER}/", probe.PREFIX)
+    return [entry.name for entry in storage.list() if not entry.name.startswith(early)]
 
 
 def _refusal(storage: Storage, differing: list[str], there: object, here: str) -> ConfigError:

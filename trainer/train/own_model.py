@@ -30,10 +30,8 @@ KERAS_PREAMBLE = (
     r"^(\s*Exception encountered when calling [^\n]*"
     r"|\s*Could not automatically infer the output shape.*?Error encountered:)+"
 )
-GRAPH = (
-    "; training calls it in a graph, with training=True; use keras.ops or TensorFlow there in "
-    "place of NumPy"
-)
+GRAPH = "; training calls it in a graph, with training=True"
+SYMBOLIC = "; use keras.ops or TensorFlow there in place of NumPy and Python"
 
 # What ends a network whose outputs are no logits, by the name of the activation or the layer.
 SQUASHING = frozenset(
@@ -303,6 +301,8 @@ def _explained(error: BaseException, reference: str, hint: str) -> str:
     # An error without a place in the user's code is of how the function was called.
     is_call = not place or isinstance(error, SystemExit)
     remedy = hint or (f"; {GIVE}" if is_call else "")
+    if "symbolic" in words.lower():  # it asks for the values of a tensor that has none yet
+        remedy = hint + SYMBOLIC
     return f"{place}{type(error).__name__}: {words.rstrip('.')}{remedy}"
 
 

@@ -10,11 +10,14 @@ from tests.support.names import HARD
 from trainer.config import TrainConfig, parse
 from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
+from trainer.failure import KINDS, Failure, Kind
+from trainer.gang.attempts import GangAttempt
 from trainer.runs import run_folder
 from trainer.storage.base import Entry
 from trainer.storage.local import LocalStorage
 
 DATA = "d" * 64
+FINE = sorted({*KINDS} - {"config", "data"})  # kinds of failures after which settings stay
 FLAGS: dict[str, Any] = {"preset": "softmax", "data": "gs://b/mnist"}
 
 
@@ -124,6 +127,54 @@ def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
         "give another --run or the same settings"
     )
     assert storage.read(run_folder.CONFIG) == before
+
+
+def _ended(storage: LocalStorage, kind: Kind, *, over: bool = True) -> None:
+    cause = Failure(kind=kind, rank=0, code=2, message="bad model")
+    attempt = GangAttempt(number=1, start=1.0, first_step=0, workers=1, failures=[cause])
+    line = attempt.record(2.0, 0, over=over)
+    storage.replace(run_folder.ATTEMPTS, run_folder.lines([line]))
+    storage.replace(run_folder.RANKS, b"{}\n")
+
+
+@pytest.mark.parametrize("kind", ["config", "data"])
+def test_a_run_that_was_refused_may_come_again_corrected(storage: LocalStorage, kind: Kind) -> None:
+    run_folder.claim(storage, config(model="own:net", learning_rate=1.0), DATA)
+    _ended(storage, "crashed")
+    _ended(storage, kind)
+    corrected = config(model="own:net", seed=2)
+    before = storage.read(run_folder.CONFIG)
+    run_folder.check(storage, corrected, DATA, None)
+    assert storage.read(run_folder.CONFIG) == before
+    digest = run_folder.claim(storage, corrected, DATA, (28, 28, 1), 10)
+    decisive = {**corrected.identity(), "data_sha256": DATA}
+    told = {"data": "gs://b/mnist", "input_shape": [28, 28, 1], "classes": 10}
+    assert run_folder.read_config(storage) == {**decisive, **told}
+    assert digest == run_folder.digest(decisive) == run_folder.claim(storage, corrected, DATA)
+    with pytest.raises(ConfigError, match="belongs to a run with other settings: seed"):
+        run_folder.claim(storage, config(model="own:net", seed=3), DATA)
+
+
+@pytest.mark.parametrize("case", [*FINE, "starts again", "trained", "damaged", "empty", "other"])
+def test_a_run_that_is_at_work_or_has_trained_keeps_its_folder(
+    storage: LocalStorage, case: str
+) -> None:
+    run_folder.claim(storage, config(), DATA)
+    if case in FINE:
+        _ended(storage, case)
+    else:
+        _ended(storage, "config", over=case != "starts again")
+    if case == "trained":
+        storage.create("checkpoints/step-00000100.safetensors", b"")
+    if case in ("damaged", "empty", "other"):
+        data = {"damaged": b"{\xff", "empty": b"", "other": b'{"over": true, "cause": [7]}\n'}
+        storage.replace(run_folder.ATTEMPTS, data[case])
+    for ask in (
+        lambda: run_folder.check(storage, config(seed=2), DATA, None),
+        lambda: run_folder.claim(storage, config(seed=2), DATA),
+    ):
+        with pytest.raises(ConfigError, match="belongs to a run with other settings: seed"):
+            ask()
 
 
 def test_a_folder_of_a_run_on_other_data_is_refused_with_the_remedy(storage: LocalStorage) -> None:

@@ -203,6 +203,16 @@ class Arrays(layers.Layer):
         return keras.ops.convert_to_tensor(np.asarray(inputs) * 2)
 
 
+class Branching(layers.Layer):
+    def call(self, inputs):
+        return inputs if keras.ops.sum(inputs) > 0 else -inputs
+
+
+class Floating(layers.Layer):
+    def call(self, inputs):
+        return inputs * float(keras.ops.sum(inputs))
+
+
 class Twins(layers.Layer):
     def build(self, input_shape):
         self.one, self.other = [self.add_weight(name="w", shape=()) for _ in range(2)]
@@ -222,6 +232,7 @@ def of(layer):
 
 
 in_a_layer, in_training, on_arrays, twins = of(Bad), of(InTraining), of(Arrays), of(Twins)
+branching, floating = of(Branching), of(Floating)
 rotated = of(lambda: layers.RandomRotation(0.1))
 
 
@@ -357,10 +368,8 @@ def test_models_of_every_kind_are_taken_and_start_alike(name: str) -> None:
 
 GIVE = "; give package.module:function of (input_shape, classes) that returns a keras.Model"
 END = "; remove that activation from the end"
-GRAPH = (
-    "; training calls it in a graph, with training=True; use keras.ops or TensorFlow there in "
-    "place of NumPy"
-)
+GRAPH = "; training calls it in a graph, with training=True"
+SYMBOLIC = "; use keras.ops or TensorFlow there in place of NumPy and Python"
 SHARES = (
     "its outputs are shares that add up to 1, as a softmax gives, but the loss takes logits; "
     "remove that activation"
@@ -471,7 +480,14 @@ def test_what_may_be_a_mistake_is_a_warning(name: str, warning: str) -> None:
 def test_a_layer_that_only_works_outside_of_graphs_is_named(name: str) -> None:
     said = mistake(name)
     assert said.startswith(at("np.asarray(inputs)") + "NotImplementedError: Cannot convert")
-    assert said.endswith(GRAPH)
+    assert said.endswith(GRAPH + SYMBOLIC)
+
+
+@pytest.mark.parametrize("name", ["branching", "floating"])
+def test_a_layer_that_asks_for_values_is_told_what_has_them(name: str) -> None:
+    said = mistake(name)
+    assert said.startswith("zoo/own.py:")
+    assert said.endswith(SYMBOLIC)
 
 
 def test_xla_compiles_only_models_that_it_can() -> None:
