@@ -41,7 +41,7 @@ CODES = {  # exit codes of the trainer: the kind of cause, and what it means
     2: ("Config", "bad configuration"),
     65: ("Data", "bad data"),
     69: ("Store", "the store or a peer was not reached"),
-    BAD_MACHINE: ("Corrupt", "its machine computes wrong"),
+    BAD_MACHINE: ("Corrupt", "its machine gives wrong results"),
 }
 KINDS: dict[Kind, str] = {  # of a cause, by that of the trainer's failure; others are crashes
     "config": "Config",

@@ -30,7 +30,7 @@ PROGRAM = Program(
     name="trainer",
     description="Train image classifiers on MNIST-format data.",
     epilog="exit codes: 0 done, 2 bad arguments or configuration, 65 bad data, "
-    "69 storage or peers not reached, 71 a machine computes wrong, 75 stopped (run again to "
+    "69 storage or peers not reached, 71 a machine gives wrong results, 75 stopped (run again to "
     "resume), 1 anything else",
     commands=COMMANDS,
 )
