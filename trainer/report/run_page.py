@@ -417,9 +417,11 @@ def result_rows(result: Mapping[str, Any] | str) -> list[tuple[str, str]] | str:
         flat.pop(name, None)
     if isinstance(versions, Mapping):
         flat.pop("versions")
-    if "train_accuracy_images" in flat:
-        flat["images of the train accuracy"] = flat.pop("train_accuracy_images")
-    return [(name.replace("_", " "), value_text(value, name)) for name, value in flat.items()]
+    words = {"train_accuracy_images": "images of the train accuracy"}
+    return [
+        (words.get(name, name.replace("_", " ")), value_text(value, name))
+        for name, value in flat.items()
+    ]
 
 
 def value_text(value: Any, name: str = "") -> str:

@@ -164,6 +164,15 @@ def test_the_page_of_a_whole_run(folder: Path) -> None:
         assert words in page.texts["settings"]
 
 
+def test_a_count_of_images_is_no_accuracy() -> None:
+    result = {"train_accuracy": 0.98, "train_accuracy_images": 350, "versions": {"python": "3.11"}}
+    assert report.result_rows(result) == [
+        ("train accuracy", "98.00%"),
+        ("images of the train accuracy", "350"),
+        ("python", "3.11"),
+    ]
+
+
 def test_where_the_time_went_is_said_of_a_finished_run(folder: Path) -> None:
     spent = goodput.Goodput(50.0, 40.0, {"restarting: <b>killed\x1b[1m": 7.5, "storing": 2.5})
     ended = run_folder.pretty(result(0.9, **spent.record()))
