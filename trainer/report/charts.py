@@ -1,5 +1,6 @@
 """Charts of a page: lines over steps and reliability diagrams, each with its words and table."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -54,6 +55,11 @@ class Chart:
     has_epochs: bool = False
 
     @property
+    def is_cut(self) -> bool:
+        """Return whether there are values above the plot."""
+        return any(y > self.y[1] for series in self.series for _, y in series.points)
+
+    @property
     def hover(self) -> dict[str, Any]:
         """Return what page.js needs to show the value of a point; positions in the SVG's pixels."""
         return {
@@ -100,6 +106,7 @@ def line(
     unit: str = "",
     may_log: bool = False,
     epochs: Points = (),
+    most: float = math.inf,
 ) -> Chart:
     """Return a chart of lines over steps; series without points are left out.
 
@@ -116,19 +123,22 @@ def line(
         may_log: whether values that are LOG_FROM times as large as others get an axis of
             logarithms.
         epochs: (step, epoch) of some steps, for a second axis above the plot.
+        most: where lines leave the plot, unless all values are above it.
     """
     thinned = tuple(replace(each, points=thin(each.points)) for each in series if each.points)
     assert thinned, f"chart {key} without a point"
     xs = [x for each in thinned for x, _ in each.points]
     ys = [y for each in thinned for _, y in each.points]
     among = [*ys, 0.0] if from_zero else ys
-    log = may_log and min(ys) > 1e-100 and max(ys) >= LOG_FROM * min(ys)
-    y_ticks = log_ticks(min(ys), max(ys)) if log else ticks(min(among), max(among))
+    low, high = min(among), max(among)
+    high = min(high, most) if low < most else high
+    log = may_log and low > 1e-100 and high >= LOG_FROM * low
+    y_ticks = log_ticks(low, high) if log else ticks(low, high)
     x_end = max(*xs, *marks, 1)
     x_ticks = [tick for tick in ticks(0, x_end, 4, whole=True) if tick <= x_end]
     x, y = (0.0, float(x_end)), (y_ticks[0], y_ticks[-1])
-    layers = [layer for each in thinned for layer in vega.layers_of(each)]
-    layers += vega.rings([each for each in thinned if len(each.points) == 1])
+    layers = [layer for each in thinned for layer in vega.layers_of(each, y[1])]
+    layers += vega.rings([s for s in thinned if len(s.points) == 1 and s.points[0][1] <= y[1]])
     if marks:
         layers.insert(0, vega.dashes_at(marks))
     upper = _epoch_ticks(epochs, x_end)

@@ -13,6 +13,7 @@ COLOURED = 12  # runs whose curves differ by colour and dash; the best ones
 CURVE_POINTS = 150  # of one run in one chart: four charts of COLOURED runs stay below 400 KB
 # Nats; guessing among ten classes is 2.3. One run that diverges would flatten all others.
 MOST_LOSS = 10.0
+_HUGE = 1e100  # what a chart takes for infinity
 
 
 def as_page(comparison: Comparison) -> bytes:
@@ -34,11 +35,7 @@ def as_page(comparison: Comparison) -> bytes:
         charts=made,
         coloured=COLOURED,
         most_loss=MOST_LOSS,
-        cut=any(
-            record.loss is not None and not record.loss <= MOST_LOSS
-            for run in comparison.runs[:COLOURED]
-            for record in run.records
-        ),
+        cut=any(chart.is_cut for chart in made),
     )
 
 
@@ -69,6 +66,7 @@ def curves(comparison: Comparison) -> list[charts.Chart]:
                     x_name=axis,
                     unit="cross-entropy, nats",
                     may_log=True,
+                    most=MOST_LOSS,
                 )
             )
         if any(accuracies):
@@ -105,8 +103,8 @@ def _points(each: Run, name: str, axis: str) -> Points:
         (r.step if axis == "step" else r.train_seconds, getattr(r, name)) for r in each.records
     )
     # False for NaN, too.
-    finite = tuple((float(x), y) for x, y in pairs if y is not None and abs(y) <= MOST_LOSS)
-    return thin(finite, CURVE_POINTS)
+    known = tuple((float(x), min(y, _HUGE)) for x, y in pairs if y is not None and y > -_HUGE)
+    return thin(known, CURVE_POINTS)
 
 
 def _series(names: Sequence[str], points: Sequence[Points]) -> list[Series]:

@@ -7,15 +7,17 @@ exchanges each of them, by its value, for the variable that follows the theme.
 
 import contextlib
 import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 from markupsafe import Markup
 
-from trainer.report.series import Kind, Series, short
+from trainer.report.series import Kind, Points, Series, short
 
 WIDTH, HEIGHT = 300, 206  # CSS pixels: four abreast on a desktop, one on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 28, 24  # around the plot
@@ -150,9 +152,11 @@ def frame(layers: list[Spec], x: Spec, y: Spec) -> Spec:
     }
 
 
-def layers_of(series: Series) -> list[Spec]:
-    """Return a line through the points, if there are several, and dots on them, if wanted."""
-    data = {"values": _values(series)}
+def layers_of(series: Series, most: float = math.inf) -> list[Spec]:
+    """Return a line through the points, if there are several, and dots on them, if wanted.
+
+    The line has gaps where it is above ``most``.
+    """
     line = {
         "type": "line",
         "color": colour(series.colour),
@@ -162,8 +166,24 @@ def layers_of(series: Series) -> list[Spec]:
     if DASHES[series.dash]:
         line["strokeDash"] = DASHES[series.dash]
     dot = {"type": "point", "filled": True, "size": 26, "opacity": 1, "color": line["color"]}
-    layers = [{"data": data, "mark": line}] if len(series.points) > 1 else []
-    return [*layers, {"data": data, "mark": dot}] if series.dots else layers
+    layers = [
+        {"data": {"values": _values(part)}, "mark": line}
+        for part in _below(series.points, most)
+        if len(part) > 1
+    ]
+    dots = [point for point in series.points if point[1] <= most]
+    return [*layers, {"data": {"values": _values(dots)}, "mark": dot}] if series.dots else layers
+
+
+def _below(points: Points, most: float) -> list[Points]:
+    """Return the parts of a line that are not above ``most``, up to where it crosses that."""
+    line = [*points[:1]]
+    for (x, y), (next_x, next_y) in pairwise(points):
+        if (y > most) != (next_y > most):
+            line.append((x + (next_x - x) * (most - y) / (next_y - y), most))
+        line.append((next_x, next_y))
+    parts = groupby(line, lambda point: point[1] <= most)
+    return [tuple(part) for is_below, part in parts if is_below]
 
 
 def rings(lone: Sequence[Series]) -> list[Spec]:
@@ -171,15 +191,15 @@ def rings(lone: Sequence[Series]) -> list[Spec]:
     ring = {"type": "point", "filled": False, "strokeWidth": 2, "opacity": 1}
     return [
         {
-            "data": {"values": _values(series)},
+            "data": {"values": _values(series.points)},
             "mark": {**ring, "size": 110 / (k + 1) ** 2, "color": colour(series.colour)},
         }
         for k, series in enumerate(lone)
     ]
 
 
-def _values(series: Series) -> list[dict[str, float]]:
-    return [{"x": short(x), "y": short(y)} for x, y in series.points]
+def _values(points: Iterable[tuple[float, float]]) -> list[dict[str, float]]:
+    return [{"x": short(x), "y": short(y)} for x, y in points]
 
 
 def upper_axis(labels: Sequence[tuple[float, str]]) -> Spec:

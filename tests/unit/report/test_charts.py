@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import sys
 from itertools import pairwise
@@ -134,18 +135,20 @@ def test_the_table_has_every_series_and_few_rows() -> None:
     st.sampled_from(["number", "percent"]),
     st.lists(st.integers(0, 10**6), max_size=3),
     st.booleans(),
+    st.sampled_from([math.inf, 10.0]),
 )
 def test_any_points_make_a_chart_of_finite_numbers(
-    lines: list[Points], kind: Kind, marks: list[int], from_zero: bool
+    lines: list[Points], kind: Kind, marks: list[int], from_zero: bool, most: float
 ) -> None:
     series = [Series(str(k), points) for k, points in enumerate(lines)]
-    chart = charts.line("a", "A", series, kind=kind, marks=marks, from_zero=from_zero)
+    chart = charts.line("a", "A", series, kind=kind, marks=marks, from_zero=from_zero, most=most)
     json.dumps([chart.spec, chart.hover], allow_nan=False)
     for each in chart.series:
         assert all(chart.x[0] <= x <= chart.x[1] for x, _ in each.points)
         low, high = chart.y
         slack = 1e-4 * (high - low)
-        assert all(low - slack <= y <= high + slack for _, y in each.points)
+        highest = math.inf if chart.is_cut else high + slack
+        assert all(low - slack <= y <= highest for _, y in each.points)
 
 
 @pytest.mark.process

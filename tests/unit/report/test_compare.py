@@ -307,15 +307,34 @@ def test_curves_hold_the_runs_points(tmp_path: Path) -> None:
     bad[0]["loss"], bad[2]["loss"] = float("nan"), 1e300
     make(tmp_path / "c", lines=bad, seed=3)
     found = table(str(tmp_path))
-    assert b"Losses above 10 are not drawn" in compare_page.as_page(found)
     drawn = {chart.key: chart for chart in compare_page.curves(found)}
     assert set(drawn) == {"loss-step", "accuracy-step", "loss-second", "accuracy-second"}
     loss = {series.name: list(series.points) for series in drawn["loss-second"].series}
     assert loss["seed 1"] == [(0.5, 0.2), (1.0, 0.1), (1.5, 1 / 15), (2.0, 0.05)]
-    assert "seed 3" not in loss
+    assert loss["seed 3"] == [(1.0, 1e100)]
     accuracy = {series.name: list(series.points) for series in drawn["accuracy-step"].series}
     assert accuracy["seed 1"] == [(5, 0.1), (10, 0.2), (15, 0.3), (20, 0.4)]
     assert accuracy["seed 2 (training images)"] == [(5, 0.05), (10, 0.1), (15, 0.15), (20, 0.2)]
+
+
+@pytest.mark.process
+def test_lines_break_where_a_run_diverges(tmp_path: Path) -> None:
+    lines = records(30, validations=False)
+    for line, loss in zip(lines, (1.8, 5.0, 35.0, 20.0, 0.008, 0.004), strict=True):
+        line["loss"] = loss
+    make(tmp_path / "a", result={"steps": 30}, lines=lines)
+    found = table(str(tmp_path))
+    chart = next(each for each in compare_page.curves(found) if each.key == "loss-step")
+    assert [y for _, y in chart.series[0].points] == [1.8, 5.0, 35.0, 20.0, 0.008, 0.004]
+    drawn = [layer["data"]["values"] for layer in chart.spec["layer"]]
+    first, second, dots = [[(point["x"], point["y"]) for point in each] for each in drawn]
+    assert first == [(5, 1.8), (10, 5.0), (pytest.approx(10.8333, abs=1e-3), 10)]
+    assert second == [(pytest.approx(22.501, abs=1e-3), 10), (25, 0.008), (30, 0.004)]
+    assert dots == [(5, 1.8), (10, 5.0), (25, 0.008), (30, 0.004)]
+    note = b"Where a line leaves its chart at the top, the loss is above 10."
+    assert note in compare_page.as_page(found)
+    make(tmp_path / "b", result={}, lines=records(), seed=2)
+    assert note not in compare_page.as_page(table(str(tmp_path / "b")))
 
 
 @pytest.mark.process

@@ -54,7 +54,7 @@
         const point = nearest(series.points, xs[at]);
         if (Math.abs(point[0] - xs[at]) > gap) continue;
         const colour = "var(--" + series.colour + ")";
-        draw("circle", { cx: across(point[0]), cy: down(point[1]), r: 3.5, style: "fill:" + colour });
+        draw("circle", { cx: across(point[0]), cy: Math.max(top, down(point[1])), r: 3.5, style: "fill:" + colour });
         const line = document.createElement("div");
         const dot = document.createElement("i");
         dot.style.background = colour;
