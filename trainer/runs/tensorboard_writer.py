@@ -150,9 +150,14 @@ class EventLog:
             self._guarded(lambda: self._write(records, arrays, validated))
             self._last = time.monotonic()
 
-    def finish(self, records: Sequence[Mapping[str, Any]], tested: Scored) -> None:
-        """Write what is left, and the metrics of the final weights on the test split."""
-        self._guarded(lambda: self._finish(records, tested))
+    def finish(
+        self, records: Sequence[Mapping[str, Any]], tested: Scored, validated: Scored | None = None
+    ) -> None:
+        """Write what is left, and the metrics of the final weights on the test split.
+
+        ``validated``: of these weights, unless ``write`` has had validations.
+        """
+        self._guarded(lambda: self._finish(records, tested, validated))
 
     def _write(
         self,
@@ -182,16 +187,21 @@ class EventLog:
             self._storage.replace(object_name(GRAPH), tensorboard_format.graph(self.graph, now))
             self.graph = None
 
-    def _finish(self, records: Sequence[Mapping[str, Any]], tested: Scored) -> None:
+    def _finish(
+        self, records: Sequence[Mapping[str, Any]], tested: Scored, validated: Scored | None
+    ) -> None:
         from trainer.runs import tensorboard_format
 
         self._write(records, {}, None)
-        score = classification.score(tested.logits, tested.split.labels)
-        pairs = {"loss": score.loss, "accuracy": score.accuracy}
-        values = [tensorboard_format.scalar(tag, value) for tag, value in pairs.items()]
         now = time.time()
-        of_step = {tested.step: values + _pictures(tested, self._class_names)}
-        self._put(TEST, tested.step, of_step, {tested.step: now})
+        for kind, scored in ((VALIDATION, validated), (TEST, tested)):
+            if scored is None:
+                continue
+            score = classification.score(scored.logits, scored.split.labels)
+            pairs = {"loss": score.loss, "accuracy": score.accuracy}
+            values = [tensorboard_format.scalar(tag, value) for tag, value in pairs.items()]
+            of_step = {scored.step: values + _pictures(scored, self._class_names)}
+            self._put(kind, scored.step, of_step, {scored.step: now})
         self._storage.replace(object_name(END), tensorboard_format.end(now))
 
     def _begin(self) -> dict[str, int]:

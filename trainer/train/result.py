@@ -34,13 +34,16 @@ def finish(
         UnavailableError: the workers' weights differ, or the store was not reached.
     """
     step, tensors = _selected(run, loop, at)
-    test = run.dataset.test
+    test, split = run.dataset.test, run.dataset.validation
     scored = Scored(step, scorer.logits(tensors, test), test)
+    validated = Scored(step, scorer.logits(tensors, split), split) if len(split.labels) else None
     if run.cluster.rank == 0:
         _describe(run, loop, scored)
         if events:
-            events.finish(at.records, scored)
-    result = presets.named(run.config.model_dump()) | _scores(run, scorer, tensors, scored)
+            # A run that has validated before has events of that.
+            events.finish(at.records, scored, None if at.validations else validated)
+    scores = _scores(scorer.training_accuracy(tensors), scored, validated)
+    result = presets.named(run.config.model_dump()) | scores
     digest = weights_sha256(loop.on_host(tensors))
     agree(run.cluster, loop.replicas, digest, "ended with")
     trained = at.step * run.config.batch_size
@@ -107,17 +110,19 @@ def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:
     return best, loop.place(loop.unnamed(found.arrays))
 
 
-def _scores(run: Run, scorer: Scorer, tensors: State, scored: Scored) -> dict[str, Any]:
-    test = classification.score(scored.logits, scored.split.labels)
-    accuracy, images = scorer.training_accuracy(tensors)
+def _scores(
+    training: tuple[float, int], tested: Scored, validated: Scored | None
+) -> dict[str, Any]:
+    test = classification.score(tested.logits, tested.split.labels)
+    accuracy, images = training
     scores = {
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "train_accuracy": accuracy,
         "train_accuracy_images": images,
     }
-    if len(run.dataset.validation.labels):
-        validation = scorer.score(tensors, run.dataset.validation)
+    if validated:
+        validation = classification.score(validated.logits, validated.split.labels)
         scores |= {
             "validation_accuracy": validation.accuracy,
             "validation_loss": validation.loss,

@@ -35,6 +35,7 @@ LABELS = RNG.integers(0, 3, 40).astype(np.int32)
 IMAGES = RNG.integers(0, 256, (40, 6, 5, 1)).astype(np.uint8)
 LOGITS = RNG.normal(size=(40, 3)).astype(np.float32)
 SPLIT = Split(IMAGES, LABELS)
+SPLIT_OF_NINE = Split(IMAGES[:9], LABELS[:9])
 CONFIG = parse({"preset": "mlp-100", "schedule": "cosine", "learning_rate": 0.01})
 TOTAL = 1000
 
@@ -267,6 +268,19 @@ def test_each_record_comes_into_one_part(tmp_path: Path) -> None:
     tested = joined(tmp_path, "test")
     assert tested["accuracy"] == [(110, pytest.approx((LOGITS.argmax(axis=1) == LABELS).mean()))]
     assert warnings == []
+
+
+def test_a_run_that_validates_only_at_its_end_has_events_of_that(tmp_path: Path) -> None:
+    found = log(LocalStorage(str(tmp_path)), [])
+    training = [line for line in records(30) if "loss" in line]
+    found.write(training, {}, None, last=True)
+    assert not (tmp_path / "events/validation").exists()
+    found.finish(training, Scored(30, LOGITS, SPLIT), Scored(30, LOGITS[:9], SPLIT_OF_NINE))
+    [path] = (tmp_path / "events/validation").iterdir()
+    accuracy = (LOGITS[:9].argmax(axis=1) == LABELS[:9]).mean()
+    assert curves(path)["accuracy"] == [(30, pytest.approx(accuracy))]
+    tags = {value.tag for event in read(path) for value in event.summary.value}
+    assert tags == {"loss", "accuracy", "confusion matrix", "wrong pictures"}
 
 
 def test_parts_are_seconds_apart(tmp_path: Path) -> None:

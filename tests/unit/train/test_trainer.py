@@ -182,6 +182,14 @@ def test_where_the_time_went_is_told_at_checkpoints_if_somebody_may_ask(
     )
 
 
+def test_a_validation_at_the_end_alone_is_in_the_result_and_in_the_events(tmp_path: Path) -> None:
+    result = train(tmp_path, steps=8, eval_epochs=0)
+    assert 0 < result["validation_accuracy"] < 1
+    for kind in ("validation", "test"):
+        [part] = (tmp_path / "events" / kind).iterdir()
+        assert part.suffix == ".00000008"
+
+
 def test_training_means_start_again_after_a_validation() -> None:
     lines: list[dict[str, Any]] = [
         {"step": 1, "loss": 5.0, "accuracy": 0.1},
