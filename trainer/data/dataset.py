@@ -33,7 +33,10 @@ FILES = (
 _MOST_NAMED = 5  # classes in a message
 
 
-_OTHER_KINDS = (".png", ".jpg", ".jpeg", ".csv", ".csv.gz", ".npz", "-ubyte", "-ubyte.gz")
+_OTHER_KINDS = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm"),
+    *(".csv", ".csv.gz", ".npz", ".parquet", "-ubyte", "-ubyte.gz"),
+)
 
 
 @dataclass(frozen=True)
@@ -308,14 +311,16 @@ def _check_complete(
 ) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
-        remedy = "put what is missing there" if found else _remedy(storage)
+        remedy = "put what is missing there" if found else advice(storage)
         raise DataError(
             f"{storage.uri}: no {', '.join(missing)} there, with or without .gz, nor as"
             f" {aliases(missing[0])[2]}; {remedy}"
         )
 
 
-def _remedy(storage: Storage) -> str:
+def advice(storage: Storage) -> str:
+    """Return what to do about a folder without a dataset, judged by what else it holds."""
+    names: list[str] = []
     with contextlib.suppress(UserError):
         names = [entry.name for entry in storage.list()]
         for name in names:
@@ -328,7 +333,8 @@ def _remedy(storage: Storage) -> str:
                     f"make a dataset of what is there, such as {printable(name)}: python -m trainer"
                     f" data put --from {storage.uri} --to FOLDER"
                 )
+    place, folder = ("into a folder of its own", "FOLDER") if names else ("there", storage.uri)
     return (
-        "name the folder of a dataset, or put one there:"
-        f" python -m trainer data put --from mnist --to {storage.uri}"
+        f"name the folder of a dataset, or put one {place}:"
+        f" python -m trainer data put --from mnist --to {folder}"
     )

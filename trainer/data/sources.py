@@ -111,7 +111,8 @@ def put(
         source: ``mnist`` (the mirrors), ``digits`` (drawn by the program), a folder or URI of
             IDX files, a folder of pictures, an .npz, .csv or Parquet file, or ``auto``: what the
             destination holds, else the folder that the environment variable MNIST_DIR names, else
-            the mirrors if one answers, else digits.
+            the mirrors if one answers, else digits; these three only into a folder without other
+            files.
         to_uri: A folder or a bucket, see ``open_storage``.
         train_count: Number of training digits to draw.
         test_count: Number of test digits to draw.
@@ -137,6 +138,8 @@ def put(
     if source == "auto" and (sharded or len(there) == len(FILES)):
         there_now = dataset.load(to_uri, validation=0)
         return f"{target.uri}: {_describe(there_now)}, kept as it was{_unused(there_now)}"
+    if source == "auto" and not there:
+        _check_unused(target)
     _check_room(target, there, split)
     wanted = _Digits(train_count, test_count, seed)
     if split and source == "digits":
@@ -167,6 +170,16 @@ def _is_sharded(target: Storage, split: int) -> bool:
         if split:  # what an interrupted put left may be completed
             return False
         raise
+
+
+def _check_unused(target: Storage) -> None:
+    """Refuse a folder of other files, which somebody took for a dataset."""
+    for name in (entry.name for entry in target.list()):
+        if name != description.NAME and not shards.is_name(name):  # of an interrupted put
+            raise ConfigError(
+                f"{target.uri}: holds other files, such as {printable(name)}, but no dataset;"
+                f" {dataset.advice(target)}"
+            )
 
 
 def _check_room(target: Storage, there: Mapping[str, Entry], split: int) -> None:

@@ -101,7 +101,7 @@ def mnist() -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*")}
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
 def refusal(kind: type[UserError], source: str, to: Path, **options: Any) -> str:
@@ -371,6 +371,27 @@ def test_auto_keeps_what_is_there(
         assert said.startswith(f"{line}, not replaced by {tmp_path / name}, which MNIST_DIR names:")
     shutil.rmtree(tmp_path / "other")
     assert contents(tmp_path) == before
+    assert mirrors[0].asked == mirrors[1].asked == []
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("daisy/1.jpg", "such as daisy/1.jpg: python -m trainer data put --from {} --to FOLDER"),
+        (
+            "notes.md",
+            "into a folder of its own: python -m trainer data put --from mnist --to FOLDER",
+        ),
+    ],
+)
+def test_auto_puts_nothing_beside_other_files(
+    tmp_path: Path, mirrors: tuple[Mirror, Mirror], file: str, remedy: str
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    message = refusal(ConfigError, "auto", tmp_path)
+    assert message.startswith(f"{tmp_path}: holds other files, such as {file}, but no dataset; ")
+    assert message.endswith(remedy.format(tmp_path))
     assert mirrors[0].asked == mirrors[1].asked == []
 
 
