@@ -17,7 +17,8 @@ STORE ?= bucket
 DATA ?= $(STORE:%/=%)/data
 FOLDER ?= $(STORE:%/=%)/runs/{preset}-{digest}
 RUN ?= runs/local.yaml
-LATEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t '$(STORE)'/runs/*/config.json 2>/dev/null)))
+# Make's own functions would take a folder whose name has spaces for several.
+LATEST = $(shell ls -t '$(STORE)'/runs/*/config.json 2>/dev/null | sed -n '1s|/config.json$$||p')
 PICTURES ?=
 SWEEP ?= docs/sweep.yaml
 ON ?=
@@ -58,8 +59,8 @@ report predict watch: $(VENV)/trainer
 export: $(VENV)/onnx
 report predict export watch:
 	@test -n '$(RUN)' || { echo 'no run below $(STORE)/runs; give RUN=, the folder of one' >&2; exit 2; }
-	@test -n '$(if $(filter predict,$@),$(PICTURES)$(ARGS),-)' || { \
-		echo 'give PICTURES=, files or a folder, or ARGS="--test 10"' >&2; exit 2; }
+	$(if $(filter-out predict,$@)$(PICTURES)$(ARGS),,\
+		@echo 'give PICTURES=, files or a folder, or ARGS="--test 10"' >&2; exit 2)
 	@$(BIN)/python -m trainer $@ --run '$(RUN)' $(if $(filter predict,$@),$(PICTURES)) $(ARGS)
 
 tensorboard: RUN = $(STORE)/runs
@@ -68,7 +69,7 @@ tensorboard: $(VENV)/trainer  ## Show RUN, or all runs below it, in TensorBoard
 
 compare: RUN = $(STORE)/runs
 compare: $(VENV)/trainer  ## Compare all runs below RUN in a table and in compare.html
-	@$(BIN)/python -m trainer compare $(RUN) $(ARGS)
+	@$(BIN)/python -m trainer compare '$(RUN)' $(ARGS)
 
 sweep: $(VENV)/trainer $(if $(ON),$(VENV)/k8s)  ## Train and compare the runs of SWEEP (ON=run file: in a cluster)
 	@$(BIN)/python -m $(if $(ON),k8s,trainer) sweep '$(SWEEP)' $(if $(ON),--on '$(ON)') $(ARGS)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,47 @@ def test_the_help_of_make_fits_on_a_terminal() -> None:
     targets, _, _ = asked.stdout.partition("\nSettings")
     assert "test-fast" in targets
     assert [line for line in targets.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.process
+def test_a_store_may_have_spaces_in_its_name(tmp_path: Path) -> None:
+    store = tmp_path / "my store"
+    for number, name in enumerate(("first", "last one")):
+        config = store / "runs" / name / "config.json"
+        config.parent.mkdir(parents=True)
+        config.touch()
+        os.utime(config, (number, number))
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "[%s]" "$@" >> "$(dirname "$0")/log"\n')
+    python.chmod(0o755)
+    for stamp in ("trainer", "onnx"):
+        (tmp_path / "venv" / stamp).touch()
+    given = [f"STORE={store}", f"VENV={tmp_path / 'venv'}", "ARGS=--show 'a b'"]
+    targets = ("run", "report", "predict", "export", "watch", "compare", "tensorboard", "help")
+    asked = subprocess.run(
+        ["make", *targets, *given], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    log = (python.parent / "log").read_text()
+    assert f"[put][--from][auto][--to][{store}/data]" in log
+    for name in ("report", "predict", "export", "watch"):
+        assert f"[{name}][--run][{store}/runs/last one][--show][a b]" in log
+    for words in (f"[compare][{store}/runs]", f"[tensorboard][--run][{store}/runs]"):
+        assert words in log
+    assert f"{store}/runs/last one (a folder, to inspect)" in asked.stdout
+
+
+@pytest.mark.process
+def test_make_predict_needs_something_to_read() -> None:
+    asked = subprocess.run(
+        ["make", "predict", "RUN=run", "-o", ".venv/trainer"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert asked.returncode == 2
+    assert asked.stderr.startswith("give PICTURES=, files or a folder")
 
 
 @pytest.mark.process
