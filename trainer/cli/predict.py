@@ -62,10 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what the model reads; report the pictures that cannot be read at the end."""
-    if (options.test is None) == (not options.pictures):
-        raise ConfigError("predict: name a PICTURE or a folder of them, or give --test N")
-    if options.data is not None and options.test is None:
-        raise ConfigError("--data: needs --test N, the number of one of its images")
+    _check(options)
     restored = restore_with(options.run, shared.own_model(options))
     with shared.quiet_tensorflow():
         predict.check_large(restored)
@@ -89,6 +86,23 @@ def run(options: argparse.Namespace) -> None:
         sys.stderr.write(f"trainer: {one_line(error)}\n")
     if errors:
         raise errors[-1]
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.test is not None and options.pictures:
+        raise ConfigError(
+            f"--test {options.test}: takes an image of a dataset instead of pictures, but "
+            f"{options.pictures[0]} is given, too; leave one of them away"
+        )
+    if options.test is None and not options.pictures:
+        if options.show:
+            raise ConfigError(
+                f"--show {options.show}: is the folder to write to, and no PICTURE is left; "
+                "give --show after the pictures"
+            )
+        raise ConfigError("predict: name a PICTURE or a folder of them, or give --test N")
+    if options.data is not None and options.test is None:
+        raise ConfigError("--data: needs --test N, the number of one of its images")
 
 
 def _look_up(options: argparse.Namespace, restored: Restored) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.hostile import encoded
+from trainer.cli.main import main
 from trainer.data import digits
 from trainer.errors import ConfigError, DataError
 from trainer.inference import panel, predict
@@ -222,3 +223,18 @@ def test_classes_are_called_by_their_names(picture: str) -> None:
     plain = panel.draw(seen, [surest])
     assert {sheet.size for sheet in sheets} == {plain.size}
     assert len({sheet.tobytes() for sheet in (*sheets, plain)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--test 3 sheet.jpg", "--test 3: takes an image of a dataset instead of pictures, but "),
+        ("--show sheet.jpg", "--show sheet.jpg: is the folder to write to, and no PICTURE is left"),
+        ("--show", "predict: name a PICTURE or a folder of them, or give --test N"),
+    ],
+)
+def test_too_many_arguments_or_too_few_are_named(
+    arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--run", "run", *arguments.split()]) == 2
+    assert words in capsys.readouterr().err
