@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trainer import __version__
 from trainer.common.text import nearest, one_line
 from trainer.errors import ConfigError, UserError
 
@@ -54,21 +55,35 @@ class Program:
         Raises:
             ConfigError: an argument is missing, wrong or unknown.
         """
-        if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        alone = ("-h", "--help", "--version")
+        if arguments and arguments[0].startswith("-") and arguments[0] not in alone:
             flag = arguments[0].partition("=")[0]
             command = self.command(arguments) or "COMMAND"
             raise ConfigError(f"{flag}: flags follow the command: {self.name} {command} {flag} ...")
-        parser = self.parser([self.command(arguments)])
-        options, unknown = parser.parse_known_args(arguments)
+        command = self.command(arguments)
+        parser = self.parser([command])
+        try:
+            options, unknown = parser.parse_known_args(arguments)
+        except ConfigError:  # of an argument that is missing, perhaps because of this one
+            known = ["--help", *self._flags(command)] if command else arguments
+            for word in arguments:
+                if word.startswith("--") and word.partition("=")[0] not in known:
+                    raise self._unknown(word, command) from None
+            raise
         if unknown:
-            name = unknown[0].partition("=")[0]
-            flags = [flag for flag in self._flags(options.command) if flag != name]
-            owners = [each for each in self.commands if name in self._flags(each)]
-            hint = f": a flag of {', '.join(owners)}" if owners else nearest(name, flags)
-            raise ConfigError(
-                f"unknown argument {name!r}{hint} ({self.name} {options.command} --help lists all)"
-            )
+            raise self._unknown(unknown[0], options.command)
         return options
+
+    def _unknown(self, argument: str, command: str) -> ConfigError:
+        name = argument.partition("=")[0]
+        flags = [flag for flag in self._flags(command) if flag != name]
+        owners = [each for each in self.commands if name in self._flags(each)]
+        hint = f": a flag of {', '.join(owners)}" if owners else nearest(name, flags)
+        if name == "--version":
+            hint = f": {self.name} --version prints it"
+        return ConfigError(
+            f"unknown argument {name!r}{hint} ({self.name} {command} --help lists all)"
+        )
 
     def command(self, arguments: Sequence[str]) -> str:
         """Return the command that is given, or nothing."""
@@ -78,6 +93,10 @@ class Program:
         """Return a parser that knows all commands, and the flags of the wanted ones."""
         parser = Parser(
             prog=self.name, description=self.description, epilog=self.epilog, allow_abbrev=False
+        )
+        version = f"{self.name} {__version__}"
+        parser.add_argument(
+            "--version", action="version", version=version, help="Print the version."
         )
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         for name, (module, text) in self.commands.items():

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from k8s.__main__ import PROGRAM as CLUSTERS
 from k8s.__main__ import VERBS
 from k8s.console import PROGRAM
+from trainer import __version__
 from trainer.cli.main import COMMANDS
-from trainer.common.command_line import exit_code
+from trainer.cli.main import PROGRAM as TRAINER
+from trainer.common.command_line import Program, exit_code
 from trainer.errors import ConfigError, DataError, UserError
 
 
@@ -58,6 +61,9 @@ def test_no_help_names_a_default_that_is_nothing() -> None:
         ),
         (["report", "--run", "a", "--test-count", "1"], "'--test-count': a flag of data ("),
         (["submit", "a.yaml", "--folow"], "'--folow'; did you mean --follow?"),
+        (["data", "put", "--form", "a", "--to", "b"], "'--form'; did you mean --from?"),
+        (["data", "put", "--form=a", "--to", "b"], "'--form'; did you mean --from?"),
+        (["data", "putt", "--help"], "invalid choice: 'putt'"),
         (["submit"], "required: RUN (trainyard submit --help lists all)"),
         (
             ["--namespace", "x", "status", "run"],
@@ -65,6 +71,7 @@ def test_no_help_names_a_default_that_is_nothing() -> None:
         ),
         (["--run=a"], "--run: flags follow the command: trainyard COMMAND --run ..."),
         (["sumbit"], "invalid choice: 'sumbit'"),
+        (["train", "--version"], "'--version': trainyard --version prints it ("),
         ([], "required: COMMAND (trainyard --help lists all)"),
     ],
 )
@@ -72,6 +79,16 @@ def test_a_mistake_is_named(arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         PROGRAM.parse(arguments)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("program", [PROGRAM, TRAINER, CLUSTERS], ids=lambda each: each.name)
+def test_every_program_says_its_version(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        program.parse(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{program.name} {__version__}\n"
 
 
 @pytest.mark.parametrize(
