@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Print a script that completes commands, flags and files. For bash: "
         "source <(trainyard completion bash)"
     )
-    parser.add_argument("shell", choices=("bash", "zsh"), help="Print the script for this shell.")
+    parser.add_argument(
+        "shell",
+        choices=("bash", "zsh"),
+        metavar="bash|zsh",
+        help="Print the script for this shell.",
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -70,6 +70,7 @@ def test_no_help_names_a_default_that_is_nothing() -> None:
             "--namespace: flags follow the command: trainyard status --namespace ...",
         ),
         (["--run=a"], "--run: flags follow the command: trainyard COMMAND --run ..."),
+        (["completion"], "required: bash|zsh (trainyard completion --help lists all)"),
         (["sumbit"], "invalid choice: 'sumbit'"),
         (["train", "--version"], "'--version': trainyard --version prints it ("),
         ([], "required: COMMAND (trainyard --help lists all)"),
