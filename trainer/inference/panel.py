@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.common.text import class_name, printable
 from trainer.errors import ConfigError
 from trainer.inference import picture
 from trainer.inference.predict import SHOWN, STANDARD_INPUT, Prediction, Seen
+from trainer.runs.tensorboard_images import scaled
 
 CELL = 112  # pixels of an enlarged image in a panel
 ACROSS = 5  # of them in a row, at most
@@ -74,13 +73,9 @@ def draw(
     for place, (digit, each) in enumerate(zip(seen.digits, predictions, strict=True)):
         x = small.width + 16 + place % columns * (CELL + 8)
         y = 8 + place // columns * (CELL + 28)
-        sheet.paste(_enlarged(digit.image), (x, y))
+        image = scaled(digit.image.reshape(*digit.image.shape[:2], -1), CELL)
+        sheet.paste(image, (x + (CELL - image.width) // 2, y + (CELL - image.height) // 2))
         sure = f"  {each.probability:.1%}"
         name = class_name(each.digit, class_names, CELL - font.getlength(sure), font.getlength)
         pen.text((x, y + CELL + 2), f"{name}{sure}", "black", font)
     return sheet
-
-
-def _enlarged(image: npt.NDArray[np.uint8]) -> Image.Image:
-    pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST).convert("RGB")

@@ -98,10 +98,10 @@ def wrong_pictures(
     return png(canvas)
 
 
-def scaled(image: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return an image uint8 [height, width, channels] with a longer edge of PICTURE pixels."""
+def scaled(image: npt.NDArray[np.uint8], edge: int = PICTURE) -> Image.Image:
+    """Return an image uint8 [height, width, channels] with a longer edge of so many pixels."""
     picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-    scale = PICTURE / max(picture.size)
+    scale = edge / max(picture.size)
     edges = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(edges, Image.Resampling.BOX)
 

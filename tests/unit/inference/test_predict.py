@@ -183,6 +183,17 @@ def test_show_writes_what_was_seen(picture: str, tmp_path: Path) -> None:
     assert (windows == enlarged).all(axis=(2, 3)).any()
 
 
+@pytest.mark.parametrize(("shape", "size"), [((30, 200, 1), (112, 17)), ((40, 10, 3), (28, 112))])
+def test_an_image_that_is_not_square_keeps_its_form(
+    shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    digit = Digit(np.zeros(shape, np.uint8), (0, 0, 1, 1))
+    seen = Seen("a", Image.new("L", (400, 400)), (400, 400), [digit])
+    sheet = np.asarray(panel.draw(seen, [prediction()]).convert("L"))
+    dark = sheet[8 : 8 + panel.CELL, 8 + 400 + 8 :] < 255
+    assert (dark.any(axis=0).sum(), dark.any(axis=1).sum()) == size
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(picture: str, tmp_path: Path) -> None:
     (seen,), _ = predict.look([picture], MNIST, "auto")
     other = dataclasses.replace(seen, name="elsewhere/seven.jpg")
