@@ -16,7 +16,7 @@ from trainer.runs.trained_weights import Restored, dataset_of
 INK = " ░▒▓█"
 BAR = 40  # columns of a probability of 1
 WIDEST = 39  # pixels of an image in the terminal, two columns each
-MOST = 20  # classes that get a bar
+MOST = 20  # classes that get a bar, besides the true one
 
 
 def find(restored: Restored, number: int, data: str | None) -> tuple[Seen, int]:
@@ -49,7 +49,10 @@ def find(restored: Restored, number: int, data: str | None) -> tuple[Seen, int]:
 
 
 def as_text(seen: Seen, truth: int, prediction: Prediction, names: Sequence[str] = ()) -> str:
-    """Return the image in letters, its class, and the probability of every class as a bar."""
+    """Return the image in letters, its class, and the probabilities as bars.
+
+    Of many classes, the likeliest and the true one get a bar.
+    """
 
     def called(label: int) -> str:
         return class_label(label, names, LONGEST_NAME, cell_len)
@@ -59,13 +62,16 @@ def as_text(seen: Seen, truth: int, prediction: Prediction, names: Sequence[str]
         *_drawn(seen.small),
         f"{seen.name}: {called(truth)}; predicted: {called(prediction.digit)}, {right}",
     ]
-    labels = np.argsort(-np.array(prediction.probabilities), kind="stable")[:MOST]
-    wide = max(cell_len(called(int(label))) for label in labels)
-    for label in sorted(map(int, labels)):
+    order = np.argsort(-np.array(prediction.probabilities), kind="stable")
+    labels = sorted({truth, *map(int, order[:MOST])})
+    wide = max(cell_len(called(label)) for label in labels)
+    for label in labels:
         probability = prediction.probabilities[label]
         name = called(label)
         bar = "█" * round(BAR * probability)
         lines.append(f"{name}{' ' * (wide - cell_len(name))}  {probability:>6.1%}  {bar}".rstrip())
+    if rest := [p for label, p in enumerate(prediction.probabilities) if label not in labels]:
+        lines.append(f"and {len(rest)} more, {sum(rest):.1%} in all")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from tests.support.hostile import encoded
 from trainer.cli.main import main
 from trainer.data import digits
 from trainer.errors import ConfigError, DataError
-from trainer.inference import panel, predict
+from trainer.inference import panel, predict, test_image
 from trainer.inference.picture import Digit, shrunk
 from trainer.inference.predict import Prediction, Seen
 
@@ -171,6 +171,17 @@ def test_json_is_a_list_of_objects() -> None:
     assert value["probability"] == value["probabilities"][4] == 0.95
     assert value["box"] == [1, 2, 30, 40]
     assert predict.as_json([]) == "[]\n"
+
+
+def test_of_many_classes_the_truth_and_what_is_left_out_are_told() -> None:
+    seen = Seen("test image 0", Image.new("L", (2, 2)), (2, 2), [])
+    shares = np.arange(256) / np.arange(256).sum()
+    many = Prediction("", 255, float(shares[-1]), shares.tolist(), (0, 0, 2, 2))
+    _, _, head, *bars, last = test_image.as_text(seen, 3, many).splitlines()
+    assert head == "test image 0: 3; predicted: 255, wrong"
+    assert [int(bar.split()[0]) for bar in bars] == [3, *range(236, 256)]
+    assert last == "and 235 more, 84.9% in all"
+    assert "more" not in test_image.as_text(seen, 3, prediction())
 
 
 def test_show_writes_what_was_seen(picture: str, tmp_path: Path) -> None:
