@@ -1,12 +1,18 @@
 """Exact metrics from a model's logits: pure functions of numpy arrays."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
+
+from trainer.common.text import class_label
 
 MOST_WRONG = 36  # wrong predictions that Quality keeps
+LONGEST_NAME = 30  # columns of a class in a terminal
+_SHORTEST_NAME = 10  # columns below which rows of a matrix have numbers instead of names
 
 
 @dataclass(frozen=True)
@@ -213,3 +219,25 @@ def judge(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Qua
             Wrong(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in misses
         ],
     )
+
+
+def matrix_lines(matrix: npt.NDArray[np.int64], names: Sequence[str], columns: int) -> list[str]:
+    """Return a confusion matrix for a terminal, none where it is wider than ``columns``.
+
+    Rows have the names of their classes, if there are any and room for them.
+    """
+    cells = [[str(count) for count in row] for row in matrix.tolist()]
+    width = max(len(cell) for row in [*cells, [str(len(cells))]] for cell in row) + 1
+    room = columns - 1 - width * len(cells)
+    if room < 3:
+        return []
+    called = names if room >= _SHORTEST_NAME else ()
+    labels = [
+        class_label(label, called, min(room, LONGEST_NAME), cell_len) for label in range(len(cells))
+    ]
+    margin = max(3, *map(cell_len, labels)) + 1
+    lines = [" " * margin + "".join(f"{label:>{width}}" for label in range(len(cells)))]
+    for label, row in zip(labels, cells, strict=True):
+        indent = " " * (margin - 1 - cell_len(label))
+        lines.append(f"{indent}{label} " + "".join(f"{cell:>{width}}" for cell in row))
+    return lines

@@ -10,7 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from trainer.classification import Quality
+from trainer.classification import LONGEST_NAME, Quality, matrix_lines
 from trainer.common.text import class_label, class_name, plural, printable
 from trainer.report import run_page
 from trainer.report.facts import Facts
@@ -18,8 +18,6 @@ from trainer.report.series import MOST_POINTS, Kind, Points, text, thin
 
 COLUMNS = 80
 CURVE_COLUMNS, CURVE_ROWS = 60, 4
-LONGEST_NAME = 30  # columns of a class in the table
-SHORTEST_NAME = 10  # columns below which the matrix has numbers instead
 MOST_CONFUSED = 5  # pairs of classes
 KINDS: dict[str, Kind] = {"loss": "number", "accuracy": "percent"}
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -102,7 +100,7 @@ def _print_curves(console: Console, found: Facts) -> None:
 
 
 def _print_quality(console: Console, quality: Quality, names: Sequence[str]) -> None:
-    _section(console, f"{quality.images:,} test images")
+    _section(console, plural(quality.images, "test image"))
     rows = [
         (
             class_label(label, names, LONGEST_NAME, cell_len),
@@ -115,23 +113,9 @@ def _print_quality(console: Console, quality: Quality, names: Sequence[str]) -> 
     ]
     console.print(_table(("class", "precision", "recall", "F1", "images"), rows))
     _section(console, "confusion matrix: rows are true classes, columns predicted ones")
-    matrix = [[str(count) for count in row] for row in quality.matrix.tolist()]
-    width = max(len(cell) for row in [*matrix, [str(len(matrix))]] for cell in row) + 1
-    room = COLUMNS - 1 - width * len(matrix)
-    if room >= 3:
-        called = names if room >= SHORTEST_NAME else ()
-        labels = [
-            class_label(label, called, min(room, LONGEST_NAME), cell_len)
-            for label in range(len(matrix))
-        ]
-        margin = max(3, *map(cell_len, labels)) + 1
-        heads = "".join(f"{label:>{width}}" for label in range(len(matrix)))
-        console.print(f"{'':{margin}}{heads}")
-        for label, row in zip(labels, matrix, strict=True):
-            indent = " " * (margin - 1 - cell_len(label))
-            console.print(f"{indent}{label} " + "".join(f"{cell:>{width}}" for cell in row))
-    else:
-        console.print(f"{len(matrix)} classes are too many for {COLUMNS} columns; see report.html")
+    many = f"{len(quality.matrix)} classes are too many for {COLUMNS} columns; see report.html"
+    for line in matrix_lines(quality.matrix, names, COLUMNS) or [many]:
+        console.print(line)
     _section(console, "most confused")
     for i, j, times in quality.confused(MOST_CONFUSED):
         label, predicted = (class_name(each, names, 24, cell_len) for each in (i, j))

@@ -8,9 +8,9 @@ import numpy as np
 from rich.cells import cell_len
 
 from trainer import classification
-from trainer.classification import Quality
+from trainer.classification import LONGEST_NAME, Quality, matrix_lines
 from trainer.cluster_spec import ALONE
-from trainer.common.text import class_label, printable
+from trainer.common.text import class_label, plural, printable
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
@@ -23,7 +23,7 @@ from trainer.train.own_model import Warn
 from trainer.train.replicas import Replicas
 from trainer.train.trainer import assemble
 
-LONGEST_NAME = 17  # columns of a class: with it a matrix of ten classes is 79 columns wide
+COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def as_json(report: Report) -> str:
 
 
 def as_text(report: Report) -> str:
-    """Return the report for people, at most 80 columns wide for ten classes."""
+    """Return the report for people, below its first line at most 80 columns wide."""
     quality = report.quality
     classes = range(len(quality.recall))
     labels = [class_label(c, report.class_names, LONGEST_NAME, cell_len) for c in classes]
@@ -112,21 +112,17 @@ def as_text(report: Report) -> str:
         else f"{'no images':>10}"
         for c in classes
     ]
+    images = plural(quality.images, "test image")
+    many = f"{len(shares)} classes are too many for {COLUMNS} columns; --json prints all"
     lines = [
-        printable(
-            f"{report.run} at step {report.step}, on {quality.images} test images of {report.data}"
-        ),
+        printable(f"{report.run} at step {report.step}, on {images} of {report.data}"),
         f"accuracy {quality.accuracy:.2%}  loss {quality.loss:.4f}",
         "",
         f"{'class':>{width}}  precision   recall",
         *(f"{head} {share}" for head, share in zip(heads, shares, strict=True)),
         "",
         "confusion: rows are true classes, columns predicted ones",
-        " " * (width + 2) + "".join(f"{c:>6}" for c in classes),
-        *(
-            f"{head}  " + "".join(f"{count:>6}" for count in row)
-            for head, row in zip(heads, quality.matrix.tolist(), strict=True)
-        ),
+        *(matrix_lines(quality.matrix, report.class_names, COLUMNS) or [many]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -35,6 +35,14 @@ def test_names_stand_beside_the_numbers_in_80_columns() -> None:
     assert table[1].endswith("no images")
 
 
+def test_a_matrix_too_wide_for_80_columns_is_left_out() -> None:
+    logits = np.eye(26, dtype=np.float32)
+    many = Report("a", "b", 5, classification.judge(logits, np.arange(26, dtype=np.int32)))
+    lines = evaluate.as_text(many).splitlines()
+    assert lines[-1] == "26 classes are too many for 80 columns; --json prints all"
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_class_without_images_has_no_scores() -> None:
     values = json.loads(evaluate.as_json(report(HARD)))
     assert values["precision"] == values["recall"] == [None, *9 * [1.0]]
