@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from trainer.common.text import one_line, printable
+from trainer.common.text import one_line, plural, printable
 from trainer.data import class_labels, description, idx, split
 from trainer.data.description import Description
 from trainer.errors import DataError
@@ -216,7 +216,7 @@ def _parts(collection: Collection, options: Options, notes: list[str]) -> tuple[
     if test is None:
         drawn = split.draw(train.labels, options.test_share, options.seed, collection.where)
         train, test = (Part(train.images[each], train.labels[each]) for each in drawn)
-        notes.append(f"{len(test.labels):,} images drawn for testing, with --seed")
+        notes.append(f"{plural(len(test.labels), 'image')} drawn for testing, with --seed")
     return train, test
 
 

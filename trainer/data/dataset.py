@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.common.text import class_label, printable
+from trainer.common.text import class_label, plural, printable
 from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
@@ -245,8 +245,8 @@ def assemble(files: Sequence[IdxFile], where: str, validation: int) -> Dataset:
     count = len(train.images)
     if not 0 <= validation < count:
         raise ConfigError(
-            f"validation {validation}: {where} has {count} training images; set aside between"
-            f" 0 and {count - 1} of them"
+            f"validation {validation}: {where} has {plural(count, 'training image')}; set aside"
+            f" between 0 and {count - 1} of them"
         )
     digest = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files))
     return Dataset(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.common.text import printable
+from trainer.common.text import plural, printable
 from trainer.data import (
     collection,
     dataset,
@@ -245,7 +245,7 @@ def _put_parts(
         shape, largest = (height, width, channels), max(largest, int(labels.max()))
     _create(target, shards.INDEX, shards.encode(shards.Index(shape, largest + 1, tuple(listed))))
     stored = _describe(dataset.load(target.uri, validation=0))
-    return f"{target.uri}: {stored}, in {count} shards, {words}"
+    return f"{target.uri}: {stored}, in {plural(count, 'shard')}, {words}"
 
 
 def _describe_there(target: Storage, about: Description) -> None:
@@ -262,7 +262,7 @@ def _bounds(count: int, split: int) -> list[tuple[int, int]]:
 def _check_split(split: int, images: int, pixels: int) -> None:
     if not 1 <= split <= min(images, shards.MOST):
         raise ConfigError(
-            f"shards: {split}: there are {images} training images; give 1 to"
+            f"shards: {split}: there are {plural(images, 'training image')}; give 1 to"
             f" {min(images, shards.MOST)}"
         )
     least = math.ceil(images / ((idx.MAX_BYTES - idx.LONGEST_HEADER) // pixels))
@@ -290,7 +290,7 @@ def _unused(kept: Dataset) -> str:
 def _describe(data: Dataset) -> str:
     size = "x".join(map(str, data.input_shape))
     return (
-        f"{data.samples} training and {len(data.test.images)} test images {size},"
+        f"{data.samples:,} training and {plural(len(data.test.images), 'test image')} {size},"
         f" {data.classes} classes, sha256 {data.sha256[:12]}"
     )
 

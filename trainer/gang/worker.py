@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import failure, progress
 from trainer.cluster_spec import Cluster
+from trainer.common.text import plural
 from trainer.config import TrainConfig
 from trainer.data import fit
 from trainer.data.dataset import Dataset
@@ -205,7 +206,7 @@ def _reporter(config: TrainConfig, cluster: Cluster) -> Reporter:
 def _tell(result: dict[str, Any], storage: Storage, reporter: Reporter) -> None:
     line = (
         f"test accuracy {result['test_accuracy']:.2%}  loss {result['test_loss']:.4f}  "
-        f"{result['steps']} steps in {result['train_seconds']:.1f} s "
+        f"{plural(result['steps'], 'step')} in {result['train_seconds']:.1f} s "
         f"({result['images_per_second']:,.0f} images/s)"
     )
     tell_parent(result={"message": line, **{name: result[name] for name in IN_SHORT}})

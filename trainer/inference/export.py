@@ -216,7 +216,7 @@ def _reference(restored: Restored, predict: Predict) -> Reference:
         return Reference(images, (_all(predict, images).logits,), tolerance, origin)
     images = data.test.images
     own = _all(predict, images).logits
-    origin = f"checked on {len(images):,} test images"
+    origin = f"checked on {plural(len(images), 'test image')}"
     stored = predictions.read(restored.storage)
     if stored is None:
         origin += " against its restored model alone: a run stores its predictions when it ends"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.cells import cell_len
 
-from trainer.common.text import class_label, one_line
+from trainer.common.text import class_label, one_line, plural
 from trainer.data import dataset, description, shards
 from trainer.data.dataset import Dataset, Split
 from trainer.data.description import Description
@@ -90,13 +90,13 @@ def as_json(summary: Summary) -> str:
 def as_text(summary: Summary) -> str:
     """Return the summary for people: what is known, and a row for each class."""
     data, about = summary.data, summary.about
-    in_shards = f" in {len(data.shards.counts):,} shards" if data.shards else ""
+    in_shards = f" in {plural(len(data.shards.counts), 'shard')}" if data.shards else ""
     offset = about.label_offset
     facts = {
         "folder": summary.uri,
         "images": "x".join(map(str, data.input_shape)) + " (height, width, channels)",
-        "training": f"{sum(summary.training):,} images{in_shards}",
-        "test": f"{sum(summary.test):,} images",
+        "training": plural(sum(summary.training), "image") + in_shards,
+        "test": plural(sum(summary.test), "image"),
         "SHA-256": data.sha256,
         "source": about.source,
         "licence": about.licence,

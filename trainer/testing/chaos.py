@@ -253,8 +253,8 @@ def _run(series: Chaos, faults: deque[Planned]) -> Iterator[str]:
     """Run until all faults are injected; yield a line about each run."""
     result = series.reference()
     yield (
-        f"undisturbed: {result['steps']} steps in {series.outcome.fault_free_seconds:.1f} s, "
-        f"weights {result['weights_sha256'][:12]}"
+        f"undisturbed: {plural(result['steps'], 'step')} in "
+        f"{series.outcome.fault_free_seconds:.1f} s, weights {result['weights_sha256'][:12]}"
     )
     number = 0
     while faults:

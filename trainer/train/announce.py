@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common import cpu
+from trainer.common.text import plural
 from trainer.data import dataset
 from trainer.errors import UserError
 from trainer.runs import run_folder
@@ -90,8 +91,8 @@ def _announce_plan(run: Run, loop: Loop, plan: dict[str, Any]) -> None:
     config, samples, batch = run.config, run.dataset.samples, run.config.batch_size
     replicas, workers, say = loop.replicas.count, run.cluster.workers, run.reporter.say
     say(
-        f"{config.model or config.preset}: {run.total} steps in "
-        f"{run.total * batch / samples:.2f} epochs of {samples:,} images "
+        f"{config.model or config.preset}: {plural(run.total, 'step')} in "
+        f"{run.total * batch / samples:.2f} epochs of {plural(samples, 'image')} "
         f"({samples / batch:,.1f} steps an epoch)",
         event="started",
         steps=run.total,

@@ -67,6 +67,15 @@ def test_the_table_has_each_class_and_what_is_known(folder: str) -> None:
     assert all(line == printable(line) for line in lines)
 
 
+def test_one_of_a_kind_is_singular(tmp_path: Path) -> None:
+    folder = write(tmp_path, some(train=20, test=1))
+    line = sources.put(folder, str(tmp_path / "shards"), split=1)
+    assert ": 20 training and 1 test image 3x5x1, " in line
+    assert ", in 1 shard, " in line
+    text = data_summary.as_text(data_summary.read(str(tmp_path / "shards"), pictures=False))
+    assert "\ntraining  20 images in 1 shard\ntest      1 image\n" in text
+
+
 def test_the_same_for_programs(folder: str) -> None:
     values = json.loads(data_summary.as_json(data_summary.read(folder, pictures=False)))
     assert values == {
