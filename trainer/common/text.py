@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+JOINERS = "\u200c\u200d"  # Persian, Hindi and emoji of several people are spelt with them
+
 
 def printable(text: str) -> str:
     """Return one line that a terminal shows and does not obey.
@@ -17,7 +19,9 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in text)
+    return "".join(
+        c if c.isprintable() or c in JOINERS else " " if c == "\t" else "\ufffd" for c in text
+    )
 
 
 def one_line(words: object, most: int = 2000) -> str:

@@ -7,6 +7,8 @@ from trainer.common import text
 
 def test_a_terminal_shows_text_and_does_not_obey_it() -> None:
     assert text.printable("a\x1b[31mb\tc\n\u202e") == "a\ufffd[31mb c\ufffd\ufffd"
+    for spelt in ("\u0645\u06cc\u200c\u062e\u0648", "\U0001f468\u200d\U0001f467"):
+        assert text.printable(spelt) == spelt
     assert text.one_line(ValueError("a\n  b\x07")) == "a b\ufffd"
     assert text.one_line("abc", 2) == "ab"
 
