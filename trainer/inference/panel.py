@@ -9,7 +9,7 @@ from trainer.common.text import class_name, printable
 from trainer.errors import ConfigError
 from trainer.inference import picture
 from trainer.inference.predict import SHOWN, STANDARD_INPUT, Prediction, Seen
-from trainer.runs.tensorboard_images import scaled
+from trainer.runs.tensorboard_images import drawable, scaled
 
 CELL = 112  # pixels of an enlarged image in a panel
 ACROSS = 5  # of them in a row, at most
@@ -60,7 +60,7 @@ def draw(
         size = small.width * factor, small.height * factor
         small = small.resize(size, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(small)
-    font = ImageFont.load_default(size=14)
+    font, names = ImageFont.load_default(size=14), drawable(class_names)
     for each in predictions:
         left, top, right, bottom = (round(edge * factor) for edge in each.box)
         pen.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline="#e4572e", width=2)
@@ -76,6 +76,6 @@ def draw(
         image = scaled(digit.image.reshape(*digit.image.shape[:2], -1), CELL)
         sheet.paste(image, (x + (CELL - image.width) // 2, y + (CELL - image.height) // 2))
         sure = f"  {each.probability:.1%}"
-        name = class_name(each.digit, class_names, CELL - font.getlength(sure), font.getlength)
+        name = class_name(each.digit, names, CELL - font.getlength(sure), font.getlength)
         pen.text((x, y + CELL + 2), f"{name}{sure}", "black", font)
     return sheet

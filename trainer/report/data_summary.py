@@ -14,7 +14,7 @@ from trainer.common.text import class_label, one_line, plural
 from trainer.data import dataset, description, shards
 from trainer.data.dataset import Dataset, Split
 from trainer.data.description import Description
-from trainer.runs.tensorboard_images import PICTURE, png, scaled
+from trainer.runs.tensorboard_images import PICTURE, drawable, png, scaled
 from trainer.storage.base import Storage, open_storage
 
 LONGEST_NAME = 40  # columns of a class
@@ -124,7 +124,7 @@ def picture(summary: Summary) -> bytes:
     data, font = summary.data, ImageFont.load_default(14)
     cell = PICTURE + _MARGIN
     names = [
-        class_label(label, data.class_names, _LABEL, font.getlength)
+        class_label(label, drawable(data.class_names), _LABEL, font.getlength)
         for label in range(data.classes)
     ]
     left = math.ceil(max(map(font.getlength, names))) + 2 * _MARGIN

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import classification
-from trainer.common.text import class_label, class_name
+from trainer.common.text import class_label, class_name, printable
 
 _CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
 _MATRIX = 360  # pixels that all cells of a row share, where that is between the two
@@ -34,7 +34,8 @@ def confusion_matrix(
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cell = min(max(_MATRIX // classes, _CELL[0]), _CELL[1])
     font = ImageFont.load_default(_TEXT)
-    rows = [class_label(i, class_names, _NAME, font.getlength) for i in range(classes)]
+    names = drawable(class_names)
+    rows = [class_label(i, names, _NAME, font.getlength) for i in range(classes)]
     left = max(4 * _LINE, math.ceil(max(map(font.getlength, rows))) + 2 * _GAP)
     top = 3 * _LINE
     width, height = left + cell * classes + _GAP, top + cell * classes + _GAP
@@ -82,6 +83,7 @@ def wrong_pictures(
     mode = "RGB" if images.shape[3] == 3 else "L"
     canvas = Image.new(mode, (_COLUMNS * tile_width, 2 * _LINE + rows * tile_height), _PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT)
+    names = drawable(class_names)
     what = "the surest first: truth > prediction, probability" if len(wrong) else ""
     draw.text((_GAP, 6), f"{len(wrong):,} of {len(labels):,} wrong  {what}", _INK, font)
     for place, index in enumerate(shown):
@@ -90,12 +92,21 @@ def wrong_pictures(
         picture = scaled(images[index])
         canvas.paste(picture, (x + (tile_width - picture.width) // 2, y))
         truth, prediction = (
-            class_name(int(each[index]), class_names, _NAME / 2, font.getlength)
+            class_name(int(each[index]), names, _NAME / 2, font.getlength)
             for each in (labels, predicted)
         )
         caption = f"{truth} > {prediction}  {sureness[index]:.0%}"
         draw.text((x + tile_width / 2, y + PICTURE + 9), caption, _INK, font, anchor="mm")
     return png(canvas)
+
+
+def drawable(class_names: Sequence[str]) -> list[str]:
+    """Return the names of classes, the number for one that Pillow's font has not all letters of.
+
+    Of letters beyond ASCII, it has next to none, and draws a box for each of the others.
+    """
+    named = enumerate(map(printable, class_names))
+    return [name if name.isascii() else str(label) for label, name in named]
 
 
 def scaled(image: npt.NDArray[np.uint8], edge: int = PICTURE) -> Image.Image:

@@ -245,6 +245,7 @@ def test_classes_are_called_by_their_names(picture: str) -> None:
     plain = panel.draw(seen, [surest])
     assert {sheet.size for sheet in sheets} == {plain.size}
     assert len({sheet.tobytes() for sheet in (*sheets, plain)}) == 3
+    assert panel.draw(seen, [surest], (*names[:4], "\u732b")).tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize(

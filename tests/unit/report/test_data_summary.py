@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_a_picture_has_images_of_each_class_beside_its_name(folder: str) -> None
         for column in range(data_summary.ACROSS):
             cell = row[:, left + 72 * column : left + 64 + 72 * column]
             assert (cell != 255).any() == (column < max(there, 1))  # or "no images"
+
+
+def test_a_name_that_the_font_cannot_draw_is_a_number_in_the_picture(tmp_path: Path) -> None:
+    found = data_summary.read(write(tmp_path, some()), pictures=True)
+    foreign, plain = (
+        replace(found, data=replace(found.data, class_names=names))
+        for names in (("\u732b", "\xe9", "c"), ("0", "1", "c"))
+    )
+    assert data_summary.picture(foreign) == data_summary.picture(plain)
 
 
 def test_only_the_first_shard_is_read_whole_and_only_for_a_picture(

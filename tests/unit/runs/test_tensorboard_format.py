@@ -7,6 +7,7 @@ import json
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +463,17 @@ def test_pictures_have_the_names_of_classes(tmp_path: Path) -> None:
         assert "0 ![x](http://x.example/x.png)\n1 \ufffd`&lt;script&gt;`\n2 long" in html
         assert names[2] in html
     assert described["loss"] == ""
+
+
+def test_names_that_the_font_cannot_draw_are_numbers_in_the_pictures() -> None:
+    foreign = ("\u732b", "chat", "\xe9t\xe9", "a\u202eb", *"456789")
+    numbers = ("0", "chat", "2", "3", *"456789")
+    assert tensorboard_images.drawable(foreign) == list(numbers)
+    for draw in (
+        partial(tensorboard_images.confusion_matrix, LOGITS, LABELS),
+        partial(tensorboard_images.wrong_pictures, LOGITS, LABELS, IMAGES),
+    ):
+        assert draw(foreign) == draw(numbers)
 
 
 def test_names_are_drawn_into_the_pictures_and_leave_their_numbers() -> None:
