@@ -67,7 +67,7 @@ def serve(config: TrainConfig, cluster: Cluster) -> None:
         data = fit.load(source, [config], workers)
         given = user_code.given(config)
         if cluster.rank == 0 or run_folder.read_config(storage) is not None:
-            _claim(storage, config, data, given)
+            _claim(storage, config, data, given, begins=cluster.rank == 0)
         # Else rank 0 sees first whether the store is good, and this one claims before it trains.
         return data, run_folder.find_result(storage, reporter.warn)
 
@@ -185,11 +185,15 @@ def _work(
 
 
 def _claim(
-    storage: Storage, config: TrainConfig, data: Dataset, given: user_code.Archive | None = None
+    storage: Storage,
+    config: TrainConfig,
+    data: Dataset,
+    given: user_code.Archive | None = None,
+    *,
+    begins: bool = False,
 ) -> str:
-    return run_folder.claim(
-        storage, config, data.sha256, data.input_shape, data.classes, given, data.class_names
-    )
+    shown = data.input_shape, data.classes, given, data.class_names
+    return run_folder.claim(storage, config, data.sha256, *shown, begins=begins)
 
 
 def _report(error: UserError) -> None:

@@ -23,6 +23,7 @@ ATTEMPTS = "attempts.jsonl"
 START = "start.json"  # of the newest command: when, where, on what
 RANKS = "ranks.json"
 RESULT = "result.json"
+NEXT = "next-"  # begins the name of what keeps a refused run's folder for the run after it
 PREDICTIONS = "predictions.safetensors"
 ARCHITECTURE = "model/architecture.json"
 REPORT = "report.html"
@@ -80,8 +81,13 @@ def claim(
     classes: int | None = None,
     code: user_code.Archive | None = None,
     class_names: Sequence[str] = (),
+    *,
+    begins: bool = False,
 ) -> str:
     """Make the folder this run's, or check that it is, and return the digest of what decides it.
+
+    The folder of a run that was refused before its first step goes to whoever comes next, with
+    corrected settings or the same.
 
     Args:
         storage: the run's folder.
@@ -91,6 +97,7 @@ def claim(
         classes: of the data, for readers.
         code: that the configuration names; the folder keeps it.
         class_names: of the data, for readers; empty if the classes have none.
+        begins: whether the gang begins with this.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or holds
@@ -107,30 +114,54 @@ def claim(
     stored = pretty({**wanted, **informational})
     existing = read_config(storage)
     if existing is None:
-        names = _names(storage)
-        if names and CONFIG not in names:  # a peer may have written it by now
-            raise ConfigError(
-                f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
-                " give an empty or new one"
-            )
-        probe.check_at_start(storage)
-        if storage.create(CONFIG, stored):
-            if code:
-                code.store(storage)
-            return digest(wanted)
-        existing = read_config(storage) or {}
-    if conflict := _conflict(storage, existing, config, data_sha256, code):
-        if not _was_refused(storage):
-            raise conflict
-        storage.replace(CONFIG, stored)
-        storage.delete(ATTEMPTS)  # which says that the folder may be taken over
-        if (old := str(existing.get("code"))) != wanted.get("code") and user_code.is_packed(old):
-            storage.delete(user_code.object_name(old))
-    else:
-        wanted = _decisive(config, data_sha256, existing)
+        existing = _begin(storage, stored)
+    if existing is not None:
+        conflict = _conflict(storage, existing, config, data_sha256, code)
+        if not conflict:
+            wanted = _decisive(config, data_sha256, existing)
+        if conflict or begins:
+            _follow(storage, digest(wanted), conflict)
+        if conflict:
+            storage.replace(CONFIG, stored)
+            old = str(existing.get("code"))
+            if old != wanted.get("code") and user_code.is_packed(old):
+                storage.delete(user_code.object_name(old))
     if code and "code" in wanted:
         code.store(storage)
     return digest(wanted)
+
+
+def _begin(storage: Storage, stored: bytes) -> dict[str, Any] | None:
+    """Store the settings in a folder that has none, or return those of a peer that was faster."""
+    names = _names(storage)
+    if names and CONFIG not in names:  # a peer may have written it by now
+        raise ConfigError(
+            f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
+            " give an empty or new one"
+        )
+    probe.check_at_start(storage)
+    return None if storage.create(CONFIG, stored) else read_config(storage) or {}
+
+
+def _follow(storage: Storage, ours: str, conflict: ConfigError | None) -> None:
+    """Follow a run that was refused, as the only one of those that may come at the same moment.
+
+    Args:
+        storage: the folder; without a conflict, it need not be a refused run's.
+        ours: the digest of our settings.
+        conflict: what tells the run there from ours.
+    """
+    refused = _refused(storage)
+    if refused is None:
+        if conflict:
+            raise conflict
+        return
+    name = _of_next(refused)
+    if not storage.create(name, ours.encode()) and read_at_most(storage, name, 64) != ours.encode():
+        raise conflict or ConfigError(
+            f"run: {storage.uri}: a run with other settings has just begun there; "
+            "give another --run"
+        )
 
 
 def check(
@@ -143,8 +174,10 @@ def check(
     """
     existing = read_config(storage)
     conflict = existing and _conflict(storage, existing, config, data_sha256, code)
-    if conflict and not _was_refused(storage):
-        raise conflict
+    if conflict:
+        refused = _refused(storage)
+        if refused is None or has(storage, _of_next(refused)):
+            raise conflict
 
 
 def _decisive(
@@ -180,25 +213,35 @@ def _conflict(
     return _refusal(storage, differing, existing.get("data"), from_anywhere(config.data))
 
 
-def _was_refused(storage: Storage) -> bool:
-    """Return whether the folder's run ended before its first step, because of what it was given.
+def _refused(storage: Storage) -> bytes | None:
+    """Return the attempts of a run that ended before its first step, because of what it was given.
 
-    No Job and no gang starts it again then.
+    Neither a Job nor a gang starts it again then. None of another run.
     """
-    if not {*_names(storage)} <= {CONFIG, ATTEMPTS, RANKS}:
-        return False
+    names = _names(storage)
+    if ATTEMPTS not in names or not {*names} <= {CONFIG, ATTEMPTS, RANKS}:
+        return None
     try:
-        lines = read_at_most(storage, ATTEMPTS, MOST_ATTEMPTS).splitlines()
+        attempts = read_at_most(storage, ATTEMPTS, MOST_ATTEMPTS)
     except ObjectNotFoundError:
-        return False
-    last = json_object(lines[-1] if lines else b"") or {}
+        return None
+    last = json_object(next(iter(attempts.splitlines()[-1:]), b"")) or {}
     cause = failure.parse(last.get("cause"))
-    return last.get("over") is True and cause is not None and cause.kind in ("config", "data")
+    final = cause is not None and cause.kind in ("config", "data")
+    return attempts if final and last.get("over") is True else None
+
+
+def _of_next(attempts: bytes) -> str:
+    """Return the name of the object that names the run after these attempts of a refused one.
+
+    It holds the digest of that run's settings, and only one of several runs can create it.
+    """
+    return f"{NEXT}{hashlib.sha256(attempts).hexdigest()[:16]}"
 
 
 def _names(storage: Storage) -> list[str]:
     """Return the names of what is there, but for what may be there before the run is."""
-    early = ("logs/", f"{user_code.FOLDER}/", probe.PREFIX)
+    early = ("logs/", f"{user_code.FOLDER}/", probe.PREFIX, NEXT)
     return [entry.name for entry in storage.list() if not entry.name.startswith(early)]
 
 

@@ -1,4 +1,6 @@
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +131,10 @@ def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
     assert storage.read(run_folder.CONFIG) == before
 
 
-def _ended(storage: LocalStorage, kind: Kind, *, over: bool = True) -> None:
+def _ended(storage: LocalStorage, kind: Kind, *, over: bool = True, attempt: int = 1) -> None:
     cause = Failure(kind=kind, rank=0, code=2, message="bad model")
-    attempt = GangAttempt(number=1, start=1.0, first_step=0, workers=1, failures=[cause])
-    line = attempt.record(2.0, 0, over=over)
+    record = GangAttempt(number=attempt, start=1.0, first_step=0, workers=1, failures=[cause])
+    line = record.record(2.0, 0, over=over)
     storage.replace(run_folder.ATTEMPTS, run_folder.lines([line]))
     storage.replace(run_folder.RANKS, b"{}\n")
 
@@ -153,6 +155,82 @@ def test_a_run_that_was_refused_may_come_again_corrected(storage: LocalStorage, 
     assert digest == run_folder.digest(decisive) == run_folder.claim(storage, corrected, DATA)
     with pytest.raises(ConfigError, match="belongs to a run with other settings: seed"):
         run_folder.claim(storage, config(model="own:net", seed=3), DATA)
+
+
+def test_a_run_that_comes_again_as_it_was_leaves_no_room_for_another(
+    storage: LocalStorage,
+) -> None:
+    run_folder.claim(storage, config(), DATA)
+    _ended(storage, "config")
+    digest = run_folder.claim(storage, config(), DATA, begins=True)
+    other = config(seed=2)
+    for ask in (
+        lambda: run_folder.claim(storage, other, DATA, begins=True),
+        lambda: run_folder.check(storage, other, DATA, None),
+    ):
+        with pytest.raises(ConfigError, match="belongs to a run with other settings: seed"):
+            ask()
+    assert run_folder.claim(storage, config(), DATA, begins=True) == digest
+    _ended(storage, "config", attempt=2)  # refused once more
+    run_folder.claim(storage, other, DATA, begins=True)
+    with pytest.raises(ConfigError, match="belongs to a run with other settings: seed"):
+        run_folder.claim(storage, config(), DATA, begins=True)
+
+
+class Interleaved(LocalStorage):
+    """Runs something else, once, before the given call of this worker."""
+
+    def __init__(self, folder: str, at: int, other: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._left, self._other = at, other
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._other()
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        self._count()
+        return super().list(prefix)
+
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        self._count()
+        return super().read_part(name, start, size)
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._count()
+        return super().create(name, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._count()
+        super().replace(name, data)
+
+
+CALLS = 5  # of a storage with which a run follows a refused one
+
+
+@pytest.mark.parametrize("at", range(1, CALLS + 2))
+@pytest.mark.parametrize("there", [0, 1, 2], ids=["otherwise", "as it was", "alike"])
+def test_of_two_that_follow_a_refused_run_at_once_one_trains(
+    tmp_path: Path, at: int, there: int
+) -> None:
+    plain = LocalStorage(str(tmp_path))
+    run_folder.claim(plain, config(seed=1), DATA)
+    _ended(plain, "config")
+    begun: list[int] = []
+
+    def begin(storage: LocalStorage, seed: int) -> None:
+        with contextlib.suppress(ConfigError):
+            run_folder.claim(storage, config(seed=seed), DATA, begins=True)
+            begun.append(seed)
+
+    begin(Interleaved(str(tmp_path), at, lambda: begin(plain, there)), 2)
+    if at > CALLS:
+        begin(plain, there)
+    seeds = {*begun}
+    assert len(seeds) == 1
+    assert len(begun) == (2 if there == 2 else 1)
+    assert (run_folder.read_config(plain) or {})["seed"] == seeds.pop()
 
 
 @pytest.mark.parametrize("case", [*FINE, "starts again", "trained", "damaged", "empty", "other"])
