@@ -184,13 +184,18 @@ _REMEDY = {
     errno.EACCES: "choose another folder or fix its permissions",
     errno.EPERM: "choose another folder or fix its permissions",
     errno.EROFS: "choose a folder that can be written",
-    errno.ENOTDIR: "a file stands where a folder must be; move it or choose another folder",
-    errno.EEXIST: "a file stands where a folder must be; move it or choose another folder",
     errno.EISDIR: "a folder stands where a file must be; move it or choose another name",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ELOOP: "its symbolic links run in a circle; fix them",
     errno.EILSEQ: "the file system does not allow these characters; choose another name",
 }
+
+
+def _remedy(number: int | None, path: Path) -> str | None:
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        file = next(each for each in (path, *path.parents) if each.exists())
+        return f"a file stands where a folder must be; name its folder, {file.parent}, or another"
+    return _REMEDY.get(number or 0)
 
 
 def _rights(path: Path) -> str:
@@ -218,6 +223,6 @@ def _os_errors(verb: str, path: Path) -> Iterator[None]:
         reason = f"cannot {verb} {path}: {error.strerror or error}"
         if error.errno in (errno.EACCES, errno.EPERM):
             reason += _rights(path)
-        if remedy := _REMEDY.get(error.errno or 0):
+        if remedy := _remedy(error.errno, path):
             raise ConfigError(f"{reason}; {remedy}") from error
         raise UnavailableError(f"{reason}; check the disk and its free space, try again") from error
