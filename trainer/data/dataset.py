@@ -245,8 +245,8 @@ def assemble(files: Sequence[IdxFile], where: str, validation: int) -> Dataset:
     count = len(train.images)
     if not 0 <= validation < count:
         raise ConfigError(
-            f"validation {validation}: {where} has {plural(count, 'training image')}; set aside"
-            f" between 0 and {count - 1} of them"
+            f"validation {validation}: {where} has {plural(count, 'training image')}; give"
+            f" --validation, 0 to {count - 1} (default: 5000)"
         )
     digest = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files))
     return Dataset(

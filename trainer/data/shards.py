@@ -149,8 +149,8 @@ def locate(storage: Storage, validation: int) -> Shards | None:
     if not 0 <= validation < index.shards[0].count:
         raise ConfigError(
             f"validation {validation}: they are the first of shard 0, and that has "
-            f"{index.shards[0].count} images in {storage.uri}; set aside between 0 and "
-            f"{index.shards[0].count - 1}, or use fewer shards"
+            f"{index.shards[0].count} images in {storage.uri}; give --validation, 0 to "
+            f"{index.shards[0].count - 1} (default: 5000), or use fewer shards"
         )
     compressed = any(name.endswith(".gz") for pair in files for name in pair)
     return Shards(storage.uri, index, files, compressed, validation)

@@ -22,6 +22,7 @@ from tests.support.datasets import (
 )
 from tests.support.mnist import find_mnist
 from tests.support.names import HARD
+from trainer.config import TrainConfig
 from trainer.data import dataset, description, idx, sources
 from trainer.data.description import Description
 from trainer.errors import ConfigError, DataError, UserError
@@ -192,7 +193,8 @@ def test_refuses_a_validation_split_that_leaves_nothing(tmp_path: Path, validati
     error = refusal(uri := write(tmp_path, some()), validation)
     assert isinstance(error, ConfigError)
     assert str(error) == (
-        f"validation {validation}: {uri} has 6 training images; set aside between 0 and 5 of them"
+        f"validation {validation}: {uri} has 6 training images; give --validation, 0 to 5 "
+        f"(default: {TrainConfig.model_fields['validation'].default})"
     )
 
 

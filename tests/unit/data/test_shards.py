@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.datasets import some, write
+from trainer.config import TrainConfig
 from trainer.data import dataset, digits, idx, shards, sources
 from trainer.errors import ConfigError, DataError, UserError
 from trainer.storage.local import LocalStorage
@@ -242,3 +243,5 @@ def test_the_images_for_validation_are_of_the_first_shard(folder: Path, validati
     error = refusal(folder, validation)
     assert isinstance(error, ConfigError)
     assert re.match(f"validation {validation}: .* shard 0, and that has 5 images", str(error))
+    default = TrainConfig.model_fields["validation"].default
+    assert f"give --validation, 0 to 4 (default: {default})" in str(error)
