@@ -1,8 +1,14 @@
+from pathlib import Path
+
 import pytest
 
+from trainer.cli import train
+from trainer.cli.main import main
 from trainer.config import TrainConfig, parse
 from trainer.errors import ConfigError
+from trainer.gang import worker
 from trainer.presets import PRESETS, configure, hidden_units
+from trainer.runs import run_folder
 
 # The table of sources: what they trained with, and the accuracy on MNIST they report.
 SOURCES = {
@@ -119,3 +125,35 @@ def test_units_and_dropout_are_refused_elsewhere(
     with pytest.raises(ConfigError) as caught:
         configure({}, chosen | field)
     assert "is for presets of dense layers (softmax, single-layer, linear" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ("--steps 100 --epochs 3", True),
+        ("--config both.yaml", True),
+        ("--config both.yaml --epochs 4", False),  # flags win over the file
+        ("--steps 100", False),
+        ("--steps 100 --preset cnn", False),  # which has epochs of its own
+        ("--steps 0 --epochs 3", False),
+    ],
+)
+def test_epochs_that_do_not_count_are_reported(
+    flags: str,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "both.yaml").write_text("steps: 100\nepochs: 3\n")
+    for name in (worker.STARTED, run_folder.COMMIT):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(train, "_commit", str)
+    monkeypatch.setattr(train, "_train", lambda *_: None)
+    assert main(["train", "--data", "data", "--run", "run", *flags.split()]) == 0
+    line = (
+        "warning: steps: 100 decides the length of the run, and epochs does not count; give only "
+        "one of them\n"
+    )
+    assert capsys.readouterr().out == (line if warned else "")

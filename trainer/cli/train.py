@@ -6,6 +6,7 @@ import os
 import subprocess
 import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -54,10 +55,13 @@ def run(options: argparse.Namespace) -> None:
         for name in TrainConfig.model_fields
         if (value := getattr(options, name)) is not None
     }
-    config = presets.configure(read_yaml(options.config) if options.config else {}, flags)
+    file = read_yaml(options.config) if options.config else {}
+    config = presets.configure(file, flags)
     os.environ.setdefault(worker.STARTED, repr(time.time()))
     os.environ.setdefault(run_folder.COMMIT, _commit())
     cluster = clusters.from_environment(os.environ, may_grow=config.min_workers > 0)
+    if worker_events.STATUS_FD not in os.environ and (cluster is None or cluster.rank == 0):
+        _warn_of_epochs(config, file, flags)
     try:
         with user_code.packed(config, Path.cwd()) as packed:
             given = packed.code != config.code
@@ -67,6 +71,14 @@ def run(options: argparse.Namespace) -> None:
     except UserError as error:
         _record_end(error, config, cluster.rank if cluster else None)
         raise
+
+
+def _warn_of_epochs(config: TrainConfig, *given: Mapping[str, Any]) -> None:
+    if config.steps and any(values.keys() >= {"steps", "epochs"} for values in given):
+        progress.create(config.log_format).warn(
+            f"steps: {config.steps} decides the length of the run, and epochs does not count; "
+            "give only one of them"
+        )
 
 
 def _beside_other_data(config: TrainConfig) -> TrainConfig:
