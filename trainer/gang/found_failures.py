@@ -71,7 +71,7 @@ def stalled(rank: int, what: str) -> Failure:
 
 def stopped_early(rank: int) -> Failure:
     """Return the failure of a rank that was asked to stop while it had no worker."""
-    message = "stopped while it had no worker; the same command resumes the run"
+    message = "stopped while no worker was training; the same command continues the run"
     return Failure(kind="stopped", rank=rank, code=StoppedError.exit_code, message=message)
 
 

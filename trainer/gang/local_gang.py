@@ -101,8 +101,9 @@ class Gang:
         if self._failures:
             # Prefer a root cause over ranks that only lost a peer.
             code, failure = min(self._failures, key=lambda each: _distance(each[1]))
-            # All ranks have the same settings here, whichever was the first to refuse them.
-            named = 1 if failure.kind == "config" else self._config.workers
+            # Here all ranks have the same settings, and are asked to stop at the same time,
+            # whichever was the first to say so.
+            named = 1 if failure.kind in ("config", "stopped") else self._config.workers
             raise FailedError(failure, named, code if code > 0 else 1)
 
     def kill(self) -> None:

@@ -266,8 +266,10 @@ class Orders:
         try:
             tell_parent(event="storing", seconds=STORING)
             step = self.trainer.saver.rescue() if self.trainer else None
+            # Perhaps nothing is stored yet, or an earlier attempt stored something.
+            next_time = "continues the run" if step is None else "resumes from there"
             done = "before its first chunk" if step is None else f"at step {step}"
-            _report(why(f"{what} {done}; the same command resumes from there"))
+            _report(why(f"{what} {done}; the same command {next_time}"))
         except UserError as error:
             _report(error)
             code = error.exit_code

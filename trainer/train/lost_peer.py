@@ -46,9 +46,8 @@ def stop_if_lost(
             raise
         step = rescue()
         when = f"after step {step}" if step is not None else "before its first chunk"
-        raise PeerLostError(
-            f"lost a peer ({why}) {when}; the same command resumes from there"
-        ) from None
+        next_time = "continues the run" if step is None else "resumes from there"
+        raise PeerLostError(f"lost a peer ({why}) {when}; the same command {next_time}") from None
 
 
 def _loss(error: Exception, cluster: Cluster, all_reduce: AllReduce | None) -> str | None:

@@ -131,9 +131,12 @@ def test_a_cause_outranks_who_was_lost_or_stopped_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "said"), [("config", 2, "bad"), ("data", 65, "rank 1: bad")]
+    ("kind", "code", "said"),
+    [("config", 2, "bad"), ("stopped", STOPPED, "bad"), ("data", 65, "rank 1: bad")],
 )
-def test_an_error_in_the_settings_is_no_ranks(kind: Kind, code: int, said: str) -> None:
+def test_an_error_in_the_settings_or_a_request_to_stop_is_no_ranks(
+    kind: Kind, code: int, said: str
+) -> None:
     case = Case(4)
     case.born[1].tell(failure=Failure(kind=kind, rank=1, code=code, message="bad").record())
     case.end((1, code))

@@ -509,9 +509,9 @@ def test_weights_of_a_users_model_that_nobody_seeded_are_their_mistake(
 
 
 def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
-    def fail(workers: int) -> None:
+    def fail(workers: int, step: int | None = 8) -> None:
         cluster = Cluster(0, ("a:1",) * workers, local=True)
-        with lost_peer.stop_if_lost(cluster, rescue=lambda: 8):
+        with lost_peer.stop_if_lost(cluster, rescue=lambda: step):
             raise peer_connections.PeerGoneError("a sum broke off: reset")
 
     with pytest.raises(PeerLostError) as caught:
@@ -519,6 +519,8 @@ def test_an_error_means_a_lost_peer_only_in_a_gang() -> None:
     assert str(caught.value) == (
         "lost a peer (a sum broke off: reset) after step 8; the same command resumes from there"
     )
+    with pytest.raises(PeerLostError, match=r"before its first chunk; .* continues the run$"):
+        fail(2, None)  # nothing is stored
     with pytest.raises(peer_connections.PeerGoneError):
         fail(1)
 
