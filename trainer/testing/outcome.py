@@ -131,10 +131,14 @@ def as_text(outcome: Outcome) -> Iterator[str]:
         f"finished steps done again: {lost['total']}; at most {lost['worst']} for one fault, "
         f"{lost['worst_overlapping']} for several at once"
     )
-    yield (
-        f"effective training time {values['effective_training_time']:.0%}, "
-        f"{values['seconds_a_fault']} s a fault"
-    )
+    if values["effective_training_time"] > 1:
+        # Other programs took more time from the undisturbed run than the faults from the others.
+        yield "effective training time: not measurable, the undisturbed run was slower"
+    else:
+        yield (
+            f"effective training time {values['effective_training_time']:.0%}, "
+            f"{values['seconds_a_fault']} s a fault"
+        )
     growth = values["supervisor_growth"]
     yield f"supervisors grew by at most {growth['files']} open files and {growth['mib']} MiB"
 
