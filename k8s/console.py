@@ -4,22 +4,25 @@ The first has the trainer's commands and the cluster's verbs, the second the ver
 """
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import k8s.__main__ as clusters
 import trainer.__main__ as trainers
-from trainer.cli.main import COMMANDS
+import trainer.cli.main as trainer_cli
 from trainer.common.command_line import Program
+from trainer.common.text import CALLED
 from trainer.errors import ConfigError
 
 PROGRAM = Program(
     name="trainyard",
     description="Train image classifiers on this machine and in a Kubernetes cluster.",
-    epilog="exit codes: see python -m trainer --help and python -m k8s --help",
+    epilog=f"{trainer_cli.PROGRAM.epilog}; in a cluster: "
+    f"{clusters.PROGRAM.epilog.removeprefix('exit codes: ')}",
     commands={
-        **COMMANDS,
+        **trainer_cli.COMMANDS,
         **clusters.VERBS,
         "completion": ("k8s.console", "Print a script that completes commands in a shell."),
     },
@@ -29,6 +32,7 @@ FILES = ("DIR", "FILE", "PICTURE", "RUN", "URI", "SOURCE")  # metavars that a pa
 
 def trainyard() -> NoReturn:
     """Run one command and exit with its code."""
+    os.environ[CALLED] = "trainyard"
     if PROGRAM.command(sys.argv[1:]) in clusters.VERBS:
         sys.exit(clusters.main(program=PROGRAM))
     trainers.run(PROGRAM)
@@ -36,6 +40,7 @@ def trainyard() -> NoReturn:
 
 def kubectl() -> NoReturn:
     """Run one verb and exit with its code."""
+    os.environ[CALLED] = "kubectl trainyard"
     sys.exit(clusters.main(program=replace(clusters.PROGRAM, name="kubectl trainyard")))
 
 

@@ -11,6 +11,7 @@ from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, which_run
 from k8s.run_file import RunSpec
 from trainer import schedule
+from trainer.common.text import called
 from trainer.errors import ConfigError
 
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         resize(cluster, name, after)
         which_run.say(
             f"{name}: goes from {before} to {after} workers after a chunk of steps; next: "
-            f"python -m k8s status {name}{cluster.flags}"
+            f"{called('k8s')} status {name}{cluster.flags}"
         )
 
 
@@ -75,7 +76,7 @@ def check(cluster: Cluster, job: dict[str, Any], workers: int) -> RunSpec:
     except (KeyError, ValueError):
         raise ConfigError(f"{name}: was not submitted from a run file; it keeps its size") from None
     old = run_file.parse(values, name)
-    resubmit = f"python -m k8s delete {name}{cluster.flags}, then submit it with"
+    resubmit = f"{called('k8s')} delete {name}{cluster.flags}, then submit it with"
     if not old.config.min_workers:
         raise ConfigError(
             f"{name}: train.min_workers is not set, so its size is fixed; {resubmit} it, and it "

@@ -4,6 +4,7 @@ import argparse
 import base64
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from k8s.diagnosis import run_phase
 from k8s.run import follow, gather_evidence, run_store, which_run
 from k8s.run_file import RunSpec
 from trainer.common import yaml_text
+from trainer.common.text import called
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, UnavailableError, UserError
 from trainer.runs import user_code
@@ -100,7 +102,7 @@ def _hint(verb: str, options: argparse.Namespace) -> str:
         for flag in ("context", "namespace")
         if (value := getattr(options, flag)) is not None
     )
-    return f"python -m k8s {verb} {options.run}{flags}"
+    return f"{called('k8s')} {verb} {shlex.quote(options.run)}{flags}"
 
 
 def submit(cluster: Cluster, spec: RunSpec, say: Say) -> None:
@@ -160,7 +162,7 @@ def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> N
         how = "" if state == "Ended" else f" ({state})"
         say(
             f"{spec.name}: has finished{how}; to run it again, or to resume from its last "
-            f"checkpoint, first: python -m k8s delete {spec.name}{cluster.flags}"
+            f"checkpoint, first: {called('k8s')} delete {spec.name}{cluster.flags}"
         )
     else:
         say(f"{spec.name}: is running already")
@@ -173,7 +175,7 @@ def check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
         ConfigError: it was not; with what differs.
     """
     there = (job["metadata"].get("annotations") or {}).get(manifest.RUN_FILE, "")
-    remedy = f"give another name, or first: python -m k8s delete {spec.name}{cluster.flags}"
+    remedy = f"give another name, or first: {called('k8s')} delete {spec.name}{cluster.flags}"
     try:
         differing = difference(there, spec.canonical())
     except ValueError:
@@ -185,7 +187,9 @@ def check_same(cluster: Cluster, job: dict[str, Any], spec: RunSpec) -> None:
         named = f"code ({user_code.few(user_code.changes(before, spec.archive.data))})"
         differing = [named if each.startswith("code (") else each for each in differing]
     if [each.partition(" ")[0] for each in differing] == ["workers"] and spec.config.min_workers:
-        remedy = f"python -m k8s scale {spec.name} --workers {spec.workers}{cluster.flags} does it"
+        remedy = (
+            f"{called('k8s')} scale {spec.name} --workers {spec.workers}{cluster.flags} does it"
+        )
     if differing:
         raise ConfigError(
             f"{spec.name}: is submitted with other settings: {', '.join(differing)}; {remedy}"
@@ -286,7 +290,8 @@ def _check_unedited(cluster: Cluster, there: dict[str, Any], sent: dict[str, Any
     if differing := [each for each in names if wanted.get(each) != found.get(each)]:
         raise ConfigError(
             f"{name}: its ConfigMap was edited after it was submitted ({file}: "
-            f"{', '.join(map(str, differing))}); first: python -m k8s delete {name}{cluster.flags}"
+            f"{', '.join(map(str, differing))}); "
+            f"first: {called('k8s')} delete {name}{cluster.flags}"
         )
 
 

@@ -19,7 +19,7 @@ from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
 from trainer.common.command_line import INTERRUPTED
-from trainer.common.text import one_line
+from trainer.common.text import called, one_line
 from trainer.errors import ConfigError, UnavailableError
 from trainer.runs import run_folder
 
@@ -79,13 +79,13 @@ def run(options: argparse.Namespace) -> int:
         which_run.say(
             f"{spec.name}: its runs in progress continue; the same command resumes the sweep"
         )
-        which_run.say(f"or stop it with: python -m k8s cancel {spec.name}{cluster.flags}")
+        which_run.say(f"or stop it with: {called('k8s')} cancel {spec.name}{cluster.flags}")
         return INTERRUPTED
     sweeps.conclude(sweep, planned, shared.width())
     if failed:
         raise sweeps.SweepFailedError(
             f"{failed} of {len(planned)} runs failed, see above; to try one again, first: "
-            f"python -m k8s delete NAME{cluster.flags}",
+            f"{called('k8s')} delete NAME{cluster.flags}",
             {FAILED},
         )
     return 0

@@ -1,6 +1,7 @@
 """``watch``: a page that shows a run in the cluster while it trains, and becomes its report."""
 
 import argparse
+import shlex
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from k8s.commands import status
 from k8s.run import gather_evidence, which_run
 from k8s.run.claim_folder import ClaimFolder
 from trainer.common.command_line import add_port
+from trainer.common.text import called
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ def run(options: argparse.Namespace) -> None:
 
     storage, _ = which_run.folder(options)
     if isinstance(storage, ClaimFolder):
+        program, run = called("k8s"), shlex.quote(options.run)
         raise ConfigError(
-            f"{storage.uri}: is on a claim, which only pods see; python -m k8s logs {options.run} "
-            f"-f follows the run, and python -m k8s result {options.run} --download DIR copies its "
-            "folder for trainer watch --run DIR"
+            f"{storage.uri}: is on a claim, which only pods see; {program} logs {run} -f follows "
+            f"the run, and {program} result {run} --download DIR copies its folder for "
+            f"{called('trainer')} watch --run DIR"
         )
     cluster, name = (None, "") if options.folder else which_run.find(options)[:2]
     pods = Pods(cluster, name) if cluster else None

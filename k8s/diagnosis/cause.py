@@ -27,6 +27,7 @@ from k8s.diagnosis.evidence import (
 from k8s.diagnosis.job_blocked import held, indexes, leaving, missing_ranks, refusal
 from k8s.diagnosis.pod_failures import CODES, ENDURED, FAIL_JOB, examine
 from k8s.diagnosis.pod_pending import silent
+from trainer.common.text import called
 from trainer.common.text import ranks as named_ranks
 
 LONGEST, SHORTEST = 300, 50  # characters of a message, and of what happened in it
@@ -182,7 +183,7 @@ def _hearsay(symptoms: Sequence[Symptom], observed: Observed) -> list[Symptom]:
 def _by_condition(failed: Object, symptoms: Sequence[Symptom], observed: Observed) -> Symptom:
     """Return what the Job itself says: its pods are gone."""
     words, at = text(failed, "message"), text(failed, "lastTransitionTime")
-    log = f"see python -m k8s logs {text(observed.job, 'metadata', 'name')}"
+    log = f"see {called('k8s')} logs {text(observed.job, 'metadata', 'name')}"
     if pod := re.search(r"pod \S*?-(\d+)-[a-z0-9]+ failed with exit code (\d+)", words):
         number, code = int(pod[1]), int(pod[2])
         kind, meaning = CODES.get(code, ("Crash", "its pod is gone"))

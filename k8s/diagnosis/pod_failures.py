@@ -34,6 +34,7 @@ from k8s.diagnosis.pod_pending import (
     unschedulable,
 )
 from k8s.quantity import parse, show
+from trainer.common.text import called
 from trainer.errors import StoppedError
 from trainer.failure import BAD_MACHINE, Kind
 
@@ -76,7 +77,7 @@ def _replace_by_hand(pod: Object) -> str:
 
 def _see_log(pod: Object) -> str:
     name = text(pod, "metadata", "labels", JOB) or "NAME"
-    return f"see python -m k8s logs {name} --rank {rank(pod)}"
+    return f"see {called('k8s')} logs {name} --rank {rank(pod)}"
 
 
 def node_lost(pod: Object, observed: Observed) -> Symptom | None:

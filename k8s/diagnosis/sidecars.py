@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from k8s.diagnosis.evidence import Object, Symptom, dig, end, text
+from trainer.common.text import called
 
 # https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
 NATIVE = "make it an init container with restartPolicy: Always, which ends with the trainer"
@@ -29,7 +30,7 @@ def after_failure(symptom: Symptom, pod: Object) -> Symptom:
 
 def after_success(run: str, names: list[str]) -> str:
     """Say which sidecars keep the pods of a run that has finished."""
-    return f"finished; {_keep(names)} the pods: python -m k8s delete {run} ends them; {NATIVE}"
+    return f"finished; {_keep(names)} the pods: {called('k8s')} delete {run} ends them; {NATIVE}"
 
 
 def _keep(names: list[str]) -> str:

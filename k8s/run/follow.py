@@ -16,7 +16,7 @@ from k8s.diagnosis.job_blocked import TERMINATING
 from k8s.run import gather_evidence, log_streams, which_run
 from k8s.run.screen import WARNING, Screen
 from trainer.common.command_line import INTERRUPTED
-from trainer.common.text import duration, one_line
+from trainer.common.text import called, duration, one_line
 from trainer.errors import UnavailableError, UserError
 
 LOOK = 1.0  # seconds between two requests for the run
@@ -41,9 +41,9 @@ def follow(
     except KeyboardInterrupt:
         which_run.say("")
         which_run.say(
-            f"{name} continues; come back with: python -m k8s logs {name} -f{cluster.flags}"
+            f"{name} continues; come back with: {called('k8s')} logs {name} -f{cluster.flags}"
         )
-        which_run.say(f"or stop it with: python -m k8s cancel {name}{cluster.flags}")
+        which_run.say(f"or stop it with: {called('k8s')} cancel {name}{cluster.flags}")
         return INTERRUPTED
 
 
@@ -203,7 +203,7 @@ class Follower:
         cause = self._cause.message if self._cause else "; ".join(pod_pending.no_trainer(job))
         self._screen.say(
             f"{self.name}: not started within {waited:.0f} s: {cause}; it stays submitted "
-            f"(python -m k8s delete {self.name}{self.cluster.flags} removes it)",
+            f"({called('k8s')} delete {self.name}{self.cluster.flags} removes it)",
             WARNING,
         )
         return NEVER_STARTED
@@ -227,6 +227,6 @@ class Follower:
             more = f": {found.message}" if found else ""
             self._screen.say(f"{self.name}: {phase}{took}{more}", "bold green")
             return SUCCEEDED
-        message = found.message if found else "no cause is known; see python -m k8s logs"
+        message = found.message if found else f"no cause is known; see {called('k8s')} logs"
         self._screen.say(f"{self.name}: {phase}{took}: {message}", "bold red")
         return {"DeadlineExceeded": DEADLINE, "Unproven": UNPROVEN}.get(phase, FAILED)

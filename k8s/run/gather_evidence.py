@@ -18,7 +18,7 @@ from k8s.diagnosis.cause import Cause, diagnose
 from k8s.diagnosis.evidence import Observed
 from k8s.diagnosis.network_policies import UNREACHED
 from k8s.run import stored_result
-from trainer.common.text import one_line, printable
+from trainer.common.text import called, one_line, printable
 from trainer.errors import UnavailableError, UserError
 
 LONGEST_NOTE = 1000  # characters
@@ -196,7 +196,7 @@ def _proven(
     except UserError as error:
         message = (
             f"every pod ended with 0 but left no result: {one_line(error)}; see whether image "
-            f"{image} is the trainer's, and python -m k8s logs {name}"
+            f"{image} is the trainer's, and {called('k8s')} logs {name}"
         )
         return "Failed", Cause("NoResult", message, final=True)
     return "Succeeded", None

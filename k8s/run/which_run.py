@@ -9,7 +9,7 @@ from k8s import manifest, run_file
 from k8s.client.cluster import Cluster
 from k8s.run import run_store
 from k8s.run_file import RunSpec
-from trainer.common.text import printable
+from trainer.common.text import called, printable
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.storage.base import Storage
@@ -135,7 +135,7 @@ def jobs(there: Cluster, name: str) -> list[dict[str, Any]]:
 def no_such_run(there: Cluster, name: str) -> str:
     """Say that a run is not in the cluster."""
     where = f"no such run in namespace {there.namespace}"
-    return f"{name}: {where}; see python -m k8s list, or give --namespace"
+    return f"{name}: {where}; see {called('k8s')} list, or give --namespace"
 
 
 def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:

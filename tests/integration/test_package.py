@@ -123,7 +123,7 @@ def test_a_run_file_is_rendered(run: Run, tmp_path: Path) -> None:
 
 def test_help_names_the_command_as_it_is_called(run: Run) -> None:
     for command, name in (("trainyard", "trainyard"), ("kubectl-trainyard", "kubectl trainyard")):
-        assert run(command, "--help").startswith(f"usage: {name} [-h] COMMAND")
+        assert run(command, "--help").startswith(f"usage: {name} [-h] [--version] COMMAND")
         assert run(command, "doctor", "--help").startswith(f"usage: {name} doctor ")
     shown = run("trainyard", "--help")
     assert all(re.search(rf"^    {verb}\b", shown, re.MULTILINE) for verb in VERBS)

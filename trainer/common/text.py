@@ -1,6 +1,7 @@
 """Text for people, whatever it was made of."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
@@ -9,6 +10,17 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 JOINERS = "\u200c\u200d"  # Persian, Hindi and emoji of several people are spelt with them
+
+
+CALLED = "TRAINYARD_CALLED"  # variable with the name of the installed command, if it was called
+
+
+def called(program: str) -> str:
+    """Return how people call ``trainer`` or ``k8s`` here, for commands that they copy."""
+    name = os.environ.get(CALLED)
+    if not name:
+        return f"python -m {program}"
+    return name if program == "k8s" else "trainyard"
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ The training files may be in shards (shards.py), which stay where they are.
 
 import contextlib
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.common.text import class_label, plural, printable
+from trainer.common.text import called, class_label, plural, printable
 from trainer.data import description, idx, shards
 from trainer.data.shards import Shards
 from trainer.errors import ConfigError, DataError, UserError
@@ -302,7 +303,7 @@ def _check_folder(storage: Storage) -> None:
     if any(last in aliases(name) for name in FILES):
         raise ConfigError(
             f"{storage.uri}: names one file; a dataset is the folder of four; name"
-            f" {folder or 'its folder'}"
+            f" {shlex.quote(folder) if folder else 'its folder'}"
         )
 
 
@@ -326,15 +327,15 @@ def advice(storage: Storage) -> str:
         for name in names:
             parent, _, last = name.rpartition("/")
             if parent and last in (*aliases(FILES[0]), shards.INDEX):
-                return f"a dataset lies below it: name {storage.uri}/{parent}"
+                return f"a dataset lies below it: name {shlex.quote(f'{storage.uri}/{parent}')}"
         for name in names:
             if name.lower().endswith(_OTHER_KINDS):
                 return (
-                    f"make a dataset of what is there, such as {printable(name)}: python -m trainer"
-                    f" data put --from {storage.uri} --to FOLDER"
+                    f"make a dataset of what is there, such as {printable(name)}:"
+                    f" {called('trainer')} data put --from {shlex.quote(storage.uri)} --to FOLDER"
                 )
     place, folder = ("into a folder of its own", "FOLDER") if names else ("there", storage.uri)
     return (
         f"name the folder of a dataset, or put one {place}:"
-        f" python -m trainer data put --from mnist --to {folder}"
+        f" {called('trainer')} data put --from mnist --to {shlex.quote(folder)}"
     )

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
+from trainer.common.text import called
 from trainer.data import idx
 from trainer.errors import ConfigError, DataError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage
@@ -142,7 +143,7 @@ def locate(storage: Storage, validation: int) -> Shards | None:
             return None
         raise DataError(
             f"{storage.uri}: has {min(there)} but no {INDEX}; put the dataset again: "
-            "python -m trainer data put --from SOURCE --shards N --to FOLDER"
+            f"{called('trainer')} data put --from SOURCE --shards N --to FOLDER"
         ) from None
     index = decode(data, f"{storage.uri}/{INDEX}")
     files = _files(storage, index, there)

@@ -1,8 +1,10 @@
 """Writes the report of a finished run in a process of its own, which cannot fail the run."""
 
+import shlex
 import threading
 import time
 
+from trainer.common.text import called
 from trainer.errors import UserError
 from trainer.failure import parse
 from trainer.gang import process
@@ -18,7 +20,7 @@ def write_report(run_uri: str, reporter: Reporter, stop: threading.Event) -> Non
 
     With ``stop`` set, neither is done.
     """
-    remedy = f"python -m trainer report --run {run_uri} makes it"
+    remedy = f"{called('trainer')} report --run {shlex.quote(run_uri)} makes it"
     try:
         there = run_folder.has(open_storage(run_uri), run_folder.REPORT)
         trouble = None if there else _make(run_uri, stop)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -194,7 +195,8 @@ _REMEDY = {
 def _remedy(number: int | None, path: Path) -> str | None:
     if number in (errno.ENOTDIR, errno.EEXIST):
         file = next(each for each in (path, *path.parents) if each.exists())
-        return f"a file stands where a folder must be; name its folder, {file.parent}, or another"
+        folder = shlex.quote(str(file.parent))
+        return f"a file stands where a folder must be; name its folder, {folder}, or another"
     return _REMEDY.get(number or 0)
 
 

@@ -1,12 +1,14 @@
 """The commands of all programs: their help, their mistakes, their exit codes."""
 
 import argparse
+import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from k8s import console
 from k8s.__main__ import PROGRAM as CLUSTERS
 from k8s.__main__ import VERBS
 from k8s.console import PROGRAM
@@ -14,6 +16,7 @@ from trainer import __version__
 from trainer.cli.main import COMMANDS
 from trainer.cli.main import PROGRAM as TRAINER
 from trainer.common.command_line import Program, exit_code
+from trainer.common.text import CALLED, called
 from trainer.errors import ConfigError, DataError, UserError
 
 
@@ -90,6 +93,27 @@ def test_every_program_says_its_version(
         program.parse(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"{program.name} {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (console.trainyard, "trainyard data show, trainyard logs"),
+        (console.kubectl, "trainyard data show, kubectl trainyard logs"),
+        (None, "python -m trainer data show, python -m k8s logs"),
+    ],
+)
+def test_advice_names_the_command_that_was_called(
+    command: Callable[[], object] | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CALLED, "")
+    monkeypatch.setattr("trainer.__main__.run", lambda _: None)
+    monkeypatch.setattr("k8s.__main__.main", lambda **_: 0)
+    monkeypatch.setattr(sys, "argv", ["trainyard", "train"])
+    if command is not None:
+        with contextlib.suppress(SystemExit):
+            command()
+    assert f"{called('trainer')} data show, {called('k8s')} logs" == words
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,15 @@ def test_says_that_a_folder_is_not_there(tmp_path: Path) -> None:
     assert str(error).endswith(f"python -m trainer data put --from mnist --to {tmp_path}/nowhere")
 
 
+def test_what_to_copy_is_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "mein öff"
+    assert str(refusal(str(folder))).endswith(f"data put --from mnist --to '{folder}'")
+    folder.mkdir()
+    below = write(folder, some())
+    assert str(refusal(str(tmp_path))).endswith(f"name '{below}'")
+    assert str(refusal(f"{below}/{TRAIN_IMAGES}")).endswith(f"name '{below}'")
+
+
 def test_the_files_are_found_among_others(tmp_path: Path) -> None:
     uri = write(tmp_path, some())
     (tmp_path / "t.txt").write_text("")
