@@ -87,6 +87,10 @@ class Dataset:
         return height, width, channels
 
 
+class NoDatasetError(DataError):
+    """A folder has none of a dataset's files."""
+
+
 class IdxFile(NamedTuple):
     """The elements of one file, and the SHA-256 of its uncompressed bytes in hexadecimal."""
 
@@ -313,7 +317,8 @@ def _check_complete(
     missing = [name for name in wanted if name not in found]
     if missing:
         remedy = "put what is missing there" if found else advice(storage)
-        raise DataError(
+        kind = DataError if found else NoDatasetError
+        raise kind(
             f"{storage.uri}: no {', '.join(missing)} there, with or without .gz, nor as"
             f" {aliases(missing[0])[2]}; {remedy}"
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from trainer import presets
 from trainer.config import TrainConfig, parse
 from trainer.data import dataset
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, NoDatasetError
 from trainer.data.description import names_fault
 from trainer.errors import ConfigError, DataError
 from trainer.runs import checkpoint, run_folder, user_code
@@ -103,7 +103,15 @@ def dataset_of(of_run: Settings, other: str | None = None) -> Dataset:
         ConfigError: the data have changed since.
         DataError, UnavailableError: see ``dataset.load``.
     """
-    data = dataset.load(other or of_run.config.data, 0)
+    try:
+        data = dataset.load(other or of_run.config.data, 0)
+    except NoDatasetError as error:
+        if other is not None:
+            raise
+        # The usual advice is to put MNIST there: other images than the model was trained on.
+        what = str(error).partition(";")[0]
+        remedy = "name the folder that has the run's data now: --data URI"
+        raise DataError(f"{what}; {remedy}") from None
     if other is None and data.sha256 != of_run.data_sha256:
         raise ConfigError(
             f"data: {of_run.config.data}: differs from the data that the run was trained on; put "

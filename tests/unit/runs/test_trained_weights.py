@@ -65,6 +65,15 @@ def test_data_that_changed_since_are_not_the_runs(tmp_path: Path) -> None:
             look()
 
 
+def test_of_data_that_are_gone_the_folder_is_asked_for(tmp_path: Path) -> None:
+    of_run = settings(claimed(tmp_path, data=str(tmp_path / "gone")))
+    with pytest.raises(DataError) as caught:
+        dataset_of(of_run)
+    assert str(caught.value).endswith("; name the folder that has the run's data now: --data URI")
+    with pytest.raises(DataError, match="data put --from mnist --to"):
+        dataset_of(of_run, str(tmp_path / "elsewhere"))
+
+
 def test_classes_have_the_names_that_the_data_gave_them_or_none(tmp_path: Path) -> None:
     storage = claimed(tmp_path)
     assert settings(storage).class_names == ()
