@@ -12,6 +12,7 @@ import tensorflow as tf
 import trainer
 from trainer import classification, presets
 from trainer.common import cpu
+from trainer.common.text import plural
 from trainer.errors import UserError
 from trainer.runs import checkpoint, goodput, predictions, reader, run_folder
 from trainer.runs.predictions import Predictions
@@ -21,6 +22,8 @@ from trainer.train.resume import agree
 from trainer.train.run import Run
 from trainer.train.scoring import Scorer
 from trainer.train.state import State, TrainState, weights_sha256
+
+LARGEST_GAP = 0.2  # of accuracies on training images, in training and at the end
 
 
 def finish(
@@ -43,6 +46,8 @@ def finish(
             # A run that has validated before has events of that.
             events.finish(at.records, scored, None if at.validations else validated)
     scores = _scores(scorer.training_accuracy(tensors), scored, validated)
+    if step == at.step:
+        _warn_of_averages(run, loop, at, scores["train_accuracy"])
     result = presets.named(run.config.model_dump()) | scores
     digest = weights_sha256(loop.on_host(tensors))
     agree(run.cluster, loop.replicas, digest, "ended with")
@@ -108,6 +113,18 @@ def _selected(run: Run, loop: Loop, at: TrainState) -> tuple[int, State]:
     template = loop.named(loop.initial_state())
     found = checkpoint.load(run.storage, best, template, run.config_digest)
     return best, loop.place(loop.unnamed(found.arrays))
+
+
+def _warn_of_averages(run: Run, loop: Loop, at: TrainState, accuracy: float) -> None:
+    """Warn if batch normalization makes the model worse than it was in the last chunk."""
+    last = next((each["accuracy"] for each in reversed(at.records) if "accuracy" in each), 0.0)
+    normalizes = any(layer["type"] == "BatchNormalization" for layer in loop.layers())
+    if normalizes and last - accuracy > LARGEST_GAP:
+        run.warn(
+            f"accuracy on the training images: {accuracy:.2%} with the final weights, but "
+            f"{last:.2%} in the last chunk of steps: predictions use moving averages of batch "
+            f"normalization, which lag behind after only {plural(at.step, 'step')}; train for more"
+        )
 
 
 def _scores(

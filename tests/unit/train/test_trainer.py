@@ -29,6 +29,7 @@ from trainer.train.loop import Loop
 from trainer.train.replicas import Replicas
 from trainer.train.resume import resume
 from trainer.train.run import Run
+from trainer.train.scoring import Scorer
 from trainer.train.state import check_losses
 from trainer.train.trainer import Trainer, assemble
 
@@ -329,6 +330,21 @@ def test_early_stopping_leaves_the_windows_in_order(
     assert result["steps"] < 2000
     assert result["train_accuracy_images"] == 33
     assert result["train_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "accuracy", "warned"), [("noisy", 0.01, 1), ("noisy", 0.5, 0), ("linear", 0.01, 0)]
+)
+def test_averages_of_batch_normalization_that_lag_behind_cost_a_warning(
+    model: str, accuracy: float, warned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(Scorer, "training_accuracy", lambda *_: (accuracy, 130))
+    monkeypatch.setattr(Run, "warn", lambda _, message: found.append(message))
+    train(tmp_path, model=f"tiny_models:{model}", learning_rate=0.05)
+    about = [each for each in found if "lag behind after only 24 steps; train for more" in each]
+    assert len(about) == warned
+    assert all(each.startswith("accuracy on the training images: 1.00% with ") for each in about)
 
 
 def test_the_result_is_exact_over_all_samples(tmp_path: Path) -> None:
