@@ -170,9 +170,11 @@ def _function(reference: str) -> Callable[..., Any]:
 
 def _check_input(model: Any, input_shape: Shape) -> None:
     """Refuse a model of another input, before Keras does so at length."""
+    if (count := len(getattr(model, "inputs", None) or ())) > 1:
+        raise _Mistake(f"takes {count} inputs; take one, the images: keras.Input(input_shape)")
     shape = getattr(model, "input_shape", None) if model.built else None
     if not isinstance(shape, tuple) or any(isinstance(each, tuple) for each in shape):
-        return  # built by its first call, or of several inputs
+        return  # built by its first call, or its input is in a list or a dictionary
     wanted, given = shape[1:], "x".join(map(str, input_shape))
     fits = len(wanted) == 3 and all(
         a in (None, b) for a, b in zip(wanted, input_shape, strict=True)

@@ -289,6 +289,17 @@ def unflattened(input_shape, classes):
     return keras.Sequential([layers.Dense(classes)])
 
 
+def two_inputs(input_shape, classes):
+    pair = [keras.Input(input_shape), keras.Input(input_shape)]
+    return keras.Model(pair, layers.Dense(classes)(layers.Flatten()(layers.Add()(pair))))
+
+
+def named_inputs(input_shape, classes):
+    pair = {name: keras.Input(input_shape, name=name) for name in ("a", "b")}
+    flat = layers.Flatten()(layers.Add()([*pair.values()]))
+    return keras.Model(pair, layers.Dense(classes)(flat))
+
+
 def two_outputs(input_shape, classes):
     images = keras.Input(input_shape)
     flat = layers.Flatten()(images)
@@ -418,6 +429,8 @@ MISTAKES = {
     "end with Dense(10)",
     "unflattened": "its output for 3 images has shape (3, 28, 28, 10), but the data has 10 "
     "classes; end with keras.layers.Flatten() and Dense(10)",
+    "two_inputs": "takes 2 inputs; take one, the images: keras.Input(input_shape)",
+    "named_inputs": "takes 2 inputs; take one, the images: keras.Input(input_shape)",
     "two_outputs": "returns a list of outputs; return the logits alone",
     "named_outputs": "returns a dict of outputs; return the logits alone",
     "no_model": f"returned a list{GIVE}",
