@@ -5,6 +5,7 @@ logits; the other two know ``images`` by name and answer with ``logits``, ``prob
 ``classes``, the classes with the largest logits, as int64 [n]. Names of classes lie beside them.
 """
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -280,5 +281,10 @@ def _all(predict: Predict, images: Images) -> Outputs:
 
 def _reason(error: Exception) -> str:
     """Return an error on one line; Keras has the cause last, behind a description of the model."""
-    text = str(error).rpartition("Exception encountered:")[2].partition("Full object config:")[0]
-    return f"{type(error).__name__}: {one_line(text, 300)}"
+    text = str(error).rpartition("Exception encountered:")[2]
+    text = re.split(r"Full object config:|\nExample:", text)[0]
+    # tf2onnx leaves what it does not know as it is, for onnxruntime to find.
+    if lacking := re.search(r'In Node, \("([^"]*)".*No Op registered for (\w+)', text):
+        return f"ONNX has no operation {lacking[2]}, which {lacking[1].split('/')[-2:][0]} needs"
+    text = re.sub(r"Load model from \S+ failed:", "", text)  # which is gone by now
+    return f"{type(error).__name__}: {one_line(text, 300).rstrip('.')}"

@@ -93,3 +93,20 @@ def test_classes_and_shapes_are_those_of_the_logits() -> None:
         export.check(Outputs(LOGITS, shares, np.array([0, 2])), REFERENCE, "x")
     with pytest.raises(UserError, match=r"answers with \(1, 3\) logits, the run with \(2, 3\)"):
         export.check(Outputs(LOGITS[:1]), REFERENCE, "x")
+
+
+def test_what_a_format_cannot_hold_is_named_without_code_or_files_that_are_gone() -> None:
+    no_config = (
+        "\nObject Sub must override `get_config()` in\norder to be serializable. Please implement "
+        "`get_config()`.\n\nExample:\n\nclass CustomLayer(keras.layers.Layer):\n    def __init__("
+    )
+    assert export._reason(NotImplementedError(no_config)) == (
+        "NotImplementedError: Object Sub must override `get_config()` in order to be serializable. "
+        "Please implement `get_config()`"
+    )
+    start = "INVALID_GRAPH : Load model from /tmp/trainyard-export-a/model.onnx failed:This is "
+    node = '("functional_1/sequential_1/dense_1/Gelu/Erfc", Erfc, "", -1) : ("x:0": tensor(float))'
+    lacking = f"{start}an invalid model. In Node, {node} , Error No Op registered for Erfc with 15"
+    assert export._reason(ValueError(lacking)) == "ONNX has no operation Erfc, which Gelu needs"
+    other = f"{start}invalid: Type Error"
+    assert export._reason(ValueError(other)).endswith("INVALID_GRAPH : This is invalid: Type Error")
