@@ -135,6 +135,8 @@ def test_a_run_is_followed_from_before_it_begins_to_its_report(
         page.get_by_text(f"Validation after step {step}").wait_for()
         for picture in page.locator("#validation img").all():
             assert picture.evaluate("async (it) => (await it.decode(), it.naturalWidth)") > 100
+            scale = "async (it) => (await it.decode(), it.clientWidth / it.naturalWidth)"
+            assert 0.745 <= picture.evaluate(scale) <= 1
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.evaluate("window.same")
 

@@ -11,10 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer import classification
 from trainer.common.text import class_label, class_name, printable
 
-_CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge
+_CELL = (28, 36)  # of a confusion matrix: least and most pixels along an edge, with counts
 _MATRIX = 360  # pixels that all cells of a row share, where that is between the two
+_COUNTED = 64  # classes up to which cells have their counts
+_UNCOUNTED = 1024  # pixels that all cells of a row share at most where they have none
 PICTURE = 64  # about as many pixels along the longer edge of a picture in the grid
-_COLUMNS, _ROWS = 8, 4
+_PICTURES = 32  # in the grid
+_COLUMNS, _COLUMNS_NAMED = 8, 4  # of it, without and with names of classes
 _NAME = 120  # of the name of a class
 _GAP, _LINE, _TEXT = 8, 16, 12  # pixels: between things, a line of text, its letters
 _INK, _PAPER, _WRONG, _RIGHT = "#1b2027", "#ffffff", "#b84a08", "#0b63b8"
@@ -25,14 +28,16 @@ def confusion_matrix(
     labels: npt.NDArray[np.int32],
     class_names: Sequence[str] = (),
 ) -> bytes:
-    """Return the confusion matrix as a picture with the counts in it.
+    """Return the confusion matrix as a picture, up to 64 classes with the counts in it.
 
     Logits are [n, classes], labels [n]; class 0 and those after it have names, or none has.
     """
     classes = logits.shape[1]
     matrix = classification.confusion(logits.argmax(axis=1), labels, classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    cell = min(max(_MATRIX // classes, _CELL[0]), _CELL[1])
+    counted = classes <= _COUNTED
+    cell = min(max(_MATRIX // classes, _CELL[0]), _CELL[1]) if counted else _UNCOUNTED // classes
+    every = -(-_LINE // cell)  # class has its label
     font = ImageFont.load_default(_TEXT)
     names = drawable(class_names)
     rows = [class_label(i, names, _NAME, font.getlength) for i in range(classes)]
@@ -44,22 +49,27 @@ def confusion_matrix(
     wrong = len(labels) - int(np.trace(matrix))
     draw.text((_GAP, 2), f"{wrong:,} of {len(labels):,} wrong", _INK, font)
     draw.text((left, _LINE + 2), "prediction", _INK, font)
-    draw.text((_GAP, top + 2), "truth", _INK, font)
-    for i in range(classes):
+    draw.text((_GAP, top - 9), "truth", _INK, font, anchor="lm")
+    for i in range(0, classes, every):
         middle = (i + 0.5) * cell
-        draw.text((left + middle, top - 9), str(i), _INK, font, anchor="mm")
+        if i % (2 * every) == 0 or counted:  # numbers are wider than high
+            draw.text((left + middle, top - 9), str(i), _INK, font, anchor="mm")
         draw.text((left - _GAP, top + middle), rows[i], _INK, font, anchor="rm")
-        for j in range(classes):
-            x, y = left + j * cell, top + i * cell
-            share, count = float(shares[i, j]), int(matrix[i, j])
-            # Mistakes are few: full colour from a tenth on, and one in a hundred is still seen.
-            depth = share if i == j else min(1.0, 10 * share) ** 0.5
-            fill = _shade(_RIGHT if i == j else _WRONG, depth)
-            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill)
-            if count:
-                colour = _PAPER if sum(fill) < 380 else _INK
-                text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
-                draw.text((x + cell / 2, y + cell / 2), text, colour, font, anchor="mm")
+    # Mistakes are few: full colour from a tenth on, and one in a hundred is still seen.
+    right = np.eye(classes, dtype=bool)
+    depths = np.where(right, shares, np.minimum(1, 10 * shares) ** 0.5)[..., None]
+    colours = np.where(right[..., None], _rgb(_RIGHT), _rgb(_WRONG))
+    fills = np.rint(255 - (255 - colours) * depths).astype(np.uint8)
+    cells = fills.repeat(cell, axis=0).repeat(cell, axis=1)
+    if counted:
+        cells[cell - 1 :: cell] = cells[:, cell - 1 :: cell] = 255
+    canvas.paste(Image.fromarray(cells), (left, top))
+    if counted:
+        for i, j in np.argwhere(matrix):
+            count, is_dark = int(matrix[i, j]), fills[i, j].sum(dtype=int) < 380
+            text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
+            middle = (left + (j + 0.5) * cell, top + (i + 0.5) * cell)
+            draw.text(middle, text, _PAPER if is_dark else _INK, font, anchor="mm")
     return png(canvas)
 
 
@@ -76,19 +86,23 @@ def wrong_pictures(
     predicted = logits.argmax(axis=1)
     sureness = classification.probabilities(logits).max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    shown = wrong[np.argsort(-sureness[wrong], kind="stable")][: _COLUMNS * _ROWS]
+    shown = wrong[np.argsort(-sureness[wrong], kind="stable")][:_PICTURES]
     tile_height = PICTURE + _LINE + _GAP
     tile_width = PICTURE + 2 * _GAP + (_NAME if class_names else 16)
-    rows = -(-len(shown) // _COLUMNS)
+    columns = max(1, min(_COLUMNS_NAMED if class_names else _COLUMNS, len(shown)))
+    rows = -(-len(shown) // columns)
     mode = "RGB" if images.shape[3] == 3 else "L"
-    canvas = Image.new(mode, (_COLUMNS * tile_width, 2 * _LINE + rows * tile_height), _PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_TEXT)
+    font = ImageFont.load_default(_TEXT)
     names = drawable(class_names)
     what = "the surest first: truth > prediction, probability" if len(wrong) else ""
-    draw.text((_GAP, 6), f"{len(wrong):,} of {len(labels):,} wrong  {what}", _INK, font)
+    title = f"{len(wrong):,} of {len(labels):,} wrong  {what}"
+    width = max(columns * tile_width, math.ceil(font.getlength(title)) + 2 * _GAP)
+    canvas = Image.new(mode, (width, 2 * _LINE + rows * tile_height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, 6), title, _INK, font)
     for place, index in enumerate(shown):
-        x = place % _COLUMNS * tile_width
-        y = 2 * _LINE + place // _COLUMNS * tile_height
+        x = place % columns * tile_width
+        y = 2 * _LINE + place // columns * tile_height
         picture = scaled(images[index])
         canvas.paste(picture, (x + (tile_width - picture.width) // 2, y))
         truth, prediction = (
@@ -117,10 +131,8 @@ def scaled(image: npt.NDArray[np.uint8], edge: int = PICTURE) -> Image.Image:
     return picture.resize(edges, Image.Resampling.BOX)
 
 
-def _shade(colour: str, share: float) -> tuple[int, int, int]:
-    """Return a colour mixed with white."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return tuple(round(255 - (255 - each) * share) for each in (red, green, blue))  # type: ignore[return-value]
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def png(canvas: Image.Image) -> bytes:

@@ -170,6 +170,19 @@ def test_the_confusion_matrix_has_room_for_any_number_of_classes(classes: int) -
     assert max(height, width) < 2000
 
 
+def test_the_confusion_matrix_of_hundreds_of_classes_has_colours_but_no_counts() -> None:
+    labels = np.arange(256, dtype=np.int32)
+    logits = np.eye(256, dtype=np.float32)[labels]
+    logits[3] = logits[200]  # the only mistake
+    png = tensorboard_images.confusion_matrix(logits, labels)
+    assert len(png) < 150_000
+    picture = opened(png).astype(int)
+    assert max(picture.shape) < 1300
+    red, blue = picture[:, :, 0], picture[:, :, 2]
+    assert (blue > red + 60).sum() == 255 * 4 * 4
+    assert (red > blue + 60).sum() == 4 * 4
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_surest_mistake_is_the_first_picture(channels: int) -> None:
     labels = np.zeros(50, np.int32)
@@ -485,4 +498,7 @@ def test_names_are_drawn_into_the_pictures_and_leave_their_numbers() -> None:
     widths = [Image.open(io.BytesIO(png)).width for png in (plain, named)]
     assert widths[0] < widths[1] < widths[0] + 80
     wrong = tensorboard_images.wrong_pictures(LOGITS, LABELS, IMAGES, names)
-    assert Image.open(io.BytesIO(wrong)).width == 8 * 200
+    assert Image.open(io.BytesIO(wrong)).width == 4 * 200
+    mistakes = np.flatnonzero(LOGITS.argmax(axis=1) != LABELS)[:2]
+    few = tensorboard_images.wrong_pictures(LOGITS[mistakes], LABELS[mistakes], IMAGES, names)
+    assert Image.open(io.BytesIO(few)).width == 2 * 200

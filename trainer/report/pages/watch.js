@@ -114,6 +114,8 @@
     id("validation").hidden = !run.pictures.count;
     write(id("validated"), run.pictures.step.toLocaleString("en"));
     for (const image of document.querySelectorAll("[data-picture]")) {
+      // Its letters have 12 pixels; below 9, scrolling is better.
+      image.onload = () => { image.style.minWidth = `${0.75 * image.naturalWidth}px`; };
       const source = `/picture/${image.dataset.picture}?step=${run.pictures.step}`;
       if (run.pictures.count && image.getAttribute("src") !== source) image.src = source;
       image.hidden = !run.pictures.count;
