@@ -79,9 +79,12 @@ def test_without_scripts_all_is_shown(browser: Any, file: Path) -> None:
 
 
 def test_hostile_text_makes_nobody_scroll_sideways(browser: Any, tmp_path: Path) -> None:
-    folder = make_run(tmp_path, classes=26, model=f"m:{'W' * 500}")
+    names = [chr(97 + n) * 99 for n in range(26)]
+    folder = make_run(tmp_path, classes=26, class_names=names, model=f"m:{'W' * 500}")
     file = Path(run_page.write(str(folder)))
     page = browser.new_page(viewport={"width": 360, "height": 640})
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    around = page.locator(".scroll:has(> .by-class)")
+    assert around.evaluate("(it) => it.scrollWidth - it.clientWidth") <= 0
     page.close()
