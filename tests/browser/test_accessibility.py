@@ -8,7 +8,7 @@ import pytest
 from tests.support import chromium, series
 from tests.support.folders import attempt, make_run, metric_lines
 from trainer.report import compare, compare_page, run_page
-from trainer.runs import run_folder
+from trainer.runs import predictions, run_folder
 from trainer.storage.base import open_storage
 
 VIEWS = [(1280, "light"), (390, "dark")]
@@ -66,6 +66,28 @@ def test_a_failed_run_says_why_at_the_top(browser: Any, pages: dict[str, Path]) 
     assert "loss became nan at step 312" in box.inner_text()
     assert "Lower learning_rate." in box.inner_text()
     assert box.bounding_box()["y"] < 300
+    page.close()
+
+
+def test_the_true_class_of_an_image_is_listed_however_improbable(
+    browser: Any, tmp_path: Path
+) -> None:
+    where = make_run(tmp_path, 26)
+    storage = open_storage(str(where))
+    found = predictions.read(storage)
+    assert found
+    found.logits[0, found.labels[0]] -= 50
+    storage.replace(run_folder.PREDICTIONS, predictions.encode(found))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(Path(run_page.write(str(where))).as_uri())
+    page.locator("[data-lookup=number]").fill("0")
+    rows = page.locator("[data-lookup=shares] tr").all_inner_texts()
+    assert len(rows) == 11
+    assert rows[-1].split() == [str(found.labels[0]), "0.0%"]
+    listed = sum(float(row.split()[-1].rstrip("%")) for row in rows)
+    rest = page.locator("[data-lookup=rest]").inner_text()
+    assert rest.startswith("and 15 more, ")
+    assert listed + float(rest.split()[3].rstrip("%")) == pytest.approx(100, abs=0.7)
     page.close()
 
 

@@ -1,7 +1,7 @@
 /* The panel in which the user looks test images up; trainer/report/lookup.py makes what it reads. */
 (() => {
   "use strict";
-  const SHOWN = 10; // classes, the most probable first
+  const SHOWN = 10; // classes, the most probable first, and the true one
 
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -36,13 +36,20 @@
     picture.width = width;
     picture.height = height;
     const rows = [];
+    part("rest").textContent = "";
     if (cell !== undefined) {
       const [x, y] = [(cell % tested.across) * width, Math.floor(cell / tested.across) * height];
       picture.getContext("2d").drawImage(sheet, x, y, width, height, 0, 0, width, height);
       const own = shares.subarray(cell * tested.classes, (cell + 1) * tested.classes);
       const order = Array.from(own, (share, label) => [share / 65535, label]);
       order.sort(([a, i], [b, j]) => b - a || i - j);
-      for (const [share, label] of order.slice(0, SHOWN)) {
+      const isListed = ([, label], rank) => rank < SHOWN || label === labels[place];
+      const others = order.filter((each, rank) => !isListed(each, rank));
+      if (others.length) {
+        const sum = others.reduce((total, [share]) => total + share, 0);
+        part("rest").textContent = `and ${others.length} more, ${percent(sum)} together`;
+      }
+      for (const [share, label] of order.filter(isListed)) {
         const row = document.createElement("tr");
         row.classList.toggle("best", label === predicted[place]);
         const name = document.createElement("th");
@@ -77,6 +84,7 @@
     }
     picture.hidden = true;
     part("shares").replaceChildren();
+    part("rest").textContent = "";
     part("answer").textContent = "No test image is of these classes.";
   }
 
