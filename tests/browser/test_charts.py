@@ -1,13 +1,16 @@
 """What page.js adds to a page that shows everything without it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.support import chromium
 from tests.support.folders import make_run
-from trainer.report import run_page
+from trainer.report import facts, network, run_page
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,47 @@ def test_without_scripts_all_is_shown(browser: Any, file: Path) -> None:
     assert page.locator("#chart-loss tbody tr").first.inner_text().split() == ["10", "0.9"]
     assert not page.locator("#theme").is_visible()
     context.close()
+
+
+def test_a_page_of_many_classes_stays_short(browser: Any, tmp_path: Path) -> None:
+    layers = [
+        {"module": "keras", "class_name": "Flatten", "config": {}},
+        {
+            "module": "keras",
+            "class_name": "Dense",
+            "config": {"name": "d", "units": 200, "use_bias": False, "activation": "linear"},
+        },
+    ]
+    kernel = np.random.default_rng(1).normal(0, 0.01, (64, 200)).astype(np.float32)
+    model = network.describe(
+        {"class_name": "Sequential", "config": {"layers": layers}},
+        {"parameters/d/kernel": kernel},
+        (8, 8, 1),
+        200,
+    )
+    found = replace(facts.gather(str(make_run(tmp_path, classes=200))), network=model)
+    file = tmp_path / "report.html"
+    file.write_bytes(run_page.as_page(found))
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(file.as_uri())
+    for section in ("draw", "confusion", "classes", "samples"):
+        assert page.locator(f"#{section}").bounding_box()["height"] < 2 * 844
+    assert page.locator("[data-draw=probability]:visible").count() == 0
+    page.get_by_role("button", name="Show an example").click()
+    page.locator("[data-draw=rest]", has_text="and 190 more, ").wait_for()
+    rows = page.locator("[data-draw=probability]:visible").all_inner_texts()
+    shares = [float(row.split()[-1].rstrip("%")) for row in rows]
+    assert len(shares) == 10
+    assert shares == sorted(shares, reverse=True)
+    page.get_by_role("button", name="Clear").click()
+    page.locator("[data-draw=rest]:empty").wait_for(state="attached")
+    matrix = page.locator(".scroll:has(> .confusion)")
+    top = matrix.bounding_box()["y"]
+    matrix.evaluate("(it) => it.scrollTo(900, 2000)")
+    heading = matrix.locator("thead tr:last-child th").first.bounding_box()
+    assert 0 <= heading["y"] - top < 2
+    chromium.check_accessible(page)
+    page.close()
 
 
 def test_hostile_text_makes_nobody_scroll_sideways(browser: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@
   const PEN = 28; // width of a stroke
   const THICKEST = 0.12; // a stroke's width for the model, in shares of the digit's longer side
   const FAINTEST = 0.05; // ink that a crop keeps
+  const LISTED = 10; // classes, the most probable first, where there are too many to list all
 
   // What the pen passes through, in hundredths of the paper's side; a point given twice is a corner.
   const EXAMPLES = [
@@ -166,6 +167,7 @@
     const [paper, strokes, seen, answer] = ["paper", "strokes", "seen", "answer"].map(part);
     const rows = [...root.querySelectorAll("[data-draw=probability]")];
     const network = Trainyard.network(description);
+    const listsAll = !rows.some((row) => row.hidden);
     const size = description.input_shape[0];
     const drawings = [[]]; // the last is on the paper, Undo goes back to the one before
     let pen = null; // the stroke that is being drawn
@@ -197,10 +199,25 @@
         row.querySelector("span").style.width = `${100 * share}%`;
         row.querySelector("td:last-child").textContent = probabilities ? percent(share) : "";
       });
+      if (!listsAll) {
+        showMostProbable(probabilities ?? []);
+      }
       const text = best < 0 ? "Nothing drawn" : `${rows[best].dataset.name}, ${percent(probabilities[best])}`;
       if (answer.textContent !== text) {
         answer.textContent = text; // said aloud when it changes
       }
+    }
+
+    function showMostProbable(probabilities) {
+      const order = Array.from(probabilities, (_, i) => i);
+      order.sort((i, j) => probabilities[j] - probabilities[i]);
+      const listed = order.slice(0, LISTED).map((i) => rows[i]);
+      rows.forEach((row) => (row.hidden = !listed.includes(row)));
+      answer.nextElementSibling.tBodies[0].prepend(...listed);
+      const others = order.slice(LISTED).reduce((sum, i) => sum + probabilities[i], 0);
+      part("rest").textContent = order.length
+        ? `and ${order.length - LISTED} more, ${(100 * others).toFixed(1)}% together`
+        : "";
     }
 
     function changed() {
