@@ -100,7 +100,8 @@ class Gang:
                 sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
         if self._failures:
             # Prefer a root cause over ranks that only lost a peer.
-            code, failure = min(self._failures, key=lambda each: _distance(each[1]))
+            asked = stop.is_set()
+            code, failure = min(self._failures, key=lambda each: _distance(each[1], asked=asked))
             # Here all ranks have the same settings, and are asked to stop at the same time,
             # whichever was the first to say so.
             named = 1 if failure.kind in ("config", "stopped") else self._config.workers
@@ -189,9 +190,13 @@ def _pass_on(_: int, event: Event) -> None:
         tell_parent(**event)
 
 
-def _distance(failure: Failure) -> tuple[bool, ...]:
-    """Return how far from the root cause a failure is, for comparison."""
-    return failure.consequence, not failure.names_a_cause, failure.kind != "stopped"
+def _distance(failure: Failure, *, asked: bool) -> tuple[bool, ...]:
+    """Return how far from the root cause a failure is, for comparison.
+
+    ``asked``: whether somebody asked the gang to stop; else a rank stops because of another one.
+    """
+    stopped = failure.kind == "stopped"
+    return failure.consequence, not failure.names_a_cause, stopped is not asked
 
 
 def _lost_supervisor(rank: int, code: int) -> Failure:

@@ -130,6 +130,15 @@ def test_a_cause_outranks_who_was_lost_or_stopped_for_it() -> None:
     assert case.outcome() == (65, 3)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_supervisor_that_broke_outranks_who_stopped_for_it(asked: bool) -> None:
+    case = Case(4)
+    if asked:
+        case.stop.set()
+    case.end((1, 1))  # without a word
+    assert case.outcome() == ((STOPPED, 0) if asked else (1, 1))
+
+
 @pytest.mark.parametrize(
     ("kind", "code", "said"),
     [("config", 2, "bad"), ("stopped", STOPPED, "bad"), ("data", 65, "rank 1: bad")],
