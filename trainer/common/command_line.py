@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from trainer import __version__
 from trainer.common.text import nearest, one_line
@@ -26,6 +26,11 @@ OPTIONAL = frozenset(
         *("prometheus_client", "tensorboard", "tensorflow", "werkzeug"),
     )
 )
+_NO_ROOM = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}
 INTERRUPTED = 130  # exit code after SIGINT, as a shell counts it
 
 
@@ -117,6 +122,7 @@ class Program:
 
         ``prepare`` is called with its flags before it runs; for ``tell`` see ``exit_code``.
         """
+        open_closed_streams()
 
         def work() -> int | None:
             options = self.parse(sys.argv[1:] if arguments is None else arguments)
@@ -164,33 +170,51 @@ def exit_code(
         tell: passes an error to a parent process; False where there is none, and the message goes
             to standard error.
     """
+    problem: UserError
     try:
         code = run()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code or 0
     except UserError as error:
-        if not tell(error):
-            sys.stdout.flush()
-            sys.stderr.write(f"{name}: {one_line(error)}\n")
-        return error.exit_code
+        problem = error
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"{name}: {_missing(error)}\n")
-        return ConfigError.exit_code
+        problem = ConfigError(_missing(error))
     except MemoryError:
-        sys.stderr.write(f"{name}: out of memory; give it more, or smaller data\n")
-        return 1
+        problem = UserError("out of memory; give it more, or smaller data")
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
-        _drop_output()
+        _drop("stdout")
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _NO_ROOM:
             raise
-        _drop_output()
-        sys.stderr.write(f"{name}: cannot write: {error.strerror}; free some space\n")
-        return 1
+        _drop("stdout")
+        problem = UserError(f"cannot write: {error.strerror}; {_NO_ROOM[error.errno]}")
+    if not tell(problem):
+        _complain(f"{name}: {one_line(problem)}\n")
+    return problem.exit_code
+
+
+def open_closed_streams() -> None:
+    """Open the null device as each standard stream that was closed when this program started.
+
+    Else the next pipe or file gets its number, and children take that for their own stream.
+    """
+    for stream in ("stdin", "stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            _drop(stream)
+            os.set_inheritable(getattr(sys, stream).fileno(), True)
+
+
+def _complain(line: str) -> None:
+    """Write a line to standard error, after all output; if it cannot be, the exit code is left."""
+    for stream, text in (("stdout", ""), ("stderr", line)):
+        try:
+            getattr(sys, stream).write(text)
+            getattr(sys, stream).flush()
+        except OSError:
+            _drop(stream)
 
 
 def _missing(error: ModuleNotFoundError) -> str:
@@ -203,5 +227,7 @@ def _missing(error: ModuleNotFoundError) -> str:
     )
 
 
-def _drop_output() -> Any:
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+def _drop(stream: str) -> None:
+    """Put the null device in place of a standard stream."""
+    mode = "r" if stream == "stdin" else "w"
+    setattr(sys, stream, open(os.devnull, mode, errors="replace"))  # noqa: SIM115, PTH123

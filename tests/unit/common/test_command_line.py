@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import errno
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -134,6 +136,11 @@ def test_advice_names_the_command_that_was_called(
             1,
             "a: cannot write: No space left on device; free some space\n",
         ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            1,
+            "a: cannot write: File too large; raise the limit of a file's size (ulimit -f)\n",
+        ),
     ],
     ids=repr,
 )
@@ -164,18 +171,71 @@ def test_a_module_that_no_extra_installs_is_a_defect_and_shown_whole(name: str) 
         exit_code("a", fail)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("torn"), 65, "torn"),
+        (MemoryError(), 1, "out of memory"),
+        (ModuleNotFoundError(name="keras"), 2, "the package keras is not installed"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "cannot write"),
+    ],
+    ids=repr,
+)
 def test_a_parent_gets_the_error_instead_of_the_terminal(
+    error: Exception,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told: list[UserError] = []
+    before = sys.stdout
+    monkeypatch.setattr(sys, "stdout", before)  # which is replaced where nothing can be written
 
     def fail() -> None:
-        raise DataError("torn")
+        raise error
 
     def tell(error: UserError) -> bool:
         told.append(error)
         return True
 
-    assert exit_code("a", fail, tell) == 65
-    assert [str(error) for error in told] == ["torn"]
+    assert exit_code("a", fail, tell) == code
+    if sys.stdout is not before:
+        sys.stdout.close()
+    assert [str(error).startswith(said) for error in told] == [True]
     assert capsys.readouterr().err == ""
+
+
+def run_in_shell(code: str, redirections: str) -> subprocess.CompletedProcess[str]:
+    program = f"from trainer.common.command_line import *\n{code}"
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, program]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(shell, capture_output=True, text=True, timeout=60, env=env, check=False)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full", ">/dev/full 2>&1", ">&- 2>&-"])
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(redirections: str) -> None:
+    code = (
+        "def fail():\n    print('some output')\n    raise ConfigError('seed')\n"
+        "open_closed_streams()\nsys.exit(exit_code('a', fail))"
+    )
+    done = run_in_shell(code, redirections)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+@pytest.mark.process
+def test_closed_streams_keep_their_numbers() -> None:
+    code = (
+        "open_closed_streams()\nprint('some output', sys.stdout.isatty())\n"
+        "print(os.pipe(), end='', file=sys.stderr, flush=True)\nos.execl('/bin/cat', 'cat')"
+    )
+    done = run_in_shell(code, "<&- >&-")
+    assert (done.returncode, done.stderr) == (0, "(3, 4)")
+
+
+def test_a_program_opens_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    TRAINER.run(["no-command"])
+    assert sys.stdout.name == os.devnull
+    sys.stdout.close()
