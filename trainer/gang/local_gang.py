@@ -96,6 +96,7 @@ class Gang:
         finally:
             for rank in self.ranks.values():
                 rank.child.kill()
+                rank.child.close()
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h")  # a killed worker's progress bar hid the cursor
         if self._failures:
@@ -143,12 +144,12 @@ class Gang:
         if event.get("event") != "exit":
             return
         code = event["code"]
+        rank.child.close()
         rank.lost += 1
         lost = code < 0 or (code == StoppedError.exit_code and rank.asked)
         ending = stopping or self._failures or self._kill_at != float("inf")
         if lost and not ending and rank.lost <= self._config.max_restarts:
             # As a Job replaces a lost pod.
-            rank.child.close()
             self.ranks[number] = Rank(self._start(number), lost=rank.lost)
             return
         del self.ranks[number]

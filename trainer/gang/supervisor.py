@@ -159,6 +159,7 @@ class Supervisor:
         """End the worker and all connections."""
         if self._child:
             self._child.kill()
+            self._child.close()
         if self._exporter:
             self._exporter.close()
         if self._link:

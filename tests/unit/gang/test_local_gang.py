@@ -26,7 +26,7 @@ class Child:
         self.rank, self._tell = int(env["JOB_COMPLETION_INDEX"]), tell
         self.process = SimpleNamespace(pid=0)
         self.said: list[str] = []
-        self.over = False
+        self.over = self.closed = False
 
     def tell(self, **event: Any) -> None:
         self._tell(self, event)
@@ -50,7 +50,7 @@ class Child:
         self.signal(signal.SIGKILL)
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ class Case:
         finally:
             watchdog.cancel()
             assert self.stop.is_set() is asked
-            assert all(child.over for child in self.born)
+            assert all(child.over and child.closed for child in self.born)
         return None
 
 
