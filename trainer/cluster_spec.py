@@ -25,6 +25,8 @@ from trainer.errors import ConfigError
 DEFAULT_PORT = 2222
 MOST_WORKERS = 1024
 LOCAL = "localhost"
+INDEX = "JOB_COMPLETION_INDEX"
+_REMEDY = f"outside of a Job, unset {INDEX}"  # left over from one, or of another program
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ ALONE = Cluster(rank=0, addresses=("localhost:0",), local=True)
 def environment(rank: int, workers: int, port: int) -> dict[str, str]:
     """Return the environment of one worker of a gang on this machine."""
     return {
-        "JOB_COMPLETION_INDEX": str(rank),
+        INDEX: str(rank),
         "TRAINYARD_WORKERS": str(workers),
         "TRAINYARD_SERVICE": LOCAL,
         "TRAINYARD_PORT": str(port),
@@ -127,12 +129,12 @@ def from_environment(env: Mapping[str, str], *, may_grow: bool = False) -> Clust
     Raises:
         ConfigError: a variable of the contract is missing, no number, or out of range.
     """
-    if "JOB_COMPLETION_INDEX" not in env:
+    if INDEX not in env:
         return None
     workers = _number(env, "TRAINYARD_WORKERS", 1, MOST_WORKERS, "1")
     service = env.get("TRAINYARD_SERVICE", "")
     last = MOST_WORKERS if may_grow and workers > 1 and service != LOCAL else workers
-    rank = _number(env, "JOB_COMPLETION_INDEX", 0, last - 1)
+    rank = _number(env, INDEX, 0, last - 1)
     workers = max(workers, rank + 1)
     last_port = 65535 - (workers if service == LOCAL else 2)
     port = _number(env, "TRAINYARD_PORT", 1, last_port, str(DEFAULT_PORT))
@@ -140,7 +142,7 @@ def from_environment(env: Mapping[str, str], *, may_grow: bool = False) -> Clust
         return Cluster(0, (f"localhost:{port}",), local=True, service=service or LOCAL)
     if not service:
         raise ConfigError(
-            "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
+            f"TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service; {_REMEDY}"
         )
     if service == LOCAL:
         host = sockets.loopback()
@@ -159,5 +161,10 @@ def _number(
     # Of thousands of digits, Python makes no number.
     if not (text and text.isdecimal() and len(text) < 20 and low <= int(text) <= high):
         shown = None if text is None else shortened(text, 40)
-        raise ConfigError(f"{name}: {shown!r}: must be a whole number from {low} to {high}")
+        workers = env.get("TRAINYARD_WORKERS", "not set")
+        why = f" (TRAINYARD_WORKERS is {workers})" if name == INDEX else ""
+        remedy = f"; {_REMEDY}" if env.get("TRAINYARD_SERVICE") != LOCAL else ""
+        raise ConfigError(
+            f"{name}: {shown!r}: must be a whole number from {low} to {high}{why}{remedy}"
+        )
     return int(text)

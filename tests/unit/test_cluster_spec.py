@@ -1,5 +1,4 @@
 import json
-import re
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ POD = {
     "TRAINYARD_SERVICE": "train-7",
     "TRAINYARD_PORT": "4000",
 }
+REMEDY = "outside of a Job, unset JOB_COMPLETION_INDEX"
 
 
 def refusal(env: dict[str, str]) -> str:
@@ -98,25 +98,30 @@ def test_a_gang_of_one_needs_no_service() -> None:
 )
 def test_a_variable_out_of_range_is_named(changed: str, value: str, low: int, high: int) -> None:
     message = refusal({**POD, changed: value})
-    assert message == f"{changed}: {value!r}: must be a whole number from {low} to {high}"
+    why = " (TRAINYARD_WORKERS is 3)" if changed == "JOB_COMPLETION_INDEX" else ""
+    assert message == (
+        f"{changed}: {value!r}: must be a whole number from {low} to {high}{why}; {REMEDY}"
+    )
 
 
 def test_a_number_of_thousands_of_digits_is_out_of_range() -> None:
     message = refusal({**POD, "TRAINYARD_WORKERS": "1" * 5000})
-    assert message.endswith(": must be a whole number from 1 to 1024")
-    assert len(message) < 120
+    assert message.endswith(f": must be a whole number from 1 to 1024; {REMEDY}")
+    assert len(message) < 180
 
 
 def test_a_rank_without_the_number_of_workers_is_out_of_range() -> None:
-    assert re.match(
-        r"JOB_COMPLETION_INDEX: '1': must be a whole number from 0 to 0$",
-        refusal({"JOB_COMPLETION_INDEX": "1"}),
+    assert refusal({"JOB_COMPLETION_INDEX": "1"}) == (
+        "JOB_COMPLETION_INDEX: '1': must be a whole number from 0 to 0 "
+        f"(TRAINYARD_WORKERS is not set); {REMEDY}"
     )
 
 
 def test_a_gang_without_a_service_is_refused() -> None:
     message = refusal({**POD, "TRAINYARD_SERVICE": ""})
-    assert message == "TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service"
+    assert message == (
+        f"TRAINYARD_SERVICE: not set: a gang needs the name of its headless Service; {REMEDY}"
+    )
 
 
 def test_a_gang_that_may_grow_has_pods_of_any_rank() -> None:
@@ -132,9 +137,9 @@ def test_a_gang_that_may_grow_has_pods_of_any_rank() -> None:
         "train-7-2.train-7:4000",
         "[fd00::5]:4000",
     ]
-    with pytest.raises(ConfigError, match=r"'1024': must be a whole number from 0 to 1023$"):
+    with pytest.raises(ConfigError, match=r"'1024': must be a whole number from 0 to 1023 "):
         from_environment({**POD, "JOB_COMPLETION_INDEX": "1024"}, may_grow=True)
-    with pytest.raises(ConfigError, match=r"'3': must be a whole number from 0 to 2$"):
+    with pytest.raises(ConfigError, match=r"'3': must be a whole number from 0 to 2 "):
         from_environment(environment(3, 3, 4000), may_grow=True)
 
 
