@@ -117,8 +117,9 @@ def test_the_worse_half_of_a_sweep_is_stopped_early(space: Space) -> None:
     done = space.k8s("sweep", sweep, "--on", run)
     assert done.code == 0, done.out + done.err
     early = [line for line in done.out.splitlines() if "stopped early: " in line]
-    assert early
-    assert all("learning_rate 1e-07" in line or "learning_rate 2e-07" in line for line in early)
+    slow = [line for line in early if "learning_rate 1e-07" in line or "rate 2e-07" in line]
+    assert slow
+    assert len(early) - len(slow) <= 1  # of the two others, a later rung stops one if it is slower
     assert len(finished(space)) == 4 - len(early)
     jobs = {job["metadata"]["name"]: job["spec"].get("suspend") for job in space.objects("jobs")}
     # One more may have finished while it was being suspended.
