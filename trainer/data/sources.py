@@ -175,7 +175,8 @@ def _is_sharded(target: Storage, split: int) -> bool:
 def _check_unused(target: Storage) -> None:
     """Refuse a folder of other files, which somebody took for a dataset."""
     for name in (entry.name for entry in target.list()):
-        if name != description.NAME and not shards.is_name(name):  # of an interrupted put
+        ours = name == description.NAME or shards.is_name(name)  # of an interrupted put
+        if not ours and not name.startswith("."):  # such as .gitkeep
             raise ConfigError(
                 f"{target.uri}: holds other files, such as {printable(name)}, but no dataset;"
                 f" {dataset.advice(target)}"

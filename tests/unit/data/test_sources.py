@@ -395,6 +395,17 @@ def test_auto_puts_nothing_beside_other_files(
     assert mirrors[0].asked == mirrors[1].asked == []
 
 
+def test_auto_puts_a_dataset_beside_hidden_files(
+    tmp_path: Path, some_digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    for name in (".gitkeep", ".DS_Store", "Thumbs.db"):
+        (target / name).touch()
+    monkeypatch.setenv("MNIST_DIR", str(some_digits))
+    assert sources.put("auto", str(target)).endswith("which MNIST_DIR names")
+
+
 def test_auto_prefers_mnist_dir(
     tmp_path: Path,
     mirrors: tuple[Mirror, Mirror],
