@@ -89,7 +89,7 @@ def test_a_test_image_is_looked_up(data: Path, run: str, number: int) -> None:
         (["--test", "100000"], "test images; give 0 to "),
         (["--test", "-1"], "test images; give 0 to "),
         ([], "name a PICTURE"),
-        (["--test", "1", "x.png"], "name a PICTURE"),
+        (["--test", "1", "x.png"], "takes an image of a dataset instead of pictures"),
         (["--data", "x", "x.png"], "needs --test N"),
     ],
 )
