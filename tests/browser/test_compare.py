@@ -48,6 +48,29 @@ def test_a_click_on_a_heading_sorts_by_number(browser: Any, file: Path) -> None:
     page.close()
 
 
+def test_names_of_runs_break_only_where_they_are_too_long(browser: Any, tmp_path: Path) -> None:
+    others: dict[str, Any] = {
+        "learning_rate": 0.5,
+        "chunk_steps": 7,
+        "threads": 1,
+        "checkpoint_steps": 5,
+    }
+    make_run(tmp_path / "own_nested_model", batch_size=9, steps=20)
+    make_run(tmp_path / ("W" * 200), batch_size=80, steps=30, **others)
+    comparison = compare.compare([str(tmp_path)], pytest.fail)
+    page = browser.new_page(viewport={"width": 700, "height": 800})
+    page.goto(Path(compare_page.write(comparison, str(tmp_path / "c.html"))).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 700
+    boxes = [
+        page.locator("table.runs tbody th", has_text=name).bounding_box() for name in ("own_", "WW")
+    ]
+    assert boxes[0]["height"] < 40 < boxes[1]["height"]
+    assert boxes[1]["width"] <= 18 * 16
+    heads = [text.split(" \u2195")[0] for text in page.locator("thead th").all_inner_texts()]
+    assert heads.count("steps") == heads.count("planned steps") == 1
+    page.close()
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_all_is_there_without_scripts_at_any_width(browser: Any, file: Path, width: int) -> None:
     context = browser.new_context(

@@ -175,7 +175,7 @@ def as_text(comparison: Comparison, width: int = 80) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column("run", overflow="fold", width=name)
     for key, wide in zip(settings, widths, strict=True) if fits else ():
-        table.add_column(key.replace("_", " "), width=wide, justify="right")
+        table.add_column(heading(key), width=wide, justify="right")
     if settings and not fits:
         rest = width - name - sum(columns.values()) - len(columns) - 1
         table.add_column("settings", overflow="fold", width=rest)
@@ -218,6 +218,11 @@ def notes(comparison: Comparison) -> list[str]:
             "accuracy and loss on validation images, or else on training images"
         )
     return lines + [f"{row.name}: {row.trouble}" for row in unfinished if row.trouble]
+
+
+def heading(setting: str) -> str:
+    """Return the heading of a setting's column; the steps done have one of their own."""
+    return "planned steps" if setting == "steps" else setting.replace("_", " ")
 
 
 def shown(value: Any) -> str:
@@ -308,5 +313,5 @@ def _text(value: Any) -> str:
 
 
 def _column_width(key: str, rows: Sequence[Row]) -> int:
-    words = (len(word) for word in key.split("_"))
+    words = (len(word) for word in heading(key).split())
     return max(*words, *(len(shown(row.settings[key])) for row in rows))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trainer.report import charts, html
-from trainer.report.compare import Comparison, Row, metrics, notes, shown
+from trainer.report.compare import Comparison, Row, heading, metrics, notes, shown
 from trainer.report.series import Points, Series, thin
 from trainer.runs.reader import Run
 
@@ -30,7 +30,7 @@ def as_page(comparison: Comparison) -> bytes:
             }
             for row in comparison.rows
         ],
-        settings=comparison.settings,
+        settings=[heading(name) for name in comparison.settings],
         notes=notes(comparison),
         charts=made,
         coloured=COLOURED,

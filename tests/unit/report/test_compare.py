@@ -146,6 +146,14 @@ def test_what_a_preset_implies_is_not_repeated(tmp_path: Path) -> None:
     assert table(str(tmp_path)).settings == ("preset", "learning_rate")
 
 
+def test_planned_steps_and_steps_done_have_headings_of_their_own(tmp_path: Path) -> None:
+    make(tmp_path / "a", result={}, steps=20)
+    make(tmp_path / "b", lines=records(10), steps=40)
+    planned, steps, *_ = compare.as_text(table(str(tmp_path)), 100).splitlines()
+    assert planned.split() == ["planned"]
+    assert steps.split()[:5] == ["run", "steps", "accuracy", "loss", "steps"]
+
+
 def test_epochs_that_follow_from_steps_are_no_setting(tmp_path: Path) -> None:
     """A run that was stopped early has trained fewer epochs, with the same settings."""
     for rate, steps in ((0.1, 20), (0.2, 10)):
