@@ -176,7 +176,10 @@ def _work(
             from trainer.train.trainer import Trainer
 
             set_threads(config, cluster, data)
-            trainer = Trainer(Run(config, cluster, data, storage, config_digest, reporter))
+            settings = run_folder.config(storage)
+            trainer = Trainer(
+                Run(config, cluster, data, storage, config_digest, reporter, settings)
+            )
             orders.trainer = trainer
             result = trainer.train(
                 orders.stop, started=float(os.environ[STARTED]), first=attempt == 1

@@ -164,6 +164,27 @@ def _follow(storage: Storage, ours: str, conflict: ConfigError | None) -> None:
         )
 
 
+def keep(storage: Storage, settings: Mapping[str, Any]) -> None:
+    """Store a run's settings again if somebody has deleted its folder while it trains.
+
+    Without them, nobody could read what it stores from then on.
+
+    Raises:
+        ConfigError: another run has begun in the folder since.
+    """
+    existing = read_config(storage)
+    if existing is None:
+        storage.create(CONFIG, pretty(settings))
+    elif any(
+        existing.get(key) != settings.get(key)
+        for key in (existing.keys() | settings.keys()) - {*INFORMATIONAL}
+    ):
+        raise ConfigError(
+            f"run: {storage.uri}: was deleted while this run trained, and another run has begun "
+            "there; give one of them another --run"
+        )
+
+
 def check(
     storage: Storage, config: TrainConfig, data_sha256: str, code: user_code.Archive | None
 ) -> None:

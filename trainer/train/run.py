@@ -1,12 +1,15 @@
 """One run, as one of its workers trains it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainer import schedule
 from trainer.cluster_spec import Cluster
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
 from trainer.progress import Reporter
+from trainer.runs import run_folder
 from trainer.storage.base import Storage
 
 
@@ -21,6 +24,7 @@ class Run:
         storage: the run's folder.
         config_digest: of the settings that decide the weights; checkpoints carry it.
         reporter: prints the run's progress.
+        settings: what the folder's config.json holds; None if it needs none.
     """
 
     config: TrainConfig
@@ -29,6 +33,12 @@ class Run:
     storage: Storage
     config_digest: str
     reporter: Reporter
+    settings: Mapping[str, Any] | None = None
+
+    def keep_folder(self) -> None:
+        """Make sure that what is stored next is in this run's folder; see ``run_folder.keep``."""
+        if self.settings is not None:
+            run_folder.keep(self.storage, self.settings)
 
     def warn(self, message: str) -> None:
         """Print a warning that is the same on all ranks, once."""

@@ -111,7 +111,7 @@ class Saver:
         ``last``: whether no chunk follows in this attempt.
 
         Raises:
-            ConfigError: it holds NaN or infinity.
+            ConfigError: it holds NaN or infinity; another run has taken the folder.
             UnavailableError: it could not be stored.
         """
         if self._finished:
@@ -141,6 +141,7 @@ class Saver:
     def _store(self, snapshot: Snapshot, *, last: bool) -> None:
         kept, metrics, config = snapshot.checkpoint, snapshot.metrics, self.run.config
         check_finite(kept.arrays, kept.step, self.run)
+        self.run.keep_folder()
         # Metrics first: no checkpoint exists without the metrics up to its step.
         self.run.storage.replace(run_folder.METRICS, run_folder.lines(metrics))
         checkpoint.commit(self.run.storage, kept)
@@ -179,7 +180,7 @@ class Saver:
             The chunk's last step, or None if no chunk was finished.
 
         Raises:
-            ConfigError: it holds NaN or infinity.
+            ConfigError: it holds NaN or infinity; another run has taken the folder.
             UnavailableError: it could not be stored.
         """
         self._lock.acquire()  # for good: whoever wants it from here on waits for the process's end
@@ -188,6 +189,7 @@ class Saver:
             return None
         storage, step = self.run.storage, snapshot.checkpoint.step
         check_finite(snapshot.checkpoint.arrays, step, self.run)
+        self.run.keep_folder()
         if step not in checkpoint.steps(storage):
             metrics = run_folder.lines(snapshot.metrics)
             storage.replace(run_folder.rank_metrics(self.run.cluster.rank), metrics)

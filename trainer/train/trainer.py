@@ -191,9 +191,11 @@ class Trainer:
 
         Raises:
             PeerLostError: a peer was lost before.
+            ConfigError: another run has taken the folder.
         """
         storage = self.run.storage
         if self.run.cluster.rank == 0:
+            self.run.keep_folder()
             storage.replace(run_folder.RESULT, run_folder.pretty(final))
         if not (lost_peer.meet(self.loop.replicas) or run_folder.has(storage, run_folder.RESULT)):
             raise PeerLostError("lost a peer before the result was stored")

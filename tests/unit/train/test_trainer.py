@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,39 @@ def test_stopped_after_any_chunk_a_run_ends_as_if_nothing_had_happened(tmp_path:
         assert result["weights_sha256"] == whole["weights_sha256"]
         assert result["test_loss"] == whole["test_loss"]
         assert records(folder) == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("other_seed", [None, 9])
+def test_a_folder_that_is_deleted_while_it_trains_is_made_again_or_left_to_another_run(
+    tmp_path: Path, other_seed: int | None
+) -> None:
+    whole = train(tmp_path / "whole")
+    folder, config = tmp_path / "run", parse(SETTINGS)
+    storage = open_storage(str(folder))
+    digest = run_folder.claim(storage, config, DATA.sha256)
+
+    class Deleting(Listener):
+        def step(self, record: Mapping[str, Any], total: int) -> None:
+            super().step(record, total)
+            if record["step"] == 12:
+                while folder.exists():  # while a checkpoint may be stored there
+                    shutil.rmtree(folder, ignore_errors=True)
+                if other_seed:
+                    other = parse({**SETTINGS, "seed": other_seed})
+                    run_folder.claim(storage, other, DATA.sha256)
+
+    listener, settings = Deleting(threading.Event()), run_folder.config(storage)
+    trainer = Trainer(Run(config, ALONE, DATA, storage, digest, listener, settings))
+    if other_seed:
+        with pytest.raises(ConfigError, match="was deleted while this run trained, and another"):
+            trainer.train(threading.Event(), started=0.0)
+        assert run_folder.read_result(storage) is None
+        assert not checkpoint.steps(storage)
+    else:
+        trainer.train(threading.Event(), started=0.0)
+        assert run_folder.config(storage) == settings
+        assert checkpoint.steps(storage)[0] == 24
+        assert train(folder)["weights_sha256"] == whole["weights_sha256"]
 
 
 def test_the_first_steps_have_lines_that_average_the_steps_since_the_line_before(
