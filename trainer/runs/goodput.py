@@ -103,12 +103,12 @@ def of(
     Args:
         lines: of metrics.jsonl, of steps that count.
         attempts: that have ended.
-        starts: of its commands, seconds since the epoch.
+        starts: of its commands in their order, seconds since the epoch.
         now: likewise: when its result was made, or the last chunk of the lines ended.
     """
-    starts = sorted(starts)
     chunks = list(_chunks(lines))
-    if not starts or not chunks:
+    set_back = any(before > after for before, after in pairwise(starts))  # the clock, between them
+    if not starts or not chunks or set_back:
         return None
     marks = sorted(_marks(attempts, starts[1:]), key=lambda mark: mark[0])
     turns = [at for at, kind, _ in marks if kind != "broke"]

@@ -51,6 +51,10 @@ def rounded(found: Goodput) -> dict[str, float]:
     return {cause: round(seconds, 3) for cause, seconds in found.lost.items() if seconds > 1e-5}
 
 
+def test_a_clock_that_was_set_back_between_commands_leaves_nothing_known() -> None:
+    assert goodput.of(lines((3, 1), (4, 1)), [], [START, START - 4e7], START - 3e7) is None
+
+
 def test_an_undisturbed_run() -> None:
     """The first chunk took 2 s, of which 1 s was tracing: the others took 1 s each."""
     metrics = lines((5, 2), (6.25, 1), (7.25, 1))
