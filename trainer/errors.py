@@ -5,12 +5,15 @@
     ├── DataError            65   bad data, or no usable checkpoint where one is required
     ├── CorruptError          1   weights differ between ranks; 71 when it happens again
     ├── UnavailableError     69   storage or peers not reached within the deadline; retry
+    │   └── CredentialsError  2   missing or refused; 69 in a pod, which may get them late
     └── StoppedError         75   asked to stop; run again to resume
         └── PeerLostError    75   another rank was lost; run again to resume
 
 The message is one line: what, the value, the rule, the remedy. ``__main__`` prints it to
 standard error and exits with ``exit_code``; a traceback means a defect of the program.
 """
+
+import os
 
 
 class UserError(Exception):
@@ -35,6 +38,19 @@ class UnavailableError(UserError):
     """Storage or a peer was not reached within its deadline; another try may succeed."""
 
     exit_code = 69
+
+
+class CredentialsError(UnavailableError):
+    """A store is not reached because credentials are missing, too old or refused.
+
+    On a machine, somebody has to log in. What gives credentials to a pod may not answer in its
+    first seconds, so there another try may succeed.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            self.exit_code = ConfigError.exit_code
 
 
 class CorruptError(UserError):

@@ -102,8 +102,8 @@ def test_no_credentials(tmp_path: Path) -> None:
         "NO_GCE_CHECK": "true",
     }
     code, message = refused("train", "--data", "gs://bucket/data", "--run", str(tmp_path), env=env)
-    assert code == 69
-    assert "credentials" in message
+    assert code == 2
+    assert "credentials were not found; run 'gcloud" in message
 
 
 SOFTMAX = (

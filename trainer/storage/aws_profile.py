@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.common.text import nearest
-from trainer.errors import ConfigError, UnavailableError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -128,7 +128,7 @@ class Process:
                 f"{self._where}: {type(error).__name__}; try it by hand"
             ) from None
         if done.returncode:
-            raise UnavailableError(
+            raise CredentialsError(
                 f"{self._where}: gives no credentials (exit code {done.returncode}); log in again "
                 f"(aws sso login --profile {self._profile}), or try it by hand"
             )

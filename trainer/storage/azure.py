@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import AzureStore
 
-from trainer.errors import ConfigError, UnavailableError
+from trainer.errors import ConfigError, CredentialsError
 from trainer.storage import endpoints
 from trainer.storage.s3_and_azure import (
     ObjectStorage,
@@ -49,7 +49,7 @@ _REMEDIES = {
         "they are for, and this machine's clock",
     ),
     "InvalidAuthenticationInfo": Remedy(
-        UnavailableError, "the credentials are too old or another tenant's; get new ones (az login)"
+        CredentialsError, "the credentials are too old or another tenant's; get new ones (az login)"
     ),
     "KeyBasedAuthenticationNotPermitted": Remedy(
         ConfigError, "the account takes no keys; use workload identity, or az login on a laptop"

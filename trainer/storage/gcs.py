@@ -31,7 +31,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
 from trainer.common.text import one_line
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UserError
 from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
@@ -233,8 +233,9 @@ def _gcs_client() -> Any:
         # No project: objects need none, and a laptop's credentials often name none.
         return storage.Client(project=None)
     except (GoogleAuthError, OSError, ValueError) as error:
-        raise UnavailableError(
-            f"no usable Google Cloud credentials: {_last_words(error)}; {_CREDENTIALS_REMEDY}"
+        words = one_line(error).partition(" To set up ")[0].rstrip(".")  # Google's own remedy
+        raise CredentialsError(
+            f"no usable Google Cloud credentials: {words}; {_CREDENTIALS_REMEDY}"
         ) from error
 
 
@@ -285,7 +286,7 @@ def _refusal(reason: str, error: Exception) -> UserError:
     if remedy := _tls_remedy(error):
         return ConfigError(f"{reason}: {_last_words(error)}; {remedy}")
     if isinstance(error, GoogleAuthError):
-        return UnavailableError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
+        return CredentialsError(f"{reason}: {_last_words(error)}; {_CREDENTIALS_REMEDY}")
     words = _last_words(error)
     remedy = "check the bucket and the name"
     if re.search("requester pays", words, re.IGNORECASE):

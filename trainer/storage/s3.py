@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import S3Store
 
-from trainer.errors import ConfigError, UnavailableError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError
 from trainer.storage import aws_profile, endpoints
 from trainer.storage.s3_and_azure import (
     ObjectStorage,
@@ -36,8 +36,8 @@ _REMEDIES = {
     "XAdminUserNotFound": _NO_SUCH_KEY,  # versitygw
     "SignatureDoesNotMatch": Remedy(ConfigError, "check AWS_SECRET_ACCESS_KEY or the profile's"),
     "InvalidToken": Remedy(ConfigError, "check AWS_SESSION_TOKEN; keys that last have none"),
-    "ExpiredToken": Remedy(UnavailableError, f"the credentials are too old; {_RENEW}"),
-    "ExpiredTokenException": Remedy(UnavailableError, f"the credentials are too old; {_RENEW}"),
+    "ExpiredToken": Remedy(CredentialsError, f"the credentials are too old; {_RENEW}"),
+    "ExpiredTokenException": Remedy(CredentialsError, f"the credentials are too old; {_RENEW}"),
     "RequestTimeTooSkewed": Remedy(UnavailableError, "set this machine's clock (timedatectl)"),
     "AuthorizationHeaderMalformed": Remedy(ConfigError, "set AWS_REGION to the bucket's region"),
     "PermanentRedirect": Remedy(ConfigError, "set AWS_REGION to the bucket's region"),

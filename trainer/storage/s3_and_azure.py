@@ -24,7 +24,7 @@ import google_crc32c
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from trainer.common.text import one_line
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UserError
 from trainer.storage import endpoints
 from trainer.storage.base import Entries, Entry, ObjectNotFoundError, check_name, name_fault
 from trainer.storage.retries import OutOfTimeError, keep_trying, unanswered
@@ -271,7 +271,7 @@ class ObjectStorage:
         service = self._service
         error: type[UserError] = ConfigError
         if answer.about_credentials:
-            error, remedy = UnavailableError, service.credentials
+            error, remedy = CredentialsError, service.credentials
         elif answer.code == service.missing or (answer.status == 404 and not answer.code):
             return ConfigError(
                 f"no {service.bucket} {self._bucket!r} at {self.endpoint}; "

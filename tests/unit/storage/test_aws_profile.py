@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import Says
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, open_storage
 
 CONFIG = """
@@ -183,7 +183,7 @@ def test_logins_and_roles_are_left_to_the_cli(
     assert "needs the AWS CLI, which is not installed" in said
     assert f'eval "$(aws configure export-credentials --profile {profile} --format env)"' in said
     program(home, "aws", f'echo "$@" > {home}/asked', "echo hush; exit 255")
-    assert f"log in again (aws sso login --profile {profile})" in message(UnavailableError)
+    assert f"log in again (aws sso login --profile {profile})" in message(CredentialsError)
     assert (home / "asked").read_text() == (
         f"configure export-credentials --profile {profile} --format process\n"
     )
@@ -195,7 +195,7 @@ def test_logins_and_roles_are_left_to_the_cli(
 
 def test_a_role_by_web_identity(server: Says, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "web")
-    assert "/no/such/token" in message(UnavailableError)
+    assert "/no/such/token" in message(CredentialsError)
     assert server.requests == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import Says
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
 
 CALLS: list[Callable[[Storage], object]] = [
@@ -50,7 +50,7 @@ def at(server: Says, monkeypatch: pytest.MonkeyPatch, deadline: float = 20) -> S
     ("status", "code", "error", "remedy"),
     [
         (403, "AuthenticationFailed", ConfigError, "check AZURE_STORAGE_KEY"),
-        (401, "InvalidAuthenticationInfo", UnavailableError, "get new ones (az login)"),
+        (401, "InvalidAuthenticationInfo", CredentialsError, "get new ones (az login)"),
         (403, "AuthorizationFailure", ConfigError, "the dates of AZURE_STORAGE_SAS_TOKEN, and"),
         (403, "AuthorizationPermissionMismatch", ConfigError, "Storage Blob Data Contributor"),
         (404, "ContainerNotFound", ConfigError, "no container 'bucket' at http://127.0.0.1"),
@@ -102,7 +102,7 @@ def test_workload_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         assert b"client_assertion=hush" in authority.last.body
         assert server.last.headers["authorization"] == "Bearer bearer"
         authority.says(401, words='{"error": "invalid_client"}')
-        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        said = message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
     assert "bind a pod's service account by workload identity" in said
 
 
@@ -110,11 +110,11 @@ def test_no_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("AZURE_STORAGE_KEY")
     with Says(400, words="no identity here") as metadata, Says(200) as server:
         monkeypatch.setenv("AZURE_MSI_ENDPOINT", f"{metadata.url}/metadata/identity/oauth2/token")
-        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        said = message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
         assert "run 'az login' on a laptop" in said
         assert len(metadata.requests) == 1
         metadata.stop()
-        message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
     assert server.requests == []
 
 
@@ -126,7 +126,7 @@ def test_the_login_of_the_cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     program.write_text("#!/bin/sh\necho 'Please run az login' >&2\nexit 1\n")
     program.chmod(0o755)
     with Says(404, "BlobNotFound") as server:
-        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        said = message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
         assert "run 'az login' on a laptop" in said
         token = '{"accessToken": "bearer", "expiresOn": "2999-01-01 00:00:00.000000", '
         token += '"expires_on": 32472144000, "subscription": "a", "tenant": "b", '

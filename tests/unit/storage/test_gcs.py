@@ -16,7 +16,7 @@ from google.cloud import storage
 from tests.support import certificates
 from tests.support.answers import Certified, Says
 from tests.support.stores import Proxied, Stores, proxied
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError, UserError
 from trainer.storage.base import Entry, ObjectNotFoundError, Storage, open_storage, read_at_most
 from trainer.storage.gcs import GCSStorage
 from trainer.testing.proxy import Answer, Fault, Proxy, Request, Verb, verb_of
@@ -389,10 +389,27 @@ def test_missing_credentials_name_the_remedy(
 ) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / key))
-    said = message(UnavailableError, lambda: open_storage("gs://bucket"))
+    said = message(CredentialsError, lambda: open_storage("gs://bucket"))
     assert str(tmp_path / key) in said
     assert "gcloud auth application-default login" in said
     assert "Workload Identity" in said
+
+
+@pytest.mark.parametrize(("in_a_pod", "code"), [(False, 2), (True, 69)])
+def test_credentials_may_come_late_only_in_a_pod(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_a_pod: bool, code: int
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    if in_a_pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(CredentialsError) as caught:
+        open_storage("gs://bucket")
+    assert caught.value.exit_code == code
+    assert "Your default credentials were not found; run 'gcloud auth" in str(caught.value)
 
 
 def test_credentials_that_name_no_project_do(
@@ -426,7 +443,7 @@ def test_rejected_credentials_name_the_remedy(
     monkeypatch.setenv("API_ENDPOINT_OVERRIDE", proxy.url)
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "any")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-    said = message(UnavailableError, lambda: open_storage("gs://bucket/run").read("a"))
+    said = message(CredentialsError, lambda: open_storage("gs://bucket/run").read("a"))
     assert "gs://bucket/run/a" in said
     assert "gcloud auth application-default login" in said
     assert proxy.requests == ["write"]  # for a token, and nothing in its place

@@ -13,7 +13,7 @@ from tests.support import certificates
 from tests.support.answers import Says, error, listing
 from tests.support.processes import ROOT, wait_until
 from tests.support.stores import Server, Stores, proxied
-from trainer.errors import ConfigError, UnavailableError, UserError
+from trainer.errors import ConfigError, CredentialsError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
 from trainer.testing.proxy import Answer, Fault, Proxy, Request
 
@@ -150,7 +150,7 @@ def test_a_certificate_that_signed_itself(monkeypatch: pytest.MonkeyPatch, tmp_p
     [
         (301, "PermanentRedirect", ConfigError, "set AWS_REGION to the bucket's region"),
         (400, "AuthorizationHeaderMalformed", ConfigError, "set AWS_REGION to the bucket's"),
-        (400, "ExpiredToken", UnavailableError, "the credentials are too old; get new ones"),
+        (400, "ExpiredToken", CredentialsError, "the credentials are too old; get new ones"),
         (403, "RequestTimeTooSkewed", UnavailableError, "set this machine's clock"),
         (403, "AccessDenied", ConfigError, "grant this identity s3:ListBucket on bucket"),
         (404, "NoSuchBucket", ConfigError, "create it or check its name"),
@@ -221,11 +221,11 @@ def test_no_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(name)
     with Says(403, words="no metadata here") as metadata, Says(200) as server:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata.url)
-        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        said = message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
         assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in said
         assert len(metadata.requests) == 1
         metadata.stop()
-        message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
     assert server.requests == []
 
 
@@ -286,7 +286,7 @@ def test_web_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert "Credential=temporary/" in server.last.headers["authorization"]
         assert server.last.headers["x-amz-security-token"] == "c"
         agent.says(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")
-        said = message(UnavailableError, lambda: at(server, monkeypatch).read("a"))
+        said = message(CredentialsError, lambda: at(server, monkeypatch).read("a"))
     assert "AccessDenied: Not authorized" in said
     assert "give a pod's service account a role (IRSA or EKS Pod Identity)" in said
 
