@@ -277,4 +277,9 @@ def _problem(error: ValidationError) -> str:
         return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
     if problem.kind == "missing":
         return f"{field} is missing"
-    return f"{field}: {str(problem.value)[:40]!r}: {problem.rule}"
+    value = str(problem.value)[:40]
+    if problem.kind == "list_type":
+        plain = not isinstance(problem.value, dict)
+        remedy = f"give [{value}]" if plain else "a range goes under random.settings"
+        return f"{field}: {value!r}: must be a list of values; {remedy}"
+    return f"{field}: {value!r}: {problem.rule}"

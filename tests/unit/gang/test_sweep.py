@@ -198,6 +198,14 @@ def test_a_runs_arguments_mean_exactly_its_settings(settings: dict[str, Any]) ->
         ({"folder": "a", "random": {"count": 1, "settings": {}}}, "random.settings: .*at least 1"),
         ({"folder": "a", "random": {"count": 1, "seed": 1, "settings": {"seed": 1}}}, "list"),
         ({"folder": "a", "random": {"count": 1, "batch_size": [1]}}, "random.settings"),
+        (
+            {"folder": "a", "grid": {"learning_rate": 0.1}},
+            r"^grid.learning_rate: '0.1': must be a list of values; give \[0.1\]$",
+        ),
+        (
+            {"folder": "a", "grid": {"seed": {"low": 1, "high": 2}}},
+            "must be a list of values; a range goes under random.settings$",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(values: Any, message: str) -> None:
