@@ -100,7 +100,8 @@ def parse(text: str, texts: Collection[str] = ()) -> Any:
             loader.dispose()
     # PyYAML raises all of these for values that do not suit their tags.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"not YAML: {one_line(error)}") from None
+        where = one_line(error).replace('in "<unicode string>",', "at")  # PyYAML's name of a text
+        raise ConfigError(f"not YAML: {where}") from None
 
 
 def _keep_text(node: yaml.Node) -> None:

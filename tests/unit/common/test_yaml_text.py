@@ -69,6 +69,11 @@ def test_values_below_some_keys_are_text_as_it_is_written() -> None:
         ("- {x: 1, 'x': 2}", "line 1: 'x' is given twice, first in line 1"),
         ("a: 1\n---\nb: 1", "not YAML: expected a single document"),
         ("a: !!python/object:os.system x", "not YAML: could not determine a constructor"),
+        (
+            "a: `b`",
+            "not YAML: while scanning for the next token found character '`' that cannot start any "
+            "token at line 1, column 4",
+        ),
         ("? [a]\n: 1", "not YAML: while constructing a mapping"),
     ],
 )
