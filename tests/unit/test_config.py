@@ -17,7 +17,7 @@ DEFAULTS = config.parse({})
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("seed", -1, "must be greater than or equal to 0"),
     ("seed", 2**31, "must be less than 2147483648"),
-    ("seed", "one", "must be a valid integer, unable to parse string as an integer"),
+    ("seed", "one", "must be a valid integer"),
     ("validation", -1, "must be greater than or equal to 0"),
     ("batch_size", 0, "must be greater than or equal to 1"),
     ("epochs", 0, "must be greater than 0"),

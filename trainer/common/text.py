@@ -126,4 +126,5 @@ def first_problem(error: "ValidationError") -> Problem:
     problem = error.errors(include_url=False)[0]
     rule = problem["msg"].removeprefix("Value error, ")
     rule = re.sub(r"^\w+ should ", "must ", rule)  # "Input should", "String should", ...
+    rule = rule.partition(", unable to parse")[0]  # which says the same again
     return Problem(problem["type"], [str(part) for part in problem["loc"]], problem["input"], rule)
