@@ -51,7 +51,10 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path: Path) -> None:
         for arguments, words in (
             (("--run", str(runs / "run"), "--port", port), f"port: {port}: Address already in use"),
             (("--run", str(runs / "run"), "--port", "99999"), "port: 99999: must be 0 to 65535"),
-            (("--run", str(runs)), f"holds 1 run, but is none; give one, such as {runs}/run"),
+            (
+                ("--run", str(runs)),
+                f"holds 1 run and is not a run itself; give one, such as {runs}/run",
+            ),
         ):
             code, out, err = processes.run("watch", *arguments)
             assert (code, out, err.count("\n")) == (2, "", 1)

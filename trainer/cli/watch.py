@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> None:
         end = f"/{run_folder.CONFIG}"
         if runs := [each.name for each in storage.list() if each.name.endswith(end)]:
             raise ConfigError(
-                f"run: {storage.uri}: holds {plural(len(runs), 'run')}, but is none; give one, "
-                f"such as {storage.uri}/{runs[-1].removesuffix(end)}"
+                f"run: {storage.uri}: holds {plural(len(runs), 'run')} and is not a run itself; "
+                f"give one, such as {storage.uri}/{runs[-1].removesuffix(end)}"
             )
         shared.say(f"{storage.uri}: no run is there yet; the page shows it once it begins")
     watcher = live_server.Watcher(Live(storage))
