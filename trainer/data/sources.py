@@ -279,6 +279,8 @@ def _unused(kept: Dataset) -> str:
     folder = os.environ.get("MNIST_DIR")
     if not folder:
         return ""
+    if "://" not in folder and not Path(folder).expanduser().exists():
+        return f"; MNIST_DIR names {printable(folder)}, which does not exist"
     with contextlib.suppress(UserError):  # of what cannot be read, it is right to say so, too
         if dataset.load(folder, validation=0).sha256 == kept.sha256:
             return ""
