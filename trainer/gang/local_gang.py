@@ -105,8 +105,9 @@ class Gang:
             code, failure = min(self._failures, key=lambda each: _distance(each[1], asked=asked))
             # Here all ranks have the same settings, and are asked to stop at the same time,
             # whichever was the first to say so.
-            named = 1 if failure.kind in ("config", "stopped") else self._config.workers
-            raise FailedError(failure, named, code if code > 0 else 1)
+            if failure.kind in ("config", "stopped"):
+                failure = failure.but(rank=None)
+            raise FailedError(failure, self._config.workers, code if code > 0 else 1)
 
     def kill(self) -> None:
         """End everything now; ``run`` then returns or raises."""
