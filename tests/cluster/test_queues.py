@@ -115,7 +115,7 @@ def test_a_queue_admits_preempts_and_admits_again(queue: Queue) -> None:
 
 def test_a_queue_holds_what_it_has_no_room_for(queue: Queue) -> None:
     space = queue.space
-    large = queue.run_file(name="large", workers=3)
+    large = queue.run_file(name="large", workers=3, train={**SHORT, "batch_size": 99})
     assert space.k8s("submit", large).code == 0
     status = space.until(lambda: (s := space.status(large))["cause"] and s, 60)
     figure("more workers than the quota", status["cause"])
