@@ -1,6 +1,7 @@
 """The failures that a supervisor finds itself, and what it leaves behind for Kubernetes."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ NO_PROCESS = re.compile(
     r"pthread_create\(\) failed|pthread_create failed|can't start new thread|"
     r"fork.*Resource temporarily unavailable|BlockingIOError: \[Errno 11\]"
 )
+UNKNOWN_FLAG = re.compile(r"Unknown flags? in (\w+): (.*)")  # how XLA refuses such a variable
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes mounts it, and shows its content
 
 
@@ -46,6 +48,10 @@ def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failur
     if code == -signal.SIGILL or "compiled to use AVX" in log:
         what = "its worker met an instruction that this processor lacks, such as AVX"
         return Failure(kind="config", rank=rank, code=2, message=what, remedy=cpu.REMEDY)
+    if flag := UNKNOWN_FLAG.search(log):
+        what = f"{flag[1]}: {flag[2]}: XLA knows no such flag"
+        remedy = f"correct the variable {flag[1]}, or unset it"
+        return Failure(kind="config", rank=rank, code=2, message=what, remedy=remedy)
     if NO_PROCESS.search(log):
         limit = cgroup.process_limit()
         what = f"the limit of {limit} (pids.max)" if limit else "a limit, such as the kubelet's,"
@@ -61,6 +67,9 @@ def of_exit(rank: int, code: int, log: str, out_of_memory: str | None) -> Failur
     named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b", line)]
     last = (named or lines or ["it wrote nothing"])[-1]
     message = f"its worker ended with code {code}: {last}"
+    if os.strerror(errno.EFBIG) in last:
+        remedy = "raise the limit of a file's size (ulimit -f)"
+        return Failure(kind="config", rank=rank, code=2, message=message, remedy=remedy)
     return Failure(kind="crashed", rank=rank, code=1, message=message)
 
 

@@ -461,11 +461,14 @@ class Supervisor:
         """Return why the worker ended with this code."""
         found = attempt.failure if code in FINAL else None
         found = found or attempt.trouble or attempt.failure
-        found = found or found_failures.of_exit(
-            self._cluster.rank, code, log, self._out_of_memory(code)
-        )
+        own = 1
+        if found is None:
+            memory = self._out_of_memory(code)
+            found = found_failures.of_exit(self._cluster.rank, code, log, memory)
+            own = found.code
         left = code == StoppedError.exit_code and not attempt.trouble
-        own = code if code in FINAL or left else 1
+        if code in FINAL or left:
+            own = code
         nobody = found.kind == "corrupt" and found.rank is None
         rank = None if nobody else self._cluster.rank
         return found.but(rank=rank, code=own, consequence=left)

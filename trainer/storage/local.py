@@ -187,6 +187,8 @@ _REMEDY = {
     errno.EROFS: "choose a folder that can be written",
     errno.EISDIR: "a folder stands where a file must be; move it or choose another name",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or choose another file system",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ELOOP: "its symbolic links run in a circle; fix them",
     errno.EILSEQ: "the file system does not allow these characters; choose another name",
 }

@@ -3,11 +3,16 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from trainer.cluster_spec import ALONE
 from trainer.failure import Failure
 from trainer.gang.found_failures import leave_message, of_exit
+from trainer.gang.supervisor import Supervisor
+from trainer.gang.supervisor_states import WorkerAttempt
 
 TRACEBACK = """\
 2026-11-20 10:00:00.1: I tensorflow/core/platform: an optimized build
@@ -77,6 +82,22 @@ def test_a_missing_instruction_is_no_reason_to_start_again(code: int, log: str) 
     assert "arm64" in failure.remedy
 
 
+def test_a_limit_of_a_files_size_is_no_reason_to_start_again() -> None:
+    failure = of_exit(0, 1, "tensorflow.OutOfRangeError: /tmp/a; File too large [Op:b]\n", None)
+    assert (failure.kind, failure.code) == ("config", 2)
+    assert failure.remedy == "raise the limit of a file's size (ulimit -f)"
+
+
+@pytest.mark.parametrize("variable", ["XLA_FLAGS", "TF_XLA_FLAGS"])
+def test_a_flag_that_xla_does_not_know_is_no_reason_to_start_again(variable: str) -> None:
+    log = f"F0000 parse_flags_from_env.cc:234] Unknown flag in {variable}: --bogus\nmore\n"
+    failure = of_exit(0, 1, log, None)
+    assert (failure.kind, failure.code) == ("config", 2)
+    assert failure.sentence(1) == (
+        f"{variable}: --bogus: XLA knows no such flag; correct the variable {variable}, or unset it"
+    )
+
+
 @pytest.mark.parametrize(
     "log",
     [
@@ -121,3 +142,24 @@ def test_the_record_goes_only_where_kubernetes_reads_it(
     monkeypatch.setenv("TRAINYARD_STATUS_FD", "1")  # a parent does it
     leave_message({})
     assert json.loads(path.read_text()) == record
+
+
+@pytest.mark.parametrize(
+    ("reported", "exit_code", "log", "code"),
+    [
+        (None, 1, "Unknown flag in XLA_FLAGS: --bogus", 2),
+        (None, 1, TRACEBACK, 1),
+        (None, 65, TRACEBACK, 65),
+        (69, 1, TRACEBACK, 1),  # it went on after that
+        (69, 69, TRACEBACK, 69),
+    ],
+)
+def test_what_a_supervisor_finds_to_be_final_ends_the_gang(
+    reported: int | None, exit_code: int, log: str, code: int
+) -> None:
+    attempt = WorkerAttempt(1, 0, 0.0, 0.0, None)
+    if reported:
+        attempt.failure = Failure(kind="unavailable", code=reported, message="no store")
+    supervisor: Any = SimpleNamespace(_cluster=ALONE, _out_of_memory=lambda _: None)
+    found = Supervisor._explain(supervisor, attempt, exit_code, log)
+    assert found.code == code

@@ -138,12 +138,12 @@ def test_a_write_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     for write in (store.create, store.replace):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
-            said = message(UnavailableError, partial(write, "new", bytes(10_000)))
-            message(UnavailableError, lambda: store.replace("old", bytes(10_000)))
+            said = message(ConfigError, partial(write, "new", bytes(10_000)))
+            message(ConfigError, lambda: store.replace("old", bytes(10_000)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert str(tmp_path / "new") in said
-        assert "File too large" in said
+        assert "File too large; raise the limit of a file's size (ulimit -f)" in said
     assert store.read("old") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
