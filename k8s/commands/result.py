@@ -72,13 +72,13 @@ def _rows(result: dict[str, Any]) -> dict[str, str]:
 
 
 def download(folder: Storage, target: str) -> int:
-    """Copy a run's folder and return the number of objects.
+    """Copy a run's folder, without the secret of its pods, and return the number of objects.
 
     Raises:
         ConfigError: there is nothing, or the target cannot be written.
     """
     local = LocalStorage(target)
-    entries = folder.list()
+    entries = [each for each in folder.list() if not run_folder.is_gang_key(each.name)]
     if not entries:
         raise ConfigError(f"{folder.uri}: holds nothing; check the run's name")
     for entry in entries:

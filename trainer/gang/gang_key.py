@@ -22,11 +22,6 @@ def new() -> str:
     return secrets.token_hex(32)
 
 
-def object_name(service: str) -> str:
-    """Return the name of a gang's key in the run's folder, in which two gangs may work."""
-    return f"gang-{service}.key"
-
-
 class Keyring:
     """A gang's key, as one of its supervisors gets it.
 

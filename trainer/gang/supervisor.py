@@ -129,7 +129,7 @@ class Supervisor:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._keyring = gang_key.Keyring(
             lambda: open_storage(run_folder.uri(config)),
-            gang_key.object_name(cluster.service),
+            run_folder.gang_key(cluster.service),
             os.environ,
         )
         self._rendezvous: RendezvousHost | None = None

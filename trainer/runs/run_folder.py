@@ -60,6 +60,16 @@ def has(storage: Storage, name: str) -> bool:
     return any(entry.name == name for entry in storage.list(name))
 
 
+def gang_key(service: str) -> str:
+    """Return the name of a gang's key in the run's folder, in which two gangs may work."""
+    return f"gang-{service}.key"
+
+
+def is_gang_key(name: str) -> bool:
+    """Return whether an object of the folder is a gang's key, which is for its members alone."""
+    return bool(re.fullmatch(r"gang-[^/]*\.key", name))
+
+
 def digest(values: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON values, independent of the order of their names."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))

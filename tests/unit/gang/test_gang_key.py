@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import DataError
-from trainer.gang.gang_key import VARIABLE, Keyring, new, object_name
+from trainer.gang.gang_key import VARIABLE, Keyring, new
+from trainer.runs.run_folder import gang_key, is_gang_key
 from trainer.storage.local import LocalStorage
 
-NAME = object_name("mnist-cnn")
+NAME = gang_key("mnist-cnn")
 
 
 def keyring(folder: Path, env: dict[str, str] | None = None) -> Keyring:
@@ -53,4 +54,5 @@ def test_what_is_no_key_is_told(content: bytes, tmp_path: Path) -> None:
 
 
 def test_two_gangs_in_one_folder_have_keys_of_their_own() -> None:
-    assert object_name("one") != object_name("two")
+    assert gang_key("one") != gang_key("two")
+    assert is_gang_key(NAME)

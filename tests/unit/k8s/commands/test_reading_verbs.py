@@ -164,12 +164,14 @@ def test_result_is_read_from_the_folder_and_downloaded(
     folder.delete(run_folder.RESULT)
     finish(run_file)
     folder.create("checkpoints/step-00000100.safetensors", b"weights")
+    folder.create(run_folder.gang_key("mnist"), b"secret")
     target = tmp_path / "here"
     assert main(["result", str(run_file), "--download", str(target)]) == 0
     captured = capsys.readouterr()
     assert "test accuracy  99.22%" in captured.out
     assert "3 objects" in captured.err
     assert (target / "checkpoints/step-00000100.safetensors").read_bytes() == b"weights"
+    assert not [*target.rglob("*.key")]
     assert "report" not in captured.out
     folder.create(run_folder.REPORT, b"<!doctype html>")
     assert main(["result", str(run_file)]) == 0
