@@ -31,6 +31,7 @@ from k8s.diagnosis.pod_pending import (
     no_trainer,
     node_trouble,
     start,
+    unnoticed,
     unschedulable,
 )
 from k8s.quantity import parse, show
@@ -234,6 +235,7 @@ RECOGNISERS: tuple[Callable[[Object, Observed], Symptom | None], ...] = (
     disrupted,
     claim,
     unschedulable,
+    unnoticed,
     image,
     missing_reference,
     start,

@@ -33,6 +33,7 @@ PULLING = (
 )
 STARTING = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 NODE_TROUBLES = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")  # events
+DEFAULT_SCHEDULER = "default-scheduler"
 # What the scheduler says of a claim without a volume.
 UNBOUND = r"unbound immediate PersistentVolumeClaims|find available persistent volumes to bind"
 
@@ -60,6 +61,24 @@ def unschedulable(pod: Object, observed: Observed) -> Symptom | None:
     if wants:
         what = f"no node has room for its pod, which asks for {wants}: {words}"
     return Symptom("Unschedulable", what, "; ".join(remedies) or "see kubectl get nodes", at)
+
+
+def unnoticed(pod: Object, observed: Observed) -> Symptom | None:
+    """No scheduler has looked at the pod: the one that it names does not run."""
+    at = text(pod, "metadata", "creationTimestamp")
+    looked = any(
+        each.get("type") == "PodScheduled" for each in dig(pod, "status", "conditions") or []
+    )
+    seen_by_a_node = text(pod, "spec", "nodeName") or text(pod, "status", "startTime")
+    waits = text(pod, "status", "phase") == "Pending" and observed.age(at) > STUCK
+    if looked or seen_by_a_node or not waits:
+        return None
+    name = text(pod, "spec", "schedulerName") or DEFAULT_SCHEDULER
+    remedy = "ask whoever runs the cluster whether its scheduler works"
+    if name != DEFAULT_SCHEDULER:
+        remedy = "correct scheduler_name, or start that scheduler"
+    what = f"no scheduler {name!r} has looked at its pod"
+    return Symptom("Unschedulable", what, remedy, at)
 
 
 def claim(pod: Object, observed: Observed) -> Symptom | None:

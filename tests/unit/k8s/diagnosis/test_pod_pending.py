@@ -71,6 +71,26 @@ def test_claims_that_keep_a_pod_from_its_node(words: str, kind: str, message: st
     assert look(job(), [stuck], now=now) is None
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "remedy"),
+    [
+        ("nope", "correct scheduler_name, or start that scheduler"),
+        ("default-scheduler", "ask whoever runs the cluster whether its scheduler works"),
+    ],
+)
+def test_a_scheduler_that_does_not_run(scheduler: str, remedy: str) -> None:
+    pods = [pod(rank) for rank in range(4)]
+    for each in pods:
+        each["spec"] |= {"nodeName": None, "schedulerName": scheduler}
+        each["status"] = {"phase": "Pending"}
+    cause = look(job(), pods)
+    assert cause
+    assert cause.kind == "Unschedulable"
+    said = f"ranks 0, 1, 2, 3: no scheduler {scheduler!r} has looked at its pod; {remedy}"
+    assert cause.message == said
+    assert look(job(), pods, now=NOW.replace(minute=0, second=20)) is None
+
+
 def test_a_claim_on_another_node_is_named() -> None:
     stuck = pod(1, CREATING)
     words = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) mnist-0-a'
