@@ -1,6 +1,7 @@
 """The commands, their errors and exit codes."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
     def tell(error: UserError) -> bool:
         from trainer import failure  # not before it is needed: --help is quick
 
-        return worker_events.tell_parent(failure=failure.of(error).record())
+        found = failure.of(error)
+        told = worker_events.tell_parent(failure=found.record())
+        # If a gang's first process is gone, all ranks stop at the same time; rank 0 says so.
+        of_gang = worker_events.STATUS_FD in os.environ
+        return told or (of_gang and found.kind == "stopped" and bool(found.rank))
 
     return program.run(given, prepare, tell)

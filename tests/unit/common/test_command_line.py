@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,11 +16,13 @@ from k8s.__main__ import PROGRAM as CLUSTERS
 from k8s.__main__ import VERBS
 from k8s.console import PROGRAM
 from trainer import __version__
-from trainer.cli.main import COMMANDS
+from trainer.cli.main import COMMANDS, main
 from trainer.cli.main import PROGRAM as TRAINER
 from trainer.common.command_line import Program, exit_code
 from trainer.common.text import CALLED, called
 from trainer.errors import ConfigError, DataError, UserError
+from trainer.failure import FailedError, Failure, Kind
+from trainer.worker_events import STATUS_FD
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
@@ -204,6 +207,30 @@ def test_a_parent_gets_the_error_instead_of_the_terminal(
         sys.stdout.close()
     assert [str(error).startswith(said) for error in told] == [True]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "in_gang", "silent"),
+    [
+        ("stopped", 1, True, True),
+        ("stopped", 0, True, False),
+        ("stopped", 1, False, False),  # a pod
+        ("unavailable", 1, True, False),
+    ],
+)
+def test_of_a_gang_that_is_left_alone_rank_0_says_that_it_stopped(
+    kind: Kind, rank: int, in_gang: bool, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    if in_gang:
+        monkeypatch.setenv(STATUS_FD, str(writing))
+    found = Failure(kind=kind, rank=rank, code=75, message="stopped at step 120")
+    program = Mock()
+    main([], program)
+    tell = program.run.call_args.args[2]
+    assert tell(FailedError(found, 2)) is silent
+    os.close(writing)
 
 
 def run_in_shell(code: str, redirections: str) -> subprocess.CompletedProcess[str]:
