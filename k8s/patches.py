@@ -5,11 +5,12 @@ list in Kubernetes' API, which field identifies its items.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
+from trainer.common.text import printable, shortened
 from trainer.config import Strict
 from trainer.errors import ConfigError
 
@@ -51,6 +52,35 @@ _FIXED = {
     ),
     "NetworkPolicy": _below("/spec", "podSelector ingress/0"),
 }
+# What checks read of a Job before the API server has seen it: mappings, lists and texts. Items that
+# have a name need it; null says nothing, as in the API.
+_CONTEXT = {
+    "windowsOptions": {},
+    "appArmorProfile": {"type": str},
+    "seccompProfile": {"type": str},
+    "seLinuxOptions": {"type": str},
+}
+_ACTION: Object = {"httpGet": {}, "tcpSocket": {}}
+_CONTAINER = {
+    "name": str,
+    "securityContext": {**_CONTEXT, "capabilities": {"add": [str], "drop": [str]}},
+    "env": [{"name": str}],
+    "ports": [{}],
+    "volumeMounts": [{"name": str}],
+    "resources": {"requests": {}, "limits": {}},
+    **dict.fromkeys(("livenessProbe", "readinessProbe", "startupProbe"), _ACTION),
+    "lifecycle": {"postStart": _ACTION, "preStop": _ACTION},
+}
+_POD_SPEC = {
+    "containers": [_CONTAINER],
+    "initContainers": [_CONTAINER],
+    "ephemeralContainers": [_CONTAINER],
+    "nodeSelector": {},
+    "securityContext": {**_CONTEXT, "sysctls": [{"name": str}]},
+    "tolerations": [{}],
+    "volumes": [{"name": str}],
+}
+_SHAPE = {"spec": {"template": {"metadata": {"annotations": {}}, "spec": _POD_SPEC}}}
 
 
 class Patch(Strict):
@@ -71,7 +101,8 @@ def apply(items: Sequence[Object], patches: Sequence[Patch]) -> list[Object]:
     """Return the objects of a run with its patches.
 
     Raises:
-        ConfigError: a patch does not apply, or changes what the gang depends on.
+        ConfigError: a patch does not apply, changes what the gang depends on, or gives a value of
+            a type that its field cannot have.
     """
     patched = {item["kind"]: item for item in items}
     for number, patch in enumerate(patches):
@@ -83,6 +114,8 @@ def apply(items: Sequence[Object], patches: Sequence[Patch]) -> list[Object]:
                 f"{where}: changes {pointer} of the {patch.kind}, which the gang depends on; leave "
                 "it out, or use the run file's own setting"
             )
+        for fault in _misshapen(after, _SHAPE if patch.kind == "Job" else {}, ""):
+            raise ConfigError(f"{where}: {fault}; correct its value")
         patched[patch.kind] = after
     return list(patched.values())
 
@@ -108,6 +141,25 @@ def _broken(before: Object, after: Object) -> str | None:
     if before["kind"] == "Job" and _set_by_us(before) != _set_by_us(after):
         return f"{_TRAINER}/env"
     return None
+
+
+def _misshapen(value: Any, shape: Any, pointer: str) -> Iterator[str]:
+    """Yield what has another type than ``_SHAPE`` says, with the rule."""
+    wrong = f"{pointer}: {shortened(printable(repr(value)), 60)}: must"
+    if shape is str:
+        if not isinstance(value, str):
+            yield f"{wrong} be a text"
+    elif not isinstance(value, type(shape)):
+        yield f"{wrong} be {'a list' if isinstance(shape, list) else 'a mapping'}"
+    elif isinstance(shape, list):
+        for number, item in enumerate(value):
+            yield from _misshapen(item, shape[0], f"{pointer}/{number}")
+    else:
+        if "name" in shape and value.get("name") is None:
+            yield f"{wrong} have a name"
+        for key in shape:
+            if value.get(key) is not None:
+                yield from _misshapen(value[key], shape[key], f"{pointer}/{key}")
 
 
 def _at(item: Object, pointer: str) -> Any:

@@ -81,7 +81,7 @@ def first_pod(job: Object) -> Object:
             **{key: job["metadata"][key] for key in ("namespace",) if key in job["metadata"]},
             "name": f"{name}-0-xxxxx",
             "labels": {**metadata["labels"], **ours},
-            "annotations": {**metadata.get("annotations", {}), **index},
+            "annotations": {**(metadata.get("annotations") or {}), **index},
         },
         "spec": {**job["spec"]["template"]["spec"], "hostname": f"{name}-0"},
     }

@@ -1,10 +1,13 @@
 """Patches of a run file: what they change, and what they may not."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from k8s import manifest, run_file
+from k8s import manifest, patches, pod_security, quantity, run_file
+from k8s.diagnosis import node_capacity
+from k8s.run import dry_run, reader_pod
 from tests.support.runfiles import FULL
 from trainer.errors import ConfigError
 
@@ -110,3 +113,100 @@ def test_a_patch_that_does_not_apply_ends_in_one_line(patch: dict[str, Any]) -> 
     with pytest.raises(ConfigError, match=r"patches.0: .* does not apply to the Job: ") as error:
         patched(patch)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (step("add", f"{POD}/containers/-", 3), f"{POD}/containers/1: 3: must be a mapping"),
+        (step("add", f"{POD}/containers/-", {}), f"{POD}/containers/1: {{}}: must have a name"),
+        (step("add", f"{POD}/initContainers", 3), f"{POD}/initContainers: 3: must be a list"),
+        (step("add", f"{POD}/nodeSelector", ["a"]), f"{POD}/nodeSelector: ['a']: must be a map"),
+        (step("replace", f"{TRAINER}/resources", 5), f"{TRAINER}/resources: 5: must be a mapping"),
+        (
+            step("add", "/spec/template/metadata/annotations", 3),
+            "/spec/template/metadata/annotations: 3: must be a mapping; correct its value",
+        ),
+        (
+            step("add", f"{TRAINER}/securityContext/capabilities", {"drop": [{}]}),
+            f"{TRAINER}/securityContext/capabilities/drop/0: {{}}: must be a text",
+        ),
+    ],
+)
+def test_a_patch_that_gives_a_wrong_type_ends_in_one_line(
+    patch: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        patched(patch)
+    where = f"patches.0: {patch['op']} {patch['path']!r}: "
+    assert str(error.value).startswith(f"{where}{words}")
+    assert "\n" not in str(error.value)
+
+
+RICH = {
+    "appArmorProfile": {"type": "Localhost"},
+    "seccompProfile": {"type": "Localhost"},
+    "seLinuxOptions": {"type": "a", "user": "b"},
+    "windowsOptions": {"hostProcess": True},
+    "capabilities": {"add": ["A"], "drop": ["ALL"]},
+    "sysctls": [{"name": "a", "value": "1"}],
+}
+SIDECAR = {
+    "name": "sidecar",
+    "securityContext": RICH,
+    "env": [{"name": "A", "value": "1"}],
+    "ports": [{"hostPort": 1}],
+    "volumeMounts": [{"name": "logs", "mountPath": "/logs"}],
+    "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+    "livenessProbe": {"httpGet": {"host": "a"}},
+    "lifecycle": {"preStop": {"tcpSocket": {"host": "a"}}},
+    "restartPolicy": "Always",
+}
+WRONG: tuple[Any, ...] = (3, None, [3], [{}], {"name": []})
+
+
+def _pointers(value: Any, pointer: str = "") -> Iterator[str]:
+    parts: dict[Any, Any] = {}
+    if isinstance(value, dict):
+        parts = value
+    elif isinstance(value, list):
+        parts = dict(enumerate(value))
+    for key, part in parts.items():
+        below = f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
+        yield below
+        yield from _pointers(part, below)
+
+
+def _read(job: dict[str, Any]) -> None:
+    """Read a Job as all checks before its creation do."""
+    pod = manifest.pod(job)
+    pod_security.violations(pod)
+    taint = {"key": "a", "effect": "NoSchedule"}
+    node = {"metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {"taints": [taint]}}
+    node_capacity.free(pod, [node], [])
+    quantity.asked(pod)
+    quantity.limited(pod)
+    list(dry_run.dropped(job, {}))
+    list(dry_run.dropped(dry_run.first_pod(job), {"spec": {"containers": [{"name": "a"}]}}))
+    reader_pod.reader(pod, "/runs", [])
+
+
+def test_no_patch_makes_a_job_that_the_checks_cannot_read() -> None:
+    job = patched(
+        step("add", f"{POD}/initContainers", [SIDECAR]),
+        step("add", f"{POD}/securityContext", RICH),
+    )["Job"]
+    _read(job)
+    refused = 0
+    read = [each for each in _pointers(manifest.pod(job), POD) if "/containers/0/" not in each]
+    for pointer in [*read, "/spec/template/metadata/annotations"]:
+        for value in WRONG:
+            patch = patches.Patch(kind="Job", op="replace", path=pointer, value=value)
+            try:
+                [changed] = patches.apply([job], [patch])
+            except ConfigError as error:
+                assert "\n" not in str(error)  # noqa: PT017 - most are refused
+                refused += 1
+            else:
+                _read(changed)
+    assert refused > 100
