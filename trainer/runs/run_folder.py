@@ -143,14 +143,19 @@ def claim(
 
 def _begin(storage: Storage, stored: bytes) -> dict[str, Any] | None:
     """Store the settings in a folder that has none, or return those of a peer that was faster."""
+    _check_new(storage)
+    probe.check_at_start(storage)
+    return None if storage.create(CONFIG, stored) else read_config(storage) or {}
+
+
+def _check_new(storage: Storage) -> None:
+    """Check that a folder without settings holds nothing of something else."""
     names = _names(storage)
     if names and CONFIG not in names:  # a peer may have written it by now
         raise ConfigError(
             f"run: {storage.uri}: holds {names[0]!r} but no {CONFIG}, so it is no run's folder;"
             " give an empty or new one"
         )
-    probe.check_at_start(storage)
-    return None if storage.create(CONFIG, stored) else read_config(storage) or {}
 
 
 def _follow(storage: Storage, ours: str, conflict: ConfigError | None) -> None:
@@ -201,9 +206,12 @@ def check(
     """Check that ``claim`` finds no other run in the folder, which stays as it is.
 
     Raises:
-        ConfigError: it belongs to a run with other settings or other data.
+        ConfigError: it belongs to a run with other settings or other data, or holds files of
+            something else.
     """
     existing = read_config(storage)
+    if existing is None:
+        _check_new(storage)
     conflict = existing and _conflict(storage, existing, config, data_sha256, code)
     if conflict:
         refused = _refused(storage)

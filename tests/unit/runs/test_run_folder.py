@@ -106,12 +106,16 @@ def test_a_folder_with_logs_only_is_new(storage: LocalStorage) -> None:
 
 def test_a_folder_of_something_else_is_refused(storage: LocalStorage) -> None:
     storage.create("thesis.txt", b"mine")
-    with pytest.raises(ConfigError) as caught:
-        run_folder.claim(storage, config(), DATA)
-    assert str(caught.value) == (
-        f"run: {storage.uri}: holds 'thesis.txt' but no config.json, so it is no run's folder; "
-        "give an empty or new one"
-    )
+    for ask in (
+        lambda: run_folder.check(storage, config(), DATA, None),
+        lambda: run_folder.claim(storage, config(), DATA),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert str(caught.value) == (
+            f"run: {storage.uri}: holds 'thesis.txt' but no config.json, so it is no run's folder; "
+            "give an empty or new one"
+        )
     assert [entry.name for entry in storage.list()] == ["thesis.txt"]
 
 

@@ -395,6 +395,16 @@ def test_doctor_names_what_is_wrong(
 
 
 @pytest.mark.usefixtures("api")
+def test_doctor_finds_that_the_runs_folder_is_that_of_the_data(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run_file, run="gs://bucket/mnist")
+    code, found = checks(capsys, run_file)
+    assert (code, found["run folder"][0]) == (2, "failed")
+    assert "but no config.json, so it is no run's folder; give an empty" in found["run folder"][1]
+
+
+@pytest.mark.usefixtures("api")
 def test_doctor_finds_a_folder_of_another_run_and_torn_data(
     run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
