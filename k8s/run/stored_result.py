@@ -77,7 +77,12 @@ def read(folder: Storage, config: TrainConfig | None = None) -> dict[str, Any]:
 
 
 def not_ended(folder: Storage) -> str:
-    """Say that a run has not ended, and how far it has come."""
+    """Say why a folder has no result: how far its run has come, or that none has."""
+    if refusal := run_folder.refusal(folder):
+        return f"{folder.uri}: the run failed before its first step: {refusal.sentence(1)}"
     steps = [entry.name for entry in folder.list("checkpoints/")]
+    if not steps and not run_folder.has(folder, run_folder.CONFIG):
+        missing = f"no run has begun there, as it holds no {run_folder.CONFIG}"
+        return f"{folder.uri}: {missing}; check the folder"
     so_far = f"its newest checkpoint is {steps[-1]}" if steps else "it has no checkpoint yet"
     return f"{folder.uri}: the run has not ended; {so_far}"

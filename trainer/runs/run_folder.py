@@ -171,7 +171,7 @@ def _follow(storage: Storage, ours: str, conflict: ConfigError | None) -> None:
         if conflict:
             raise conflict
         return
-    name = _of_next(refused)
+    name = _of_next(refused[0])
     if not storage.create(name, ours.encode()) and read_at_most(storage, name, 64) != ours.encode():
         raise conflict or ConfigError(
             f"run: {storage.uri}: a run with other settings has just begun there; "
@@ -213,10 +213,14 @@ def check(
     if existing is None:
         _check_new(storage)
     conflict = existing and _conflict(storage, existing, config, data_sha256, code)
-    if conflict:
-        refused = _refused(storage)
-        if refused is None or has(storage, _of_next(refused)):
-            raise conflict
+    if conflict and refusal(storage) is None:
+        raise conflict
+
+
+def refusal(storage: Storage) -> failure.Failure | None:
+    """Return why the folder's run ended before its first step; None if it did not, or resumed."""
+    refused = _refused(storage)
+    return refused[1] if refused and not has(storage, _of_next(refused[0])) else None
 
 
 def _decisive(
@@ -252,8 +256,8 @@ def _conflict(
     return _refusal(storage, differing, existing.get("data"), from_anywhere(config.data))
 
 
-def _refused(storage: Storage) -> bytes | None:
-    """Return the attempts of a run that ended before its first step, because of what it was given.
+def _refused(storage: Storage) -> tuple[bytes, failure.Failure] | None:
+    """Return the attempts of a run that was refused before its first step, and the cause.
 
     Neither a Job nor a gang starts it again then. None of another run.
     """
@@ -266,8 +270,9 @@ def _refused(storage: Storage) -> bytes | None:
         return None
     last = json_object(next(iter(attempts.splitlines()[-1:]), b"")) or {}
     cause = failure.parse(last.get("cause"))
-    final = cause is not None and cause.kind in ("config", "data")
-    return attempts if final and last.get("over") is True else None
+    if cause and cause.kind in ("config", "data") and last.get("over") is True:
+        return attempts, cause
+    return None
 
 
 def _of_next(attempts: bytes) -> str:

@@ -149,7 +149,7 @@ def test_result_is_read_from_the_folder_and_downloaded(
 ) -> None:
     folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
     assert main(["result", str(run_file)]) == 2
-    assert "the run has not ended; it has no checkpoint yet" in capsys.readouterr().err
+    assert "no run has begun there" in capsys.readouterr().err
     nowhere = tmp_path / "nowhere"
     assert main(["result", "--folder", str(nowhere)]) == 2
     said = f"k8s: {nowhere}: does not exist or is empty; give the folder of a run\n"
@@ -178,6 +178,28 @@ def test_result_is_read_from_the_folder_and_downloaded(
     assert f"report         {folder.uri}/report.html\n" in capsys.readouterr().out
     assert main(["result", "--folder", folder.uri, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == RESULT
+
+
+@pytest.mark.usefixtures("api")
+def test_a_folder_without_a_result_is_said_to_have_no_run_or_a_failed_one(
+    run_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
+    assert main(["result", str(run_file)]) == 2
+    nothing = "no run has begun there, as it holds no config.json; check the folder"
+    assert f"{folder.uri}: {nothing}" in capsys.readouterr().err
+    assert main(["result", "--folder", "gs://bucket/mnist"]) == 2
+    assert capsys.readouterr().err == f"k8s: gs://bucket/mnist: {nothing}\n"
+    folder.create(run_folder.CONFIG, b"{}")
+    assert main(["result", str(run_file)]) == 2
+    assert "the run has not ended; it has no checkpoint yet" in capsys.readouterr().err
+    cause = Failure(kind="config", rank=0, code=2, message="code: not there").record()
+    folder.create(run_folder.ATTEMPTS, run_folder.lines([{"over": True, "cause": cause}]))
+    assert main(["result", str(run_file)]) == 2
+    failed = "the run failed before its first step: code: not there"
+    assert f"{folder.uri}: {failed}\n" in capsys.readouterr().err
+    assert main(["status", str(run_file)]) == 2
+    assert f"{folder.uri}: {failed}\n" in capsys.readouterr().err
 
 
 @pytest.mark.long
