@@ -430,8 +430,10 @@ def parse(values: Any, where: str, *, namespace: str | None = None) -> RunSpec:
         ConfigError: with the file, which ``where`` names, the field, the value, the rule and the
             remedy.
     """
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{where}: must be a mapping of settings, such as 'name: mnist-cnn'")
+    try:
+        values = yaml_text.mapping(values, "name: mnist-cnn")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if namespace is not None:
         values = {**values, "namespace": namespace}
     try:
@@ -472,14 +474,18 @@ def _problem(error: ValidationError) -> str:
         if len(path) == 1 and path[0] in TrainConfig.model_fields:
             hint = "; settings of the training go under train"
         return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
-    if problem.kind == "missing":
+    needed = path[-1] in known and known[path[-1]].is_required()
+    if problem.kind == "missing" or (needed and problem.value is None):
         return f"{field} is missing: {RunSpec.model_fields[path[0]].description}"
     meaning = known[path[-1]].description if path[-1] in known else None
+    explained = f" ({meaning})" if meaning else ""
+    if problem.value is None:
+        return f"{field}: has no value; give it one, or leave it out{explained}"
     # A value may be a mistyped secret, or hold one.
     hidden = path[0] in ("environment", "annotations", "storage_endpoint")
     hidden = hidden or bool(_SECRET_VALUE.search(str(problem.value)))
     value = "..." if hidden else problem.value
-    return f"{field}: {str(value)[:60]!r}: {problem.rule}" + (f" ({meaning})" if meaning else "")
+    return f"{field}: {str(value)[:60]!r}: {problem.rule}{explained}"
 
 
 def _fields(path: list[str]) -> dict[str, Any]:

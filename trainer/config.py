@@ -298,6 +298,10 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
                 " (trainer train --help lists all)"
             ) from None
         meaning = TrainConfig.model_fields[field].description
+        if problem.value is None:
+            raise ConfigError(
+                f"{field}: has no value; give it one, or leave it out ({meaning})"
+            ) from None
         raise ConfigError(f"{field}: {problem.value!r}: {problem.rule} ({meaning})") from None
     if config.code is not None and config.model is None:
         raise ConfigError(
@@ -365,6 +369,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     values = yaml_text.read(path, "file", "--config ")
     if values is None:
         return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"--config {path}: must be a mapping of settings, such as 'seed: 1'")
-    return values
+    try:
+        return yaml_text.mapping(values, "seed: 1")
+    except ConfigError as error:
+        raise ConfigError(f"--config {path}: {error}") from None

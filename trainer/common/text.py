@@ -127,4 +127,5 @@ def first_problem(error: "ValidationError") -> Problem:
     rule = problem["msg"].removeprefix("Value error, ")
     rule = re.sub(r"^\w+ should ", "must ", rule)  # "Input should", "String should", ...
     rule = rule.partition(", unable to parse")[0]  # which says the same again
+    rule = rule.replace("a valid dictionary", "a mapping")
     return Problem(problem["type"], [str(part) for part in problem["loc"]], problem["input"], rule)

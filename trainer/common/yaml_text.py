@@ -72,8 +72,8 @@ def read(path: str, what: str, before: str = "", texts: Collection[str] = ()) ->
         return parse(content, texts)
     except OSError as error:
         raise ConfigError(f"{before}{path}: {error.strerror}; give a readable {what}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{before}{path}: not YAML: {one_line(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{before}{path}: must be text in UTF-8; save it as UTF-8") from None
     except ConfigError as error:
         raise ConfigError(f"{before}{path}: {error}") from None
 
@@ -89,6 +89,7 @@ def parse(text: str, texts: Collection[str] = ()) -> Any:
     """
     try:
         loader = _Loader(text)
+        loader.deep_construct = True  # which refuses an alias within its own anchor
         try:
             node = loader.get_single_node()
             if isinstance(node, yaml.MappingNode):
@@ -100,8 +101,32 @@ def parse(text: str, texts: Collection[str] = ()) -> Any:
             loader.dispose()
     # PyYAML raises all of these for values that do not suit their tags.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        where = one_line(error).replace('in "<unicode string>",', "at")  # PyYAML's name of a text
-        raise ConfigError(f"not YAML: {where}") from None
+        raise ConfigError(_why(error)) from None
+
+
+def _why(error: Exception) -> str:
+    where = one_line(error).replace('in "<unicode string>",', "at")  # PyYAML's name of a text
+    if "found another document" in where:
+        return "must be a single document; keep one of them, without '---' lines between"
+    if isinstance(error, RecursionError) or "recursive node" in where:
+        return (
+            "nests too deeply, or has an alias within its own anchor; write out what it stands for"
+        )
+    return f"not YAML: {where}"
+
+
+def mapping(values: Any, example: str) -> dict[str, Any]:
+    """Return values that must be a mapping from names, as ``example`` is one.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"must be a mapping of settings, such as {example!r}")
+    for key in values:
+        if not isinstance(key, str):
+            raise ConfigError(f"{key!r}: must be the name of a setting, as in {example!r}")
+    return values
 
 
 def _keep_text(node: yaml.Node) -> None:

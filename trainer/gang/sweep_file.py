@@ -123,8 +123,7 @@ def parse(values: Any) -> Sweep:
     Raises:
         ConfigError: one breaks a rule.
     """
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError("must be a mapping, such as 'folder: bucket/sweeps/first'")
+    values = yaml_text.mapping(values, "folder: bucket/sweeps/first")
     try:
         sweep = Sweep.model_validate(values)
     except ValidationError as error:
@@ -277,6 +276,8 @@ def _problem(error: ValidationError) -> str:
         return f"unknown setting {field!r}{hint} (known: {', '.join(known)})"
     if problem.kind == "missing":
         return f"{field} is missing"
+    if problem.value is None:
+        return f"{field}: has no value; give it one"
     value = str(problem.value)[:40]
     if problem.kind == "list_type":
         plain = not isinstance(problem.value, dict)

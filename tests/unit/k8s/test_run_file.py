@@ -30,7 +30,7 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
     [
         ({"name": "MNIST"}, "name: 'MNIST': must be a-z, 0-9 and -, from a letter"),
         ({"name": "9a"}, "name: '9a': must be"),
-        ({"name": None}, "name: 'None': must be a valid string"),
+        ({"name": None}, "name is missing: Name the run"),
         ({"nmae": 1}, "unknown setting 'nmae'; did you mean name?"),
         ({"epochs": 3}, "unknown setting 'epochs'; settings of the training go under train"),
         ({"train": {"epoch": 3}}, "train: unknown setting 'epoch'; did you mean epochs?"),
@@ -72,7 +72,7 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"run_as_user": 0}, "run_as_user.constrained-int: '0': must be greater than or"),
         (
             {"affinity": {"podAffinity": 3}},
-            "affinity.podAffinity: '3': must be a valid dic",
+            "affinity.podAffinity: '3': must be a mapping",
         ),
         (
             {"affinity": {"podAffinity": {}}, "one_node": True},
@@ -250,7 +250,7 @@ def test_the_longest_name_is_that_whose_last_pod_has_63_characters(
         ("- 1", "must be a mapping"),
         ("", "must be a mapping"),
         ("\x00", "not YAML"),
-        ("1: 2", "must be a mapping"),
+        ("1: 2", "1: must be the name of a setting, as in 'name: mnist-cnn'"),
         ("a: !!int ''", "not YAML"),
         ("a: !!timestamp abc", "not YAML"),
     ],
@@ -277,6 +277,9 @@ run: gs://bucket/runs/{name}
     [
         ("name: other", "line 6: 'name' is given twice, first in line 2; keep one of them"),
         ("train: {seed: 1, seed: 2}", "line 6: 'seed' is given twice, first in line 6"),
+        ("train:", "train: has no value; give it one, or leave it out (Train with these"),
+        ("train: {epochs: }", "train: epochs: has no value; give it one, or leave it out (Make"),
+        ("train: 3", "train: '3': must be a mapping (Train with these"),
         ("deadline: 1:30", "deadline: '1:30': must be seconds or a number with s, m, h or d"),
         ("ttl: 12:30:00", "ttl: '12:30:00': must be seconds or a number with s, m, h or d"),
         ("train: {epochs: 1:30}", "train: epochs: '1:30': must be a valid number"),
