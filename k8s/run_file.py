@@ -44,6 +44,7 @@ TEXTS = ("environment", "labels", "annotations", "node_selector", "resources", "
 GANG_PORTS = (2222, 2223, 2224)  # in k8s/manifests/job.yaml
 POD_SUFFIX = 6  # characters that the Job adds to a pod's name: "-" and five at random
 SMALLEST_MEMORY = 512 * 2**20  # bytes; TensorFlow's import alone takes 500 MB
+MOST_OF_A_RESOURCE = 10**15  # more than any node has
 USER = 65532  # of the image
 # Beginnings of labels and annotations that belong to the Job, its controller or Kueue.
 TAKEN = (
@@ -94,13 +95,21 @@ def _variable(value: Any) -> Any:
 
 
 def _quantity(value: str) -> str:
-    if quantity.parse(value) <= 0:
-        raise ValueError("must be a quantity above 0, such as 2, 500m, 1.5Gi or 1e9")
+    if not 0 < quantity.parse(value) <= MOST_OF_A_RESOURCE:
+        raise ValueError("must be a quantity above 0 and up to 1P, such as 2, 500m, 1.5Gi or 1e9")
     return value
+
+
+def _user(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value) else value
+    if value != "cluster" and not (isinstance(number, int) and 1 <= number < 2**31):
+        raise ValueError("must be the number of a user other than root (0), or cluster")
+    return number
 
 
 Duration = Annotated[
     int,
+    Field(lt=2**31),  # as Kubernetes counts
     BeforeValidator(_duration),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^\d+[smhd]$"}]}),
 ]
@@ -217,7 +226,9 @@ class RunSpec(Strict):
     annotations: dict[str, str] = Field(
         default_factory=dict, description="Give all objects and pods these annotations, too."
     )
-    run_as_user: Annotated[int, Field(ge=1, lt=2**31)] | Literal["cluster"] = Field(
+    run_as_user: Annotated[
+        Annotated[int, Field(ge=1, lt=2**31)] | Literal["cluster"], BeforeValidator(_user)
+    ] = Field(
         USER,
         description="Run the pods as this user and group, or let the cluster choose (cluster), as "
         "OpenShift does for each namespace.",

@@ -1,9 +1,17 @@
 """Every setting of a training run: its meaning, unit, default and check."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from trainer.common import text
 from trainer.errors import ConfigError
@@ -37,6 +45,14 @@ RUNTIME_SETTINGS = frozenset(
 )
 
 MOST_UNITS = 65_536
+MOST = (
+    2**31
+)  # below which all numbers are; threads wait no longer, and Kubernetes counts no further
+
+
+def _is_number(kind: Any) -> bool:
+    """Return whether a field of this type, or the items of a list in it, are numbers."""
+    return kind in (int, float) or any(_is_number(each) for each in get_args(kind))
 
 
 def _without_ring(value: Any) -> Any:
@@ -58,6 +74,15 @@ class Strict(BaseModel):
     """Settings that users write: finite, nothing unknown among them, and not to be changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        items = value if isinstance(value, list) else [value]
+        truth = any(isinstance(each, bool) for each in items)
+        if truth and _is_number(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("must be a number, not true or false")
+        return value
 
 
 class TrainConfig(Strict):
@@ -246,6 +271,13 @@ class TrainConfig(Strict):
         "microbatch on each.",
     )
     report: bool = Field(True, description="Write RUN/report.html at the end of the run.")
+
+    @field_validator("*")
+    @classmethod
+    def _number_is_below_the_most(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and abs(value) >= MOST:
+            raise ValueError(f"must be less than {MOST}")
+        return value
 
     @field_validator("model")
     @classmethod

@@ -128,4 +128,7 @@ def first_problem(error: "ValidationError") -> Problem:
     rule = re.sub(r"^\w+ should ", "must ", rule)  # "Input should", "String should", ...
     rule = rule.partition(", unable to parse")[0]  # which says the same again
     rule = rule.replace("a valid dictionary", "a mapping")
-    return Problem(problem["type"], [str(part) for part in problem["loc"]], problem["input"], rule)
+    path = [str(part) for part in problem["loc"]]
+    if path[-1:] == ["[key]"]:  # pydantic's word for the name before it
+        path, rule = path[:-1], "must be text; put it in quotes"
+    return Problem(problem["type"], path, problem["input"], rule)

@@ -57,7 +57,7 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"resources": {"memory": "64Mi"}}, "resources.memory: '64Mi': must be at least 512Mi"),
         (
             {"resources": {"memory": "2GB"}},
-            "resources.memory: '2GB': must be a quantity above 0, such",
+            "resources.memory: '2GB': must be a quantity above 0 and",
         ),
         ({"resources": {"cpu": "0"}}, "resources.cpu: '0': must be a quantity above 0"),
         ({"resources": {"limits": {"cpu": "x"}}}, "resources.limits.cpu: 'x': must be a quantity"),
@@ -69,7 +69,24 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"annotations": {"a b": "x"}}, "'a b' must be an annotation's name"),
         ({"annotations": {"trainyard/run-file": "x"}}, "trainyard/run-file is set by the Job"),
         ({"annotations": {"a": "http://u:p@host"}}, "annotations: '...': a looks like a secret"),
-        ({"run_as_user": 0}, "run_as_user.constrained-int: '0': must be greater than or"),
+        (
+            {"run_as_user": 0},
+            "run_as_user: '0': must be the number of a user other than root (0), or",
+        ),
+        ({"run_as_user": "root"}, "run_as_user: 'root': must be the number of a user other than"),
+        ({"run_as_user": 2**31}, "run_as_user: '2147483648': must be the number of a user"),
+        ({"run_as_user": True}, "run_as_user: 'True': must be a number, not true or false"),
+        ({"workers": True}, "workers: 'True': must be a number, not true or false (Start this"),
+        ({"groups": [True]}, "groups: '[True]': must be a number, not true or false"),
+        ({"train": {"seed": True}}, "train: seed: True: must be a number, not true or false"),
+        (
+            {"train": {"steps": 10**20}},
+            "steps: 100000000000000000000: must be less than 2147483648",
+        ),
+        ({"ttl": "99999d"}, "ttl: '8639913600': must be less than 2147483648"),
+        ({"resources": {"cpu": "1e400"}}, "resources.cpu: '1e400': must be a quantity above 0 and"),
+        ({"resources": {"cpu": 10**20}}, "must be a quantity above 0 and up to 1P, such as"),
+        ({"labels": {1: "a"}}, "labels.1: '1': must be text; put it in quotes"),
         (
             {"affinity": {"podAffinity": 3}},
             "affinity.podAffinity: '3': must be a mapping",
@@ -82,7 +99,10 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"files": [{"mount": "/a"}]}, "must name a config_map or a secret, one of them"),
         ({"files": [{"mount": "/etc/a", "secret": "a"}]}, "must be a path that the image does not"),
         ({"files": 2 * [{"mount": "/a", "secret": "a"}]}, "'/a': is mounted twice"),
-        ({"shm": "much"}, "shm: 'much': must be a quantity above 0, such as 2, 500m, 1.5Gi"),
+        (
+            {"shm": "much"},
+            "shm: 'much': must be a quantity above 0 and up to 1P, such as 2, 500m, 1.5Gi",
+        ),
         (
             {"patches": [{"op": "move", "path": "/a"}]},
             "patches.0.op: 'move': must be 'add'",
