@@ -16,6 +16,7 @@ from k8s.client.refusals import (
     InvalidError,
     Object,
     no_answer,
+    no_api,
     refused,
 )
 from trainer.common.untrusted_json import json_object
@@ -93,7 +94,7 @@ class Cluster:
 
     def version(self) -> str:
         """Return the API server's version, such as "v1.36.2"."""
-        return str(self._json("GET", "/version")["gitVersion"])
+        return str(self._json("GET", "/version").get("gitVersion"))
 
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, or None where there is none, or no such kind."""
@@ -188,7 +189,7 @@ class Cluster:
         path = self._route(obj["kind"], namespace=obj["metadata"].get("namespace"))
         response = self._send("POST", path, {"dryRun": "All"} if dry_run else {}, obj)
         self.warnings += _warnings(response.headers.getlist("Warning"))
-        return json_object(response.data) or {}
+        return self._object(response)
 
     def patch(self, kind: str, name: str, patch: Object) -> Object:
         """Apply a JSON merge patch (RFC 7386); return the object as stored."""
@@ -295,7 +296,14 @@ class Cluster:
     def _json(
         self, method: str, path: str, query: dict[str, str] | None = None, body: Any = None
     ) -> Object:
-        return json_object(self._send(method, path, query, body).data) or {}
+        return self._object(self._send(method, path, query, body))
+
+    def _object(self, response: Any) -> Object:
+        found = json_object(response.data) or {}
+        if not found.keys() & {"kind", "gitVersion"}:  # one of them is in all that is asked for
+            said = " ".join(response.data.decode("utf-8", "replace")[:80].split())
+            raise no_api(self._where(), f"{response.status}: {said or 'nothing'}")
+        return found
 
     def _send(
         self,
@@ -335,7 +343,8 @@ class Cluster:
                     renewed = True
                     self._api = kubeconfigs.connect(self._path, self.context)
                     continue
-                trouble, wait = refused(response, method, self._where())
+                optional = any(group in path for group in OPTIONAL)
+                trouble, wait = refused(response, method, self._where(), optional=optional)
             wait = pause if wait is None else max(wait, SHORTEST)
             if time.monotonic() + wait > end:
                 raise UnavailableError(f"{self._where()}: {trouble}")

@@ -61,8 +61,19 @@ def no_answer(error: Exception, where: str) -> str:
     return f"the connection broke: {text}; try again later"
 
 
-def refused(response: Any, method: str, where: str) -> tuple[str, float | None]:
+def no_api(where: str, answer: str) -> ConfigError:
+    """Return what to do about a server that answers as no API server does."""
+    return ConfigError(
+        f"{where}: no Kubernetes API there, it answers {answer}; check server in the kubeconfig"
+    )
+
+
+def refused(
+    response: Any, method: str, where: str, *, optional: bool = False
+) -> tuple[str, float | None]:
     """Say why a request may be tried again, and after how many seconds if the server says.
+
+    ``optional``: an API server need not know the path.
 
     Raises:
         UserError: trying again does not help.
@@ -80,6 +91,9 @@ def refused(response: Any, method: str, where: str) -> tuple[str, float | None]:
         return f"{code}: {text}; the API server is overloaded or failing, try later", wait
     if code == 401:
         raise ConfigError(f"{where}: the credentials are expired or unknown there; log in again")
+    # An API server answers so, without a Status, only to paths that it does not know.
+    if code in (404, 405, 501) and status.get("kind") != "Status" and not optional:
+        raise no_api(where, f"{code}: {text}")
     raise _refusal(code, reason, text, details, method, where)
 
 

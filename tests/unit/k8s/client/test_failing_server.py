@@ -3,7 +3,9 @@
 import socket
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -12,7 +14,62 @@ from k8s.client.cluster import Cluster
 from k8s.client.refusals import ConflictError, ForbiddenError
 from tests.support.apiserver import ApiServer, Fault
 from tests.support.clients import job, raised
-from trainer.errors import UnavailableError
+from trainer.errors import ConfigError, UnavailableError
+
+# A server of something else
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b"<html>Not Found</html>"),
+        (404, b"404 page not found"),
+        (404, b'{"detail": "Not Found"}'),
+        (501, b"Unsupported method"),
+        (200, b"<html>\nWelcome</html>"),
+        (200, b"{}"),
+        (200, b""),
+    ],
+)
+def test_a_server_that_is_no_api_server_is_named_as_one(
+    status: int, body: bytes, tmp_path: Path
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_PATCH = do_GET  # noqa: N815 - names of http.server
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        path = tmp_path / "config"
+        with ApiServer() as api:
+            text = Path(api.kubeconfig(path)).read_text(encoding="utf-8").replace(api.url, url)
+        path.write_text(text, encoding="utf-8")
+        cluster = Cluster(kubeconfig=str(path))
+        calls: list[Callable[[], object]] = [
+            cluster.version,
+            lambda: cluster.get("Job", "m"),
+            lambda: cluster.list("Job"),
+            lambda: cluster.can("get", "jobs"),
+            lambda: cluster.create(job()),
+            lambda: cluster.patch("Job", "m", {}),
+        ]
+        for call in calls:
+            said = str(raised(ConfigError, call))
+            assert said.startswith(f"{url} (context test): no Kubernetes API there, it answers ")
+            assert said.endswith("; check server in the kubeconfig")
+            assert "\n" not in said
+        server.shutdown()
+
 
 # Failures that a retry may fix
 
