@@ -286,7 +286,7 @@ class TrainConfig(Strict):
             raise ValueError("must be package.module:function")
         module = (value or "").partition(":")[0]
         if "/" in module or module.endswith(".py"):
-            raise ValueError("must be package.module:function; give the file or folder with --code")
+            raise ValueError("must be package.module:function; give the file or folder as code")
         return value
 
     @field_validator("units", mode="before")
@@ -337,8 +337,8 @@ def parse(values: Mapping[str, Any]) -> TrainConfig:
         raise ConfigError(f"{field}: {problem.value!r}: {problem.rule} ({meaning})") from None
     if config.code is not None and config.model is None:
         raise ConfigError(
-            f"code: {config.code!r}: is for a model of your own; name its function: "
-            "--model package.module:function"
+            f"code: {config.code!r}: is for a model of your own; name its function as "
+            "model: package.module:function"
         )
     _check_sizes(config)
     if config.all_reduce == "tensorflow" and config.all_reduce_precision != "float32":
@@ -358,8 +358,8 @@ def float32_alone(config: TrainConfig) -> str:
     """Return why gradients cannot travel in fewer bits where TensorFlow sums them."""
     return (
         f"all_reduce_precision: {config.all_reduce_precision!r}: TensorFlow's collectives, which "
-        "sum here, send float32; leave it out or, if each worker has one device, give "
-        "--all-reduce tcp"
+        "sum here, send float32; leave it out or, if each worker has one device, set "
+        "all_reduce to tcp"
     )
 
 

@@ -175,7 +175,7 @@ def check_images(preset: str, height: int, width: int) -> None:
     if min(height, width) < PRESETS[preset].smallest:
         raise ConfigError(
             f"preset: {preset}: cannot take images of {height} x {width} pixels; "
-            "give larger ones, a preset without convolutions, or --model"
+            "give larger ones, a preset without convolutions, or a model of your own"
         )
 
 

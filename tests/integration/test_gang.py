@@ -336,7 +336,7 @@ def test_a_missing_peer_is_named_at_the_deadline(digits: Path, tmp_path: Path) -
     assert err == (
         "trainer: rank 1: the gang of 2 did not meet within 4 s: missing rank 0 "
         f"(127.0.0.1:{port}); 127.0.0.1:{port + 2}: Connection refused; see why it did not come, "
-        "or raise --peer-deadline\n"
+        "or raise peer_deadline\n"
     )
     message = tmp_path / "termination-log"
     message.touch()

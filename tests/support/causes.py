@@ -104,7 +104,7 @@ def suspended(**labels: str) -> Object:
 def missing(rank: int, *absent: int) -> str:
     names = ", ".join(f"rank {each} (mnist-{each}.mnist:2222)" for each in absent)
     message = f"the gang of 4 did not meet within 300 s: missing {names}"
-    remedy = "see why it did not come, or raise --peer-deadline"
+    remedy = "see why it did not come, or raise peer_deadline"
     return failure("peers_missing", rank, message, 69, remedy=remedy, missing=absent)
 
 

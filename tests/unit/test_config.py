@@ -60,12 +60,12 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     (
         "model",
         "./nets:small",
-        "must be package.module:function; give the file or folder with --code",
+        "must be package.module:function; give the file or folder as code",
     ),
     (
         "model",
         "nets.py:small",
-        "must be package.module:function; give the file or folder with --code",
+        "must be package.module:function; give the file or folder as code",
     ),
     ("model", "my_models: ", "must be package.module:function"),
     ("units", "64,x", "must be numbers from 1 to 65536, with commas in between"),
@@ -117,15 +117,15 @@ def test_gradients_travel_in_fewer_bits_only_where_our_own_all_reduce_sums() -> 
     assert "all_reduce_precision" not in DEFAULTS.identity()
     assert refusal({**fewer, "all_reduce": "tensorflow"}) == (
         "all_reduce_precision: 'bfloat16': TensorFlow's collectives, which sum here, send float32; "
-        "leave it out or, if each worker has one device, give --all-reduce tcp"
+        "leave it out or, if each worker has one device, set all_reduce to tcp"
     )
     config.parse({"all_reduce_precision": "float32", "all_reduce": "tensorflow"})
 
 
 def test_code_belongs_to_a_model_of_ones_own() -> None:
     assert refusal({"code": "src"}) == (
-        "code: 'src': is for a model of your own; name its function: "
-        "--model package.module:function"
+        "code: 'src': is for a model of your own; name its function as "
+        "model: package.module:function"
     )
     own = config.parse({"model": "m:f"}).identity()
     assert own["code"] is None  # so that code that is added is another run

@@ -250,8 +250,8 @@ def assemble(files: Sequence[IdxFile], where: str, validation: int) -> Dataset:
     count = len(train.images)
     if not 0 <= validation < count:
         raise ConfigError(
-            f"validation {validation}: {where} has {plural(count, 'training image')}; give"
-            f" --validation, 0 to {count - 1} (default: 5000)"
+            f"validation {validation}: {where} has {plural(count, 'training image')}; give a"
+            f" validation of 0 to {count - 1} (default: 5000)"
         )
     digest = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files))
     return Dataset(

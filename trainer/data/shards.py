@@ -150,7 +150,7 @@ def locate(storage: Storage, validation: int) -> Shards | None:
     if not 0 <= validation < index.shards[0].count:
         raise ConfigError(
             f"validation {validation}: they are the first of shard 0, and that has "
-            f"{index.shards[0].count} images in {storage.uri}; give --validation, 0 to "
+            f"{index.shards[0].count} images in {storage.uri}; give a validation of 0 to "
             f"{index.shards[0].count - 1} (default: 5000), or use fewer shards"
         )
     compressed = any(name.endswith(".gz") for pair in files for name in pair)

@@ -71,11 +71,11 @@ def plan(data: Shards, config: TrainConfig) -> Plan:
     spare = config.memory * MIB - 2 * rows * image
     if spare < file:
         needed = math.ceil((2 * rows * image + file) / MIB)
-        fewer = "a smaller --shuffle-shards, " if windows.each > 1 else ""
+        fewer = "lower shuffle_shards, " if windows.each > 1 else ""
         raise ConfigError(
             f"memory: {config.memory} MiB: two windows of {windows.each} of the "
-            f"{len(data.counts)} shards and one more while it is read take {needed} MiB; give "
-            f"--memory {needed}, {fewer}or put the data in more shards"
+            f"{len(data.counts)} shards and one more while it is read take {needed} MiB; raise "
+            f"memory to {needed}, {fewer}or put the data in more shards"
         )
     everything = sum(shard.count for shard in data.index.shards) * (image + 1)
     if spare - file >= everything:

@@ -106,7 +106,7 @@ def peers_missing(cluster: Cluster, missing: list[int], seconds: float, tried: s
         f"the gang of {cluster.workers} did not meet within {seconds:g} s: "
         f"missing {', '.join(named)}; {tried}"
     )
-    found = _unavailable(cluster.rank, message, "see why it did not come, or raise --peer-deadline")
+    found = _unavailable(cluster.rank, message, "see why it did not come, or raise peer_deadline")
     return found.but(kind="peers_missing", missing=tuple(missing))
 
 

@@ -10,9 +10,7 @@ from trainer.runs.reader import Attempt
 
 State = Literal["finished", "in progress", "interrupted", "stopped", "failed"]
 
-ANOTHER_FOLDER = (
-    "Other settings make another run, which needs a folder of its own: give another --run."
-)
+ANOTHER_FOLDER = "Other settings make another run, which needs a folder of its own."
 AGAIN = "The same command resumes the run from its newest checkpoint."
 # By what ended the last attempt. A message of kinds "config" and "data" says what to change itself.
 REMEDIES: dict[Kind, str] = {

@@ -175,7 +175,7 @@ def _follow(storage: Storage, ours: str, conflict: ConfigError | None) -> None:
     if not storage.create(name, ours.encode()) and read_at_most(storage, name, 64) != ours.encode():
         raise conflict or ConfigError(
             f"run: {storage.uri}: a run with other settings has just begun there; "
-            "give another --run"
+            "give another run folder"
         )
 
 
@@ -196,7 +196,7 @@ def keep(storage: Storage, settings: Mapping[str, Any]) -> None:
     ):
         raise ConfigError(
             f"run: {storage.uri}: was deleted while this run trained, and another run has begun "
-            "there; give one of them another --run"
+            "there; give one of them another run folder"
         )
 
 
@@ -292,15 +292,16 @@ def _names(storage: Storage) -> list[str]:
 def _refusal(storage: Storage, differing: list[str], there: object, here: str) -> ConfigError:
     """Return what to do about the settings that differ, of runs on the data there and here."""
     if len(differing) > 1 or not differing[0].startswith("data_sha256 "):
-        kind, remedy = "with other settings", "give another --run or the same settings"
+        kind, remedy = "with other settings", "give another run folder or the same settings"
     elif there == here:
         kind = "on other data"
         remedy = (
-            f"{printable(here)} has changed since; put the old data back, or give another --run"
+            f"{printable(here)} has changed since; put the old data back, or give another run "
+            "folder"
         )
     else:
         kind = "on other data"
-        remedy = f"give another --run, or its data: --data {printable(str(there))}"
+        remedy = f"give another run folder, or its data: {printable(str(there))}"
     return ConfigError(
         f"run: {storage.uri}: belongs to a run {kind}: {', '.join(differing)}; {remedy}"
     )
@@ -473,7 +474,9 @@ def _read_object(storage: Storage, name: str) -> dict[str, Any] | None:
     except ObjectNotFoundError:
         return None
     if values is None or not _is_plain(values, MOST_DEPTH):
-        raise DataError(f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run")
+        raise DataError(
+            f"{storage.uri}/{name}: damaged: must be a JSON object; give another run folder"
+        )
     return values
 
 

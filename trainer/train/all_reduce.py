@@ -192,7 +192,7 @@ class AllReduce:
         if not np.array_equal(total, np.arange(1, self._count + 1)):
             raise UnreachableError(
                 f"the all-reduce's first sum is wrong ({total[:8].tolist()} ...); "
-                "give --all-reduce tensorflow"
+                "set all_reduce to tensorflow"
             )
 
     def _measured(self) -> float:

@@ -141,7 +141,7 @@ def is_xla_used(config: TrainConfig, model: Any, strategy: Any) -> bool:
         return False
     problem = own_model.xla_problem(model) if config.model is not None else None
     if problem and config.xla == "on":
-        raise ConfigError(f"xla: 'on': cannot compile {config.model}: {problem}; give --xla off")
+        raise ConfigError(f"xla: 'on': cannot compile {config.model}: {problem}; set xla to 'off'")
     return not problem
 
 

@@ -42,7 +42,7 @@ SQUASHING = frozenset(
 TENSORFLOW_1 = {
     "contrib": "keras.layers",
     "placeholder": "keras.Input",
-    "examples": "--data, which reads MNIST",
+    "examples": "the setting data, which reads MNIST",
     "layers": "keras.layers",
     "app": "a function of (input_shape, classes)",
     "flags": "a function of (input_shape, classes)",
@@ -267,7 +267,7 @@ def _warn_of_suspects(model: Any, shape: Shape, grey: npt.NDArray[np.float32], w
     if getattr(model, "compiled", False):
         warn(
             "was compiled; its loss, optimizer and metrics are ignored, the settings' are used "
-            "(--optimizer, --learning-rate)"
+            "(optimizer, learning_rate)"
         )
     for name in ("train_step", "compute_loss"):
         if getattr(type(model), name) is not getattr(keras.Model, name):
@@ -281,20 +281,20 @@ def _explained(error: BaseException, reference: str, hint: str) -> str:
     place, words = _place(error), _reason(_plain(error))
     if missing := _missing_file(_plain(error)):
         return (
-            f"{place}there is no {missing} in the packed code; give --code with a folder that "
+            f"{place}there is no {missing} in the packed code; give as code a folder that "
             "holds the model and this file, and see that .gitignore does not name it"
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if top == reference.partition(":")[0].partition(".")[0] and not place:
             return (
-                f"there is no module {error.name!r} where you stand or in --code, and none is "
-                "installed; give --code with its file or folder"
+                f"there is no module {error.name!r} here or in what code names, and none is "
+                "installed; give its file or folder as code"
             )
         if top != "tensorflow":
             return (
-                f"{place}imports {error.name!r}, which is not there; if it is yours, give --code "
-                "with the folder of both; else install it, or add it to the image, see "
+                f"{place}imports {error.name!r}, which is not there; if it is yours, give the "
+                "folder of both as code; else install it, or add it to the image, see "
                 "docs/your-own.md"
             )
     if replacement := _of_tensorflow_1(words):

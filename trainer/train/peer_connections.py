@@ -26,7 +26,7 @@ HELLO = TOKEN + 8  # the token, and the caller's rank
 CONNECT = 30.0  # seconds for all connections
 CALLERS = 64  # open connections that have not sent the token yet; a gang of 1,024 has 20 a worker
 PROOF = 5.0  # seconds that each has to send it
-OPEN = "; open this port between all workers, or give --all-reduce tensorflow"
+OPEN = "; open this port between all workers, or set all_reduce to tensorflow"
 # Seconds without an answer from a peer's machine after which the peer counts as gone. A worker that
 # stores something may not read for 150 s, but its machine answers.
 SILENCE = 180

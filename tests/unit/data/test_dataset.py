@@ -193,7 +193,7 @@ def test_refuses_a_validation_split_that_leaves_nothing(tmp_path: Path, validati
     error = refusal(uri := write(tmp_path, some()), validation)
     assert isinstance(error, ConfigError)
     assert str(error) == (
-        f"validation {validation}: {uri} has 6 training images; give --validation, 0 to 5 "
+        f"validation {validation}: {uri} has 6 training images; give a validation of 0 to 5 "
         f"(default: {TrainConfig.model_fields['validation'].default})"
     )
 

@@ -244,4 +244,4 @@ def test_the_images_for_validation_are_of_the_first_shard(folder: Path, validati
     assert isinstance(error, ConfigError)
     assert re.match(f"validation {validation}: .* shard 0, and that has 5 images", str(error))
     default = TrainConfig.model_fields["validation"].default
-    assert f"give --validation, 0 to 4 (default: {default})" in str(error)
+    assert f"give a validation of 0 to 4 (default: {default})" in str(error)

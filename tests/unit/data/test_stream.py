@@ -167,11 +167,15 @@ def test_the_next_window_is_read_while_this_one_is_used(
 @pytest.mark.parametrize(
     ("values", "gzip", "words"),
     [
-        ({"memory": 1}, False, "two windows of 1 of the 24 shards .* take 2 MiB; give --memory 2,"),
+        (
+            {"memory": 1},
+            False,
+            "two windows of 1 of the 24 shards .* take 2 MiB; raise memory to 2,",
+        ),
         (
             {"memory": 2, "shuffle_shards": 3},
             False,
-            "take 4 MiB; give --memory 4, a smaller --shuffle-shards, or put the data in more",
+            "take 4 MiB; raise memory to 4, lower shuffle_shards, or put the data in more",
         ),
         ({"memory": 1}, True, "take 3 MiB"),
         ({"batch_size": 501}, False, "batch_size: 501: more than the 500 images of the smallest"),

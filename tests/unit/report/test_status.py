@@ -29,7 +29,7 @@ def test_a_failed_run_says_why_and_what_to_do() -> None:
         "Attempt 1 ended 2023-11-14 22:15:09 UTC, at step 10: rank 1: loss became nan at step 12."
     )
     assert found.remedy.startswith("Lower learning_rate. Change what this names")
-    assert "give another --run" in found.remedy
+    assert "needs a folder of its own" in found.remedy
 
 
 @pytest.mark.parametrize("kind", [each for each in failure.KINDS if each != "resized"])

@@ -130,7 +130,7 @@ def test_a_folder_of_another_run_is_refused_with_the_differing_fields(
         f"run: {storage.uri}: belongs to a run with other settings: "
         'data_sha256 ("ddddddddd...ddd" there, "eeeeeeeee...eee" here), '
         "learning_rate (0.001 there, 0.25 here), seed (1 there, 2 here); "
-        "give another --run or the same settings"
+        "give another run folder or the same settings"
     )
     assert storage.read(run_folder.CONFIG) == before
 
@@ -264,8 +264,11 @@ def test_a_folder_of_a_run_on_other_data_is_refused_with_the_remedy(storage: Loc
     start = f"run: {storage.uri}: belongs to a run on other data: data_sha256 ("
     start += '"ddddddddd...ddd" there, "eeeeeeeee...eee" here); '
     for data, remedy in (
-        ("gs://b/d", "gs://b/d has changed since; put the old data back, or give another --run"),
-        ("gs://b/e", "give another --run, or its data: --data gs://b/d"),
+        (
+            "gs://b/d",
+            "gs://b/d has changed since; put the old data back, or give another run folder",
+        ),
+        ("gs://b/e", "give another run folder, or its data: gs://b/d"),
     ):
         with pytest.raises(ConfigError) as caught:
             run_folder.claim(storage, config(data=data), "e" * 64)
@@ -317,7 +320,7 @@ def test_a_damaged_object_is_named(storage: LocalStorage, content: bytes) -> Non
         with pytest.raises(DataError) as caught:
             read(storage)
         assert str(caught.value) == (
-            f"{storage.uri}/{name}: damaged: must be a JSON object; give another --run"
+            f"{storage.uri}/{name}: damaged: must be a JSON object; give another run folder"
         )
     with pytest.raises(DataError, match=r"config\.json: damaged"):
         run_folder.claim(storage, config(), DATA)

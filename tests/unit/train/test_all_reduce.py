@@ -368,5 +368,5 @@ def test_a_gang_that_cannot_connect_is_an_error_with_a_remedy(
             all_reduce.join(cluster, lambda own: np.stack([own, np.array([port, *own[1:]])]))
     assert str(caught.value) == (
         f"rank 1 cannot be reached at 127.0.0.1:{port}: Connection refused; open "
-        "this port between all workers, or give --all-reduce tensorflow"
+        "this port between all workers, or set all_reduce to tensorflow"
     )

@@ -169,5 +169,5 @@ def test_images_too_small_for_a_preset_are_refused() -> None:
         build((4, 3, 1), 10, preset="cnn")
     assert str(caught.value) == (
         "preset: cnn: cannot take images of 4 x 3 pixels; "
-        "give larger ones, a preset without convolutions, or --model"
+        "give larger ones, a preset without convolutions, or a model of your own"
     )

@@ -422,7 +422,7 @@ MISTAKES = {
     "layers, and the weights of a layer, names of their own",
     "half": "its weight sequential/dense/kernel is float16, but training takes float32 or "
     "float64; change its dtype, or give trainable=False",
-    "beside": at("read_text") + "there is no zoo/units.txt in the packed code; give --code with a "
+    "beside": at("read_text") + "there is no zoo/units.txt in the packed code; give as code a "
     "folder that holds the model and this file, and see that .gitignore does not name it",
     "not_a_number": "its outputs for a black, a grey and a white image are not finite numbers",
     "too_wide": "its output for 3 images has shape (3, 11), but the data has 10 classes; "
@@ -442,10 +442,10 @@ MISTAKES = {
     "xyz": f"zoo.own has no xyz{GIVE}",
     "random:good": "random is a module of Python's or a package's; rename your file",
     "subclased": f"zoo.own has no subclased; did you mean subclassed?{GIVE}",
-    "zoo.none:good": "there is no module 'zoo.none' where you stand or in --code, and none is "
-    "installed; give --code with its file or folder",
+    "zoo.none:good": "there is no module 'zoo.none' here or in what code names, and none is "
+    "installed; give its file or folder as code",
     "zoo.broken:good": "zoo/broken.py:2: imports 'no_such_package', which is not there; if it "
-    "is yours, give --code with the folder of both; else install it, or add it to the image, see "
+    "is yours, give the folder of both as code; else install it, or add it to the image, see "
     "docs/your-own.md",
 }
 
@@ -516,5 +516,5 @@ def test_xla_compiles_only_models_that_it_can() -> None:
         uses("rotated", "on")
     assert str(caught.value) == (
         "xla: 'on': cannot compile zoo.own:rotated: XLA has no ImageProjectiveTransformV3 here; "
-        "give --xla off"
+        "set xla to 'off'"
     )
