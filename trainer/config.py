@@ -370,10 +370,10 @@ def _check_sizes(config: TrainConfig) -> None:
         ConfigError: they contradict each other.
     """
     least, most, wait = config.min_workers, config.workers, config.resize_after
-    if least and (most == 1 or least > most):
+    if least and most < max(2, least):
         raise ConfigError(
-            f"min_workers: {least}: is for a gang, of at least as many workers, but workers is "
-            f"{most}; raise that, or leave it out"
+            f"min_workers: {least}: needs at least {max(2, least)} workers, but workers is {most}; "
+            "raise that, or leave it out"
         )
     if least and wait >= config.peer_deadline:
         raise ConfigError(

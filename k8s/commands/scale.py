@@ -10,7 +10,7 @@ from k8s.client.refusals import InvalidError
 from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, which_run
 from k8s.run_file import RunSpec
-from trainer import schedule
+from trainer.cluster_spec import MOST_WORKERS
 from trainer.common.text import called
 from trainer.errors import ConfigError
 
@@ -87,7 +87,14 @@ def check(cluster: Cluster, job: dict[str, Any], workers: int) -> RunSpec:
             f"{name}: its queue has admitted it with so many pods as it has; {resubmit} other "
             "workers, and it resumes from its last checkpoint"
         )
-    spec = run_file.parse({**values, "workers": workers}, name)
-    batch = spec.config.batch_size
-    schedule.check_batch(batch, batch, workers * max(1, spec.resources.gpus))
-    return spec
+    batch, devices = old.config.batch_size, max(1, old.resources.gpus)
+    most, least = MOST_WORKERS, max(2, old.config.min_workers)
+    fitting = [each for each in range(least, most + 1) if batch % (each * devices) == 0]
+    if workers not in fitting:
+        near = [each for each in fitting if each < workers][-1:]
+        near += [each for each in fitting if each > workers][:1]
+        raise ConfigError(
+            f"{name}: --workers {workers}: must be from {least} to {most} and split batch_size "
+            f"{batch} evenly between the workers' devices; give {' or '.join(map(str, near))}"
+        )
+    return run_file.parse({**values, "workers": workers}, name)
