@@ -409,8 +409,8 @@ MISTAKES = {
     "compat": at("tf.compat.v1") + "tf.placeholder is of TensorFlow 1; use keras.Input instead",
     "session": at("tf.Session") + f"tf.Session is of TensorFlow 1; {TRAINS}",
     "contrib": at("tensorflow.contrib") + "tf.contrib is of TensorFlow 1; use keras.layers instead",
-    "zoo.tutorial:good": "zoo/tutorial.py:1: tf.examples is of TensorFlow 1; use --data, which "
-    "reads MNIST instead",
+    "zoo.tutorial:good": "zoo/tutorial.py:1: tf.examples is of TensorFlow 1; use the setting "
+    "data, which reads MNIST instead",
     "raising": at("raise RuntimeError") + "RuntimeError: first line",
     "leaving": at('parse_args(["--mine"])') + f"SystemExit: 2{GIVE}",
     "deep": at("raise RuntimeError") + "RuntimeError: first line",
