@@ -26,9 +26,18 @@ def matching(pattern: str, rule: str, longest: int = 253) -> AfterValidator:
     return AfterValidator(check)
 
 
-Namespace = Annotated[str, matching(_LABEL, "must be a namespace's name", LONGEST)]
-ObjectName = Annotated[str, matching(_SUBDOMAIN, "must be an object's name")]
-ClaimName = Annotated[str, matching(_SUBDOMAIN, "must be the name of a PersistentVolumeClaim")]
+_ENDS = "with a letter or digit at both ends"
+_NAMED = f"must be at most 253 of a-z, 0-9, - and ., {_ENDS}"
+
+Namespace = Annotated[
+    str, matching(_LABEL, f"must be at most {LONGEST} of a-z, 0-9 and -, {_ENDS}", LONGEST)
+]
+ObjectName = Annotated[str, matching(_SUBDOMAIN, _NAMED)]
+KEY = (
+    f"must be at most {LONGEST} letters, digits, -, _ and ., {_ENDS}, optionally after a host name "
+    "and /"
+)
+VALUE = f"must be empty or at most {LONGEST} letters, digits, -, _ and ., {_ENDS}"
 
 
 def is_key(key: str) -> bool:

@@ -363,8 +363,10 @@ class RunSpec(Strict):
     @classmethod
     def _labels_are_labels(cls, values: dict[str, str]) -> dict[str, str]:
         for key, value in values.items():
-            if not names.is_key(key) or not names.is_value(value):
-                raise ValueError(f"{key!r}: {value!r} must be a label and its value")
+            if not names.is_key(key):
+                raise ValueError(f"{key!r} {names.KEY}")
+            if not names.is_value(value):
+                raise ValueError(f"{key!r}: {value!r} {names.VALUE}")
         return values
 
     @field_validator("annotations")
@@ -372,7 +374,7 @@ class RunSpec(Strict):
     def _annotations_are_annotations(cls, values: dict[str, str]) -> dict[str, str]:
         for key, value in values.items():
             if not names.is_key(key):
-                raise ValueError(f"{key!r} must be an annotation's name")
+                raise ValueError(f"{key!r} {names.KEY}")
             if _SECRET_VALUE.search(value):
                 raise ValueError(f"{key} looks like a secret, which a manifest is no place for")
         return values

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from k8s.names import ClaimName, ObjectName
+from k8s.names import ObjectName
 from trainer.config import Strict
 from trainer.storage.base import name_fault
 
@@ -36,7 +36,9 @@ class Mount(Strict):
 class Volume(Mount):
     """A PersistentVolumeClaim of the run's namespace, or a folder of it, in every pod."""
 
-    claim: ClaimName = Field(description="Mount this PersistentVolumeClaim of the run's namespace.")
+    claim: ObjectName = Field(
+        description="Mount this PersistentVolumeClaim of the run's namespace."
+    )
     read_only: bool = Field(False, description="Mount it read-only.")
     sub_path: str | None = Field(
         None, description="Mount this folder of the claim instead of all of it."

@@ -61,12 +61,18 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ),
         ({"resources": {"cpu": "0"}}, "resources.cpu: '0': must be a quantity above 0"),
         ({"resources": {"limits": {"cpu": "x"}}}, "resources.limits.cpu: 'x': must be a quantity"),
-        ({"labels": {"a": "b c"}}, "'a': 'b c' must be a label and its value"),
+        (
+            {"labels": {"a": "b c"}},
+            "'a': 'b c' must be empty or at most 63 letters, digits, -, _ and ., with",
+        ),
         (
             {"labels": {"app.kubernetes.io/name": "x"}},
             "app.kubernetes.io/name is set by the Job, its controller or queue; leave it out",
         ),
-        ({"annotations": {"a b": "x"}}, "'a b' must be an annotation's name"),
+        (
+            {"annotations": {"a b": "x"}},
+            "'a b' must be at most 63 letters, digits, -, _ and ., with a letter or digit",
+        ),
         ({"annotations": {"trainyard/run-file": "x"}}, "trainyard/run-file is set by the Job"),
         ({"annotations": {"a": "http://u:p@host"}}, "annotations: '...': a looks like a secret"),
         (
@@ -126,7 +132,10 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
             _mounted(run="/data/x", read_only=True),
             "claim c at /data is read_only, and a run writes",
         ),
-        (_mounted(claim="A"), "volumes.0.claim: 'A': must be the name of a PersistentVolumeClaim"),
+        (
+            _mounted(claim="A"),
+            "volumes.0.claim: 'A': must be at most 253 of a-z, 0-9, - and ., with",
+        ),
         (_mounted(mount="data"), "volumes.0.mount: 'data': must be an absolute path"),
         (_mounted(mount="/tmp/x"), "volumes.0.mount: '/tmp/x': must be a path that the image does"),
         (_mounted(mount="/"), "volumes.0.mount: '/': must be a path that the image does not use"),
@@ -138,8 +147,14 @@ def _mounted(run: str = "gs://bucket/x", **changes: Any) -> dict[str, Any]:
         ({"groups": [0]}, "groups: '[0]': must be numbers of groups from 1 on; 0 is root's"),
         ({"environment": {"TF_CONFIG": "x"}}, "TF_CONFIG is set by the Job; leave it out"),
         ({"environment": {"a-b": "x"}}, "'a-b' must be a variable's name"),
-        ({"node_selector": {"a b": "c"}}, "'a b': 'c' must be a label and its value"),
-        ({"image_pull_secrets": ["A"]}, "image_pull_secrets.0: 'A': must be an object's name"),
+        (
+            {"node_selector": {"a b": "c"}},
+            "'a b' must be at most 63 letters, digits, -, _ and ., with a letter",
+        ),
+        (
+            {"image_pull_secrets": ["A"]},
+            "image_pull_secrets.0: 'A': must be at most 253 of a-z, 0-9, - and ., with",
+        ),
         ({"storage_endpoint": "store:80"}, "storage_endpoint: '...': must be http://HOST"),
         ({"environment": {"DB": "pg://u:hunter2@db"}}, "DB looks like a secret"),
         ({"ttl": 0}, "ttl: '0': must be greater than or equal to 60"),
@@ -303,7 +318,7 @@ run: gs://bucket/runs/{name}
         ("deadline: 1:30", "deadline: '1:30': must be seconds or a number with s, m, h or d"),
         ("ttl: 12:30:00", "ttl: '12:30:00': must be seconds or a number with s, m, h or d"),
         ("train: {epochs: 1:30}", "train: epochs: '1:30': must be a valid number"),
-        ("namespace: 2026-11-30T00:00:00", "namespace: '2026-11-30T00:00:00': must be a namesp"),
+        ("namespace: 2026-11-30T00:00:00", "namespace: '2026-11-30T00:00:00': must be at m"),
         ("one_node: 1:00", "one_node: '1:00': must be a valid boolean"),
     ],
 )
