@@ -60,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
     if show(lines, Screen(workers)):
         return 0
     if options.previous:
-        raise ConfigError(f"--previous: no pod of {name} had one before it; leave it out")
+        raise ConfigError(
+            f"--previous: no pod from before the current ones of {name} is there; leave it out, or "
+            "give --folder with the run's folder, which keeps the logs of all pods"
+        )
     words = _nothing_yet(cluster, job, pods, options.rank)
     if not words:
         return _stored(options)

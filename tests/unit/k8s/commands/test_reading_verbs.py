@@ -69,6 +69,9 @@ def test_logs_come_from_the_pods_and_from_the_folder_once_they_are_gone(
     assert capsys.readouterr().out == "1 | second\n"
     assert main(["logs", "mnist", "--rank", "2"]) == 2
     assert "the run has ranks 0 to 1" in capsys.readouterr().err
+    assert main(["logs", "mnist", "--previous"]) == 2
+    said = "no pod from before the current ones of mnist is there; leave it out, or give --folder"
+    assert said in capsys.readouterr().err
     newer = controller.start(controller.job(), 1)
     api.objects["Pod", "default", newer]["metadata"]["creationTimestamp"] = "2099-01-01T00:00:00Z"
     api.push(newer, "after a restart", "2026-01-01T00:00:09Z")
