@@ -118,8 +118,8 @@ def examine(
     words = f"{version} at {cluster.server}" + (f": older than {dry_run.SUPPORTED}" * old)
     yield Check("cluster", "warning" if old else "ok", words)
     checks = {
-        "permissions": _permissions,
         "namespace": _namespace,
+        "permissions": _permissions,
         "run file": _run_file,
         "quota": _quota,
         "limits": _limits,
@@ -130,13 +130,19 @@ def examine(
         "names": _names,
         "image": _image,
     }
+    there = True  # the namespace, without which all that asks in it would fail
     for name, check in checks.items():
+        if not there and name not in ("run file", "names", "image"):
+            continue
         try:
-            yield from (Check(name, *said) for said in check(cluster, spec))
+            for state, words in check(cluster, spec):
+                there &= (name, state) != ("namespace", "failed")
+                yield Check(name, state, words)
         except UserError as error:
             yield Check(name, "failed", one_line(error))
     yield from _folders(spec, configs or [spec.config])
-    yield from _objects(cluster, spec)
+    if there:
+        yield from _objects(cluster, spec)
 
 
 def _permissions(cluster: Cluster, spec: RunSpec) -> Iterator[Said]:
@@ -411,6 +417,7 @@ def _objects(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             yield Check("objects", "ok", f"{spec.name} is there already")
         else:
             examined = dry_run.examine(cluster, manifest.objects(spec))
-            yield from (Check(*said) for said in examined)
+            said_before = f'serviceaccount "{spec.service_account}" not found'
+            yield from (Check(*said) for said in examined if said_before not in said[2])
     except UserError as error:
         yield Check("objects", "failed", one_line(error))

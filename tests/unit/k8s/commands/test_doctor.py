@@ -395,6 +395,22 @@ def test_doctor_names_what_is_wrong(
 
 
 @pytest.mark.usefixtures("api")
+def test_doctor_says_once_what_is_missing(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run_file, service_account="bob")
+    words = 'pods "mnist-0-xxxxx" is forbidden: serviceaccount "bob" not found'
+    refused = [("pods", "failed", words)]
+    monkeypatch.setattr("k8s.commands.doctor.dry_run.examine", lambda *_: refused)
+    _, found = checks(capsys, run_file)
+    assert [name for name, said in found.items() if said[0] == "failed"] == ["service account"]
+    change(run_file, namespace="other")
+    _, found = checks(capsys, run_file)
+    assert [name for name, said in found.items() if said[0] == "failed"] == ["namespace"]
+    assert "image" in found
+
+
+@pytest.mark.usefixtures("api")
 def test_doctor_finds_that_the_runs_folder_is_that_of_the_data(
     run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
