@@ -23,7 +23,7 @@ from trainer.common.text import one_line, printable
 from trainer.config import TrainConfig
 from trainer.data import fit
 from trainer.data.dataset import Dataset
-from trainer.errors import UnavailableError, UserError
+from trainer.errors import DataError, UnavailableError, UserError
 from trainer.runs import run_folder
 from trainer.storage import probe
 
@@ -65,6 +65,19 @@ class Check:
     name: str
     state: State
     text: str
+    exit_code: int = 2  # of a failed one
+
+
+def failed(name: str, error: UserError) -> Check:
+    """Return a check that an error ended."""
+    code = error.exit_code if isinstance(error, DataError | UnavailableError) else 2
+    return Check(name, "failed", one_line(error), code)
+
+
+def exit_code(checks: Iterable[Check]) -> int:
+    """Return 0 if no check failed, and 2 if they failed in different ways."""
+    codes = {check.exit_code for check in checks if check.state == "failed"} or {0}
+    return codes.pop() if len(codes) == 1 else 2
 
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
@@ -81,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print every check; return 2 if one failed."""
+    """Print every check; return how they failed, 0 if none did."""
     spec = which_run.read(options)
     done = []
     for check in examine(which_run.cluster(options, spec), spec):
@@ -92,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         which_run.print_json(
             [{"check": each.name, "state": each.state, "text": each.text} for each in done]
         )
-    return 2 if any(check.state == "failed" for check in done) else 0
+    return exit_code(done)
 
 
 def show(check: Check) -> None:
@@ -112,7 +125,7 @@ def examine(
     try:
         version = cluster.version()
     except UserError as error:
-        yield Check("cluster", "failed", one_line(error))
+        yield failed("cluster", error)
         return
     old = dry_run.is_older(version)
     words = f"{version} at {cluster.server}" + (f": older than {dry_run.SUPPORTED}" * old)
@@ -139,7 +152,7 @@ def examine(
                 there &= (name, state) != ("namespace", "failed")
                 yield Check(name, state, words)
         except UserError as error:
-            yield Check(name, "failed", one_line(error))
+            yield failed(name, error)
     yield from _folders(spec, configs or [spec.config])
     if there:
         yield from _objects(cluster, spec)
@@ -376,7 +389,7 @@ def _folders(spec: RunSpec, configs: Sequence[TrainConfig]) -> Iterator[Check]:
         yield Check("run folder", "warning", f"{config.run}: not seen from here either")
         return
     except UserError as error:
-        yield Check("data", "failed", one_line(error))
+        yield failed("data", error)
         return
     if volume := volumes.holding(config.run, spec.volumes):
         yield Check("run folder", "ok", f"{config.run}: {_later(volume)}")
@@ -384,8 +397,10 @@ def _folders(spec: RunSpec, configs: Sequence[TrainConfig]) -> Iterator[Check]:
     try:
         _claim(spec, sha256)
     except UserError as error:
-        state = "warning" if isinstance(error, UnavailableError) else "failed"
-        yield Check("run folder", state, one_line(error))
+        if isinstance(error, UnavailableError):
+            yield Check("run folder", "warning", one_line(error))
+        else:
+            yield failed("run folder", error)
     else:
         yield Check("run folder", "ok", f"{config.run}: can be written, once where it must")
 
@@ -420,4 +435,4 @@ def _objects(cluster: Cluster, spec: RunSpec) -> Iterator[Check]:
             said_before = f'serviceaccount "{spec.service_account}" not found'
             yield from (Check(*said) for said in examined if said_before not in said[2])
     except UserError as error:
-        yield Check("objects", "failed", one_line(error))
+        yield failed("objects", error)

@@ -68,15 +68,19 @@ def check(cluster: Cluster, spec: RunSpec, configs: Sequence[TrainConfig] = ()) 
     ``configs`` are those of a sweep's runs, which the data must suit, too.
 
     Raises:
-        ConfigError: a check failed.
+        ConfigError: a check failed; with the exit code that says how.
     """
-    failed = 0
+    failed = []
     for check in doctor.examine(cluster, spec, configs):
-        failed += check.state == "failed"
+        if check.state == "failed":
+            failed.append(check)
         if check.state != "ok":
             doctor.show(check)
     if failed:
-        raise ConfigError(f"{spec.name}: not submitted: {failed} of the checks failed, see above")
+        number = len(failed)
+        error = ConfigError(f"{spec.name}: not submitted: {number} of the checks failed, see above")
+        error.exit_code = doctor.exit_code(failed)
+        raise error
 
 
 def send_code(spec: RunSpec) -> None:

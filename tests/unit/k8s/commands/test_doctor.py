@@ -10,7 +10,7 @@ import yaml
 from k8s.__main__ import main
 from k8s.commands import doctor
 from k8s.run import dry_run
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ApiServer, Fault
 from tests.support.verbs import change
 from trainer.runs import run_folder
 from trainer.storage.base import open_storage
@@ -391,7 +391,8 @@ def test_doctor_names_what_is_wrong(
     code, found = checks(capsys, run_file)
     assert found[check][0] == state
     assert words in found[check][1]
-    assert code == (2 if state == "failed" else 0)
+    wrong = 65 if check == "data" else 2
+    assert code == (wrong if state == "failed" else 0)
 
 
 @pytest.mark.usefixtures("api")
@@ -436,3 +437,17 @@ def test_doctor_finds_a_folder_of_another_run_and_torn_data(
     change(run_file, data="gs://bucket/torn")
     code, found = checks(capsys, run_file)
     assert found["data"][0] == "failed"
+
+
+def test_doctor_and_submit_end_as_what_failed_says(
+    run_file: Path, api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run_file, data="gs://bucket/nope")
+    assert checks(capsys, run_file)[0] == main(["submit", str(run_file)]) == 65
+    assert "mnist: not submitted: 1 of the checks failed, see above" in capsys.readouterr().err
+    api.objects.pop(("Namespace", "", "default"))  # which is wrong in another way
+    assert checks(capsys, run_file)[0] == main(["submit", str(run_file)]) == 2
+    capsys.readouterr()
+    api.faults = [Fault("status", "get", "/version", status=429, retry_after=1000)]
+    code, found = checks(capsys, run_file)
+    assert (code, found["cluster"][0]) == (69, "failed")
