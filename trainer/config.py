@@ -45,9 +45,7 @@ RUNTIME_SETTINGS = frozenset(
 )
 
 MOST_UNITS = 65_536
-MOST = (
-    2**31
-)  # below which all numbers are; threads wait no longer, and Kubernetes counts no further
+MOST = 2**31  # of counts and seconds: threads wait no longer, and Kubernetes counts no further
 
 
 def _is_number(kind: Any) -> bool:
@@ -274,7 +272,9 @@ class TrainConfig(Strict):
 
     @field_validator("*")
     @classmethod
-    def _number_is_below_the_most(cls, value: Any) -> Any:
+    def _number_is_below_the_most(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "learning_rate":  # the loss says at which step it is too large
+            return value
         if isinstance(value, int | float) and abs(value) >= MOST:
             raise ValueError(f"must be less than {MOST}")
         return value
@@ -286,7 +286,7 @@ class TrainConfig(Strict):
             raise ValueError("must be package.module:function")
         module = (value or "").partition(":")[0]
         if "/" in module or module.endswith(".py"):
-            raise ValueError("must be package.module:function; give the file or folder as code")
+            raise ValueError("must be package.module:function; name its file or folder as code")
         return value
 
     @field_validator("units", mode="before")

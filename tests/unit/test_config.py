@@ -60,12 +60,12 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     (
         "model",
         "./nets:small",
-        "must be package.module:function; give the file or folder as code",
+        "must be package.module:function; name its file or folder as code",
     ),
     (
         "model",
         "nets.py:small",
-        "must be package.module:function; give the file or folder as code",
+        "must be package.module:function; name its file or folder as code",
     ),
     ("model", "my_models: ", "must be package.module:function"),
     ("units", "64,x", "must be numbers from 1 to 65536, with commas in between"),

@@ -281,20 +281,20 @@ def _explained(error: BaseException, reference: str, hint: str) -> str:
     place, words = _place(error), _reason(_plain(error))
     if missing := _missing_file(_plain(error)):
         return (
-            f"{place}there is no {missing} in the packed code; give as code a folder that "
-            "holds the model and this file, and see that .gitignore does not name it"
+            f"{place}there is no {missing} in the packed code; name a folder that holds the "
+            "model and this file as code (--code), and see that .gitignore does not name it"
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if top == reference.partition(":")[0].partition(".")[0] and not place:
             return (
-                f"there is no module {error.name!r} here or in what code names, and none is "
-                "installed; give its file or folder as code"
+                f"there is no module {error.name!r} where you stand or in the folder of code, and "
+                "none is installed; name its file or folder as code (--code)"
             )
         if top != "tensorflow":
             return (
-                f"{place}imports {error.name!r}, which is not there; if it is yours, give the "
-                "folder of both as code; else install it, or add it to the image, see "
+                f"{place}imports {error.name!r}, which is not there; if it is yours, name the "
+                "folder of both as code (--code); else install it, or add it to the image, see "
                 "docs/your-own.md"
             )
     if replacement := _of_tensorflow_1(words):

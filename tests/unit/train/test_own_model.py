@@ -422,8 +422,8 @@ MISTAKES = {
     "layers, and the weights of a layer, names of their own",
     "half": "its weight sequential/dense/kernel is float16, but training takes float32 or "
     "float64; change its dtype, or give trainable=False",
-    "beside": at("read_text") + "there is no zoo/units.txt in the packed code; give as code a "
-    "folder that holds the model and this file, and see that .gitignore does not name it",
+    "beside": at("read_text") + "there is no zoo/units.txt in the packed code; name a folder "
+    "that holds the model and this file as code (--code), and see that .gitignore does not name it",
     "not_a_number": "its outputs for a black, a grey and a white image are not finite numbers",
     "too_wide": "its output for 3 images has shape (3, 11), but the data has 10 classes; "
     "end with Dense(10)",
@@ -442,11 +442,11 @@ MISTAKES = {
     "xyz": f"zoo.own has no xyz{GIVE}",
     "random:good": "random is a module of Python's or a package's; rename your file",
     "subclased": f"zoo.own has no subclased; did you mean subclassed?{GIVE}",
-    "zoo.none:good": "there is no module 'zoo.none' here or in what code names, and none is "
-    "installed; give its file or folder as code",
+    "zoo.none:good": "there is no module 'zoo.none' where you stand or in the folder of code, "
+    "and none is installed; name its file or folder as code (--code)",
     "zoo.broken:good": "zoo/broken.py:2: imports 'no_such_package', which is not there; if it "
-    "is yours, give the folder of both as code; else install it, or add it to the image, see "
-    "docs/your-own.md",
+    "is yours, name the folder of both as code (--code); else install it, or add it to the image, "
+    "see docs/your-own.md",
 }
 
 
