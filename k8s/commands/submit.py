@@ -161,7 +161,8 @@ def _resume(cluster: Cluster, job: dict[str, Any], spec: RunSpec, say: Say) -> N
         _create_companions(cluster, companions, job, say)
     if state == "Suspended":
         _lift(cluster, job, spec)
-        say(f"{spec.name}: resumes from its last checkpoint")
+        # Somebody may have created it a moment ago, or have been interrupted before it began.
+        say(f"{spec.name}: starts, from its last checkpoint if it has one")
     elif state in run_phase.OVER:
         how = "" if state == "Ended" else f" ({state})"
         say(

@@ -161,7 +161,7 @@ def test_cancel_stores_a_checkpoint_and_submit_goes_on(space: Space) -> None:
     assert space.status(path)["phase"] == "Suspended"
     done, _ = follow(space, path)
     assert done.code == 0, done.out + done.err
-    assert "resumes from its last checkpoint" in done.out
+    assert "starts, from its last checkpoint if it has one" in done.out
     assert "resuming at step" in done.out
     assert weights(space, path) == reference(LONG)
 

@@ -67,7 +67,7 @@ def test_cancel_suspends_and_submit_goes_on(
     assert main(["cancel", "mnist"]) == 0
     assert "is stopped already" in capsys.readouterr().out
     assert main(["submit", str(run_file)]) == 0
-    assert "resumes from its last checkpoint" in capsys.readouterr().out
+    assert "starts, from its last checkpoint if it has one" in capsys.readouterr().out
     assert controller.job()["spec"]["suspend"] is False
 
 
