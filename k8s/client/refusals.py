@@ -94,6 +94,8 @@ def refused(
     # An API server answers so, without a Status, only to paths that it does not know.
     if code in (404, 405, 501) and status.get("kind") != "Status" and not optional:
         raise no_api(where, f"{code}: {text}")
+    if code == 400 and status.get("kind") != "Status":  # of a server that speaks TLS, or a proxy
+        text = f"{where}: {text.rstrip('.')}"
     raise _refusal(code, reason, text, details, method, where)
 
 

@@ -19,4 +19,4 @@ def run(options: argparse.Namespace) -> None:
     for job in which_run.jobs(cluster, name):
         its_name = job["metadata"]["name"]
         cluster.delete("Job", its_name)
-        which_run.say(f"{its_name}: removed from the cluster; its folder in the bucket stays")
+        which_run.say(f"{its_name}: removed from the cluster; what it stored in its folder stays")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from k8s import manifest
 from k8s.client.cluster import Cluster
+from k8s.client.refusals import ForbiddenError
 from k8s.diagnosis import run_phase
 from k8s.run import gather_evidence, run_store, stored_result, which_run
 from k8s.run_file import RunSpec
@@ -93,10 +94,26 @@ def list_runs(options: argparse.Namespace) -> None:
     """Print the state of all runs."""
     cluster = which_run.cluster(options)
     runs = all_runs(cluster)
+    if not runs:
+        _check_namespace(cluster)
     if options.output == "json":
         which_run.print_json(runs)
     else:
         show_table(runs, cluster.namespace)
+
+
+def _check_namespace(cluster: Cluster) -> None:
+    """Check that the namespace is there, where it may be read.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    with contextlib.suppress(ForbiddenError):
+        if cluster.get("Namespace", cluster.namespace) is None:
+            raise ConfigError(
+                f"no namespace {cluster.namespace} at {cluster.server}; give another with "
+                "--namespace or --context"
+            )
 
 
 def look(
@@ -120,7 +137,7 @@ def summary(
     else:
         cause = gather_evidence.cause(around, job, pods, trains=progress.trains)
     if phase == "Suspended" and not pods:
-        progress.step = run_store.newest_step(around.cluster, job)
+        progress.step, progress.total = run_store.newest_step(around.cluster, job)
     message = cause.message if cause else ""
     if not message and phase in ("Starting", "Running") and progress.failure:
         message = f"{progress.failure.sentence(run_phase.workers(job))} (restarted)"

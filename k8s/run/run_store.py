@@ -64,15 +64,18 @@ def on_claim(cluster: Cluster, spec: RunSpec) -> Storage:
     return _on_claim(cluster, spec.name, template, spec.run_uri)
 
 
-def newest_step(cluster: Cluster, job: dict[str, Any]) -> int:
-    """Return the step of a run's newest checkpoint; 0 if there is none or it is not seen here."""
+def newest_step(cluster: Cluster, job: dict[str, Any]) -> tuple[int, int]:
+    """Return the step of a run's newest checkpoint, and its number of steps where that is set.
+
+    0 stands for what is not there, or not seen from here.
+    """
     from trainer.runs import checkpoint  # imports NumPy
 
     with contextlib.suppress(UserError):
-        folder, _ = of_job(cluster, job)
+        folder, config = of_job(cluster, job)
         if not isinstance(folder, ClaimFolder):  # which takes a pod
-            return next(iter(checkpoint.steps(folder)), 0)
-    return 0
+            return next(iter(checkpoint.steps(folder)), 0), config.steps
+    return 0, 0
 
 
 def _on_claim(cluster: Cluster, name: str, template: dict[str, Any], path: str) -> Storage:

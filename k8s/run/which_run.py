@@ -92,7 +92,7 @@ def find(options: argparse.Namespace) -> tuple[Cluster, str, RunSpec | None]:
     Raises:
         ConfigError: RUN is missing, or its run file cannot be read.
     """
-    if options.run is None:
+    if not options.run:
         raise ConfigError("RUN is missing: give a run file or a run's name")
     if is_file(options.run):
         run = read(options)
@@ -147,7 +147,7 @@ def folder(options: argparse.Namespace) -> tuple[Storage, TrainConfig | None]:
     run_store.use(options.storage_endpoint)
     if options.folder:
         return run_store.open_folder(options.folder, {}), None
-    if options.run is None:
+    if not options.run:
         raise ConfigError("RUN is missing: give a run file, a run's name, or --folder URI")
     if is_file(options.run):
         run = read(options)

@@ -126,6 +126,16 @@ def test_an_object_that_cannot_be_parsed_is_invalid(api: ApiServer, cluster: Clu
     assert text in str(raised(InvalidError, lambda: cluster.create(job())))
 
 
+def test_a_server_that_wants_tls_is_named() -> None:
+    words = b"Client sent an HTTP request to an HTTPS server.\n"
+    response = SimpleNamespace(status=400, data=words, headers={}, reason="Bad Request")
+    error = raised(InvalidError, lambda: refused(response, "GET", "http://a:1 (context c)"))
+    assert str(error) == (
+        "http://a:1 (context c): Client sent an HTTP request to an HTTPS server; write https:// in "
+        "the kubeconfig's server"
+    )
+
+
 @pytest.mark.parametrize(("header", "wait"), [("7", 7.0), ("²", None), ("soon", None)])
 def test_a_server_may_say_when_to_try_again(header: str, wait: float | None) -> None:
     headers = {"Retry-After": header}

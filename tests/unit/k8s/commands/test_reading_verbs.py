@@ -38,6 +38,14 @@ def test_status_tells_progress_and_list_has_a_line_for_each(
 ) -> None:
     assert main(["list"]) == 0
     assert "no runs in namespace default" in capsys.readouterr().out
+    assert main(["list", "--namespace", "other"]) == 2
+    assert capsys.readouterr().err.startswith(f"k8s: no namespace other at {api.url}; give another")
+    api.denied = {("get", "namespaces")}
+    assert main(["list", "--namespace", "other"]) == 0
+    api.denied = set()
+    for verb in ("status", "logs", "result", "delete"):
+        assert main([verb, ""]) == 2
+        assert capsys.readouterr().err.startswith("k8s: RUN is missing: give a run file")
     assert main(["submit", str(run_file)]) == 0
     api.push("mnist-0-00000", json.dumps(STEP))
     failure = Failure(kind="killed", rank=1, code=1, message="its worker was killed by SIGKILL")
@@ -135,6 +143,7 @@ def test_the_status_of_a_run_that_is_gone_from_the_cluster(
 def test_a_stopped_run_shows_the_step_that_it_resumes_from(
     run_file: Path, controller: Controller, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    change(run_file, train={"validation": 100, "steps": 200})
     assert main(["submit", str(run_file)]) == 0
     folder = open_storage(yaml.safe_load(run_file.read_text())["run"])
     for step in (80, 120):
@@ -144,7 +153,7 @@ def test_a_stopped_run_shows_the_step_that_it_resumes_from(
     capsys.readouterr()
     assert main(["status", "mnist", "-o", "json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["phase"], status["step"]) == ("Suspended", 120)
+    assert (status["phase"], status["step"], status["total_steps"]) == ("Suspended", 120, 200)
 
 
 def test_result_is_read_from_the_folder_and_downloaded(
