@@ -301,8 +301,7 @@ class Cluster:
     def _object(self, response: Any) -> Object:
         found = json_object(response.data) or {}
         if not found.keys() & {"kind", "gitVersion"}:  # one of them is in all that is asked for
-            said = " ".join(response.data.decode("utf-8", "replace")[:80].split())
-            raise no_api(self._where(), f"{response.status}: {said or 'nothing'}")
+            raise no_api(self._where(), response.status)
         return found
 
     def _send(

@@ -61,10 +61,11 @@ def no_answer(error: Exception, where: str) -> str:
     return f"the connection broke: {text}; try again later"
 
 
-def no_api(where: str, answer: str) -> ConfigError:
+def no_api(where: str, code: int) -> ConfigError:
     """Return what to do about a server that answers as no API server does."""
     return ConfigError(
-        f"{where}: no Kubernetes API there, it answers {answer}; check server in the kubeconfig"
+        f"{where}: no Kubernetes API there: it answers {code} without an object of the API; check "
+        "server in the kubeconfig"
     )
 
 
@@ -93,7 +94,7 @@ def refused(
         raise ConfigError(f"{where}: the credentials are expired or unknown there; log in again")
     # An API server answers so, without a Status, only to paths that it does not know.
     if code in (404, 405, 501) and status.get("kind") != "Status" and not optional:
-        raise no_api(where, f"{code}: {text}")
+        raise no_api(where, code)
     if code == 400 and status.get("kind") != "Status":  # of a server that speaks TLS, or a proxy
         text = f"{where}: {text.rstrip('.')}"
     raise _refusal(code, reason, text, details, method, where)
