@@ -8,6 +8,7 @@ import pytest
 from k8s import manifest, patches, pod_security, quantity, run_file
 from k8s.diagnosis import node_capacity
 from k8s.run import dry_run, reader_pod
+from tests.support import series
 from tests.support.runfiles import FULL
 from trainer.errors import ConfigError
 
@@ -199,8 +200,8 @@ def test_no_patch_makes_a_job_that_the_checks_cannot_read() -> None:
     _read(job)
     refused = 0
     read = [each for each in _pointers(manifest.pod(job), POD) if "/containers/0/" not in each]
-    for pointer in [*read, "/spec/template/metadata/annotations"]:
-        for value in WRONG:
+    for number, pointer in enumerate([*read, "/spec/template/metadata/annotations"]):
+        for value in WRONG if series.LONG else [WRONG[number % len(WRONG)]]:
             patch = patches.Patch(kind="Job", op="replace", path=pointer, value=value)
             try:
                 [changed] = patches.apply([job], [patch])
@@ -209,4 +210,4 @@ def test_no_patch_makes_a_job_that_the_checks_cannot_read() -> None:
                 refused += 1
             else:
                 _read(changed)
-    assert refused > 100
+    assert refused > 20

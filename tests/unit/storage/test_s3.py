@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import certificates
 from tests.support.answers import Says, error, listing
-from tests.support.processes import ROOT, wait_until
+from tests.support.processes import ROOT, free_ports, wait_until
 from tests.support.stores import Server, Stores, proxied
 from trainer.errors import ConfigError, CredentialsError, UnavailableError, UserError
 from trainer.storage.base import ObjectNotFoundError, Storage, open_storage
@@ -195,10 +195,11 @@ def test_a_server_that_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_is_down(
     monkeypatch: pytest.MonkeyPatch, call: Callable[[Storage], object]
 ) -> None:
-    with Says(200) as server:
-        pass
-    said = message(UnavailableError, lambda: call(at(server, monkeypatch, deadline=0.3)))
-    assert f"{server.url} gave no good answer within 0.3 s, the last was Connection refused" in said
+    url = f"http://127.0.0.1:{free_ports(1)}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    store = open_storage("s3://bucket/run", deadline=0.3)
+    said = message(UnavailableError, lambda: call(store))
+    assert f"{url} gave no good answer within 0.3 s, the last was Connection refused" in said
 
 
 @pytest.mark.process
