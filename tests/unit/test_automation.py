@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support.imports import ROOT
+from tests.support.processes import environment
 from trainer import __version__
 from trainer.cluster_spec import DEFAULT_PORT
 
@@ -71,6 +72,7 @@ def test_make_predict_needs_something_to_read() -> None:
     asked = subprocess.run(
         ["make", "predict", "RUN=run", "-o", ".venv/trainer"],
         cwd=ROOT,
+        env=environment(),
         check=False,
         capture_output=True,
         text=True,
